@@ -1,0 +1,92 @@
+"""What data hands to the model: a batch of images, and masks without full-size images.
+
+`data` and `model` do not know each other; both know these two classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ImageBatch:
+    """Resized images, padded at the right and bottom to one size.
+
+    pixels: uint8 [N, 3, H, W], R G B; H and W are multiples of 32.
+    sizes: (height, width) of each image inside `pixels`, network pixels.
+    original_sizes: (height, width) of each image as decoded, image pixels.
+    """
+
+    pixels: Tensor
+    sizes: list[tuple[int, int]]
+    original_sizes: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
+        return ImageBatch(self.pixels.to(device, non_blocking=non_blocking), self.sizes, self.original_sizes)
+
+    def pin_memory(self) -> ImageBatch:
+        return ImageBatch(self.pixels.pin_memory(), self.sizes, self.original_sizes)
+
+
+@dataclass
+class MaskCrops:
+    """The masks of one image, each stored inside its own box only.
+
+    pixels: uint8 [sum of h_i * w_i], 0 or 1; crop i is rows y0..y1-1, columns x0..x1-1, row by row.
+    boxes: int64 [N, 4], x0 y0 x1 y1 (x1, y1 exclusive), pixels of the resized image.
+    offsets: int64 [N + 1], where crop i begins in `pixels`.
+    size: (height, width) of the resized image.
+    """
+
+    pixels: Tensor
+    boxes: Tensor
+    offsets: Tensor
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def crop(self, index: int) -> Tensor:
+        """Mask `index` inside its box: uint8 [h, w]."""
+        x0, y0, x1, y1 = self.boxes[index].tolist()
+        start, end = int(self.offsets[index]), int(self.offsets[index + 1])
+        return self.pixels[start:end].view(y1 - y0, x1 - x0)
+
+    def dense(self) -> Tensor:
+        """Full-size masks: uint8 [N, height, width]. For tests and pictures; costs N times the image."""
+        masks = torch.zeros((len(self), *self.size), dtype=torch.uint8)
+        for index, (x0, y0, x1, y1) in enumerate(self.boxes.tolist()):
+            masks[index, y0:y1, x0:x1] = self.crop(index)
+        return masks
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> MaskCrops:
+        return MaskCrops(
+            self.pixels.to(device, non_blocking=non_blocking),
+            self.boxes.to(device, non_blocking=non_blocking),
+            self.offsets.to(device, non_blocking=non_blocking),
+            self.size,
+        )
+
+    def pin_memory(self) -> MaskCrops:
+        return MaskCrops(self.pixels.pin_memory(), self.boxes.pin_memory(), self.offsets.pin_memory(), self.size)
+
+
+class Target(TypedDict, total=False):
+    """The objects of one image.
+
+    boxes: float32 [N, 4], x1 y1 x2 y2, pixels of the resized image. labels: int64 [N], 1..K (0 is background).
+    masks: MaskCrops, or uint8/bool [N, H, W] from a loader of one's own; absent for box-only data.
+    image_id: the id in the JSON. iscrowd objects are not among the targets.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: MaskCrops | Tensor
+    image_id: int

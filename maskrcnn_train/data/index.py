@@ -1,0 +1,241 @@
+"""Images and annotations of one COCO JSON as flat numpy columns, kept on disk and memory-mapped.
+
+Worker processes share the pages of the mapped files; Python lists of annotations would be copied into
+every worker, a page at a time, as their reference counts change. This module never imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+FORMAT_VERSION = 1  # raise it when a column changes: older caches are then built anew
+NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
+EXAMPLES = 5  # named per reason in the table of what was skipped
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Category:
+    """One entry of the JSON's `categories`."""
+
+    id: int
+    name: str
+    supercategory: str | None
+
+
+@dataclass
+class Finding:
+    """What happened to some annotations or images for one reason.
+
+    dropped: True when they are left out, False when they were repaired or only deserve a look.
+    ids: ids in the JSON of all of them; examples: the first few in words.
+    """
+
+    reason: str
+    dropped: bool
+    ids: list[int] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class SkippedTable:
+    """Everything in a JSON that is not used as it stands, by reason. Nothing is dropped without a row here."""
+
+    findings: dict[str, Finding] = field(default_factory=dict)
+
+    def add(self, reason: str, item_id: int, example: str, *, dropped: bool = True) -> None:
+        finding = self.findings.setdefault(reason, Finding(reason, dropped))
+        finding.ids.append(item_id)
+        if len(finding.examples) < EXAMPLES:
+            finding.examples.append(example)
+
+    def __iter__(self) -> Iterator[Finding]:
+        """Rows of the table: what is left out first, most frequent first."""
+        return iter(sorted(self.findings.values(), key=lambda row: (not row.dropped, -row.count, row.reason)))
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    @property
+    def num_dropped(self) -> int:
+        """Annotations and images that are left out."""
+        return sum(row.count for row in self.findings.values() if row.dropped)
+
+    def copy(self) -> SkippedTable:
+        return SkippedTable.from_plain(self.to_plain())
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        return [
+            {"reason": row.reason, "dropped": row.dropped, "ids": list(row.ids), "examples": list(row.examples)}
+            for row in self.findings.values()
+        ]
+
+    @classmethod
+    def from_plain(cls, rows: list[dict[str, Any]]) -> SkippedTable:
+        return cls({row["reason"]: Finding(**row) for row in rows})
+
+
+@dataclass
+class AnnotationIndex:
+    """M images and A annotations, annotations sorted by image; all lengths in image pixels.
+
+    image_ids int64 [M]; image_sizes int64 [M, 2] height, width; names uint8, utf-8, image i at
+    name_offsets[i]:name_offsets[i+1]; annotations of image i are rows first[i]:first[i+1].
+    boxes float64 [A, 4] x y w h, clipped to the image; areas float64; crowd bool; kinds uint8.
+    extents float64 [A, 4] x1 y1 x2 y2 around the segmentation (the box where there is none).
+    Polygon parts of annotation a: part_offsets[a]:part_offsets[a+1]; numbers x y x y ... of part p:
+    coordinates[point_offsets[p]:point_offsets[p+1]]. RLE: runs[run_offsets[a]:run_offsets[a+1]], zeros first,
+    down the columns of the whole image.
+    """
+
+    source: str
+    categories: list[Category]
+    skipped: SkippedTable
+    image_ids: NDArray[np.int64]
+    image_sizes: NDArray[np.int64]
+    names: NDArray[np.uint8]
+    name_offsets: NDArray[np.int64]
+    first: NDArray[np.int64]
+    annotation_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    image_rows: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    kinds: NDArray[np.uint8]
+    extents: NDArray[np.float64]
+    part_offsets: NDArray[np.int64]
+    point_offsets: NDArray[np.int64]
+    coordinates: NDArray[np.float64]
+    run_offsets: NDArray[np.int64]
+    runs: NDArray[np.uint32]
+    folder: Path | None = None  # where the columns are mapped from; None: in memory only
+
+    @property
+    def num_images(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_annotations(self) -> int:
+        return len(self.annotation_ids)
+
+    def file_name(self, row: int) -> str:
+        """`file_name` of image `row`, relative to the folder of images."""
+        return self.names[self.name_offsets[row] : self.name_offsets[row + 1]].tobytes().decode()
+
+    def size(self, row: int) -> tuple[int, int]:
+        """(height, width) of image `row` as the JSON has it."""
+        height, width = self.image_sizes[row].tolist()
+        return height, width
+
+    def annotations(self, row: int) -> slice:
+        """Annotation rows of image `row`."""
+        return slice(int(self.first[row]), int(self.first[row + 1]))
+
+    def parts(self, row: int) -> list[NDArray[np.float64]]:
+        """Polygons of annotation `row`: float64 [2 n] each, x y x y ..."""
+        bounds = self.point_offsets[self.part_offsets[row] : self.part_offsets[row + 1] + 1].tolist()
+        return [self.coordinates[start:end] for start, end in pairwise(bounds)]
+
+    def counts(self, row: int) -> NDArray[np.uint32]:
+        """Run lengths of annotation `row`, zeros first."""
+        return self.runs[self.run_offsets[row] : self.run_offsets[row + 1]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a worker that is not forked opens the files again instead of receiving a copy
+        if self.folder is not None:
+            return load_index, (self.folder,)
+        return AnnotationIndex, tuple(getattr(self, item.name) for item in fields(self))
+
+
+def _column_names() -> list[str]:
+    return [item.name for item in fields(AnnotationIndex) if str(item.type).startswith("NDArray")]
+
+
+def cache_root() -> Path:
+    """Folder of all cached indices: $MASKRCNN_TRAIN_CACHE, or maskrcnn_train in the user's cache folder."""
+    if os.environ.get("MASKRCNN_TRAIN_CACHE"):
+        return Path(os.environ["MASKRCNN_TRAIN_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "maskrcnn_train"
+
+
+def cache_folder(annotations: Path) -> Path:
+    """Where the index of this JSON, in its present state, is or would be kept."""
+    path = annotations.resolve()
+    stat = path.stat()
+    state = f"{stat.st_size} {stat.st_mtime_ns} {FORMAT_VERSION}"
+    place, content = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (str(path), state))
+    return cache_root() / f"{place}-{content}"
+
+
+def load_index(folder: Path) -> AnnotationIndex:
+    """Open a saved index without reading its columns. Raises OSError or ValueError when it is not whole."""
+    meta = orjson.loads((folder / "meta.json").read_bytes())
+    # plain arrays over the mapped pages: slicing a np.memmap is several times slower
+    columns = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _column_names()}
+    return AnnotationIndex(
+        source=meta["source"],
+        categories=[Category(**category) for category in meta["categories"]],
+        skipped=SkippedTable.from_plain(meta["skipped"]),
+        folder=folder,
+        **columns,
+    )
+
+
+def save_index(index: AnnotationIndex, folder: Path) -> AnnotationIndex:
+    """Write the index to `folder` and return it mapped from there; in memory, with a warning, where that fails.
+
+    Two processes may do so at once: each writes its own temporary folder, the first to rename it wins.
+    """
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
+        _write(index, temporary)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        _remove_outdated(folder)
+        return load_index(folder)
+    except (OSError, ValueError) as error:
+        logger.warning("%s: the annotation cache cannot be kept (%s); set MASKRCNN_TRAIN_CACHE", folder.parent, error)
+        return index
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(index: AnnotationIndex, folder: Path) -> None:
+    for name in _column_names():
+        np.save(folder / f"{name}.npy", getattr(index, name))
+    categories = [{"id": c.id, "name": c.name, "supercategory": c.supercategory} for c in index.categories]
+    meta = {"source": index.source, "categories": categories, "skipped": index.skipped.to_plain()}
+    (folder / "meta.json").write_bytes(orjson.dumps(meta, option=orjson.OPT_INDENT_2))
+
+
+def _remove_outdated(folder: Path) -> None:
+    """Delete the indices of earlier states of the same JSON; processes that map them keep their pages."""
+    for other in folder.parent.glob(folder.name.split("-")[0] + "-*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)

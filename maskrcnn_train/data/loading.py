@@ -1,0 +1,284 @@
+"""Batches: which images in which order, collected by worker processes and handed to the model."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.data.classes import ClassMap
+from maskrcnn_train.data.dataset import CocoDataset, Sample
+from maskrcnn_train.data.index import SkippedTable
+from maskrcnn_train.data.splitting import Split, Splits, read_splits
+from maskrcnn_train.data.transforms import build_transform
+
+SIZE_DIVISOR = 32  # the coarsest feature maps have this stride
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Loaders:
+    """The loaders of a training, its classes, and what of the data is not used as it stands, by split."""
+
+    train: DetectionLoader
+    val: DetectionLoader
+    test: DetectionLoader | None
+    classes: ClassMap
+    skipped: dict[str, SkippedTable]
+
+
+def build_loaders(config: TrainConfig, *, rank: int = 0, world_size: int = 1, splits: Splits | None = None) -> Loaders:
+    """Loaders of (ImageBatch, list of targets) for this process out of `world_size`.
+
+    `splits`: what `read_splits` returned, where it was called before. Raises ValueError with one line for
+    faulty data. Before each epoch call `loaders.train.set_epoch(epoch)`.
+    """
+    splits = splits or read_splits(config)
+
+    def loader(split: Split, *, training: bool) -> DetectionLoader:
+        return _build_loader(config, split, splits.classes, training=training, rank=rank, world_size=world_size)
+
+    return Loaders(
+        train=loader(splits.train, training=True),
+        val=loader(splits.val, training=False),
+        test=None if splits.test is None else loader(splits.test, training=False),
+        classes=splits.classes,
+        skipped=splits.skipped,
+    )
+
+
+def _build_loader(
+    config: TrainConfig, split: Split, classes: ClassMap, *, training: bool, rank: int, world_size: int
+) -> DetectionLoader:
+    dataset = CocoDataset(
+        split=split,
+        classes=classes,
+        transform=build_transform(config.data, config.augmentation if training else None, config.numerics.pixel_mean),
+        with_masks=config.mask_head.name != "none",
+        seed=config.seed,
+        keep_empty=config.data.keep_empty or not training,
+        skip_bad_images=config.data.on_bad_image == "skip",
+    )
+    if training and len(dataset) == 0:
+        raise ValueError("no training image has objects; train on the empty ones with data.keep_empty=true")
+    sampler: Sampler[list[Any]]
+    if training:
+        sampler = EpochBatchSampler(
+            wide=dataset.is_wide(),
+            batch_size=config.trainer.batch_size,
+            seed=config.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    else:
+        sampler = SequentialBatchSampler(
+            length=len(dataset), batch_size=config.evaluation.batch_size, rank=rank, world_size=world_size
+        )
+    on_gpu = torch.cuda.is_available() and config.trainer.device != "cpu"
+    return DetectionLoader(dataset, sampler, num_workers=config.trainer.num_workers, pin_memory=on_gpu)
+
+
+# ---------------------------------------------------------------- order
+
+
+class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Random batches of (epoch, position), the same for every run with this seed and epoch.
+
+    Wide and tall images do not share a batch, as far as whole batches go: less padding. Every process gets
+    equally many batches; the last may be smaller, and repeats an image only where a process would have none.
+    """
+
+    def __init__(
+        self, *, wide: NDArray[np.bool_], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.wide = wide
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start_batch = 0
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch to iterate next, without its first `start_batch` batches (for resuming)."""
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch for this process."""
+        return -(-len(self.wide) // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self._batches()[self.start_batch :]:
+            yield [(self.epoch, position) for position in batch[self.rank :: self.world_size].tolist()]
+
+    def _batches(self) -> list[NDArray[np.int64]]:
+        """Positions of each batch of all processes together."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.wide))
+        size = self.batch_size * self.world_size
+        whole: list[NDArray[np.int64]] = []
+        rest: list[NDArray[np.int64]] = []
+        for group in (order[self.wide[order]], order[~self.wide[order]]):
+            end = len(group) - len(group) % size
+            whole += [group[start : start + size] for start in range(0, end, size)]
+            rest.append(group[end:])
+        left = np.concatenate(rest)
+        if len(left) >= size:
+            whole.append(left[:size])
+            left = left[size:]
+        batches = [whole[i] for i in rng.permutation(len(whole)).tolist()]
+        if len(left):
+            batches.append(left if len(left) >= self.world_size else np.resize(left, self.world_size))
+        return batches
+
+
+class SequentialBatchSampler(Sampler[list[int]]):
+    """Positions in order, each in one process only."""
+
+    def __init__(self, *, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.positions = list(range(length))[rank::world_size]
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.positions) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.positions), self.batch_size):
+            yield self.positions[start : start + self.batch_size]
+
+
+# ---------------------------------------------------------------- collecting
+
+
+@dataclass
+class PackedBatch:
+    """A batch as few tensors: each tensor that a worker sends costs an open file and a message.
+
+    images: what the model gets. boxes, labels: of all images, one after another; masks likewise.
+    """
+
+    images: ImageBatch
+    image_ids: list[int]
+    counts: list[int]
+    boxes: Tensor
+    labels: Tensor
+    masks: MaskCrops | None
+    faults: list[str]
+
+    def pin_memory(self) -> PackedBatch:
+        masks = None if self.masks is None else self.masks.pin_memory()
+        tensors = self.boxes.pin_memory(), self.labels.pin_memory(), masks
+        return PackedBatch(self.images.pin_memory(), self.image_ids, self.counts, *tensors, self.faults)
+
+    def unpack(self) -> tuple[ImageBatch, list[Target]]:
+        """What the loader yields; targets are views."""
+        targets, start = [], 0
+        for row, count in enumerate(self.counts):
+            own = slice(start, start + count)
+            target = Target(boxes=self.boxes[own], labels=self.labels[own], image_id=self.image_ids[row])
+            if self.masks is not None:
+                offsets = self.masks.offsets[start : start + count + 1]
+                pixels = self.masks.pixels[int(offsets[0]) : int(offsets[-1])]
+                size = self.images.sizes[row]
+                target["masks"] = MaskCrops(pixels, self.masks.boxes[own], offsets - offsets[0], size)
+            targets.append(target)
+            start += count
+        return self.images, targets
+
+
+def pad_images(images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]) -> ImageBatch:
+    """Put uint8 [3, h, w] images into one batch, zeros at the right and bottom."""
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    height, width = (-(-max(side) // SIZE_DIVISOR) * SIZE_DIVISOR for side in zip(*sizes, strict=True))
+    # rows of pixels stay together, as they were decoded and as channels_last models read them
+    pixels = torch.zeros((len(images), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    for row, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
+        pixels[row, :, :h, :w] = image
+    return ImageBatch(pixels, sizes, list(original_sizes))
+
+
+def pack(samples: list[Sample]) -> PackedBatch | list[str]:
+    """Collect samples into one batch; only the faults where no image could be read."""
+    faults = [fault for sample in samples for fault in sample.faults]
+    readable = [sample for sample in samples if sample.pixels is not None]
+    if not readable:
+        return faults
+    targets = [sample.target for sample in readable]
+    images = pad_images(
+        [sample.pixels for sample in readable if sample.pixels is not None],
+        [sample.original_size for sample in readable],
+    )
+    return PackedBatch(
+        images=images,
+        image_ids=[target["image_id"] for target in targets],
+        counts=[len(target["labels"]) for target in targets],
+        boxes=torch.cat([target["boxes"] for target in targets]),
+        labels=torch.cat([target["labels"] for target in targets]),
+        masks=_join([target["masks"] for target in targets if isinstance(target.get("masks"), MaskCrops)]),  # type: ignore[misc]
+        faults=faults,
+    )
+
+
+def _join(crops: list[MaskCrops]) -> MaskCrops | None:
+    if not crops:
+        return None
+    lengths = torch.cat([crop.offsets.diff() for crop in crops])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    return MaskCrops(
+        torch.cat([crop.pixels for crop in crops]), torch.cat([crop.boxes for crop in crops]), offsets, crops[0].size
+    )
+
+
+def start_worker(worker: int) -> None:
+    """Leave Ctrl-C to the main process, and one thread to each worker: they share the cores already."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+class DetectionLoader(DataLoader[Any]):
+    """Yields (ImageBatch, list of targets). bad_images: unreadable files met so far, and how often."""
+
+    dataset: CocoDataset
+
+    def __init__(
+        self, dataset: CocoDataset, batches: Sampler[list[Any]], *, num_workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=pack,
+            pin_memory=pin_memory,
+            worker_init_fn=start_worker,
+            persistent_workers=num_workers > 0,
+        )
+        self.bad_images: dict[str, int] = {}
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose what is iterated next; has no effect on a loader in fixed order."""
+        if isinstance(self.batch_sampler, EpochBatchSampler):
+            self.batch_sampler.set_epoch(epoch, start_batch)
+
+    def __iter__(self) -> Iterator[tuple[ImageBatch, list[Target]]]:  # type: ignore[override]
+        for batch in super().__iter__():
+            faults = batch.faults if isinstance(batch, PackedBatch) else batch
+            for fault in faults:
+                self._count(fault)
+            if isinstance(batch, PackedBatch):
+                yield batch.unpack()
+
+    def _count(self, fault: str) -> None:
+        if fault not in self.bad_images:
+            logger.warning("skipped (data.on_bad_image=skip): %s", fault)
+        self.bad_images[fault] = self.bad_images.get(fault, 0) + 1

@@ -1,0 +1,195 @@
+"""Masks as COCO writes them (polygons, run lengths), and as small bitmaps inside their own boxes.
+
+pycocotools crashes on malformed masks instead of raising, so nothing reaches it that was not checked by
+`check_polygons` or `check_counts`. Boxes here are x0 y0 x1 y1 in whole pixels, x1 and y1 exclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bitmap = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+FAR = 10  # polygons may reach this many image sides beyond the image; further out is a fault
+MIN_AREA = 1e-3  # square pixels; polygons below it are lines
+MAX_PIXELS = 2**31  # of an image that an RLE describes
+
+
+# ---------------------------------------------------------------- polygons
+
+
+def flatten_polygons(parts: Sequence[Any]) -> tuple[Floats, Ints, NDArray[np.bool_]]:
+    """Polygons as one array: (coordinates, offsets [P + 1], readable [P]).
+
+    A part that is not a list of at least three points in pairs of numbers is not readable, and empty.
+    """
+    readable = np.array([type(part) is list and len(part) >= 6 and len(part) % 2 == 0 for part in parts], dtype=bool)
+    lists = [part if ok else [] for part, ok in zip(parts, readable, strict=True)]
+    try:
+        flat = np.fromiter(chain.from_iterable(lists), dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        for row, part in enumerate(lists):
+            if not all(type(number) in (int, float) and abs(number) < 1e300 for number in part):
+                readable[row], lists[row] = False, []
+        flat = np.fromiter(chain.from_iterable(lists), dtype=np.float64)
+    lengths = np.fromiter((len(part) for part in lists), dtype=np.int64, count=len(lists))
+    return flat, np.concatenate([[0], np.cumsum(lengths)]), readable
+
+
+def check_polygons(
+    flat: Floats, offsets: Ints, readable: NDArray[np.bool_], sides: Floats
+) -> tuple[dict[str, NDArray[np.bool_]], Floats, Floats]:
+    """Find the faults of many polygons at once.
+
+    sides [P]: the longer side of each polygon's image. Returns the faults (reason -> [P]), the extents
+    [P, 4] x1 y1 x2 y2 and the areas [P] in square pixels; both are NaN where a polygon is not readable.
+    """
+    extents, areas = np.full((len(readable), 4), np.nan), np.full(len(readable), np.nan)
+    if readable.any():
+        starts = offsets[:-1][readable]
+        points = flat.reshape(-1, 2)
+        with np.errstate(invalid="ignore", over="ignore"):
+            extents[readable, :2] = np.minimum.reduceat(points, starts // 2, axis=0)
+            extents[readable, 2:] = np.maximum.reduceat(points, starts // 2, axis=0)
+            areas[readable] = _areas(points, starts // 2)
+    finite = np.isfinite(extents).all(axis=1)
+    far = finite & (np.abs(np.where(finite[:, None], extents, 0)).max(axis=1, initial=0) > FAR * sides)
+    faults = {
+        "polygon is not a list of three or more points": ~readable,
+        "polygon has a coordinate that is not a number": readable & ~finite,
+        "polygon reaches far outside the image": far,
+        "polygon has no area": finite & ~far & ~(areas > MIN_AREA),
+    }
+    return faults, extents, areas
+
+
+def _areas(points: Floats, starts: Ints) -> Floats:
+    following = np.arange(1, len(points) + 1)
+    following[np.append(starts[1:], len(points)) - 1] = starts
+    # relative to the first point of each polygon: large coordinates would cost digits
+    local = points - np.repeat(points[starts], np.diff(np.append(starts, len(points))), axis=0)
+    cross = local[:, 0] * local[following, 1] - local[following, 0] * local[:, 1]
+    return np.abs(np.add.reduceat(cross, starts)) / 2
+
+
+def polygon_crop(parts: Sequence[Floats], size: tuple[int, int], box: Box) -> Bitmap:
+    """The union of polygons inside `box`: uint8 [h, w]; what pycocotools draws on the whole image, cropped.
+
+    parts: float64 [2 n] each, x y x y ..., checked, in pixels of an image of `size` (height, width).
+    """
+    # run lengths of the whole image cost as much as the outline is long; moving the polygon to the corner of its
+    # box instead would round some of its edges differently
+    encoded = coco_mask.frPyObjects(parts, *size)
+    counts = decode_counts((encoded[0] if len(encoded) == 1 else coco_mask.merge(encoded))["counts"])
+    assert counts is not None, "pycocotools wrote run lengths that cannot be read"
+    return runs_crop(counts, size[0], box)
+
+
+# ---------------------------------------------------------------- run lengths
+
+
+def check_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> NDArray[np.uint32] | str:
+    """Run lengths of an RLE of an image of `size` (height, width), or in words why they cannot be read."""
+    if _whole_numbers(segmentation.get("size"), 2) != list(size):
+        return "RLE has another size than its image"
+    counts = segmentation.get("counts")
+    if isinstance(counts, str):
+        counts = counts.encode("ascii", errors="replace")
+    runs = decode_counts(counts) if isinstance(counts, bytes) else _count_list(counts)
+    if runs is None or (runs < 0).any():
+        return "RLE has counts that cannot be read"
+    if runs.sum() != size[0] * size[1]:
+        return "RLE counts do not add up to the image"
+    return runs.astype(np.uint32)
+
+
+def _whole_numbers(value: Any, length: int) -> list[int] | None:
+    if not isinstance(value, list) or len(value) != length:
+        return None
+    return [int(number) if type(number) in (int, float) and number == number else -1 for number in value]
+
+
+def _count_list(counts: Any) -> Ints | None:
+    if not isinstance(counts, list) or not all(type(number) is int and 0 <= number < MAX_PIXELS for number in counts):
+        return None
+    return np.array(counts, dtype=np.int64)
+
+
+def decode_counts(text: bytes) -> Ints | None:
+    """Run lengths of COCO's compressed string (int64), None where it is malformed.
+
+    Six bits a character from '0': five of value, one for "more follows"; the last of a number carries its
+    sign; from the fourth number on, each is the difference to the one two before (maskApi.c, rleFrString).
+    """
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((codes & 0x20) == 0)
+    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or len(ends) == 0 or ends[-1] != len(codes) - 1:
+        return None
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    digits = ends - starts + 1
+    if digits.max() > 7:  # more than 35 bits
+        return None
+    place = np.arange(len(codes)) - np.repeat(starts, digits)
+    values = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    values -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * digits), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def runs_extent(runs: NDArray[np.uint32], height: int) -> tuple[Box, int]:
+    """Box around the ones of an RLE, and how many there are; ((0, 0, 0, 0), 0) without any."""
+    edges = np.cumsum(runs, dtype=np.int64)
+    starts, ends = edges[:-1:2], edges[1::2] - 1
+    starts, ends = starts[: len(ends)][ends >= starts[: len(ends)]], ends[ends >= starts[: len(ends)]]
+    if len(starts) == 0:
+        return (0, 0, 0, 0), 0
+    left, right = int(starts[0] // height), int(ends[-1] // height) + 1
+    across = (starts // height) != (ends // height)  # a run into the next column touches bottom and top
+    top = 0 if across.any() else int((starts % height).min())
+    bottom = height if across.any() else int((ends % height).max()) + 1
+    return (left, top, right, bottom), int((ends - starts + 1).sum())
+
+
+def runs_crop(runs: NDArray[np.integer[Any]], height: int, box: Box) -> Bitmap:
+    """The pixels of an RLE inside `box`: uint8 [h, w]. Only the columns of the box are filled.
+
+    runs describe an image of `height` rows; `box` lies inside it.
+    """
+    x0, y0, x1, y1 = box
+    edges = np.cumsum(runs, dtype=np.int64)
+    low, high = x0 * height, x1 * height
+    begin, end = np.searchsorted(edges, low, side="right"), np.searchsorted(edges, high, side="left")
+    inside = np.concatenate([[low], edges[begin:end], [high]])
+    values = (np.arange(begin, begin + len(inside) - 1) % 2).astype(np.uint8)
+    strip = np.repeat(values, np.diff(inside)).reshape(x1 - x0, height)
+    return np.ascontiguousarray(strip[:, y0:y1].T)
+
+
+def scaled_runs_crop(runs: NDArray[np.uint32], size: tuple[int, int], box: Box, scale: tuple[float, float]) -> Bitmap:
+    """The pixels of an RLE, scaled, inside `box` of the scaled image: uint8 [h, w].
+
+    size: (height, width) that the runs describe. scale: (vertical, horizontal) factor. A pixel is 1 where at
+    least half of it is covered.
+    """
+    height, width = size
+    if scale == (1.0, 1.0):
+        return runs_crop(runs, height, box)
+    x0, y0, x1, y1 = box
+    left, right = x0 / scale[1], min(x1 / scale[1], width)
+    top, bottom = y0 / scale[0], min(y1 / scale[0], height)
+    outer = (int(left), int(top), min(int(np.ceil(right)), width), min(int(np.ceil(bottom)), height))
+    crop = Image.fromarray(runs_crop(runs, height, outer) * np.uint8(255))
+    source = (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
+    resized = crop.resize((x1 - x0, y1 - y0), Image.Resampling.BOX, box=source)
+    return (np.asarray(resized) >= 128).astype(np.uint8)

@@ -1,0 +1,253 @@
+"""Which images are in which split: finds the files of a data set, reads and checks them, cuts one JSON in pieces.
+
+This module never imports torch: a command reads its data first, so that a wrong file is reported at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_train.config import DataConfig, TrainConfig
+from maskrcnn_train.data.classes import ClassMap, build_class_map, map_categories
+from maskrcnn_train.data.coco import open_index
+from maskrcnn_train.data.index import NO_MASK, AnnotationIndex, SkippedTable
+from maskrcnn_train.data.layouts import NAMES, data_root, locate, source_name
+
+Ints = NDArray[np.int64]
+
+
+@dataclass
+class Split:
+    """The images of one split and what is known of them.
+
+    rows: int64 [n], its images in `index`. labels: int64 [A], label of each annotation of `index`.
+    images: the folder that file names are relative to. skipped: what of its JSON is not used as it stands.
+    """
+
+    name: str
+    index: AnnotationIndex
+    rows: Ints
+    labels: Ints
+    images: Path
+    skipped: SkippedTable
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_objects(self) -> int:
+        """Annotations of its images, crowd regions included."""
+        return int((self.index.first[self.rows + 1] - self.index.first[self.rows]).sum())
+
+
+@dataclass
+class Splits:
+    """All splits of a data set, its classes, and notes that a person should read once."""
+
+    train: Split
+    val: Split
+    test: Split | None
+    classes: ClassMap
+    notes: list[str]
+
+    @property
+    def skipped(self) -> dict[str, SkippedTable]:
+        return {split.name: split.skipped for split in (self.train, self.val, self.test) if split is not None}
+
+
+def read_splits(config: TrainConfig) -> Splits:
+    """Find, read and check all data of a training. Raises ValueError with one line for the first fault."""
+    data, with_masks = config.data, config.mask_head.name != "none"
+    root = data_root(data)
+    paths = {name: pair for name in NAMES if (pair := locate(data, root, name)) is not None}
+    indices = {name: _open(*pair) for name, pair in paths.items()}
+    source = source_name(paths["train"][1])
+    used = set(indices["train"].category_ids.tolist())
+    classes, notes = build_class_map(indices["train"].categories, used, source)
+    parts = {}
+    for name, index in indices.items():
+        labels, more = _labels(index, classes, source_name(paths[name][1]), source)
+        notes += more if name != "train" else []
+        parts[name] = Split(name, index, np.arange(index.num_images), labels, paths[name][0], index.skipped.copy())
+    if data.split.fractions is not None:
+        parts = _cut(parts["train"], len(classes.names), data.split.fractions, data.split.seed)
+    for split in parts.values():
+        check_split(split, with_masks=with_masks, on_bad_image=data.on_bad_image)
+    if parts["val"].num_objects == 0:
+        notes.append(f"{source_name(Path(parts['val'].index.source))} has no objects for val: its mAP is undefined")
+    return Splits(parts["train"], parts["val"], parts.get("test"), classes, notes)
+
+
+def _cut(whole: Split, num_classes: int, fractions: Sequence[float], seed: int) -> dict[str, Split]:
+    """Parts of one split; what was skipped of its JSON stays with the first."""
+    presence = class_presence(whole.index, whole.labels, num_classes)
+    return {
+        name: replace(whole, name=name, rows=rows, skipped=whole.skipped if name == "train" else SkippedTable())
+        for name, rows in zip(NAMES, split_images(presence, fractions, seed), strict=False)
+    }
+
+
+def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bool) -> tuple[Split, list[str]]:
+    """One split of a data set, labelled by the classes of a trained model; and notes.
+
+    Raises ValueError with one line for the first fault, or where the data set has no such split.
+    """
+    fractions = data.split.fractions
+    if fractions is not None and name not in NAMES[: len(fractions)]:
+        raise ValueError(f"data.split.fractions={fractions} has no part for {name}; give three numbers")
+    paths = locate(data, data_root(data), name if fractions is None else "train")
+    if paths is None:
+        raise ValueError(
+            f"data={data.name} has no {name} split; give it with data.{name}.images and data.{name}.annotations"
+        )
+    index = _open(*paths)
+    labels, notes = _labels(index, classes, source_name(paths[1]), "the model")
+    split = Split(name, index, np.arange(index.num_images), labels, paths[0], index.skipped.copy())
+    if fractions is not None:
+        split = _cut(split, len(classes.names), fractions, data.split.seed)[name]
+    check_split(split, with_masks=with_masks, on_bad_image=data.on_bad_image)
+    return split, notes
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _open(images: Path, annotations: Path) -> AnnotationIndex:
+    if not images.is_dir():
+        raise ValueError(f"{images} does not exist; it should be the folder of the images that {annotations} names")
+    index = open_index(annotations)
+    if index.num_images == 0:
+        raise ValueError(f"{annotations} lists no images")
+    return index
+
+
+def _labels(index: AnnotationIndex, classes: ClassMap, source: str, train_source: str) -> tuple[Ints, list[str]]:
+    """Label of each annotation: int64 [A]."""
+    used, inverse = np.unique(index.category_ids, return_inverse=True)
+    labels, notes = map_categories(classes, index.categories, set(used.tolist()), source, train_source)
+    return np.array([labels[number] for number in used.tolist()], dtype=np.int64)[inverse], notes
+
+
+def check_split(split: Split, *, with_masks: bool, on_bad_image: str) -> None:
+    """Check that masks and image files are there; missing files raise, or leave `split` with on_bad_image=skip."""
+    source = source_name(Path(split.index.source))
+    if split.name == "train" and split.num_objects == 0:
+        reasons = [f"{row.count} left out: {row.reason}" for row in split.skipped if row.dropped]
+        raise ValueError(f"{source} has no usable objects to train on ({'; '.join(reasons[:3]) or 'no annotations'})")
+    missing = find_missing(split.index, split.rows, split.images)
+    if len(missing) and on_bad_image == "error":
+        names = ", ".join(split.index.file_name(row) for row in missing[:3].tolist())
+        raise ValueError(
+            f"{len(missing)} of {len(split)} images named in {source} are missing in {split.images}, first: {names}. "
+            "Correct the folder of images, or leave them out with data.on_bad_image=skip"
+        )
+    for row in missing.tolist():
+        name = split.index.file_name(row)
+        split.skipped.add("image file missing", int(split.index.image_ids[row]), name)
+    split.rows = np.setdiff1d(split.rows, missing)
+    if with_masks:
+        _require_masks(split, source)
+
+
+def _require_masks(split: Split, source: str) -> None:
+    index = split.index
+    bare = (index.kinds == NO_MASK) & ~index.crowd & np.isin(index.image_rows, split.rows)
+    if bare.any():
+        first = int(index.annotation_ids[np.flatnonzero(bare)[0]])
+        raise ValueError(
+            f"{int(bare.sum())} of {split.num_objects} annotations in {source} have no segmentation, first: annotation "
+            f"{first}; add the masks, or train boxes only with mask_head=none"
+        )
+
+
+def find_missing(index: AnnotationIndex, rows: Ints, folder: Path) -> Ints:
+    """Rows of the images that have no file in `folder`; lists each folder once."""
+    listed: dict[str, set[str]] = {}
+    missing = []
+    for row in rows.tolist():
+        name = index.file_name(row)
+        parent, _, base = name.rpartition("/")
+        if parent not in listed:
+            listed[parent] = _list_folder(folder / parent)
+        # what a listing spells differently (letter case, Unicode form) may still open
+        if base not in listed[parent] and not os.path.isfile(folder / PurePosixPath(name)):
+            missing.append(row)
+    return np.array(missing, dtype=np.int64)
+
+
+def _list_folder(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
+# ---------------------------------------------------------------- cutting one JSON
+
+
+def class_presence(index: AnnotationIndex, labels: Ints, num_classes: int) -> NDArray[np.bool_]:
+    """Which classes occur in which image, crowd regions aside: bool [M, num_classes]."""
+    presence = np.zeros((index.num_images, num_classes), dtype=bool)
+    single = ~np.asarray(index.crowd)
+    presence[index.image_rows[single], labels[single] - 1] = True
+    return presence
+
+
+def split_images(
+    presence: NDArray[np.bool_], fractions: Sequence[float], seed: int, groups: Ints | None = None
+) -> list[Ints]:
+    """Cut images into parts that have alike shares of every class; sorted rows of each part.
+
+    presence: bool [M, K], which classes an image shows. groups: int64 [M], images of one number stay together.
+    The rarest class is dealt out first, its first image to the first part (training). Sechidis et al. 2011.
+    """
+    rng = np.random.default_rng(seed)
+    _, unit_of = np.unique(np.arange(len(presence)) if groups is None else groups, return_inverse=True)
+    sizes = np.bincount(unit_of)
+    shown = np.zeros((len(sizes), presence.shape[1]), dtype=bool)
+    np.logical_or.at(shown, unit_of, presence)
+    room = _part_sizes(len(presence), fractions).astype(np.float64)
+    wanted = np.outer(np.asarray(fractions), shown.sum(axis=0))
+    part_of = np.full(len(sizes), -1)
+    order = rng.permutation(len(sizes))
+    for column in [*np.argsort(shown.sum(axis=0), kind="stable").tolist(), None]:
+        for unit in order[part_of[order] < 0].tolist():
+            if column is not None and not shown[unit, column]:
+                continue
+            part = _choose_part(room, None if column is None else wanted[:, column], column, part_of, shown)
+            part_of[unit] = part
+            room[part] -= sizes[unit]
+            wanted[part] -= shown[unit]
+    return [np.flatnonzero(part_of[unit_of] == part) for part in range(len(fractions))]
+
+
+def _choose_part(
+    room: NDArray[np.float64],
+    wanted: NDArray[np.float64] | None,
+    column: int | None,
+    part_of: Ints,
+    shown: NDArray[np.bool_],
+) -> int:
+    if wanted is None:
+        return int(np.argmax(room))
+    if room[0] > 0 and not (shown[:, column] & (part_of == 0)).any():
+        return 0
+    open_parts = room > 0 if (room > 0).any() else np.ones(len(room), dtype=bool)
+    return int(np.lexsort((room, np.where(open_parts, wanted, -np.inf)))[-1])
+
+
+def _part_sizes(count: int, fractions: Sequence[float]) -> Ints:
+    """Whole numbers of images that add up to `count`, at least one for each part that can have one."""
+    ends = np.round(np.cumsum(fractions) / sum(fractions) * count).astype(np.int64)
+    sizes = np.diff(np.concatenate([[0], ends]))
+    for part in np.flatnonzero(sizes == 0):
+        if sizes.max() > 1:
+            sizes[np.argmax(sizes)] -= 1
+            sizes[part] = 1
+    return np.asarray(sizes)

@@ -1,0 +1,158 @@
+"""Checkpoints on disk: plain data, written aside and renamed, read without running any code.
+
+A training keeps `last.pt` and the one before it, `previous.pt`; `best.pt` holds the best weights only.
+Beside each stands a JSON that says what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskrcnn_train.engine.distributed import unwrap
+from maskrcnn_train.engine.state import Position, TrainingState
+
+FORMAT = "maskrcnn_train/1"
+RESUMABLE = ("last.pt", "previous.pt")  # the newest first
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a run.
+
+    about: plain data that goes into every file: the config and the class map. enabled: false on all ranks but one.
+    """
+
+    def __init__(self, folder: Path, *, about: dict[str, Any], enabled: bool = True) -> None:
+        self.folder = folder
+        self.about = about
+        self.enabled = enabled
+
+    @property
+    def exist(self) -> bool:
+        return any((self.folder / name).exists() for name in RESUMABLE)
+
+    def save_last(self, state: TrainingState) -> None:
+        """Everything that is needed to go on. Raises OSError when the disk is full; the file before stays intact."""
+        content = {
+            **self.about,
+            "model": unwrap(state.model).state_dict(),
+            "ema": None if state.ema is None else state.ema.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "position": asdict(state.position),
+        }
+        self._write("last", content, keep_previous=True)
+
+    def save_best(self, state: TrainingState, metrics: dict[str, float]) -> None:
+        """The weights that were evaluated, with their metrics."""
+        model = unwrap(state.model) if state.ema is None else state.ema.model
+        content = {
+            **self.about,
+            "model": model.state_dict(),
+            "metrics": metrics,
+            "position": asdict(state.position),
+        }
+        self._write("best", content, keep_previous=False)
+
+    def _write(self, name: str, content: dict[str, Any], *, keep_previous: bool) -> None:
+        if not self.enabled:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path, aside = self.folder / f"{name}.pt", self.folder / f"{name}.pt.tmp"
+        try:
+            _save({"format": FORMAT, **content}, aside)
+            if keep_previous and path.exists():
+                os.replace(path, self.folder / "previous.pt")
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _write_text(self.folder / f"{name}.json", json.dumps(_summary(content), indent=2))
+
+    def load_last(self) -> tuple[dict[str, Any], str | None]:
+        """The newest readable state, and what is wrong with a newer one (None: nothing).
+
+        Raises ValueError when there is none.
+        """
+        trouble = None
+        for name in RESUMABLE:
+            path = self.folder / name
+            if path.exists():
+                try:
+                    return read_checkpoint(path), trouble
+                except ValueError as error:
+                    trouble = trouble or str(error)
+        raise ValueError(trouble or f"no checkpoint to resume from in {self.folder}")
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    try:
+        with open(path, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except RuntimeError as error:  # torch's zip writer hides the OSError of a full disk
+        raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}; is the disk full?") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text + "\n")
+    os.replace(aside, path)
+
+
+def _summary(content: dict[str, Any]) -> dict[str, Any]:
+    config = content["config"]
+    return {
+        "what": "maskrcnn_train checkpoint",
+        "backbone": config["backbone"]["name"],
+        "masks": config["mask_head"]["name"] != "none",
+        "classes": content["classes"]["names"],
+        "numerics": config["numerics"]["name"],
+        "position": content["position"],
+        "metrics": content.get("metrics"),
+    }
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of ours, on the CPU.
+
+    Raises ValueError when the file is missing, damaged (each entry's checksum is verified), or not ours.
+    """
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} does not exist")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"checkpoint {path} is damaged (checksum of {damaged})")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"checkpoint {path} is damaged or not a torch file") from error
+    except Exception as error:
+        if isinstance(error, ValueError):
+            raise
+        raise ValueError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a maskrcnn_train checkpoint; to start from foreign weights use weights=file")
+    return content
+
+
+def restore(state: TrainingState, content: dict[str, Any]) -> None:
+    """Put a saved state into freshly built objects. Raises ValueError when the model differs."""
+    try:
+        unwrap(state.model).load_state_dict(content["model"])
+        state.optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the checkpoint does not fit the configured model or optimizer: {reason}") from error
+    state.scaler.load_state_dict(content["scaler"])
+    if state.ema is not None:
+        state.ema.model.load_state_dict(content["ema"] or content["model"])
+    state.position = Position(**content["position"])

@@ -1,0 +1,32 @@
+"""The exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class MovingAverage:
+    """A copy of a model whose weights follow it slowly; evaluated and saved in its place.
+
+    decay: share of the old average kept at each step; it starts low and grows to this value, so that
+    the random initial weights are forgotten ((1 + step) / (10 + step), as in the TensorFlow rule).
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages, currents = [], []
+        for average, current in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if average.dtype.is_floating_point:
+                averages.append(average)
+                currents.append(current)
+            else:
+                average.copy_(current)  # counters of batch norm
+        torch._foreach_lerp_(averages, currents, 1 - decay)

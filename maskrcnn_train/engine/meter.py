@@ -1,0 +1,51 @@
+"""Losses and rates between two log lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Meter:
+    """Sums since the last log line."""
+
+    losses: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    images: int = 0
+    data_seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, losses: dict[str, float], images: int) -> None:
+        for name, value in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value
+        self.steps += 1
+        self.images += images
+
+    def means(self, world_size: int) -> dict[str, float]:
+        """Losses, and the rates of this log interval."""
+        seconds = time.perf_counter() - self.started
+        values = {f"loss/{name.removeprefix('loss_')}": total / self.steps for name, total in self.losses.items()}
+        return values | {
+            "loss/total": sum(values.values()),
+            "time/step": seconds / self.steps,
+            "time/data": self.data_seconds / self.steps,
+            "images_per_second": self.images * world_size / seconds,
+        }
+
+    def restart(self) -> None:
+        self.losses, self.steps, self.images, self.data_seconds = {}, 0, 0, 0.0
+        self.started = time.perf_counter()
+
+    def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches; the time that the training waits for each is counted."""
+        iterator = iter(batches)
+        while True:
+            began = time.perf_counter()
+            batch = next(iterator, None)
+            self.data_seconds += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch

@@ -1,0 +1,36 @@
+"""How long a training is, and whether it is time for something."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from maskrcnn_train.config import TrainerConfig
+from maskrcnn_train.engine.state import Position
+
+
+@dataclass
+class Plan:
+    """How long a training is: in steps, and in seconds if trainer.max_minutes is set."""
+
+    steps: int
+    seconds: float | None
+
+    @classmethod
+    def of(cls, trainer: TrainerConfig, batches_per_epoch: int) -> Plan:
+        steps = trainer.epochs * math.ceil(batches_per_epoch / trainer.accumulate)
+        if trainer.max_steps is not None:
+            steps = min(steps, trainer.max_steps)
+        return cls(steps, None if trainer.max_minutes is None else trainer.max_minutes * 60)
+
+    def progress(self, position: Position) -> float:
+        """Share of the training done, 0..1."""
+        by_time = 0.0 if self.seconds is None else position.seconds / self.seconds
+        return max(position.step / self.steps, by_time)
+
+
+def is_due(every: int, unit: str, position: Position, epoch_ended: bool) -> bool:
+    """Whether an action with an interval of `every` steps or epochs comes after this step; 0: never."""
+    if every == 0:
+        return False
+    return position.step % every == 0 if unit == "step" else epoch_ended and position.epoch % every == 0

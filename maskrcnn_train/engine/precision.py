@@ -1,0 +1,79 @@
+"""The device and number formats of a run: the only module that asks what the machine can do."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto`: this rank's GPU if there is one, else the CPU. Raises ValueError for a GPU that is not there."""
+    if name == "auto":
+        name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    elif name == "cuda":
+        name = f"cuda:{local_rank}"
+    device = torch.device(name)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise ValueError(f"trainer.device={name}: torch sees {count} GPUs here; use trainer.device=auto or cpu")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto`: bf16 where the device computes in it natively, else fp32. Raises ValueError for fp16 on a CPU."""
+    if name == "auto":
+        return "bf16" if _has_bf16(device) else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise ValueError("trainer.precision=fp16 needs a GPU; on a processor use bf16, fp32 or auto")
+    return name
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Without the native instructions bf16 is emulated, and slower than fp32.
+    return any(getattr(torch.cpu, probe, bool)() for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which the model computes; fp32 leaves everything as it is."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Loss scaling, which only fp16 needs: a scaler that does nothing for the other formats."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
+    """Move a model to its device and memory layout."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
+def set_determinism(enabled: bool) -> None:
+    """trainer.deterministic: only operations with one result; raises where an operation has none."""
+    torch.use_deterministic_algorithms(enabled)
+    torch.backends.cudnn.benchmark = False
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make the random draws of a step follow from (seed, step, rank) alone, so that no state has to be saved."""
+    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory used so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

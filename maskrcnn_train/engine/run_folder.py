@@ -1,0 +1,136 @@
+"""The folder of a run: where it is, and the plain files that say what it does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import re
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskrcnn_train import __version__
+
+logger = logging.getLogger("maskrcnn_train")
+NOT_PART_OF_A_RUN = ("resume", "output_dir")  # settings that may differ between the sittings of one run
+
+
+def open_run_folder(config: Any, command: str) -> Path:
+    """Make the folder of a new run, or find the one to resume. Raises ValueError or OSError.
+
+    An existing, non-empty folder is refused unless `resume` says so.
+    """
+    resumed = find_run(config, Path("runs") / command) if getattr(config, "resume", None) else None
+    if resumed is not None:
+        return resumed
+    if config.output_dir is None:
+        folder = _unused(Path("runs") / command / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    else:
+        folder = Path(config.output_dir)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"output_dir={folder} is not empty; choose another, or continue it with resume={folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _unused(folder: Path) -> Path:
+    candidate, number = folder, 1
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}_{number}")
+    return candidate
+
+
+def find_run(config: Any, runs: Path) -> Path | None:
+    """The run that `resume` names: a path, or for `auto` the newest of the same settings (None: there is none)."""
+    if config.resume != "auto":
+        folder = run_of(Path(config.resume))
+        if not (folder / "checkpoints").is_dir():
+            raise ValueError(f"resume={config.resume} names no run: {folder / 'checkpoints'} does not exist")
+        return folder
+    if config.output_dir is not None:
+        folder = Path(config.output_dir)
+        return folder if (folder / "checkpoints").is_dir() else None
+    wanted = _comparable(asdict(config))
+    for path in sorted(runs.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if (path.parent / "checkpoints").is_dir() and _comparable(yaml.safe_load(path.read_text())) == wanted:
+            return path.parent
+    return None
+
+
+def run_of(path: Path) -> Path:
+    """The run's folder that holds a checkpoint; a folder is taken as it is."""
+    return path.parent.parent if path.suffix == ".pt" else path
+
+
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in NOT_PART_OF_A_RUN}
+
+
+def describe_run(folder: Path, config: Any, defaults: Any, classes: dict[str, Any], *, enabled: bool = True) -> None:
+    """Write config.yaml, overrides.yaml, classes.json and environment.json. enabled: false on all ranks but one."""
+    if not enabled:
+        return
+    plain = asdict(config)
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides_of(config, defaults)))
+    (folder / "classes.json").write_text(json.dumps(classes, indent=2) + "\n")
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions that a result depends on."""
+    return {
+        "command": " ".join(sys.orig_argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "maskrcnn_train": __version__,
+        **{name: version(name) for name in ("torch", "torchvision", "numpy")},
+    }
+
+
+def overrides_of(config: Any, defaults: Any) -> list[str]:
+    """What differs from the defaults, as overrides that rebuild the configuration: ["backbone.name=resnet18", ...]."""
+    given, usual = _flat(asdict(config)), _flat(asdict(defaults))
+    skipped = NOT_PART_OF_A_RUN
+    return [f"{key}={_text(value)}" for key, value in given.items() if value != usual.get(key) and key not in skipped]
+
+
+def saved_overrides(path: Path) -> list[str]:
+    """The overrides of a run, from its overrides.yaml. Raises ValueError when the file holds anything else."""
+    overrides = yaml.safe_load(path.read_text())
+    if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
+        raise ValueError(f"{path} is not a list of overrides; restore it, or give the settings again without resume")
+    return overrides
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and not key.endswith("class_map"):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _text(value: Any) -> str:
+    """A value in Hydra's override grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(_text(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_text(key)}:{_text(item)}" for key, item in value.items()) + "}"
+    text = str(value)
+    return text if re.fullmatch(r"[\w./+-]+", text) else json.dumps(text, ensure_ascii=False)

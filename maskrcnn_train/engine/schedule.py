@@ -1,0 +1,33 @@
+"""The learning rate over a training, as a pure function: nothing to save, nothing to resume."""
+
+from __future__ import annotations
+
+import math
+
+from maskrcnn_train.config import ScheduleConfig
+
+LONGEST_WARMUP = 0.1  # share of the training
+
+
+def lr_factor(section: ScheduleConfig, *, step: int, progress: float) -> float:
+    """What the base learning rate is multiplied by.
+
+    step: optimizer steps done. progress: share of the training done, 0..1, by steps or by time, so that a
+    schedule fits a budget in minutes as well.
+    """
+    return _warmup(section, step, progress) * _decay(section, progress)
+
+
+def _warmup(section: ScheduleConfig, step: int, progress: float) -> float:
+    if section.warmup_steps == 0:
+        return 1.0
+    done = min(1.0, max((step + 1) / section.warmup_steps, progress / LONGEST_WARMUP))
+    return section.warmup_factor + (1 - section.warmup_factor) * done
+
+
+def _decay(section: ScheduleConfig, progress: float) -> float:
+    if section.name == "constant":
+        return 1.0
+    if section.name == "multistep":
+        return section.gamma ** sum(progress >= milestone for milestone in section.milestones)
+    return section.final_factor + (1 - section.final_factor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2

@@ -1,0 +1,63 @@
+"""What a training is made of: all that must be saved to go on, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.engine import distributed, precision
+from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.engine.ema import MovingAverage
+from maskrcnn_train.engine.optimizer import build_optimizer, images_per_step
+
+
+@dataclass
+class Position:
+    """How far a training has come. Plain numbers: saved as they are.
+
+    Random draws follow from (seed, step, rank) and the data order from (seed, epoch), so no generator is saved.
+    """
+
+    step: int = 0  # optimizer steps done
+    epoch: int = 0  # full passes over the training images done
+    batch: int = 0  # batches of the current pass done, on this device
+    seconds: float = 0.0  # time spent, over all sittings
+    best: float = -1.0  # best main metric so far
+    best_step: int = 0
+    stale_evaluations: int = 0  # evaluations since the best one
+
+    def advance(self, batches: int, batches_per_epoch: int) -> bool:
+        """Count one optimizer step over `batches` batches; returns whether it ended a pass over the data."""
+        self.step += 1
+        self.batch += batches
+        if self.batch < batches_per_epoch:
+            return False
+        self.epoch, self.batch = self.epoch + 1, 0
+        return True
+
+
+@dataclass
+class TrainingState:
+    """Model, optimizer and position; `ema` when trainer.ema is on; `scaler` does something for fp16 only."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: MovingAverage | None
+    position: Position
+
+
+def build_state(config: TrainConfig, model: nn.Module, world: World) -> TrainingState:
+    """The state of a training that has not begun, around a model that is on its device."""
+    device = next(model.parameters()).device
+    precision_name = precision.resolve_precision(config.trainer.precision, device)
+    return TrainingState(
+        model=distributed.wrap(model, world, device),
+        optimizer=build_optimizer(config.optimizer, model, images_per_step=images_per_step(config.trainer, world.size)),
+        scaler=precision.grad_scaler(precision_name, device),
+        ema=MovingAverage(model, decay=config.trainer.ema) if config.trainer.ema > 0 else None,
+        position=Position(),
+    )

@@ -1,0 +1,149 @@
+"""Predicted masks to COCO run-length codes, without ever making a full-size mask.
+
+COCO's code counts runs down the columns of the whole image, so outside a mask's own box there is
+nothing to look at: the runs follow from the box's pixels and from where the box stands.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+Array = npt.NDArray[Any]
+RLE = dict[str, Any]
+
+
+def masks_to_rle(
+    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], *, threshold: float, rule: str
+) -> list[RLE]:
+    """Predicted masks of one image as COCO RLE dicts, equal to encoding the pasted full-size masks.
+
+    probabilities: float [N, 1, M, M], inside each box. boxes: float [N, 4], x1 y1 x2 y2, pixels of the
+    image of `size` (height, width). A pixel is set where the probability exceeds `threshold`;
+    `rule` is `numerics.mask_paste`, how a box is placed on the pixel grid.
+    """
+    from maskrcnn_train.model.outputs import paste_masks
+
+    pasted = paste_masks(probabilities.float(), boxes.float(), size, threshold=threshold, rule=rule)
+    runs = [crop_runs(_as_bitmap(crop.bitmap), crop.x0, crop.y0, size) for crop in pasted]
+    return compress_runs(runs, size)
+
+
+def encode_crop(bitmap: Array, x0: int, y0: int, size: tuple[int, int]) -> RLE:
+    """The COCO RLE of a full-size mask that is zero outside one crop.
+
+    bitmap: uint8 or bool [h, w], its top left pixel at column `x0`, row `y0` of an image of `size` (height, width).
+
+    >>> encode_crop(np.ones((2, 3), np.uint8), x0=1, y0=0, size=(2, 5))
+    {'size': [2, 5], 'counts': '262'}
+    """
+    return compress_runs([crop_runs(bitmap, x0, y0, size)], size)[0]
+
+
+def crop_runs(bitmap: Array, x0: int, y0: int, size: tuple[int, int]) -> Array:
+    """Run lengths of the full-size mask in column order, zeros first: uint32 [R], adding up to height * width."""
+    height, width = size
+    crop_height, crop_width = bitmap.shape
+    if x0 < 0 or y0 < 0 or x0 + crop_width > width or y0 + crop_height > height:
+        raise ValueError(
+            f"crop {crop_height} x {crop_width} at row {y0}, column {x0} leaves the image {height} x {width}"
+        )
+    # One zero below each column ends every run inside its column; a zero in front makes the first edge a start.
+    columns = np.zeros(crop_width * (crop_height + 1) + 1, np.uint8)
+    columns[1:].reshape(crop_width, crop_height + 1)[:, :crop_height] = bitmap.T
+    edges = np.flatnonzero(columns[1:] != columns[:-1])
+    column, row = np.divmod(edges, crop_height + 1)
+    edges = (column + x0) * height + row + y0
+    if crop_height == height:
+        edges = _join_touching_runs(edges)
+    runs = np.diff(edges, prepend=0, append=height * width)
+    return (runs if runs[-1] or len(runs) == 1 else runs[:-1]).astype(np.uint32)
+
+
+def _join_touching_runs(edges: Array) -> Array:
+    """Drop the edges where a run reaches the image's bottom and the next begins at the next column's top."""
+    if len(edges) < 4:
+        return edges
+    touching = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1
+    return np.delete(edges, np.concatenate([touching, touching + 1]))
+
+
+def compress_runs(runs: Sequence[Array], size: tuple[int, int]) -> list[RLE]:
+    """COCO's compressed RLE dicts of the run lengths of masks of one `size` (height, width)."""
+    if not runs:
+        return []
+    plain = [{"size": list(size), "counts": run} for run in runs]
+    codes = coco_mask.frPyObjects(plain, *size)
+    return [{"size": list(size), "counts": code["counts"].decode("ascii")} for code in codes]
+
+
+def decode_crop(code: RLE) -> tuple[int, int, Array]:
+    """A mask cut to its own box: x0, y0, bitmap uint8 [h, w]; the counts may be a list. Pixels of the image."""
+    if isinstance(code["counts"], list):
+        code = coco_mask.frPyObjects(code, *code["size"])
+    x0, y0, width, height = (int(value) for value in coco_mask.toBbox(code))
+    with warnings.catch_warnings():
+        # pycocotools 2.0.11 on numpy 2: its array has the signature of numpy 1
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        full = coco_mask.decode(code)
+    return x0, y0, full[y0 : y0 + height, x0 : x0 + width]
+
+
+def find_bad_counts(counts: Sequence[str], pixels: Sequence[int]) -> int | None:
+    """Index of the first compressed code that doesn't describe exactly its number of pixels, or None.
+
+    pycocotools decodes such codes silently, or never returns. All codes are read at once, without a loop.
+    The code is a variable-length one, 5 bits a character, each run from the fourth on being the
+    difference to the run two before (rleToString in cocoapi's maskApi.c).
+    """
+    if not counts:
+        return None
+    try:
+        text = np.frombuffer("".join(counts).encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        return next(index for index, code in enumerate(counts) if not code.isascii())
+    lengths = np.array([len(code) for code in counts])
+    owner = np.repeat(np.arange(len(counts)), lengths)
+    bad = np.asarray(_decoded_totals(text, owner, len(counts)) != np.asarray(pixels))
+    bad[owner[(text < 0) | (text > 63)]] = True
+    last = text[np.cumsum(lengths)[lengths > 0] - 1]
+    bad[np.flatnonzero(lengths > 0)[(last & 32) > 0]] = True  # ends in the middle of a number
+    return int(bad.argmax()) if bad.any() else None
+
+
+def _decoded_totals(text: Array, owner: Array, num_codes: int) -> Array:
+    """Sum of each code's run lengths: int64 [num_codes]. text: values of the characters; owner: whose they are."""
+    if not len(text):
+        return np.zeros(num_codes, np.int64)
+    ends = (text & 32) == 0
+    ends[np.flatnonzero(np.diff(owner, append=num_codes))] = True
+    number = np.cumsum(ends) - ends
+    starts = np.flatnonzero(np.diff(number, prepend=-1))
+    place = np.arange(len(text)) - starts[number]
+    shifts = np.minimum(5 * place, 55)
+    values = np.add.reduceat((text & 31) << shifts, starts)
+    negative = (text[ends] & 16) > 0
+    values -= np.where(negative, np.int64(1) << np.minimum(shifts[ends] + 5, 60), 0)
+    return _undo_differences(values, owner[ends], num_codes)
+
+
+def _undo_differences(values: Array, owner: Array, num_codes: int) -> Array:
+    """A difference counts once for itself and once for every later run of its parity."""
+    runs = np.bincount(owner, minlength=num_codes)
+    first = np.cumsum(runs) - runs
+    position = np.arange(len(values)) - first[owner]
+    weights = np.where(position == 0, 1, (runs[owner] - 1 - position) // 2 + 1)
+    totals = np.zeros(num_codes, np.int64)
+    totals[runs > 0] = np.add.reduceat(values * weights, first[runs > 0])
+    return totals
+
+
+def _as_bitmap(bitmap: Array | Tensor) -> Array:
+    return bitmap.numpy() if isinstance(bitmap, torch.Tensor) else bitmap

@@ -1,0 +1,47 @@
+"""Anchors: the boxes that the RPN scores and moves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FIXED_STRIDES = (4, 8, 16, 32, 64)
+
+
+def cell_anchors(size: float, aspect_ratios: list[float], rounding: bool) -> Tensor:
+    """Anchors [R, 4] around the origin: area size^2, one for each ratio height / width.
+
+    `rounding` to whole corners is torchvision's rule: 32 px, ratio 0.5 gives 46 x 22, not 45.25 x 22.63.
+    """
+    root = torch.tensor(aspect_ratios, dtype=torch.float32).sqrt()
+    widths, heights = 1 / root * size, root * size
+    anchors = torch.stack((-widths, -heights, widths, heights), dim=1) / 2
+    return anchors.round() if rounding else anchors
+
+
+class AnchorGrid:
+    """Anchors of every place of every level, in the order of the RPN's predictions: level, row, column, ratio.
+
+    sizes: one for each level, network pixels. strides: `inferred` (padded image size // grid size: torchvision;
+    on P6 this may be 61 instead of 64) or `fixed` (4, 8, 16, 32, 64: Detectron2).
+    """
+
+    def __init__(self, *, sizes: list[float], aspect_ratios: list[float], rounding: bool, strides: str) -> None:
+        self.cells = [cell_anchors(size, aspect_ratios, rounding) for size in sizes]
+        self.num_per_place = len(aspect_ratios)
+        self.fixed = strides == "fixed"
+
+    def __call__(self, image_size: tuple[int, int], grids: list[tuple[int, int]], device: torch.device) -> Tensor:
+        """Anchors [A, 4] for a padded image of (height, width) and feature maps of `grids` (height, width)."""
+        levels = []
+        for level, (cells, grid) in enumerate(zip(self.cells, grids, strict=True)):
+            if self.fixed:
+                stride_y = stride_x = FIXED_STRIDES[level]
+            else:
+                stride_y, stride_x = image_size[0] // grid[0], image_size[1] // grid[1]
+            ys = torch.arange(grid[0], dtype=torch.float32, device=device) * stride_y
+            xs = torch.arange(grid[1], dtype=torch.float32, device=device) * stride_x
+            y, x = torch.meshgrid(ys, xs, indexing="ij")
+            shifts = torch.stack((x, y, x, y), dim=-1)
+            levels.append((shifts[:, :, None] + cells.to(device)).reshape(-1, 4))
+        return torch.cat(levels)

@@ -1,0 +1,74 @@
+"""The backbone: a ResNet and a feature pyramid on it, P2..P6."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from maskrcnn_train.config import BackboneConfig
+from maskrcnn_train.model.norms import norm_layer
+
+STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))  # from the top
+
+
+class Backbone(nn.Module):
+    """ResNet + FPN. Parameters: `body.conv1 ... layer4`, `fpn.inner_blocks`, `fpn.layer_blocks`.
+
+    body: a torchvision ResNet. trainable_stages: counted from the top, 5 = all. Nothing in the other stages
+    changes: no gradient, and a batch norm there keeps its statistics (torchvision lets them drift).
+    """
+
+    def __init__(self, *, body: resnet.ResNet, channels: int, fpn_norm: str, norm_eps: float, trainable_stages: int):
+        super().__init__()
+        layers = {f"layer{stage}": str(stage - 1) for stage in range(1, 5)}
+        widths = [body.inplanes // 8 * 2**stage for stage in range(4)]
+        pyramid = BackboneWithFPN(
+            body, layers, widths, channels, extra_blocks=LastLevelMaxPool(), norm_layer=norm_layer(fpn_norm, norm_eps)
+        )
+        self.body, self.fpn = pyramid.body, pyramid.fpn
+        self.channels = channels
+        self.frozen_stages = [name for stage in STAGES[trainable_stages:] for name in stage]
+        for name in self.frozen_stages:
+            self.body[name].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        for name in self.frozen_stages:
+            self.body[name].eval()
+        return self
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Five maps [N, channels, H / s, W / s] for s = 4, 8, 16, 32, 64 of pixels [N, 3, H, W]."""
+        return list(self.fpn(self.body(pixels)).values())
+
+
+def build_backbone(section: BackboneConfig, *, stride_in: str, pretrained: bool) -> Backbone:
+    """The backbone that the section describes, with random weights; `pretrained` resolves its `auto`s."""
+    norm = section.norm
+    if norm == "auto":
+        norm = "frozen" if pretrained else "batch"
+    stages = section.trainable_stages
+    if stages == "auto":
+        stages = 3 if pretrained else 5
+    body = getattr(resnet, section.name)(weights=None, norm_layer=norm_layer(norm, section.norm_eps))
+    if stride_in == "1x1":
+        stride_in_first_conv(body)
+    return Backbone(
+        body=body,
+        channels=section.fpn_channels,
+        fpn_norm=section.fpn_norm,
+        norm_eps=section.norm_eps,
+        trainable_stages=int(stages),
+    )
+
+
+def stride_in_first_conv(body: resnet.ResNet) -> None:
+    """Move each bottleneck's stride from its 3x3 to its first 1x1 conv, as MSRA's (Detectron2's) ResNets have it.
+
+    The tensors keep their shapes, so weights of the other placement load without an error and work badly.
+    """
+    for module in body.modules():
+        if isinstance(module, resnet.Bottleneck):
+            module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride

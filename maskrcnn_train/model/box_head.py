@@ -1,0 +1,50 @@
+"""The ROI box head: from pooled features to a class and a box."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+
+from maskrcnn_train.config import ROIHeadConfig
+from maskrcnn_train.model.norms import norm_layer
+
+
+class FCHead(nn.Module):
+    """FC layers with ReLU, named `fc6`, `fc7`, ... as the head of torchvision's first Mask R-CNN."""
+
+    def __init__(self, *, in_features: int, widths: list[int]) -> None:
+        super().__init__()
+        for index, width in enumerate(widths):
+            self.add_module(f"fc{6 + index}", nn.Linear(in_features, width))
+            in_features = width
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """[K, C, P, P] -> [K, width]."""
+        hidden = pooled.flatten(1)
+        for layer in self.children():
+            hidden = F.relu(layer(hidden))
+        return hidden
+
+
+def build_box_head(
+    section: ROIHeadConfig, *, in_channels: int, resolution: int, num_classes: int
+) -> tuple[nn.Module, nn.Module]:
+    """Head and predictor: [K, in_channels, P, P] -> [K, features] -> logits [K, classes], deltas [K, 4 * classes].
+
+    With convs the layout, and so the names, are those of torchvision's FastRCNNConvFCHead (`0.0` .. then FCs).
+    """
+    fcs = [section.fc_dim] * section.num_fcs
+    head: nn.Module
+    if section.num_convs == 0:
+        head = FCHead(in_features=in_channels * resolution**2, widths=fcs)
+    else:
+        convs = [section.conv_dim] * section.num_convs
+        head = cast(
+            nn.Module,
+            FastRCNNConvFCHead((in_channels, resolution, resolution), convs, fcs, norm_layer(section.norm)),
+        )
+    features = section.fc_dim if fcs else section.conv_dim * resolution**2
+    return head, FastRCNNPredictor(features, num_classes)

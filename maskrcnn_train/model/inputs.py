@@ -1,0 +1,124 @@
+"""Inputs: from a batch of images, or torchvision's list of images, to the padded tensor of the network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
+from maskrcnn_train.model.boxes import resize_boxes
+
+DIVISOR = 32  # the backbone halves five times
+
+
+@dataclass
+class NetworkInput:
+    """pixels: float32 [N, 3, H, W], normalised, zero where padded; sizes: (height, width) without padding, network
+    pixels; original_sizes: (height, width), image pixels."""
+
+    pixels: Tensor
+    sizes: list[tuple[int, int]]
+    original_sizes: list[tuple[int, int]]
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        return int(self.pixels.shape[2]), int(self.pixels.shape[3])
+
+
+def normalize_batch(batch: ImageBatch, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> NetworkInput:
+    """mean, std: [3, 1, 1] of pixels in 0..1. Padding is zero after normalising, as the networks were trained."""
+    pixels = batch.pixels.to(torch.float32, memory_format=memory_format, copy=True)
+    pixels.mul_(1 / (255 * std)).sub_(mean / std)
+    for image, (height, width) in zip(pixels, batch.sizes, strict=True):
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    return NetworkInput(pixels, batch.sizes, batch.original_sizes)
+
+
+def resize_list(
+    images: list[Tensor], mean: Tensor, std: Tensor, min_size: int, max_size: int, memory_format: torch.memory_format
+) -> NetworkInput:
+    """Images float [3, h, w] in 0..1 normalised, resized and padded as torchvision's detection models do."""
+    resized = []
+    for image in images:
+        if image.dim() != 3 or not image.is_floating_point():
+            raise ValueError(
+                f"images in a list must be float [3, height, width] in 0..1, got {image.dtype} {tuple(image.shape)}; "
+                "divide uint8 images by 255, or pass an ImageBatch"
+            )
+        factor = min(min_size / min(image.shape[1:]), max_size / max(image.shape[1:]))
+        normal = ((image.float() - mean) / std)[None]
+        resized.append(
+            F.interpolate(
+                normal, scale_factor=factor, mode="bilinear", recompute_scale_factor=True, align_corners=False
+            )[0]
+        )
+    height = math.ceil(max(image.shape[1] for image in resized) / DIVISOR) * DIVISOR
+    width = math.ceil(max(image.shape[2] for image in resized) / DIVISOR) * DIVISOR
+    pixels = resized[0].new_zeros((len(resized), 3, height, width)).contiguous(memory_format=memory_format)
+    for padded, image in zip(pixels, resized, strict=True):
+        padded[:, : image.shape[1], : image.shape[2]] = image
+    sizes = [(int(image.shape[1]), int(image.shape[2])) for image in resized]
+    originals = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+    return NetworkInput(pixels, sizes, originals)
+
+
+def resize_targets(targets: list[Target], inputs: NetworkInput) -> list[Target]:
+    """Boxes and masks of original images in network pixels; masks by the nearest pixel, as torchvision."""
+    resized: list[Target] = []
+    for target, size, original in zip(targets, inputs.sizes, inputs.original_sizes, strict=True):
+        moved = target.copy()
+        moved["boxes"] = resize_boxes(target["boxes"].float(), original, size)
+        masks = target.get("masks")
+        if masks is not None and size != original:
+            dense = masks.dense().to(target["boxes"].device) if isinstance(masks, MaskCrops) else masks
+            moved["masks"] = F.interpolate(dense[:, None].float(), size=size)[:, 0].to(torch.uint8)
+        resized.append(moved)
+    return resized
+
+
+def checked_targets(targets: list[Target], num_images: int, num_classes: int, with_masks: bool) -> list[Target]:
+    """Targets with float32 boxes; raises ValueError for the first that cannot train, naming its image_id."""
+    if len(targets) != num_images:
+        raise ValueError(f"{num_images} images came with {len(targets)} targets; give one target for each image")
+    checked: list[Target] = []
+    for index, target in enumerate(targets):
+        name = f"image_id {target['image_id']}" if "image_id" in target else f"image {index} of the batch"
+        _check_counts(target, name, with_masks)
+        clean = target.copy()
+        clean["boxes"] = target["boxes"].float().reshape(-1, 4)
+        clean["labels"] = target["labels"].long()
+        _check_values(clean, name, num_classes)
+        checked.append(clean)
+    return checked
+
+
+def _check_counts(target: Target, name: str, with_masks: bool) -> None:
+    count, masks = len(target["boxes"]), target.get("masks")
+    if len(target["labels"]) != count:
+        raise ValueError(f"{name} has {count} boxes and {len(target['labels'])} labels; give one label a box")
+    if with_masks and count and masks is None:
+        raise ValueError(f"{name} has boxes but no masks; add masks, or train without them: mask_head=none")
+    if with_masks and masks is not None and len(masks) != count:
+        raise ValueError(f"{name} has {count} boxes and {len(masks)} masks; give one mask a box")
+
+
+def _check_values(target: Target, name: str, num_classes: int) -> None:
+    boxes, labels = target["boxes"], target["labels"]
+    wrong = ~torch.isfinite(boxes).all(dim=1) | (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
+    outside = (labels < 1) | (labels >= num_classes)
+    if not bool((wrong | outside).any()):
+        return
+    index = int(torch.where(wrong | outside)[0][0])
+    if bool(wrong[index]):
+        raise ValueError(
+            f"{name}: box {index} is {boxes[index].tolist()}; boxes are x1, y1, x2, y2 with x1 < x2 and y1 < y2, "
+            "all finite. Drop it or correct it"
+        )
+    raise ValueError(
+        f"{name}: label {int(labels[index])} of box {index} is not among 1..{num_classes - 1}; 0 is the background"
+    )

@@ -1,0 +1,169 @@
+"""Mask R-CNN: backbone, region proposal network, ROI heads."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_train.batch import ImageBatch, Target
+from maskrcnn_train.config import (
+    BackboneConfig,
+    DataConfig,
+    MaskHeadConfig,
+    NumericsConfig,
+    PoolerConfig,
+    ROIHeadConfig,
+    RPNConfig,
+    WeightsConfig,
+)
+from maskrcnn_train.model.backbone import Backbone, build_backbone
+from maskrcnn_train.model.boxes import resize_boxes
+from maskrcnn_train.model.inputs import NetworkInput, checked_targets, normalize_batch, resize_list, resize_targets
+from maskrcnn_train.model.outputs import ImageDetections
+from maskrcnn_train.model.proposals import Proposals
+from maskrcnn_train.model.roi_heads import ROIHeads, build_roi_heads
+from maskrcnn_train.model.rpn import RegionProposalNetwork, build_rpn
+
+
+class MaskRCNN(nn.Module):
+    """Mask R-CNN with torchvision's calling convention and parameter names.
+
+    backbone, rpn, roi_heads: the three parts. num_classes: with background. pixel_mean, pixel_std: R G B of an image
+    in 0..1. min_size, max_size: sides that a list of images is resized to; an ImageBatch is resized already.
+
+    The stages can be called one by one: `prepare` -> `features` -> `proposals` -> `detections`.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        rpn: RegionProposalNetwork,
+        roi_heads: ROIHeads,
+        num_classes: int,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        min_size: int,
+        max_size: int,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+        self.num_classes = num_classes
+        self.min_size, self.max_size = min_size, max_size
+        # not in the state dict: torchvision's has none
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], persistent=False)
+
+    def forward(self, images: ImageBatch | list[Tensor], targets: list[Target] | None = None) -> Any:
+        """Losses in training, detections in evaluation.
+
+        images: an ImageBatch, or a list of float [3, h, w] in 0..1. targets: boxes and masks in network pixels for an
+        ImageBatch, in image pixels for a list. Returns a dict of five losses (four without a mask head), or for each
+        image a dict of boxes [N, 4] in image pixels, labels [N], scores [N], masks [N, 1, M, M] inside each box.
+        """
+        if self.training:
+            if targets is None:
+                raise ValueError("the model is in training mode and needs targets; call model.eval() to detect")
+            return self.losses(images, targets)
+        return self.detect(images)
+
+    def losses(self, images: ImageBatch | list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """The losses, in evaluation mode too: there with the test budgets, as a validation loss."""
+        inputs = self.prepare(images)
+        targets = checked_targets(targets, len(inputs.sizes), self.num_classes, self.roi_heads.has_masks)
+        if not isinstance(images, ImageBatch):
+            targets = resize_targets(targets, inputs)
+        features = self.features(inputs)
+        predictions = self.rpn.predict(features, inputs.padded_size)
+        proposals = [each.boxes for each in self.rpn.propose(predictions, inputs.sizes)]
+        # the order of these two is torchvision's: both draw random samples
+        losses = self.rpn.losses(predictions, targets)
+        return losses | self.roi_heads.losses(features, proposals, targets)
+
+    def detect(self, images: ImageBatch | list[Tensor]) -> list[dict[str, Tensor]]:
+        """Detections of each image, boxes in image pixels."""
+        inputs = self.prepare(images)
+        features = self.features(inputs)
+        found = self.detections(features, self.proposals(features, inputs), inputs)
+        return [
+            _to_dict(each, size, original)
+            for each, size, original in zip(found, inputs.sizes, inputs.original_sizes, strict=True)
+        ]
+
+    def prepare(self, images: ImageBatch | list[Tensor]) -> NetworkInput:
+        """Normalised, padded pixels, in the memory format of the model's own weights."""
+        channels_last = not self.backbone.body["conv1"].weight.is_contiguous()
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        if isinstance(images, ImageBatch):
+            return normalize_batch(images, self.pixel_mean, self.pixel_std, memory_format)
+        return resize_list(list(images), self.pixel_mean, self.pixel_std, self.min_size, self.max_size, memory_format)
+
+    def features(self, inputs: NetworkInput) -> list[Tensor]:
+        """Maps of P2..P6: [N, channels, H / s, W / s], s = 4, 8, 16, 32, 64."""
+        maps: list[Tensor] = self.backbone(inputs.pixels)
+        return maps
+
+    def proposals(self, features: list[Tensor], inputs: NetworkInput) -> list[Proposals]:
+        """Proposals of each image, network pixels."""
+        return self.rpn.propose(self.rpn.predict(features, inputs.padded_size), inputs.sizes)
+
+    def detections(
+        self, features: list[Tensor], proposals: list[Proposals], inputs: NetworkInput
+    ) -> list[ImageDetections]:
+        """Detections of each image, network pixels."""
+        return self.roi_heads.detect(features, [each.boxes for each in proposals], inputs.sizes)
+
+
+def _to_dict(found: ImageDetections, size: tuple[int, int], original: tuple[int, int]) -> dict[str, Tensor]:
+    boxes = resize_boxes(found.boxes, size, original)
+    result = {"boxes": boxes, "labels": found.labels, "scores": found.scores}
+    if found.masks is not None:
+        result["masks"] = found.masks
+    return result
+
+
+class ModelConfig(Protocol):
+    """Any config with the model's sections, as TrainConfig."""
+
+    backbone: BackboneConfig
+    weights: WeightsConfig
+    rpn: RPNConfig
+    roi_head: ROIHeadConfig
+    pooler: PoolerConfig
+    mask_head: MaskHeadConfig
+    numerics: NumericsConfig
+    data: DataConfig
+
+
+def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
+    """The model that the config describes, with random weights; num_classes with background.
+
+    >>> from maskrcnn_train import build_model, load_config
+    >>> model = build_model(load_config(["backbone=resnet18"]), num_classes=4)
+    """
+    numerics = config.numerics
+    backbone = build_backbone(config.backbone, stride_in=numerics.stride_in, pretrained=config.weights.source != "none")
+    return MaskRCNN(
+        backbone=backbone,
+        rpn=build_rpn(config.rpn, numerics, in_channels=backbone.channels),
+        roi_heads=build_roi_heads(
+            config.roi_head,
+            config.pooler,
+            config.mask_head,
+            numerics,
+            in_channels=backbone.channels,
+            num_classes=num_classes,
+        ),
+        num_classes=num_classes,
+        pixel_mean=numerics.pixel_mean,
+        pixel_std=numerics.pixel_std,
+        min_size=config.data.min_size,
+        max_size=config.data.max_size,
+    )

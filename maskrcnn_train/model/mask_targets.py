@@ -1,0 +1,85 @@
+"""Mask targets: what an object's mask looks like inside a proposal, M x M, without full-size masks.
+
+RoIAlign of one mask is separable: target = rows [M, h] @ crop [h, w] @ columns [w, M], where rows and columns
+hold the operator's bilinear weights. Outside its crop a mask is zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maskrcnn_train.batch import MaskCrops
+from maskrcnn_train.model.roi_align import bilinear_taps
+
+
+def crops_from_dense(masks: Tensor) -> MaskCrops:
+    """Compact masks of dense ones [N, H, W] (any dtype, not zero = object)."""
+    filled = masks != 0
+    boxes, pixels, offsets = [], [], [0]
+    for mask in filled:
+        ys, xs = torch.where(mask.any(dim=1))[0], torch.where(mask.any(dim=0))[0]
+        box = [0, 0, 0, 0] if len(ys) == 0 else [int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1]
+        boxes.append(box)
+        pixels.append(mask[box[1] : box[3], box[0] : box[2]].reshape(-1).to(torch.uint8))
+        offsets.append(offsets[-1] + len(pixels[-1]))
+    device = masks.device
+    return MaskCrops(
+        pixels=torch.cat(pixels) if pixels else torch.zeros(0, dtype=torch.uint8, device=device),
+        boxes=torch.tensor(boxes, dtype=torch.int64, device=device).reshape(-1, 4),
+        offsets=torch.tensor(offsets, dtype=torch.int64, device=device),
+        size=(int(masks.shape[1]), int(masks.shape[2])),
+    )
+
+
+@torch.no_grad()
+def mask_targets(masks: MaskCrops, boxes: Tensor, matches: Tensor, resolution: int, *, rule: str) -> Tensor:
+    """Targets float32 [K, M, M] of boxes [K, 4], network pixels, each for mask matches[k].
+
+    rule: `soft`, the share that RoIAlign gives (torchvision); `binary`, shifted by half a pixel and cut at one
+    half (Detectron2). Both sample once a pixel, as the operators do.
+    """
+    boxes = boxes.float()
+    aligned = rule == "binary"
+    height, width = masks.size
+    row_taps = adaptive_taps(boxes[:, 1], boxes[:, 3], height, resolution, aligned)
+    column_taps = adaptive_taps(boxes[:, 0], boxes[:, 2], width, resolution, aligned)
+    targets = boxes.new_zeros(len(boxes), resolution, resolution)
+    places = matches.cpu()
+    crop_boxes, offsets = masks.boxes.tolist(), masks.offsets.tolist()
+    with torch.autocast(boxes.device.type, enabled=False):
+        for index in places.unique().tolist():
+            x0, y0, x1, y1 = crop_boxes[index]
+            place = torch.where(places == index)[0].to(boxes.device)
+            crop = masks.pixels[offsets[index] : offsets[index + 1]].view(y1 - y0, x1 - x0).float()
+            rows = _dense_weights(row_taps, place, y0, y1)
+            columns = _dense_weights(column_taps, place, x0, x1)
+            targets[place] = rows @ crop @ columns.transpose(1, 2)
+    return (targets >= 0.5).float() if aligned else targets
+
+
+def adaptive_taps(low: Tensor, high: Tensor, length: int, bins: int, aligned: bool) -> tuple[Tensor, Tensor]:
+    """Pixels and weights of each bin with one sample a pixel: int64 and float32 [K, bins, 2 * S].
+
+    S is the largest number of samples; boxes with fewer carry zero weights at the end.
+    """
+    low, extent = (low - 0.5, (high - 0.5) - (low - 0.5)) if aligned else (low, (high - low).clamp(min=1.0))
+    step = extent / bins
+    samples = step.ceil()
+    most = int(samples.max()) if len(samples) else 0
+    step, samples = step[:, None, None], samples[:, None, None]
+    bin_index = torch.arange(bins, dtype=low.dtype, device=low.device)[:, None]
+    sample = torch.arange(most, dtype=low.dtype, device=low.device)
+    positions = low[:, None, None] + bin_index * step + (sample + 0.5) * step / samples.clamp(min=1)
+    weight = (sample < samples) / samples.clamp(min=1)
+    return bilinear_taps(positions, torch.tensor(length, device=low.device), weight)
+
+
+def _dense_weights(taps: tuple[Tensor, Tensor], place: Tensor, start: int, end: int) -> Tensor:
+    """Weights [k, M, end - start] of the pixels start..end-1 for the boxes at `place`."""
+    pixels, weights = taps[0][place] - start, taps[1][place]
+    inside = (pixels >= 0) & (pixels < end - start)
+    dense = weights.new_zeros(*pixels.shape[:2], end - start)
+    if end > start:
+        dense.scatter_add_(2, pixels.clamp(0, end - start - 1), weights * inside)
+    return dense

@@ -1,0 +1,114 @@
+"""Proposal selection: from scored anchors to the few boxes that the ROI heads see.
+
+Each stage is a function of its own, so that an analysis can look between them:
+`top_candidates` -> `suppress_overlaps` -> `keep_per_image` or `keep_per_batch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from maskrcnn_train.model.boxes import BoxCoder, not_small
+
+ANCHOR_CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
+
+
+@dataclass
+class Proposals:
+    """Proposals of one image. boxes: float32 [P, 4], network pixels; scores: [P], objectness 0..1;
+    levels: int64 [P], 0 for P2."""
+
+    boxes: Tensor
+    scores: Tensor
+    levels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Tensor | slice) -> Proposals:
+        return Proposals(self.boxes[index], self.scores[index], self.levels[index])
+
+
+@dataclass(frozen=True)
+class ProposalBudget:
+    """How many proposals survive. pre_nms: per image and level; post_nms: over all levels, per image, or for
+    all images of the batch together with `share_in_batch`; min_size: network pixels."""
+
+    pre_nms: int
+    post_nms: int
+    nms_threshold: float
+    min_size: float
+    share_in_batch: bool = False
+
+
+@torch.no_grad()
+def select_proposals(
+    objectness: Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
+    level_sizes: list[int],
+    image_sizes: list[tuple[int, int]],
+    budget: ProposalBudget,
+) -> list[Proposals]:
+    """All stages for a batch: objectness [N, A] (logits), deltas [N, A, 4], anchors [A, 4], anchors per level."""
+    kept = []
+    candidates = top_candidates(objectness, deltas, anchors, level_sizes, budget.pre_nms)
+    for candidate, image_size in zip(candidates, image_sizes, strict=True):
+        visible = clip_and_filter(candidate, image_size, budget.min_size)
+        kept.append(suppress_overlaps(visible, budget.nms_threshold))
+    keep = keep_per_batch if budget.share_in_batch else keep_per_image
+    return keep(kept, budget.post_nms)
+
+
+def top_candidates(
+    objectness: Tensor, deltas: Tensor, anchors: Tensor, level_sizes: list[int], count: int
+) -> list[Proposals]:
+    """The `count` highest of each level of each image, decoded; only these are decoded."""
+    indices, levels, start = [], [], 0
+    objectness = objectness.detach().float()  # top-k and sigmoid of bfloat16 would make ties
+    for level, logits in enumerate(objectness.split(level_sizes, dim=1)):
+        top = logits.topk(min(count, logits.shape[1]), dim=1).indices
+        indices.append(top + start)
+        levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
+        start += level_sizes[level]
+    all_levels = torch.cat(levels)
+    candidates = []
+    for image, index in enumerate(torch.cat(indices, dim=1)):
+        boxes = ANCHOR_CODER.decode(deltas[image, index].detach(), anchors[index])
+        candidates.append(Proposals(boxes, objectness[image, index].sigmoid(), all_levels))
+    return candidates
+
+
+def clip_and_filter(candidates: Proposals, image_size: tuple[int, int], min_size: float) -> Proposals:
+    """Candidates clipped to the image (height, width) without the padding; too small ones dropped."""
+    boxes = clip_boxes_to_image(candidates.boxes, image_size)
+    clipped = Proposals(boxes, candidates.scores, candidates.levels)
+    return clipped[torch.where(not_small(boxes, min_size))[0]]
+
+
+def suppress_overlaps(candidates: Proposals, threshold: float) -> Proposals:
+    """NMS within each level; the result is sorted by score, highest first."""
+    return candidates[batched_nms(candidates.boxes, candidates.scores, candidates.levels, threshold)]
+
+
+def keep_per_image(sorted_proposals: list[Proposals], count: int) -> list[Proposals]:
+    """The `count` highest of each image, over all levels."""
+    return [proposals[:count] for proposals in sorted_proposals]
+
+
+def keep_per_batch(sorted_proposals: list[Proposals], count: int) -> list[Proposals]:
+    """The `count` highest of all images together (maskrcnn-benchmark's FPN_POST_NMS_PER_BATCH).
+
+    An image may keep none. Depends on the batch: 2000 leaves one image 2000, and eight images about 250 each.
+    """
+    scores = torch.cat([proposals.scores for proposals in sorted_proposals])
+    if len(scores) <= count:
+        return sorted_proposals
+    keep = torch.zeros_like(scores, dtype=torch.bool)
+    keep[scores.topk(count).indices] = True
+    keeps = keep.split([len(proposals) for proposals in sorted_proposals])
+    return [proposals[torch.where(mask)[0]] for proposals, mask in zip(sorted_proposals, keeps, strict=True)]

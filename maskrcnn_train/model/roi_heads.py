@@ -1,0 +1,227 @@
+"""The ROI heads: class, box and mask of each proposal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn_train.batch import MaskCrops, Target
+from maskrcnn_train.config import MaskHeadConfig, NumericsConfig, PoolerConfig, ROIHeadConfig
+from maskrcnn_train.model.box_head import build_box_head
+from maskrcnn_train.model.boxes import BoxCoder
+from maskrcnn_train.model.mask_head import MaskPredictor, build_mask_head
+from maskrcnn_train.model.mask_targets import crops_from_dense, mask_targets
+from maskrcnn_train.model.matching import match_boxes
+from maskrcnn_train.model.outputs import DetectionRules, ImageDetections, select_detections
+from maskrcnn_train.model.pooling import MultiLevelPooler, build_pooler
+from maskrcnn_train.model.sampling import sample_balanced
+
+PROPOSAL_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
+
+
+@dataclass
+class Samples:
+    """The proposals of one image that enter the losses: boxes [S, 4], matches int64 [S] (index of the object; 0 for
+    background), labels int64 [S] (0: background), deltas [S, 4] (zeros for background)."""
+
+    boxes: Tensor
+    matches: Tensor
+    labels: Tensor
+    deltas: Tensor
+
+
+class ROIHeads(nn.Module):
+    """Parameters: `box_head`, `box_predictor`, `mask_head`, `mask_predictor`, inside as torchvision names them.
+
+    iou: from which a proposal is its object's class. batch_size, positive_fraction: sampling, per image.
+    mask_pooler, mask_head, mask_predictor: all None for plain detection. mask_target_rule: soft, binary.
+    """
+
+    mask_head: nn.Module | None
+    mask_predictor: MaskPredictor | None
+
+    def __init__(
+        self,
+        *,
+        box_pooler: MultiLevelPooler,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        iou: float,
+        batch_size: int,
+        positive_fraction: float,
+        smooth_l1_beta: float,
+        rules: DetectionRules,
+        mask_pooler: MultiLevelPooler | None = None,
+        mask_head: nn.Module | None = None,
+        mask_predictor: MaskPredictor | None = None,
+        mask_target_rule: str = "soft",
+    ) -> None:
+        super().__init__()
+        self.box_pooler, self.mask_pooler = box_pooler, mask_pooler
+        self.box_head, self.box_predictor = box_head, box_predictor
+        self.mask_head, self.mask_predictor = mask_head, mask_predictor
+        self.iou = iou
+        self.batch_size, self.positive_fraction = batch_size, positive_fraction
+        self.smooth_l1_beta = smooth_l1_beta
+        self.rules = rules
+        self.mask_target_rule = mask_target_rule
+
+    @property
+    def has_masks(self) -> bool:
+        return self.mask_head is not None
+
+    def predict_boxes(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Class logits [K, classes] and deltas [K, classes, 4], float32, of all boxes of all images."""
+        logits, deltas = self.box_predictor(self.box_head(self.box_pooler(features, boxes)))
+        return logits.float(), deltas.float().unflatten(1, (-1, 4))
+
+    def predict_masks(self, features: list[Tensor], boxes: list[Tensor], labels: Tensor) -> Tensor:
+        """Mask logits float32 [K, M, M] of class labels[k] in each box."""
+        assert self.mask_pooler is not None
+        assert self.mask_head is not None
+        assert self.mask_predictor is not None
+        return self.mask_predictor.of_classes(self.mask_head(self.mask_pooler(features, boxes)), labels)
+
+    @torch.no_grad()
+    def sample(self, proposals: list[Tensor], targets: list[Target]) -> list[Samples]:
+        """Match proposals [P, 4] and the objects themselves to the objects, and draw those that train."""
+        samples = []
+        for proposed, target in zip(proposals, targets, strict=True):
+            objects = target["boxes"]
+            boxes = torch.cat((proposed, objects))
+            matches = match_boxes(objects, boxes, upper=self.iou, lower=self.iou, keep_best=False)
+            labels = torch.zeros_like(matches)
+            found = torch.where(matches >= 0)[0]
+            labels[found] = target["labels"][matches[found]]
+            drawn = sample_balanced(labels, batch_size=self.batch_size, positive_fraction=self.positive_fraction)
+            index = torch.cat(drawn).sort().values
+            samples.append(_sample_at(index, boxes, matches.clamp(min=0), labels, objects))
+        return samples
+
+    def losses(self, features: list[Tensor], proposals: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """loss_classifier, loss_box_reg and, with a mask head, loss_mask. Proposals: [P, 4] of each image."""
+        samples = self.sample(proposals, targets)
+        losses = self._box_losses(features, samples)
+        if self.has_masks:
+            losses["loss_mask"] = self._mask_loss(features, samples, targets)
+        return losses
+
+    def _box_losses(self, features: list[Tensor], samples: list[Samples]) -> dict[str, Tensor]:
+        labels = torch.cat([sample.labels for sample in samples])
+        if len(labels) == 0:  # no proposal and no object in the batch
+            zero = _zero_of(self.box_head, self.box_predictor)
+            return {"loss_classifier": zero, "loss_box_reg": zero}
+        logits, deltas = self.predict_boxes(features, [sample.boxes for sample in samples])
+        objects = torch.where(labels > 0)[0]
+        goals = torch.cat([sample.deltas for sample in samples])[objects]
+        box_reg = F.smooth_l1_loss(deltas[objects, labels[objects]], goals, beta=self.smooth_l1_beta, reduction="sum")
+        return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": box_reg / len(labels)}
+
+    def _mask_loss(self, features: list[Tensor], samples: list[Samples], targets: list[Target]) -> Tensor:
+        objects = [torch.where(sample.labels > 0)[0] for sample in samples]
+        labels = torch.cat([sample.labels[index] for sample, index in zip(samples, objects, strict=True)])
+        if len(labels) == 0:  # a batch norm would take statistics of nothing
+            return _zero_of(self.mask_head, self.mask_predictor)
+        boxes = [sample.boxes[index] for sample, index in zip(samples, objects, strict=True)]
+        logits = self.predict_masks(features, boxes, labels)
+        goals = []
+        for target, sample, each, index in zip(targets, samples, boxes, objects, strict=True):
+            if len(index):
+                crops = _as_crops(target["masks"])
+                goals.append(
+                    mask_targets(crops, each, sample.matches[index], logits.shape[-1], rule=self.mask_target_rule)
+                )
+        return F.binary_cross_entropy_with_logits(logits, torch.cat(goals))
+
+    @torch.no_grad()
+    def detect(
+        self, features: list[Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> list[ImageDetections]:
+        """Detections in network pixels; image_sizes: (height, width) without padding."""
+        counts = [len(boxes) for boxes in proposals]
+        if sum(counts) == 0:
+            logits, deltas = self._no_predictions(features[0])
+        else:
+            logits, deltas = self.predict_boxes(features, proposals)
+        detections = [
+            select_detections(scores, moves, boxes, size, coder=PROPOSAL_CODER, rules=self.rules)
+            for scores, moves, boxes, size in zip(
+                logits.softmax(-1).split(counts), deltas.split(counts), proposals, image_sizes, strict=True
+            )
+        ]
+        if self.has_masks:
+            self._add_masks(features, detections)
+        return detections
+
+    def _no_predictions(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        classes = int(cast(nn.Linear, self.box_predictor.cls_score).out_features)
+        empty = feature.new_zeros((0, classes), dtype=torch.float32)
+        return empty, empty[..., None].expand(0, classes, 4)
+
+    def _add_masks(self, features: list[Tensor], detections: list[ImageDetections]) -> None:
+        assert self.mask_pooler is not None
+        counts = [len(each.boxes) for each in detections]
+        side = 2 * self.mask_pooler.resolution
+        if sum(counts) == 0:
+            masks = features[0].new_zeros((0, 1, side, side), dtype=torch.float32)
+        else:
+            labels = torch.cat([each.labels for each in detections])
+            masks = self.predict_masks(features, [each.boxes for each in detections], labels).sigmoid()[:, None]
+        for each, probabilities in zip(detections, masks.split(counts), strict=True):
+            each.masks = probabilities
+
+
+def _sample_at(index: Tensor, boxes: Tensor, matches: Tensor, labels: Tensor, objects: Tensor) -> Samples:
+    boxes, matches, labels = boxes[index], matches[index], labels[index]
+    deltas = torch.zeros_like(boxes)
+    found = torch.where(labels > 0)[0]
+    deltas[found] = PROPOSAL_CODER.encode(objects[matches[found]], boxes[found])
+    return Samples(boxes, matches, labels, deltas)
+
+
+def _as_crops(masks: MaskCrops | Tensor) -> MaskCrops:
+    return masks if isinstance(masks, MaskCrops) else crops_from_dense(masks)
+
+
+def _zero_of(*modules: nn.Module | None) -> Tensor:
+    """0 that depends on every parameter, so that a distributed step still finds all gradients."""
+    parameters = [parameter.sum() for module in modules if module is not None for parameter in module.parameters()]
+    return 0 * torch.stack(parameters).sum()
+
+
+def build_roi_heads(
+    section: ROIHeadConfig,
+    pooler: PoolerConfig,
+    mask_head: MaskHeadConfig,
+    numerics: NumericsConfig,
+    *,
+    in_channels: int,
+    num_classes: int,
+) -> ROIHeads:
+    """The heads that the sections describe; num_classes with background."""
+    head, predictor = build_box_head(
+        section, in_channels=in_channels, resolution=pooler.resolution, num_classes=num_classes
+    )
+    heads = ROIHeads(
+        box_pooler=build_pooler(pooler, level_rule=numerics.level_assignment),
+        box_head=head,
+        box_predictor=predictor,
+        iou=section.iou,
+        batch_size=section.sampling.batch_size,
+        positive_fraction=section.sampling.positive_fraction,
+        smooth_l1_beta=numerics.roi_smooth_l1_beta,
+        rules=DetectionRules(
+            section.score_threshold, section.nms_threshold, section.detections_per_image, numerics.min_detection_size
+        ),
+        mask_target_rule=numerics.mask_targets,
+    )
+    if mask_head.name != "none":
+        heads.mask_pooler = build_pooler(mask_head.pooler, level_rule=numerics.level_assignment)
+        heads.mask_head, heads.mask_predictor = build_mask_head(
+            mask_head, in_channels=in_channels, num_classes=num_classes
+        )
+    return heads

@@ -1,0 +1,137 @@
+"""The region proposal network: scores anchors, moves them, and proposes the best as objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.rpn import RPNHead
+
+from maskrcnn_train.batch import Target
+from maskrcnn_train.config import NumericsConfig, RPNConfig
+from maskrcnn_train.model.anchors import AnchorGrid
+from maskrcnn_train.model.matching import IGNORED, match_boxes
+from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, Proposals, select_proposals
+from maskrcnn_train.model.sampling import sample_balanced
+
+
+@dataclass
+class RPNPredictions:
+    """What the head says of every anchor: objectness [N, A] (logits), deltas [N, A, 4], anchors [A, 4] float32,
+    level_sizes: anchors per level, sum A."""
+
+    objectness: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    level_sizes: list[int]
+
+
+class RegionProposalNetwork(nn.Module):
+    """Parameters: `head.conv.{i}.0`, `head.cls_logits`, `head.bbox_pred`, as torchvision names them."""
+
+    def __init__(
+        self,
+        *,
+        head: nn.Module,
+        anchors: AnchorGrid,
+        upper: float,
+        lower: float,
+        batch_size: int,
+        positive_fraction: float,
+        train_budget: ProposalBudget,
+        test_budget: ProposalBudget,
+        smooth_l1_beta: float,
+        normalizer: str,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.anchors = anchors
+        self.upper, self.lower = upper, lower
+        self.batch_size, self.positive_fraction = batch_size, positive_fraction
+        self.train_budget, self.test_budget = train_budget, test_budget
+        self.smooth_l1_beta = smooth_l1_beta
+        self.normalizer = normalizer
+
+    def predict(self, features: list[Tensor], image_size: tuple[int, int]) -> RPNPredictions:
+        """Scores and deltas of all anchors. image_size: (height, width) of the padded batch."""
+        logits, deltas = self.head(features)
+        grids = [(int(level.shape[2]), int(level.shape[3])) for level in logits]
+        num_images = len(logits[0])
+        # places first, then ratios: without a copy where the maps are channels_last
+        flat_logits = [level.permute(0, 2, 3, 1).reshape(num_images, -1) for level in logits]
+        flat_deltas = [level.permute(0, 2, 3, 1).reshape(num_images, -1, 4) for level in deltas]
+        return RPNPredictions(
+            objectness=torch.cat(flat_logits, dim=1),
+            deltas=torch.cat(flat_deltas, dim=1),
+            anchors=self.anchors(image_size, grids, logits[0].device),
+            level_sizes=[level.shape[1] for level in flat_logits],
+        )
+
+    def propose(self, predictions: RPNPredictions, image_sizes: list[tuple[int, int]]) -> list[Proposals]:
+        """The proposals of each image within the budget of training or test. No gradient."""
+        budget = self.train_budget if self.training else self.test_budget
+        return select_proposals(
+            predictions.objectness,
+            predictions.deltas,
+            predictions.anchors,
+            predictions.level_sizes,
+            image_sizes,
+            budget,
+        )
+
+    def losses(self, predictions: RPNPredictions, targets: list[Target]) -> dict[str, Tensor]:
+        """loss_objectness and loss_rpn_box_reg over the sampled anchors of all images."""
+        positives, negatives, goals = self._sample(predictions.anchors, targets)
+        sampled = torch.cat((positives, negatives))
+        count = len(sampled) if self.normalizer == "sampled" else self.batch_size * len(targets)
+        labels = torch.zeros(len(sampled), device=sampled.device)
+        labels[: len(positives)] = 1
+        logits = predictions.objectness.flatten()[sampled].float()
+        deltas = predictions.deltas.flatten(0, 1)[positives].float()
+        objectness = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        box_reg = F.smooth_l1_loss(deltas, goals, beta=self.smooth_l1_beta, reduction="sum")
+        return {"loss_objectness": objectness / max(count, 1), "loss_rpn_box_reg": box_reg / max(count, 1)}
+
+    @torch.no_grad()
+    def _sample(self, anchors: Tensor, targets: list[Target]) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices into [N * A] of sampled objects and background, and the deltas [P, 4] of the objects."""
+        positives, negatives, goals = [], [], []
+        for image, target in enumerate(targets):
+            objects = target["boxes"]
+            matches = match_boxes(objects, anchors, upper=self.upper, lower=self.lower, keep_best=True)
+            labels = (matches >= 0).to(torch.int8).masked_fill_(matches == IGNORED, -1)
+            positive, negative = sample_balanced(
+                labels, batch_size=self.batch_size, positive_fraction=self.positive_fraction
+            )
+            positives.append(positive + image * len(anchors))
+            negatives.append(negative + image * len(anchors))
+            goals.append(ANCHOR_CODER.encode(objects[matches[positive]], anchors[positive]))
+        return torch.cat(positives), torch.cat(negatives), torch.cat(goals)
+
+
+def build_rpn(section: RPNConfig, numerics: NumericsConfig, *, in_channels: int) -> RegionProposalNetwork:
+    """The RPN that the `rpn` section describes, on feature maps of `in_channels`."""
+    nms = section.nms
+    anchors = AnchorGrid(
+        sizes=section.anchors.sizes,
+        aspect_ratios=section.anchors.aspect_ratios,
+        rounding=numerics.anchor_rounding,
+        strides=numerics.anchor_strides,
+    )
+    shared = nms.train_scope == "batch"
+    return RegionProposalNetwork(
+        head=RPNHead(in_channels, anchors.num_per_place, conv_depth=section.num_convs),
+        anchors=anchors,
+        upper=section.iou.upper,
+        lower=section.iou.lower,
+        batch_size=section.sampling.batch_size,
+        positive_fraction=section.sampling.positive_fraction,
+        train_budget=ProposalBudget(
+            nms.pre_train, nms.post_train, nms.threshold, numerics.min_proposal_size, share_in_batch=shared
+        ),
+        test_budget=ProposalBudget(nms.pre_test, nms.post_test, nms.threshold, numerics.min_proposal_size),
+        smooth_l1_beta=numerics.rpn_smooth_l1_beta,
+        normalizer=numerics.rpn_normalizer,
+    )

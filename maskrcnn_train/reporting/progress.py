@@ -1,0 +1,146 @@
+"""What a person sees while it runs: a progress bar on a terminal, plain lines elsewhere, and train.log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
+from rich.progress import Progress as RichProgress
+
+LOGGER = "maskrcnn_train"
+
+
+def setup_logging(run_dir: Path | None = None, *, console: Console | None = None, enabled: bool = True) -> Console:
+    """Send the project's log to the console and, with a run folder, to its train.log; returns the console.
+
+    Pass the console on to `Progress`, so that lines and the bar don't write over each other. Calling it
+    again, as each job of a sweep does, replaces the handlers of the job before.
+    enabled: false on all ranks but one, which stay silent.
+    """
+    console = console or Console(file=sys.stdout)
+    logger = logging.getLogger(LOGGER)
+    close_logging()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not enabled:
+        logger.addHandler(logging.NullHandler())
+        return console
+    logger.addHandler(_console_handler(console))
+    if run_dir is not None:
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        file_handler = logging.FileHandler(Path(run_dir) / "train.log", encoding="utf-8")
+        file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(file_handler)
+    return console
+
+
+def close_logging() -> None:
+    """Remove and close the project's handlers."""
+    logger = logging.getLogger(LOGGER)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _console_handler(console: Console) -> logging.Handler:
+    if console.is_terminal:
+        plain = NullHighlighter()
+        return RichHandler(console=console, show_path=False, highlighter=plain, log_time_format="%H:%M:%S")
+    handler: logging.Handler = logging.StreamHandler(console.file)
+    handler.setFormatter(_PlainFormatter())
+    return handler
+
+
+class _PlainFormatter(logging.Formatter):
+    """The message alone; from a warning on, with its level before it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = super().format(record)
+        return message if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {message}"
+
+
+class Progress:
+    """A bar with its fields (loss, images/s, ...) and the time left, or a log line every `log_every` steps.
+
+    A field `left` replaces the time left that is reckoned here from steps and time alone.
+
+    >>> with Progress("train", log_every=20) as progress:                # doctest: +SKIP
+    ...     progress.update(step, total_steps, {"loss": 1.23, "images/s": 4.5, "data wait": "3 %"})
+    """
+
+    def __init__(
+        self, description: str, *, log_every: int = 1, console: Console | None = None, enabled: bool = True
+    ) -> None:
+        self.description = description
+        self.log_every = log_every
+        self.logger = logging.getLogger(LOGGER)
+        self.enabled = enabled
+        self._start: tuple[float, int] | None = None
+        self._bar = _make_bar(console) if enabled and console is not None and console.is_terminal else None
+        self._task = self._bar.add_task(description, total=None, fields="") if self._bar else None
+
+    def update(self, step: int, total: int | None, fields: Mapping[str, float | str]) -> None:
+        """Show that `step` of `total` is done. On a resumed run the first step seen is where time starts."""
+        if not self.enabled:
+            return
+        if self._start is None:
+            self._start = (time.monotonic(), step)
+        shown = dict(fields)
+        if "left" not in shown and (left := self._time_left(step, total)):
+            shown["left"] = left
+        text = "  ".join(f"{name} {_short(value)}" for name, value in shown.items())
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, total=total, fields=text)
+        elif step % self.log_every == 0 or step == total:
+            place = f"{step}/{total}" if total else str(step)
+            self.logger.info("%s %s  %s", self.description, place, text)
+
+    def _time_left(self, step: int, total: int | None) -> str:
+        assert self._start is not None
+        began, first = self._start
+        if not total or step <= first or step >= total:
+            return ""
+        return duration((time.monotonic() - began) / (step - first) * (total - step))
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def _make_bar(console: Console | None) -> RichProgress:
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[fields]}", style="cyan"),
+    ]
+    return RichProgress(*columns, console=console, refresh_per_second=4)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45s, 3m 20s, 2h 05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"

@@ -1,0 +1,97 @@
+"""The jobs of a sweep side by side: a table, and a page that links to each job's own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskrcnn_train.reporting.html import REPORT_FILE, render, write_page
+from maskrcnn_train.reporting.runs import read_overrides
+from maskrcnn_train.reporting.tables import KINDS
+
+TABLE_FILE = "sweep.csv"
+MEASURES = ("AP", "AP50", "AP75")
+
+
+@dataclass
+class Job:
+    """One job. settings: its overrides by key. metrics: flat, empty if the job didn't end."""
+
+    name: str
+    settings: dict[str, str]
+    metrics: dict[str, float]
+    report: str | None
+
+
+@dataclass
+class Sweep:
+    """Jobs, best first. varied: keys whose values differ. shared: "key=value" common to all. columns: metrics shown."""
+
+    jobs: list[Job]
+    varied: list[str]
+    shared: list[str]
+    columns: list[str]
+
+
+def read_sweep(sweep_dir: Path | str) -> Sweep:
+    """The jobs in the folders of a sweep, sorted by the last of segm/AP, bbox/AP that they have.
+
+    Raises ValueError if there is no job.
+    """
+    folder = Path(sweep_dir)
+    folders = [
+        path for path in folder.glob("*/") if (path / "overrides.yaml").exists() or (path / "metrics.json").exists()
+    ]
+    if not folders:
+        raise ValueError(f"{folder} holds no jobs: no folder in it has an overrides.yaml or a metrics.json")
+    jobs = [_read_job(path) for path in sorted(folders, key=_by_number)]
+    columns = [f"{kind}/{name}" for kind in reversed(KINDS) for name in MEASURES]
+    columns = [column for column in columns if any(column in job.metrics for job in jobs)]
+    if columns:
+        jobs.sort(key=lambda job: job.metrics.get(columns[0], -2.0), reverse=True)
+    keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
+    varied = [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
+    shared = [f"{key}={jobs[0].settings[key]}" for key in keys if key not in varied]
+    return Sweep(jobs, varied, shared, columns)
+
+
+def _read_job(path: Path) -> Job:
+    pairs = [override.partition("=") for override in read_overrides(path)]
+    metrics = json.loads((path / "metrics.json").read_text()) if (path / "metrics.json").exists() else {}
+    report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
+    return Job(path.name, {key: value for key, _, value in pairs}, metrics, report)
+
+
+def _by_number(path: Path) -> tuple[int, str]:
+    """Job folders are numbers: 2 comes before 10."""
+    return (int(path.name) if path.name.isdigit() else 10**9, path.name)
+
+
+def write_sweep_table(sweep_dir: Path | str) -> Path:
+    """Write `sweep.csv`: a row a job, best first; the settings that vary, then every metric as a fraction."""
+    sweep = read_sweep(sweep_dir)
+    metrics = list(dict.fromkeys([*sweep.columns, *(key for job in sweep.jobs for key in job.metrics)]))
+    path = Path(sweep_dir) / TABLE_FILE
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["job", *sweep.varied, *metrics])
+        for job in sweep.jobs:
+            settings = [job.settings.get(key, "") for key in sweep.varied]
+            writer.writerow([job.name, *settings, *(job.metrics.get(key, "") for key in metrics)])
+    os.replace(partial, path)
+    return path
+
+
+def write_sweep_report(sweep_dir: Path | str) -> Path:
+    """Write `report.html` and `sweep.csv` of a sweep's folder; returns the page's path."""
+    write_sweep_table(sweep_dir)
+    sweep = read_sweep(sweep_dir)
+    best = {
+        column: max((job.metrics.get(column, -1.0) for job in sweep.jobs), default=-1.0) for column in sweep.columns
+    }
+    page = render("sweep.html.j2", sweep=sweep, best=best, title=Path(sweep_dir).resolve().name, table_file=TABLE_FILE)
+    return write_page(Path(sweep_dir) / REPORT_FILE, page)

@@ -1,0 +1,72 @@
+"""Tables as text, for the terminal and the log."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from maskrcnn_train.evaluation.coco import ABSENT, CocoResult
+
+KINDS = ("bbox", "segm")
+MAIN_MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain text table: the first column to the left, numbers to the right, nothing cut or wrapped."""
+    grid = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, title_style="")
+    for index, column in enumerate(columns):
+        numeric = index > 0 and all(_is_number(row[index]) for row in rows)
+        grid.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(_escaped(str(cell)) for cell in row))
+    stream = io.StringIO()
+    console = Console(file=stream, width=10_000, color_system=None, force_terminal=False)
+    console.print(grid)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
+
+
+def metrics_table(metrics: Mapping[str, float]) -> str:
+    """Rows bbox and segm, columns AP, AP50, ... AR of each number of detections; times 100, one decimal."""
+    kinds = [kind for kind in KINDS if f"{kind}/AP" in metrics]
+    measures = [*MAIN_MEASURES, *average_recalls(metrics)]
+    rows = [[kind, *(percent(metrics.get(f"{kind}/{measure}")) for measure in measures)] for kind in kinds]
+    return table("COCO metrics, x 100 (- : no such object in this split)", ["", *measures], rows)
+
+
+def class_table(result: CocoResult) -> str:
+    """Each class with its number of objects and its AP for boxes and masks; times 100, one decimal."""
+    kinds = list(result.precision)
+    rows = [
+        [
+            result.class_names[class_id],
+            result.support[class_id],
+            *(percent(result.metrics[f"{kind}/AP/{result.class_names[class_id]}"]) for kind in kinds),
+        ]
+        for class_id in result.class_ids
+    ]
+    return table("AP of each class, x 100", ["class", "objects", *(f"{kind} AP" for kind in kinds)], rows)
+
+
+def average_recalls(metrics: Mapping[str, float]) -> list[str]:
+    """AR1, AR10, AR100: the numbers of detections that these metrics were taken at, ascending."""
+    found = {key.split("/")[1] for key in metrics if "/AR" in key}
+    return sorted((key for key in found if key[2:].isdigit()), key=lambda key: int(key[2:]))
+
+
+def percent(value: float | None) -> str:
+    """A fraction times 100 with one decimal; a dash where there is no value."""
+    return "-" if value is None or value == ABSENT else f"{100 * value:.1f}"
+
+
+def _is_number(cell: object) -> bool:
+    text = str(cell)
+    return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def _escaped(text: str) -> str:
+    """Square brackets are rich's markup."""
+    return text.replace("[", r"\[")

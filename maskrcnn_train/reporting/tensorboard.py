@@ -1,0 +1,106 @@
+"""Where the numbers of a run go: `metrics.jsonl`, and TensorBoard's event files beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes scalars, pictures and texts of one run; reopened on resume with `purge_step`.
+
+    `purge_step` is the last step that counts: later lines of metrics.jsonl are dropped, and TensorBoard
+    hides later events, since they will be written again. enabled: false on all ranks but one, which write nothing.
+
+    >>> with MetricWriter(run_dir) as writer:                            # doctest: +SKIP
+    ...     writer.scalars(20, {"loss/total": 1.2, "lr": 0.01})
+    """
+
+    def __init__(self, run_dir: Path | str, purge_step: int | None = None, *, enabled: bool = True) -> None:
+        self.run_dir = Path(run_dir)
+        self.enabled = enabled
+        if not enabled:
+            return
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        if purge_step is not None:
+            drop_lines_after(self.run_dir / METRICS_FILE, purge_step)
+        self._lines = (self.run_dir / METRICS_FILE).open("a", encoding="utf-8")
+        self._events = _summary_writer(self.run_dir, None if purge_step is None else purge_step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One line {"step": ..., ...} and one event each; a value that is not finite is null in the line."""
+        if not self.enabled:
+            return
+        plain = {key: float(value) for key, value in values.items()}
+        line = {"step": int(step), **{key: value if math.isfinite(value) else None for key, value in plain.items()}}
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        for key, value in plain.items():
+            self._events.add_scalar(key, value, step)
+
+    def picture(self, step: int, tag: str, image: Image.Image) -> None:
+        if not self.enabled:
+            return
+        self._events.add_image(tag, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+    def text(self, tag: str, text: str) -> None:
+        """Markdown, as TensorBoard shows it."""
+        if not self.enabled:
+            return
+        self._events.add_text(tag, text)
+
+    def close(self) -> None:
+        if not self.enabled:
+            return
+        self._lines.close()
+        self._events.close()
+
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _summary_writer(run_dir: Path, purge_step: int | None) -> Any:
+    with warnings.catch_warnings():
+        # tensorboard's own imports, on some versions of its dependencies
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(run_dir), purge_step=purge_step)
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Rewrite a metrics.jsonl without lines beyond `step` and without a last line that a crash cut short."""
+    if not path.exists():
+        return
+    kept = [json.dumps(line) for line in read_metrics(path) if line["step"] <= step]
+    aside = path.with_name(path.name + ".part")
+    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    aside.replace(path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; one that a crash cut short is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
+    return lines

@@ -1,0 +1,155 @@
+"""Train, evaluate, report: one run from its configuration to its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from maskrcnn_train.cli import load_config
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.data.loading import build_loaders
+from maskrcnn_train.data.splitting import Splits, read_splits
+from maskrcnn_train.engine import distributed, precision
+from maskrcnn_train.engine.checkpoint import Checkpoints, restore
+from maskrcnn_train.engine.loop import fit
+from maskrcnn_train.engine.optimizer import images_per_step
+from maskrcnn_train.engine.plan import Plan
+from maskrcnn_train.engine.run_folder import describe_run, open_run_folder
+from maskrcnn_train.engine.signals import StopRequest
+from maskrcnn_train.engine.state import TrainingState, build_state
+from maskrcnn_train.evaluation.coco import explain_absent
+from maskrcnn_train.model.mask_rcnn import build_model
+from maskrcnn_train.reporting.html import write_report
+from maskrcnn_train.reporting.progress import Progress, setup_logging
+from maskrcnn_train.reporting.tables import class_table, metrics_table, table
+from maskrcnn_train.reporting.tensorboard import MetricWriter
+from maskrcnn_train.validation import Validation
+
+logger = logging.getLogger("maskrcnn_train")
+
+
+@dataclass
+class TrainResult:
+    """metrics: of the last evaluation, fractions, e.g. metrics["segm/AP"]. run_dir: where everything was written."""
+
+    metrics: dict[str, float]
+    run_dir: Path
+
+
+def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
+    """Train as configured. splits: what `read_splits(config)` gave, if it was called before.
+
+    Raises ValueError for the person's mistakes, NonFiniteLoss (a ValueError), Interrupted after a signal.
+
+    >>> train(load_config(["experiment=shapes", "trainer.max_steps=2"])).metrics["segm/AP"]  # doctest: +SKIP
+    """
+    if config.weights.source != "none":
+        raise ValueError(f"weights={config.weights.source} cannot be loaded yet; train from scratch with weights=none")
+    splits = splits or read_splits(config)
+    with distributed.joined_world() as world, StopRequest() as stop:
+        device = precision.resolve_device(config.trainer.device, world.local_rank)
+        precision.set_determinism(config.trainer.deterministic)
+        run_dir = distributed.broadcast(open_run_folder(config, "train") if world.is_main else None, world)
+        console = setup_logging(run_dir, enabled=world.is_main)
+
+        loaders = build_loaders(config, rank=world.rank, world_size=world.size, splits=splits)
+        torch.manual_seed(config.seed)
+        model = precision.place(
+            build_model(config, loaders.classes.num_classes), device, channels_last=config.trainer.channels_last
+        )
+        state = build_state(config, model, world)
+        about = {"config": asdict(config), "classes": loaders.classes.to_plain()}
+        checkpoints = Checkpoints(run_dir / "checkpoints", about=about, enabled=world.is_main)
+        plan = Plan.of(config.trainer, len(loaders.train))
+        if config.resume is not None and checkpoints.exist:
+            _resume(state, checkpoints)
+            if plan.progress(state.position) >= 1 and (run_dir / "metrics.json").exists():
+                logger.info("%s is finished: nothing to do. Train longer with e.g. trainer.epochs", run_dir)
+                return TrainResult(json.loads((run_dir / "metrics.json").read_text()), run_dir)
+        describe_run(run_dir, config, load_config(), loaders.classes.to_plain(), enabled=world.is_main)
+        _log_start(config, splits, state, plan, world.size)
+
+        validation = Validation(loaders.val, config, world)
+        with (
+            MetricWriter(run_dir, purge_step=state.position.step or None, enabled=world.is_main) as writer,
+            Progress("train", console=console, enabled=world.is_main) as progress_bar,
+        ):
+            writer.text("config", f"```yaml\n{(run_dir / 'config.yaml').read_text()}\n```")
+
+            def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+                metrics = validation.evaluate(model)
+                writer.scalars(step, metrics)
+                validation.draw(run_dir, writer, step)
+                logger.info("step %d: %s", step, metrics_table(metrics))
+                return metrics
+
+            metrics = fit(
+                state,
+                loaders.train,
+                config,
+                plan=plan,
+                world=world,
+                evaluate=evaluate,
+                main_metric=validation.main_metric,
+                writer=writer,
+                progress_bar=progress_bar,
+                checkpoints=checkpoints,
+                stop=stop,
+            )
+        if world.is_main:
+            _finish(run_dir, validation, metrics)
+    return TrainResult(metrics, run_dir)
+
+
+def _resume(state: TrainingState, checkpoints: Checkpoints) -> None:
+    content, trouble = checkpoints.load_last()
+    restore(state, content)
+    if trouble:
+        logger.warning("%s; going on from the checkpoint before it", trouble)
+    logger.info("resumed %s at step %d", checkpoints.folder.parent, state.position.step)
+
+
+def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: Plan, world_size: int) -> None:
+    """What is about to happen: data and what of it is not used, classes, device, precision, length, learning rate."""
+    for note in splits.notes:
+        logger.info("note: %s", note)
+    rows = [
+        (name, finding.count, finding.reason, "left out" if finding.dropped else "repaired", finding.examples[0])
+        for name, findings in splits.skipped.items()
+        for finding in findings
+    ]
+    if rows:
+        logger.info("%s", table("data not used as it stands", ["split", "count", "reason", "", "first"], rows))
+    classes = zip(splits.classes.ids, splits.classes.names, strict=True)
+    class_rows = [(label, *row) for label, row in enumerate(classes, start=1)]
+    logger.info("%s", table("classes", ["label", "category id", "name"], class_rows))
+    device = next(state.model.parameters()).device
+    logger.info(
+        "%d training and %d validation images; %s on %s in %s; up to %d steps of %d images; learning rate %.3g",
+        len(splits.train),
+        len(splits.val),
+        config.backbone.name,
+        device,
+        precision.resolve_precision(config.trainer.precision, device),
+        plan.steps,
+        images_per_step(config.trainer, world_size),
+        state.optimizer.defaults["lr"],
+    )
+
+
+def _finish(run_dir: Path, validation: Validation, metrics: dict[str, float]) -> None:
+    """Write and say the end results."""
+    (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    validation.write_predictions(run_dir / "predictions.json")
+    report = write_report(run_dir)
+    assert validation.result is not None
+    logger.info("%s", class_table(validation.result))
+    for sentence in explain_absent(validation.result):
+        logger.info("%s", sentence)
+    logger.info("%s", metrics_table(metrics))
+    logger.info("run:      %s\npictures: %s\nreport:   %s", run_dir, run_dir / "pictures", report)

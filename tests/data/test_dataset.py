@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from maskrcnn_train import load_config
+from maskrcnn_train.batch import MaskCrops, Target
+from maskrcnn_train.data.dataset import CocoDataset
+from maskrcnn_train.data.loading import build_loaders
+from maskrcnn_train.data.splitting import read_splits
+from maskrcnn_train.data.transforms import Transform
+
+from .conftest import Configure, annotation, roboflow, small_coco
+
+AUGMENTED: dict[str, dict[str, Any]] = {
+    "resized": {},
+    "horizontal": {"horizontal_flip": 1.0},
+    "vertical": {"vertical_flip": 1.0},
+    "multiscale": {"min_sizes": (24, 40, 90)},
+    "jitter": {"scale_jitter": (0.2, 2.5), "horizontal_flip": 0.5, "vertical_flip": 0.5},
+}
+
+# pycocotools 2.0.11 decodes with a numpy protocol of before 2.0
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def mixed_coco() -> dict[str, Any]:
+    """Polygons and RLE of squares, circles and objects at the border."""
+    coco = small_coco()
+    rows, columns = np.mgrid[0:40, 0:60]
+    disc = np.asfortranarray(((rows - 22) ** 2 + (columns - 40) ** 2 < 130).astype(np.uint8))
+    encoded = coco_mask.encode(disc)
+    box = coco_mask.toBbox(encoded).tolist()
+    rle = {"size": [40, 60], "counts": encoded["counts"].decode()}
+    coco["annotations"].append(annotation(100, 1, 3, 0, 0, 1, segmentation=rle, bbox=box, area=float(disc.sum())))
+    coco["annotations"].append(annotation(101, 1, 7, 48, 28, 12))
+    coco["annotations"].append(annotation(102, 3, 7, 0, 0, 12, iscrowd=1))
+    return coco
+
+
+def dataset(root: Path, configure: Configure, transform: Transform | None = None, **options: Any) -> CocoDataset:
+    splits = read_splits(configure())
+    transform = transform or Transform(min_sizes=(48,), max_size=96)
+    return CocoDataset(split=splits.train, classes=splits.classes, transform=transform, **options)
+
+
+def mask_extents(target: Target) -> torch.Tensor:
+    masks = target["masks"]
+    assert isinstance(masks, MaskCrops)
+    extents = []
+    for mask in masks.dense():
+        rows, columns = torch.nonzero(mask.any(dim=1)), torch.nonzero(mask.any(dim=0))
+        extents.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    return torch.tensor(extents).reshape(-1, 4)
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_masks_follow_their_boxes(tmp_path: Path, configure: Configure, name: str) -> None:
+    roboflow(tmp_path / "data", mixed_coco())
+    transform = Transform(**{"min_sizes": (48,), "max_size": 140, **AUGMENTED[name]})
+    data = dataset(tmp_path, configure, transform)
+    seen = 0
+    for epoch in range(12):
+        pixels, target, _ = data[(epoch, 0)]
+        masks = target["masks"]
+        assert isinstance(masks, MaskCrops)
+        assert masks.size == tuple(pixels.shape[1:])
+        assert len(masks) == len(target["boxes"]) == len(target["labels"])
+        assert (target["boxes"][:, 2:] - target["boxes"][:, :2] >= 1).all()
+        assert (target["boxes"] >= 0).all()
+        torch.testing.assert_close(mask_extents(target).float(), target["boxes"], atol=1.01, rtol=0)
+        seen += len(masks)
+    assert seen > 12
+
+
+def test_masks_equal_the_resized_polygon_drawn_whole(tmp_path: Path, configure: Configure) -> None:
+    roboflow(tmp_path / "data", small_coco())
+    data = dataset(tmp_path, configure)
+    pixels, target, size = data[0]
+    assert (tuple(pixels.shape), pixels.dtype, size) == ((3, 48, 72), torch.uint8, (40, 60))
+    masks = target["masks"]
+    assert isinstance(masks, MaskCrops)
+    for row, dense in enumerate(masks.dense().numpy()):
+        polygon = (data.split.index.parts(row)[0] * 1.2).tolist()
+        np.testing.assert_array_equal(dense, coco_mask.decode(coco_mask.frPyObjects([polygon], 48, 72))[..., 0])
+    torch.testing.assert_close(target["boxes"], torch.tensor([[3, 4, 15, 16], [20, 19, 30, 29]]) * 1.2)
+    assert target["labels"].tolist() == [1, 2]
+
+
+def test_a_mirrored_picture_is_the_picture_mirrored(tmp_path: Path, configure: Configure) -> None:
+    roboflow(tmp_path / "data", mixed_coco())
+    plain = dataset(tmp_path, configure)[0]
+    mirrored = dataset(tmp_path, configure, Transform(min_sizes=(48,), max_size=96, horizontal_flip=1.0))[(0, 0)]
+    torch.testing.assert_close(mirrored[0], plain[0].flip(2))
+    x1, y1, x2, y2 = plain[1]["boxes"].unbind(1)
+    torch.testing.assert_close(mirrored[1]["boxes"], torch.stack([72 - x2, y1, 72 - x1, y2], dim=1))
+
+
+def test_augmentation_depends_on_seed_epoch_and_position_only(tmp_path: Path, configure: Configure) -> None:
+    roboflow(tmp_path / "data", mixed_coco())
+    transform = Transform(min_sizes=(48,), max_size=96, scale_jitter=(0.5, 2.0), color_jitter=0.5)
+    first, second = (dataset(tmp_path, configure, transform, seed=3) for _ in range(2))
+    second[(7, 1)]
+    torch.testing.assert_close(first[(2, 0)][0], second[(2, 0)][0])
+    other_epoch, other_seed = first[(3, 0)], dataset(tmp_path, configure, transform, seed=4)[(2, 0)]
+    assert not torch.equal(first[(2, 0)][0], other_epoch[0])
+    assert not torch.equal(first[(2, 0)][0], other_seed[0])
+
+
+def test_crowd_is_no_target_but_ground_truth(tmp_path: Path, configure: Configure) -> None:
+    roboflow(tmp_path / "data", mixed_coco())
+    data = dataset(tmp_path, configure)
+    assert len(data[2][1]["labels"]) == 2
+    truth = data.ground_truth()
+    assert [item["id"] for item in truth["annotations"] if item["iscrowd"]] == [102]
+
+
+def test_an_empty_image_has_empty_targets(tmp_path: Path, configure: Configure) -> None:
+    coco = small_coco()
+    coco["annotations"] = [item for item in coco["annotations"] if item["image_id"] != 2]
+    roboflow(tmp_path / "data", coco)
+    target = dataset(tmp_path, configure)[1][1]
+    assert target["boxes"].shape == (0, 4)
+    assert target["labels"].shape == (0,)
+    assert len(target["masks"]) == 0
+    assert dataset(tmp_path, configure, keep_empty=False).rows.tolist() == [0, 2, 3]
+
+
+def test_ground_truth_is_what_pycocotools_reads(tmp_path: Path, configure: Configure) -> None:
+    coco = mixed_coco()
+    for item in coco["annotations"]:
+        item["id"] -= 1  # evaluators take id 0 for "unmatched"
+    roboflow(tmp_path / "data", coco)
+    truth = dataset(tmp_path, configure).ground_truth()
+    ours, theirs = COCO(), COCO()
+    ours.dataset, theirs.dataset = truth, coco
+    ours.createIndex()
+    theirs.createIndex()
+    assert min(ours.anns) == 1
+    for number, item in theirs.anns.items():
+        np.testing.assert_array_equal(ours.annToMask(ours.anns[number + 1]), theirs.annToMask(item))
+        for key in ("bbox", "area", "category_id", "image_id", "iscrowd"):
+            assert ours.anns[number + 1][key] == item[key]
+    assert isinstance(truth["annotations"][0]["segmentation"]["counts"], str)
+
+
+def test_validation_ground_truth_has_the_ids_of_training(tmp_path: Path, configure: Configure) -> None:
+    val = small_coco()
+    val["categories"] = [{"id": 3, "name": "window"}, {"id": 7, "name": "door"}]
+    roboflow(tmp_path / "data", small_coco(), val)
+    truth = build_loaders(configure()).val.dataset.ground_truth()
+    assert [item["category_id"] for item in truth["annotations"][:2]] == [7, 3]
+    assert truth["categories"] == [{"id": 3, "name": "door"}, {"id": 7, "name": "window"}]
+
+
+def test_without_mask_head_nothing_is_drawn(tmp_path: Path, configure: Configure) -> None:
+    roboflow(tmp_path / "data", small_coco())
+    data = dataset(tmp_path, configure, with_masks=False)
+    assert "masks" not in data[0][1]
+    assert "segmentation" not in data.ground_truth()["annotations"][0]
+
+
+def test_objects_smaller_than_a_pixel_are_left_out(tmp_path: Path, configure: Configure) -> None:
+    coco = small_coco()
+    coco["annotations"].append(annotation(100, 1, 3, 5, 5, 0.5))
+    roboflow(tmp_path / "data", coco)
+    assert len(dataset(tmp_path, configure)[0][1]["labels"]) == 2
+
+
+def test_facade_masks_equal_the_whole_rasterisation(facade: Path) -> None:
+    config = load_config(["data=roboflow", f"data.root={facade}", "augmentation=none"])
+    splits = read_splits(config)
+    data = CocoDataset(split=splits.train, classes=splits.classes, transform=Transform(min_sizes=(800,), max_size=1333))
+    _, target, size = data[0]
+    assert size == (1024, 1024)
+    masks = target["masks"]
+    assert isinstance(masks, MaskCrops)
+    dense = masks.dense().numpy()
+    for row, annotation_row in enumerate(range(*data.split.index.annotations(0).indices(10**6))):
+        parts = [(part * 800 / 1024).tolist() for part in data.split.index.parts(annotation_row)]
+        whole = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, 800, 800)))
+        np.testing.assert_array_equal(dense[row], whole)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskrcnn_train.data import images
+from maskrcnn_train.data.images import ImageError, decode
+
+
+def gradient(height: int = 20, width: int = 30) -> np.ndarray:
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([rows * 8, columns * 5, rows + columns], axis=2).astype(np.uint8)
+
+
+def save(path: Path, array: Any, **options: Any) -> Path:
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def with_orientation(path: Path, orientation: int, array: np.ndarray) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return save(path, array, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_picture_upright(tmp_path: Path, orientation: int) -> None:
+    from PIL import ImageOps
+
+    path = with_orientation(tmp_path / "a.png", orientation, gradient())
+    with Image.open(path) as image:
+        upright = np.array(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(np.array(decode(path)), upright)
+    np.testing.assert_array_equal(np.array(decode(path, expected=upright.shape[:2])), upright)
+
+
+def test_annotations_drawn_on_the_raw_picture_keep_it_raw(tmp_path: Path) -> None:
+    path = with_orientation(tmp_path / "a.png", 6, gradient())
+    np.testing.assert_array_equal(np.array(decode(path, expected=(20, 30))), gradient())
+
+
+def test_another_size_names_both(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"a\.png has 30 x 20 pixels, but its JSON says 50 x 40"):
+        decode(save(tmp_path / "a.png", gradient()), expected=(40, 50))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "RGB"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    original = Image.fromarray(gradient()).convert(mode)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    original.save(path, **({"quality": 98} if mode == "CMYK" else {}))
+    image = decode(path)
+    assert (image.mode, image.size) == ("RGB", (30, 20))
+    expected = np.array(original.convert("RGB")).astype(int)
+    assert np.abs(np.array(image).astype(int) - expected).mean() < 3
+
+
+def test_16_bit_grey_keeps_its_brightness(tmp_path: Path) -> None:
+    values = (np.arange(600, dtype=np.uint16).reshape(20, 30) * 109).astype(np.uint16)
+    for name in ("a.png", "a.tif"):
+        pixels = np.array(decode(save(tmp_path / name, values)))
+        np.testing.assert_array_equal(pixels[..., 0], np.round(values / 257).astype(np.uint8))
+
+
+def test_float_pixels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="floating-point"):
+        decode(save(tmp_path / "a.tif", gradient()[..., 0].astype(np.float32)))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+    path = save(tmp_path / name, noise)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=name):
+        decode(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff"])
+def test_garbage_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.jpg cannot be read"):
+        decode(tmp_path / "a.jpg")
+
+
+def test_a_picture_with_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    with pytest.raises(ImageError, match="30 x 20 pixels"):
+        decode(save(tmp_path / "a.png", gradient()))
+
+
+def test_a_large_jpeg_is_decoded_smaller_only_with_a_margin(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", np.zeros((400, 600, 3), dtype=np.uint8))
+    assert decode(path, smallest=(100, 150)).size == (300, 200)
+    assert decode(path, smallest=(150, 225)).size == (600, 400)

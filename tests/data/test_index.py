@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskrcnn_train.data import coco as coco_module
+from maskrcnn_train.data.coco import open_index, read_coco
+from maskrcnn_train.data.index import AnnotationIndex, SkippedTable, cache_folder, save_index
+
+from .conftest import small_coco, write_json
+
+
+def assert_equal(first: AnnotationIndex, second: AnnotationIndex) -> None:
+    for item in fields(AnnotationIndex):
+        if item.name not in ("folder", "skipped"):
+            np.testing.assert_array_equal(getattr(first, item.name), getattr(second, item.name))
+    assert first.skipped.to_plain() == second.skipped.to_plain()
+
+
+def broken_coco() -> dict[str, list[dict[str, object]]]:
+    coco = small_coco()
+    coco["annotations"][0]["bbox"] = [0, 0, 0, 0]
+    return coco
+
+
+def test_the_second_start_does_not_read_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_json(tmp_path / "train.json", broken_coco())
+    first = open_index(path)
+    monkeypatch.setattr(coco_module, "read_coco", lambda path: pytest.fail("the JSON was read again"))
+    second = open_index(path)
+    assert second.folder is not None
+    assert_equal(first, second)
+    assert_equal(second, read_coco(path))
+
+
+def test_columns_are_mapped_from_the_file(tmp_path: Path) -> None:
+    index = open_index(write_json(tmp_path / "train.json", small_coco()))
+    assert isinstance(index.coordinates.base, np.memmap)
+
+
+def test_a_changed_file_is_read_again_and_its_old_index_removed(tmp_path: Path, cache: Path) -> None:
+    path = write_json(tmp_path / "train.json", small_coco(4))
+    open_index(path)
+    write_json(path, small_coco(6))
+    assert open_index(path).num_images == 6
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_touched_file_of_the_same_size_is_read_again(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "train.json", small_coco())
+    before = cache_folder(path)
+    os.utime(path, ns=(1, 1))
+    assert cache_folder(path) != before
+
+
+def test_an_incomplete_cache_is_built_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_json(tmp_path / "train.json", small_coco())
+    open_index(path)
+    (cache_folder(path) / "boxes.npy").write_bytes(b"")
+    assert open_index(path).boxes.shape == (8, 4)
+    assert "building them anew" in caplog.text
+
+
+def test_an_unwritable_cache_only_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MASKRCNN_TRAIN_CACHE", str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING):
+        index = open_index(write_json(tmp_path / "train.json", small_coco()))
+    assert index.folder is None
+    assert index.num_images == 4
+    assert "MASKRCNN_TRAIN_CACHE" in caplog.text
+
+
+def test_two_writers_leave_one_whole_index(tmp_path: Path, cache: Path) -> None:
+    path = write_json(tmp_path / "train.json", small_coco())
+    index = read_coco(path)
+    save_index(index, cache_folder(path))
+    assert_equal(save_index(index, cache_folder(path)), index)
+    assert [folder.name for folder in cache.iterdir()] == [cache_folder(path).name]
+
+
+def test_a_pickled_index_is_a_path_not_a_copy(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "train.json", small_coco())
+    mapped, in_memory = open_index(path), read_coco(path)
+    assert len(pickle.dumps(mapped)) < 500
+    assert_equal(pickle.loads(pickle.dumps(mapped)), mapped)
+    assert_equal(pickle.loads(pickle.dumps(in_memory)), mapped)
+
+
+def test_the_table_lists_losses_first_and_names_every_id() -> None:
+    table = SkippedTable()
+    for number in range(9):
+        table.add("repaired", number, f"annotation {number}", dropped=False)
+    table.add("lost", 40, "annotation 40")
+    assert [(row.reason, row.count) for row in table] == [("lost", 1), ("repaired", 9)]
+    assert len(table.findings["repaired"].examples) == 5
+    assert table.findings["repaired"].ids == list(range(9))
+    assert table.num_dropped == 1

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
+from maskrcnn_train.data.loading import DetectionLoader, EpochBatchSampler, build_loaders, pad_images
+
+from .conftest import Configure, roboflow, small_coco
+
+
+def sampler(count: int = 23, batch_size: int = 3, rank: int = 0, world_size: int = 1) -> EpochBatchSampler:
+    wide = np.arange(count) % 3 == 0
+    return EpochBatchSampler(wide=wide, batch_size=batch_size, seed=5, rank=rank, world_size=world_size)
+
+
+def epoch_of(batches: EpochBatchSampler, epoch: int, start_batch: int = 0) -> list[list[tuple[int, int]]]:
+    batches.set_epoch(epoch, start_batch)
+    return list(batches)
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    for count in (1, 2, 3, 22, 23, 24):
+        batches = epoch_of(sampler(count), 0)
+        assert sorted(position for batch in batches for _, position in batch) == list(range(count))
+        assert len(batches) == len(sampler(count))
+
+
+def test_the_order_depends_on_seed_and_epoch_only() -> None:
+    assert epoch_of(sampler(), 4) == epoch_of(sampler(), 4)
+    assert [p for b in epoch_of(sampler(), 4) for _, p in b] != [p for b in epoch_of(sampler(), 5) for _, p in b]
+
+
+def test_resuming_continues_the_same_order() -> None:
+    assert epoch_of(sampler(), 2, start_batch=3) == epoch_of(sampler(), 2)[3:]
+
+
+def test_whole_batches_hold_images_of_one_shape() -> None:
+    batches = epoch_of(sampler(60, 4), 0)
+    mixed = [batch for batch in batches if len({position % 3 == 0 for _, position in batch}) > 1]
+    assert len(mixed) <= 1
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 23])
+def test_ranks_get_equally_many_batches_and_miss_nothing(count: int) -> None:
+    ranks = [epoch_of(sampler(count, 2, rank, 3), 1) for rank in range(3)]
+    assert len({len(batches) for batches in ranks}) == 1
+    assert {position for batches in ranks for batch in batches for _, position in batch} == set(range(count))
+    assert all(batch for batches in ranks for batch in batches)
+
+
+def test_validation_is_in_order_and_shared_without_repeats(tmp_path: Path, configure: Configure) -> None:
+    roboflow(tmp_path / "data", small_coco(5))
+    config = configure("evaluation.batch_size=2")
+    ids = [
+        [target["image_id"] for _, targets in build_loaders(config, rank=rank, world_size=2).val for target in targets]
+        for rank in range(2)
+    ]
+    assert ids == [[1, 3, 5], [2, 4]]
+
+
+def collect(loader: DetectionLoader, epochs: int = 2) -> list[tuple[ImageBatch, list[Target]]]:
+    batches = []
+    for epoch in range(epochs):
+        loader.set_epoch(epoch)
+        batches += list(loader)
+    return batches
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path, configure: Configure) -> None:
+    roboflow(tmp_path / "data", small_coco(7))
+    options = ("augmentation=lsj", "augmentation.color_jitter=0.5")
+    alone, shared = (
+        collect(build_loaders(configure(*options, f"trainer.num_workers={workers}")).train) for workers in (0, 2)
+    )
+    assert len(alone) == len(shared) == 8
+    for (images, targets), (other_images, other_targets) in zip(alone, shared, strict=True):
+        torch.testing.assert_close(images.pixels, other_images.pixels)
+        assert (images.sizes, images.original_sizes) == (other_images.sizes, other_images.original_sizes)
+        for target, other in zip(targets, other_targets, strict=True):
+            assert target["image_id"] == other["image_id"]
+            torch.testing.assert_close(target["boxes"], other["boxes"])
+            torch.testing.assert_close(target["labels"], other["labels"])
+            masks, other_masks = target["masks"], other["masks"]
+            assert isinstance(masks, MaskCrops)
+            assert isinstance(other_masks, MaskCrops)
+            torch.testing.assert_close(masks.dense(), other_masks.dense())
+
+
+def test_a_packed_batch_gives_back_every_sample(tmp_path: Path, configure: Configure) -> None:
+    coco = small_coco(4)
+    coco["annotations"] = [item for item in coco["annotations"] if item["image_id"] != 2]
+    roboflow(tmp_path / "data", coco)
+    loaders = build_loaders(configure("evaluation.batch_size=4"))
+    ((images, targets),) = list(loaders.val)
+    assert images.pixels.shape == (4, 3, 96, 96)
+    assert images.sizes == [(48, 72), (72, 48)] * 2
+    for position, target in enumerate(targets):
+        pixels, expected, size = loaders.val.dataset[position]
+        h, w = images.sizes[position]
+        torch.testing.assert_close(images.pixels[position, :, :h, :w], pixels)
+        assert images.original_sizes[position] == size
+        assert target.keys() == expected.keys()
+        torch.testing.assert_close(target["boxes"], expected["boxes"])
+        masks, whole = target["masks"], expected["masks"]
+        assert isinstance(masks, MaskCrops)
+        assert isinstance(whole, MaskCrops)
+        assert masks.size == whole.size
+        torch.testing.assert_close(masks.dense(), whole.dense())
+
+
+def test_padding_is_zero_and_reaches_a_multiple_of_32() -> None:
+    batch = pad_images(
+        [torch.ones((3, 40, 50), dtype=torch.uint8), torch.ones((3, 20, 70), dtype=torch.uint8)], [(1, 1)] * 2
+    )
+    assert batch.pixels.shape == (2, 3, 64, 96)
+    assert batch.pixels.sum() == 3 * (40 * 50 + 20 * 70)
+    assert batch.pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_unreadable_image_stops_or_is_skipped(
+    tmp_path: Path, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    roboflow(tmp_path / "data", small_coco(4))
+    for folder in ("train", "valid"):
+        (tmp_path / "data" / folder / "2.png").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"2\.png cannot be read"):
+        collect(build_loaders(configure()).train)
+    loaders = build_loaders(configure("data.on_bad_image=skip"))
+    with caplog.at_level(logging.WARNING):
+        ids = [target["image_id"] for _, targets in collect(loaders.train) for target in targets]
+    assert sorted(ids) == [1, 1, 3, 3, 3, 3, 4, 4]
+    assert list(loaders.train.bad_images.values()) == [2]
+    assert caplog.text.count("2.png") == 1
+    assert [target["image_id"] for _, targets in loaders.val for target in targets] == [1, 3, 4]
+
+
+def test_keep_empty_false_leaves_empty_images_out_of_training_only(tmp_path: Path, configure: Configure) -> None:
+    coco = small_coco()
+    coco["annotations"] = [item for item in coco["annotations"] if item["image_id"] != 2]
+    roboflow(tmp_path / "data", coco)
+    loaders = build_loaders(configure("data.keep_empty=false"))
+    assert (len(loaders.train.dataset), len(loaders.val.dataset)) == (3, 4)
+
+
+def test_mask_head_none_leaves_masks_out(tmp_path: Path, configure: Configure) -> None:
+    roboflow(tmp_path / "data", small_coco())
+    _, targets = next(iter(build_loaders(configure("mask_head=none")).train))
+    assert all("masks" not in target for target in targets)
+
+
+def test_the_loaders_report_classes_and_what_was_skipped(tmp_path: Path, configure: Configure) -> None:
+    coco = small_coco()
+    coco["annotations"][0]["bbox"] = [0, 0, 0, 0]
+    roboflow(tmp_path / "data", coco, small_coco())
+    loaders = build_loaders(configure())
+    assert loaders.classes.num_classes == 3
+    assert {name: table.num_dropped for name, table in loaders.skipped.items()} == {"train": 1, "val": 0}

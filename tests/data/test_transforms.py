@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskrcnn_train.data.transforms import Geometry, Transform, resized_size
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1024, 1024), (800, 800)), ((480, 640), (800, 1066)), ((600, 1200), (666, 1333)), ((1, 4000), (1, 1333))],
+)
+def test_the_shorter_side_is_fitted_unless_the_longer_is_too_long(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert resized_size(size, 800, 1333) == expected
+    assert resized_size(size[::-1], 800, 1333) == expected[::-1]
+
+
+def geometries() -> list[Geometry]:
+    size = (40, 60)
+    return [
+        Geometry(size, (80, 120), (80, 120)),
+        Geometry(size, (40, 60), (40, 60), mirror_x=True),
+        Geometry(size, (40, 60), (40, 60), mirror_y=True),
+        Geometry(size, (80, 120), (40, 60), (13, 37), mirror_x=True, mirror_y=True),
+        Geometry(size, (20, 30), (40, 60), mirror_x=True),
+    ]
+
+
+@pytest.mark.parametrize("geometry", geometries())
+def test_pixels_points_and_boxes_move_together(geometry: Geometry) -> None:
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[10:30, 16:44] = 255
+    window = geometry.window(geometry.resize(Image.fromarray(pixels)), (0, 0, 0))
+    assert window.shape == (*geometry.size, 3)
+    x1, y1, x2, y2 = geometry.boxes(np.array([[16.0, 10, 44, 30]]))[0]
+    rows, columns = np.nonzero(window[..., 0] > 127)
+    found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    np.testing.assert_allclose(found, [x1, y1, x2, y2], atol=1)
+
+
+def test_padding_is_filled() -> None:
+    geometry = Geometry((40, 60), (20, 30), (40, 60))
+    window = geometry.window(geometry.resize(Image.new("RGB", (60, 40))), (1, 2, 3))
+    assert window[30, 50].tolist() == [1, 2, 3]
+    assert window[19, 29].tolist() == [0, 0, 0]
+
+
+def test_without_a_generator_nothing_is_random() -> None:
+    transform = Transform(min_sizes=(20,), max_size=100, horizontal_flip=1.0, scale_jitter=(0.1, 2.0), color_jitter=1.0)
+    assert transform.geometry((40, 60), None) == Geometry((40, 60), (20, 30), (20, 30))
+    image = Image.new("RGB", (4, 4), (10, 200, 30))
+    assert transform.colors(image, None) is image
+
+
+def test_every_option_changes_what_is_drawn() -> None:
+    def drawn(**options: object) -> list[Geometry]:
+        transform = Transform(**{"min_sizes": (20,), "max_size": 100, **options})  # type: ignore[arg-type]
+        return [transform.geometry((40, 60), np.random.default_rng(seed)) for seed in range(40)]
+
+    assert len(set(drawn())) == 1
+    assert {g.mirror_x for g in drawn(horizontal_flip=0.5)} == {True, False}
+    assert {g.mirror_y for g in drawn(vertical_flip=0.5)} == {True, False}
+    assert {g.size[0] for g in drawn(min_sizes=(20, 30, 40))} == {20, 30, 40}
+    jittered = drawn(scale_jitter=(0.1, 2.0))
+    assert {g.size for g in jittered} == {(20, 30)}
+    assert min(g.scaled[0] for g in jittered) < 10
+    assert max(g.scaled[0] for g in jittered) > 30
+    assert any(g.corner != (0, 0) for g in jittered)
+
+
+def test_color_jitter_changes_colours_and_keeps_the_size() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    transform = Transform(min_sizes=(20,), max_size=100, color_jitter=0.8)
+    first = transform.colors(image, np.random.default_rng(1))
+    again = transform.colors(image, np.random.default_rng(1))
+    assert first.size == image.size
+    assert np.array(first).tolist() == np.array(again).tolist() != np.array(image).tolist()

@@ -1,0 +1,59 @@
+"""Where a run is written, and how it is found again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from maskrcnn_train.cli import load_config, resumed_overrides
+from maskrcnn_train.engine.run_folder import find_run, open_run_folder, overrides_of
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("x")
+    with pytest.raises(ValueError, match=f"resume={tmp_path}"):
+        open_run_folder(load_config([f"output_dir={tmp_path}"]), "train")
+
+
+def test_two_runs_in_one_second_have_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = {open_run_folder(load_config(), "train") for _ in range(3)}
+    assert len(folders) == 3
+
+
+def test_auto_finds_the_newest_run_of_the_same_settings(tmp_path: Path) -> None:
+    for name, overrides in (("a", ["seed=1"]), ("b", ["seed=2"])):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(asdict(load_config(overrides))))
+    assert find_run(load_config(["seed=1", "resume=auto"]), tmp_path) == tmp_path / "a"
+    assert find_run(load_config(["seed=3", "resume=auto"]), tmp_path) is None
+
+
+def test_a_resume_path_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="names no run"):
+        find_run(load_config([f"resume={tmp_path}"]), tmp_path)
+
+
+def test_overrides_rebuild_the_configuration() -> None:
+    given = [
+        "backbone=resnet18",
+        "data=roboflow",
+        "data.root='/a b/c,d'",
+        "augmentation=multiscale",
+        "trainer.max_steps=5",
+    ]
+    config = load_config([*given, "weights.class_map={auto: car}", "optimizer.scale_lr=false"])
+    overrides = overrides_of(config, load_config())
+    assert "backbone.name=resnet18" in overrides
+    assert load_config(overrides) == config
+
+
+def test_resuming_a_path_takes_the_settings_of_that_run_and_the_given_ones_on_top(tmp_path: Path) -> None:
+    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(["seed=5", "trainer.epochs=3"]))
+    given = [f"resume={tmp_path}/checkpoints/last.pt", "trainer.epochs=9"]
+    config = load_config(resumed_overrides(given))
+    assert (config.seed, config.trainer.epochs) == (5, 9)
+    assert resumed_overrides(["resume=auto"]) == ["resume=auto"]

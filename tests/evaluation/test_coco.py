@@ -1,0 +1,230 @@
+import copy
+import io
+from contextlib import redirect_stdout
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from maskrcnn_train.evaluation.coco import distinct_names, evaluate_coco, explain_absent
+from maskrcnn_train.evaluation.curves import precision_recall_curves
+
+BACKENDS = ("pycocotools", "faster_coco_eval", "hotcoco")
+NAMES = {3: "window", 7: "door", 40: "shop", 41: "never"}
+HEIGHT, WIDTH = 150, 170
+
+
+def rle(box):
+    x, y, w, h = (round(v) for v in box)
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    mask[y : y + h, x : x + w] = 1
+    mask[y : y + h // 3, x : x + w // 3] = 0
+    code = coco_mask.encode(mask)
+    return {"size": [HEIGHT, WIDTH], "counts": code["counts"].decode()}
+
+
+def random_box(rng):
+    w, h = np.exp(rng.uniform(np.log(4), np.log(140), 2))
+    return [float(rng.uniform(0, WIDTH - w)), float(rng.uniform(0, HEIGHT - h)), float(w), float(h)]
+
+
+def random_data(seed, num_images=6):
+    """Ground truth with crowds, images without objects, polygons; results with ties and strangers."""
+    rng = np.random.default_rng(seed)
+    truth = {
+        "images": [{"id": i * 5, "height": HEIGHT, "width": WIDTH} for i in range(num_images)],
+        "categories": [{"id": i, "name": n} for i, n in NAMES.items()],
+        "annotations": [],
+    }
+    results = []
+    for image in truth["images"]:
+        for _ in range(int(rng.integers(0, 7))):
+            box, crowd = random_box(rng), int(rng.random() < 0.15)
+            x, y, w, h = box
+            polygon = not crowd and rng.random() < 0.4
+            shape = [[x, y, x + w, y, x + w, y + h, x, y + h]] if polygon else rle(box)
+            area = w * h if polygon else float(coco_mask.area(shape))
+            category = int(rng.choice([3, 7, 40]))
+            truth["annotations"].append(
+                {"id": len(truth["annotations"]), "image_id": image["id"], "category_id": category, "bbox": box}
+                | {"area": area, "iscrowd": crowd, "segmentation": shape}
+            )
+            for _ in range(int(rng.integers(0, 4))):
+                near = [max(0.0, v + rng.normal(0, 2)) for v in box]
+                near[2], near[3] = max(near[2], 3.0), max(near[3], 3.0)
+                results.append({"image_id": image["id"], "category_id": category, "bbox": near})
+        for _ in range(int(rng.integers(0, 4))):
+            results.append({"image_id": image["id"], "category_id": int(rng.choice(list(NAMES)))})
+            results[-1]["bbox"] = random_box(rng)
+    for result in results:
+        result |= {"score": float(np.round(rng.random(), 1)), "segmentation": rle(result["bbox"])}
+    return truth, results
+
+
+def reference(truth, results, kind, max_detections):
+    """pycocotools as its users call it (Detectron2's way: results without boxes for masks)."""
+    truth = copy.deepcopy(truth)
+    for number, annotation in enumerate(truth["annotations"], start=1):
+        annotation["id"] = number
+    results = [{k: v for k, v in r.items() if k != ("bbox" if kind == "segm" else "segmentation")} for r in results]
+    with redirect_stdout(io.StringIO()):
+        gt = COCO()
+        gt.dataset = truth
+        gt.createIndex()
+        evaluator = COCOeval(gt, gt.loadRes(copy.deepcopy(results)), kind)
+        evaluator.params.maxDets = max_detections
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_metrics_and_arrays_equal_pycocotools_own(backend, seed):
+    truth, results = random_data(seed)
+    found = evaluate_coco(truth, results, backend=backend, max_detections=[1, 10, 100], class_names=NAMES)
+    for kind in ("bbox", "segm"):
+        expected = reference(truth, results, kind, [1, 10, 100])
+        for key in ("precision", "recall", "scores"):
+            np.testing.assert_allclose(getattr(found, key)[kind], expected.eval[key], rtol=0, atol=1e-9)
+        keys = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+        values = [found.metrics[f"{kind}/{key}"] for key in keys]
+        np.testing.assert_allclose(values, expected.stats, rtol=0, atol=1e-9)
+        assert 0 < found.metrics[f"{kind}/AP"] < 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ap_is_taken_at_the_last_of_max_detections(backend):
+    truth, results = random_data(4)
+    found = evaluate_coco(truth, results, backend=backend, max_detections=[1, 2, 3], class_names=NAMES)
+    expected = reference(truth, results, "bbox", [1, 2, 3]).eval
+    assert found.metrics["bbox/AP"] == pytest.approx(
+        expected["precision"][..., 0, 2].clip(0)[:, :, :3].mean(), abs=1e-9
+    )
+    assert {"bbox/AR1", "bbox/AR2", "bbox/AR3"} <= set(found.metrics)
+    assert "bbox/AR100" not in found.metrics
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_results_give_zero_and_the_input_is_left_alone(backend):
+    truth, _ = random_data(1)
+    before = copy.deepcopy(truth)
+    found = evaluate_coco(truth, [], backend=backend, max_detections=[1, 10, 100], class_names=NAMES)
+    assert found.metrics["segm/AP"] == found.metrics["bbox/AR100"] == found.metrics["bbox/AP/door"] == 0
+    assert found.metrics["bbox/AP/never"] == -1
+    assert truth == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_split_without_objects_or_images_is_absent_not_an_error(backend):
+    truth, results = random_data(1)
+    for images in (truth["images"], []):
+        empty = {**truth, "images": images, "annotations": []}
+        kept = results if images else []
+        found = evaluate_coco(empty, kept, backend=backend, max_detections=[1, 10, 100], class_names=NAMES)
+        assert set(found.metrics.values()) == {-1.0}
+        assert explain_absent(found)[0].startswith("every AP and AR is absent: this split has no objects")
+
+
+def test_nothing_is_printed(capfd):
+    truth, results = random_data(1, num_images=3)
+    for backend in BACKENDS:
+        evaluate_coco(truth, results, backend=backend, max_detections=[1, 10, 100], class_names=NAMES)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_absent_size_and_class_are_explained_in_words():
+    truth, results = random_data(1)
+    truth["annotations"] = [a for a in truth["annotations"] if a["area"] < 96**2]
+    found = evaluate_coco(truth, results, backend="hotcoco", max_detections=[1, 10, 100], class_names=NAMES)
+    said = explain_absent(found)
+    assert "segm/APl and segm/ARl are absent: no large objects (area above 96^2 pixels) in this split" in said
+    assert said[-1].startswith("no AP for never")
+    assert found.support[41] == 0
+    assert found.support[3] == sum(a["category_id"] == 3 and not a["iscrowd"] for a in truth["annotations"])
+
+
+def test_area_and_iscrowd_may_be_missing_and_annotation_ids_zero():
+    truth, results = random_data(2)
+    truth["annotations"] = [a for a in truth["annotations"] if not a["iscrowd"] and isinstance(a["segmentation"], dict)]
+    found = evaluate_coco(truth, results, backend="pycocotools", max_detections=[1, 10, 100], class_names=NAMES)
+    bare = {
+        **truth,
+        "annotations": [
+            {k: v for k, v in a.items() if k not in ("area", "iscrowd")} | {"id": 0} for a in truth["annotations"]
+        ],
+    }
+    assert (
+        evaluate_coco(bare, results, backend="pycocotools", max_detections=[1, 10, 100], class_names=NAMES).metrics
+        == found.metrics
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 3}, "has image_id 3, which the ground truth lacks"),
+        ({"category_id": 9}, "has category_id 9; the ground truth has 3, 7, 40, 41"),
+        ({"score": float("nan")}, "has score nan"),
+        ({"bbox": [1, 2, 3]}, "it must be \\[x, y, width, height\\]"),
+        ({"segmentation": {"size": [170, 150], "counts": "0"}}, "has an RLE of size \\[170, 150\\]"),
+        ({"segmentation": {"size": [150, 170], "counts": "52203"}}, "don't describe 150 x 170 pixels"),
+        ({"segmentation": [[0, 0, 5, 0, 5, 5]]}, "not polygons"),
+    ],
+)
+def test_malformed_results_are_named_in_one_line(change, message):
+    truth, results = random_data(1)
+    results[5] |= change
+    with pytest.raises(ValueError, match=f"result 5 .*{message}") as caught:
+        evaluate_coco(truth, results, backend="pycocotools", max_detections=[1, 10, 100], class_names=NAMES)
+    assert "\n" not in str(caught.value)
+
+
+def test_box_only_ground_truth_scores_boxes_and_says_why_it_cannot_score_masks():
+    truth, results = random_data(1)
+    for item in truth["annotations"] + results:
+        del item["segmentation"]
+    found = evaluate_coco(
+        truth, results, backend="hotcoco", max_detections=[1, 10, 100], kinds=["bbox"], class_names=NAMES
+    )
+    assert found.metrics["bbox/AP"] > 0
+    assert not any(key.startswith("segm") for key in found.metrics)
+    with pytest.raises(ValueError, match="has no segmentation"):
+        evaluate_coco(truth, results, backend="hotcoco", max_detections=[1, 10, 100], class_names=NAMES)
+
+
+def test_two_classes_of_one_name_keep_their_own_ap():
+    assert distinct_names({1: "car", 2: "bus", 5: "car"}) == {1: "car (1)", 2: "bus", 5: "car (5)"}
+
+
+def test_curves_reach_the_best_f1_at_its_score():
+    truth, _ = random_data(1)
+    results = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.75}
+        for a in truth["annotations"]
+        if not a["iscrowd"]
+    ]
+    found = evaluate_coco(
+        truth, results, backend="hotcoco", max_detections=[1, 10, 100], kinds=["bbox"], class_names=NAMES
+    )
+    curves = precision_recall_curves(found)
+    assert {(c.class_name, c.iou) for c in curves} == {(n, i) for n in ("window", "door", "shop") for i in (0.5, 0.75)}
+    assert all(c.best_f1 == pytest.approx(1) and c.best_threshold == 0.75 for c in curves)
+    assert len(curves[0].recall) == len(curves[0].precision) == 101
+
+
+def test_more_than_255_masks_are_taken() -> None:
+    from maskrcnn_train.evaluation.ground_truth import results_as_ground_truth
+
+    result = {
+        "image_id": 1,
+        "category_id": 1,
+        "score": 0.5,
+        "bbox": [0, 0, 2, 2],
+        "segmentation": {"size": [2, 2], "counts": [0, 4]},
+    }
+    annotations = results_as_ground_truth({"images": [], "categories": []}, [result] * 300, "segm")["annotations"]
+    assert [annotation["area"] for annotation in annotations] == [4.0] * 300

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+
+from maskrcnn_train.model.pooling import MultiLevelPooler, assign_levels
+from maskrcnn_train.model.roi_align import bag_roi_align
+
+
+def pooler(**changes: object) -> MultiLevelPooler:
+    settings = {"type": "align", "resolution": 7, "sampling_ratio": 2, "aligned": False, "level_rule": "torchvision"}
+    return MultiLevelPooler(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def pyramid(channels: int = 8, size: int = 128) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn((2, channels, size // s, size // s), generator=generator) for s in (4, 8, 16, 32, 64)]
+
+
+STRANGE = torch.tensor(
+    [
+        [0.0, 3, 4, 90, 100],
+        [1, 0, 0, 128, 128],
+        [0, -40, -40, 60, 30],
+        [1, 100, 90, 180, 170],
+        [0, 50, 50, 50.01, 50.01],
+        [1, 400, 400, 500, 500],
+        [0, 127.9, 0, 128, 128],
+        [1, -300, 10, -200, 40],
+        [0, -1000, -1000, 1000, 1000],
+    ]
+)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_bag_equals_the_operator_on_any_box(aligned: bool, samples: int) -> None:
+    feature = torch.randn((2, 5, 32, 40), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    first, second = feature.clone().requires_grad_(), feature.clone().requires_grad_()
+    expected = roi_align(first, STRANGE, 7, 0.25, samples, aligned)
+    levels = torch.zeros(len(STRANGE), dtype=torch.int64)
+    found = bag_roi_align(
+        [second], STRANGE, levels, scales=[0.25], resolution=7, sampling_ratio=samples, aligned=aligned
+    )
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    torch.testing.assert_close(second.grad, first.grad, atol=1e-4, rtol=1e-5)
+
+
+def test_all_levels_equal_torchvisions_pooler() -> None:
+    torch.manual_seed(0)
+    corners = torch.rand(60, 2) * 90
+    boxes = torch.cat((corners, corners + torch.rand(60, 1) ** 3 * 600 + torch.rand(60, 2) * 9 + 2), dim=1)
+    features = pyramid()
+    theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+    named = {str(level): feature for level, feature in enumerate(features)}
+    expected = theirs(named, [boxes[:40], boxes[40:]], [(128, 128)] * 2)
+    assert len(assign_levels(boxes, "torchvision").unique()) == 4
+    torch.testing.assert_close(pooler()(features, [boxes[:40], boxes[40:]]), expected, atol=1e-4, rtol=1e-5)
+    by_level = pooler()._pool_by_level(
+        features[:4],
+        torch.cat((torch.cat((torch.zeros(40, 1), torch.ones(20, 1))), boxes), dim=1),
+        assign_levels(boxes, "torchvision"),
+    )
+    torch.testing.assert_close(by_level, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_each_setting_changes_the_result_as_its_name_says() -> None:
+    features, boxes = pyramid(), [torch.tensor([[3.0, 5, 70, 60]]), torch.tensor([[20.0, 20, 50, 90]])]
+    base = pooler()(features, boxes)
+    assert base.shape == (2, 8, 7, 7)
+    assert pooler(resolution=14)(features, boxes).shape == (2, 8, 14, 14)
+    for change in ({"type": "pool"}, {"sampling_ratio": 1}, {"sampling_ratio": 0}, {"aligned": True}):
+        changed = pooler(**change)(features, boxes)
+        assert changed.shape == base.shape
+        assert not torch.allclose(changed, base, atol=1e-3), change
+    highest = max(float(feature.max()) for feature in features[:4])
+    assert float(pooler(type="pool")(features, boxes).max()) <= highest
+
+
+@pytest.mark.parametrize("change", [{}, {"type": "pool"}, {"sampling_ratio": 0}])
+def test_no_boxes_at_all_keep_the_graph(change: dict[str, object]) -> None:
+    features = [feature.requires_grad_() for feature in pyramid()]
+    pooled = pooler(**change)(features, [torch.zeros(0, 4), torch.zeros(0, 4)])
+    assert pooled.shape == (0, 8, 7, 7)
+    pooled.sum().backward()
+    assert features[0].grad is not None
+    assert float(features[0].grad.abs().sum()) == 0
+
+
+def test_levels_by_size_and_the_two_rules_on_a_border() -> None:
+    sides = torch.tensor([10.0, 111, 112, 223, 224, 447, 448, 2000])
+    boxes = torch.stack((torch.zeros(8), torch.zeros(8), sides, sides), dim=1)
+    for rule in ("torchvision", "detectron2"):
+        assert assign_levels(boxes, rule).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    almost = torch.tensor([[0, 0, 112 * (1 - 3e-7), 112 * (1 - 3e-7)]])  # epsilon 1e-6 lifts it, 1e-8 does not
+    assert assign_levels(almost, "torchvision").tolist() == [1]
+    assert assign_levels(almost, "detectron2").tolist() == [0]
+
+
+def test_bfloat16_features_stay_bfloat16() -> None:
+    features = [feature.bfloat16().contiguous(memory_format=torch.channels_last) for feature in pyramid()]
+    boxes = [torch.tensor([[3.0, 5, 70, 60]]), torch.zeros(0, 4)]
+    for change in ({}, {"sampling_ratio": 0}, {"type": "pool"}):
+        with torch.autocast("cpu", torch.bfloat16):
+            pooled = pooler(**change)(features, boxes)
+        assert pooled.dtype == torch.bfloat16
+        torch.testing.assert_close(
+            pooled.float(), pooler(**change)([f.float() for f in features], boxes), atol=0.05, rtol=0.05
+        )

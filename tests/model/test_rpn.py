@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
+
+from maskrcnn_train.batch import ImageBatch, Target
+from maskrcnn_train.model import boxes, matching
+from maskrcnn_train.model.anchors import AnchorGrid, cell_anchors
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.matching import BACKGROUND, IGNORED, match_boxes
+from maskrcnn_train.model.proposals import Proposals, keep_per_batch, keep_per_image
+from maskrcnn_train.model.sampling import sample_balanced
+
+Build = Callable[..., MaskRCNN]
+Batch = tuple[ImageBatch, list[Target]]
+
+
+def random_boxes(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand((count, 2), generator=generator) * 80
+    return torch.cat((corners, corners + torch.rand((count, 2), generator=generator) * 60 + 1), dim=1)
+
+
+def test_coding_equals_torchvisions_and_decodes_what_it_encoded() -> None:
+    weights = (10.0, 10.0, 5.0, 5.0)
+    ours, theirs = boxes.BoxCoder(weights), BoxCoder(weights)
+    targets, references = random_boxes(20), random_boxes(20, seed=1)
+    deltas = ours.encode(targets, references)
+    torch.testing.assert_close(deltas, theirs.encode_single(targets, references))
+    torch.testing.assert_close(ours.decode(deltas, references), targets, atol=1e-3, rtol=1e-4)
+    wild = deltas * 100
+    torch.testing.assert_close(ours.decode(wild, references), theirs.decode_single(wild, references))
+
+
+def test_anchors_equal_torchvisions_in_value_and_order() -> None:
+    sizes, ratios = [32.0, 64, 128, 256, 512], [0.5, 1.0, 2.0]
+    maps = [torch.zeros(1, 1, 96 // s + (96 % s > 0), 160 // s + (160 % s > 0)) for s in (4, 8, 16, 32, 64)]
+    theirs = AnchorGenerator(tuple((size,) for size in sizes), (tuple(ratios),) * 5)
+    expected = theirs(ImageList(torch.zeros(1, 3, 96, 160), [(96, 160)]), maps)[0]
+    grids = [(level.shape[2], level.shape[3]) for level in maps]
+    grid = AnchorGrid(sizes=sizes, aspect_ratios=ratios, rounding=True, strides="inferred")
+    assert torch.equal(grid((96, 160), grids, torch.device("cpu")), expected)
+    fixed = AnchorGrid(sizes=sizes, aspect_ratios=ratios, rounding=True, strides="fixed")(
+        (96, 160), grids, torch.device("cpu")
+    )
+    last = fixed[-3:, :2] - fixed[-9:-6, :2]  # P6 is 2 x 3: from its first column to its last
+    assert last.tolist() == [[128.0, 0.0]] * 3
+    assert float((expected[-1] - fixed[-1]).abs().max()) > 0  # 160 // 3 = 53, not 64
+
+
+def test_anchor_rounding_by_hand() -> None:
+    assert cell_anchors(32, [0.5], rounding=True).tolist() == [[-23, -11, 23, 11]]
+    exact = cell_anchors(32, [0.5], rounding=False)[0]
+    torch.testing.assert_close(exact, torch.tensor([-22.6274, -11.3137, 22.6274, 11.3137]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pairs", [2**18, 64])
+def test_matching_equals_torchvisions_also_in_pieces(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "_piece_size", lambda count, device: max(1, pairs // count))
+    objects, candidates = random_boxes(9), torch.cat((random_boxes(300, seed=2), random_boxes(300, seed=2)))  # ties
+    for keep_best in (False, True):
+        theirs = Matcher(0.7, 0.3, allow_low_quality_matches=keep_best)(box_iou(objects, candidates))
+        ours = match_boxes(objects, candidates, upper=0.7, lower=0.3, keep_best=keep_best)
+        assert torch.equal(ours, theirs)
+
+
+def test_upper_and_lower_by_hand() -> None:
+    objects = torch.tensor([[0.0, 0, 10, 10]])
+    candidates = torch.tensor([[0.0, 0, 10, 7], [0, 0, 10, 5], [0, 0, 10, 3], [0, 0, 10, 2]])
+    match = match_boxes(objects, candidates, upper=0.7, lower=0.3, keep_best=False)
+    assert match.tolist() == [0, IGNORED, IGNORED, BACKGROUND]
+    match = match_boxes(objects, candidates, upper=0.8, lower=0.4, keep_best=True)
+    assert match.tolist() == [0, IGNORED, BACKGROUND, BACKGROUND]  # the first as the best of its object
+    assert match_boxes(objects[:0], candidates, upper=0.7, lower=0.3, keep_best=True).tolist() == [BACKGROUND] * 4
+
+
+def test_an_object_that_touches_no_anchor_does_not_make_all_anchors_objects() -> None:
+    far = torch.tensor([[500.0, 500, 510, 510]])
+    assert match_boxes(far, random_boxes(5), upper=0.7, lower=0.3, keep_best=True).tolist() == [BACKGROUND] * 5
+
+
+def test_samples_are_torchvisions_for_the_same_seed_and_the_fraction_is_a_cap() -> None:
+    labels = torch.randint(-1, 2, (2000,), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(4)
+    positive, negative = sample_balanced(labels, batch_size=100, positive_fraction=0.3)
+    torch.manual_seed(4)
+    masks = BalancedPositiveNegativeSampler(100, 0.3)([labels])
+    assert torch.equal(positive, torch.where(masks[0][0])[0])
+    assert torch.equal(negative, torch.where(masks[1][0])[0])
+    assert (len(positive), len(negative)) == (30, 70)
+    few = torch.zeros(500)
+    few[:7] = 1
+    assert [len(each) for each in sample_balanced(few, batch_size=100, positive_fraction=0.5)] == [7, 93]
+    assert [len(each) for each in sample_balanced(few[:20], batch_size=100, positive_fraction=0.5)] == [7, 13]
+
+
+def scored(*scores: float) -> Proposals:
+    return Proposals(random_boxes(len(scores)), torch.tensor(scores), torch.zeros(len(scores), dtype=torch.int64))
+
+
+def test_budget_of_the_batch_and_of_each_image() -> None:
+    a, b = scored(0.9, 0.8, 0.7), scored(0.6, 0.5, 0.4)
+    assert [len(each) for each in keep_per_batch([a, b], 3)] == [3, 0]
+    assert [len(each) for each in keep_per_batch([a, b], 4)] == [3, 1]
+    assert [len(each) for each in keep_per_batch([a, b], 9)] == [3, 3]
+    assert [len(each) for each in keep_per_image([a, b], 3)] == [3, 3]
+    assert keep_per_image([a, b], 2)[0].scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_nms_settings_change_the_number_of_proposals(small_model: Build, batch: Batch) -> None:
+    def counts(training: bool, *overrides: str) -> list[int]:
+        model = small_model(*overrides)
+        with torch.no_grad():
+            model.rpn.head.cls_logits.weight.normal_()  # else NMS sees equal scores
+        model.eval()
+        inputs = model.prepare(batch[0])
+        features = model.features(inputs)
+        model.train(training)
+        return [len(each) for each in model.proposals(features, inputs)]
+
+    budget = ["rpn.nms.post_train=40", "rpn.nms.post_test=25"]
+    assert counts(True, *budget) == [40, 40]
+    assert counts(False, *budget) == [25, 25]
+    shared = counts(True, *budget, "rpn.nms.train_scope=batch")
+    assert sum(shared) == 40
+    assert counts(False, *budget, "rpn.nms.train_scope=batch") == [25, 25]
+    assert max(counts(True, "rpn.nms.pre_train=3")) <= 15  # 3 on each of 5 levels
+    assert max(counts(False, "rpn.nms.pre_test=2")) <= 10
+    assert sum(counts(False, "rpn.nms.threshold=0.3")) < sum(counts(False, "rpn.nms.threshold=0.9"))
+
+
+def test_an_image_left_without_proposals_still_trains(small_model: Build, batch: Batch) -> None:
+    model = small_model("rpn.nms.train_scope=batch", "rpn.nms.post_train=1")
+    samples = model.roi_heads.sample([torch.zeros(0, 4), random_boxes(1)], batch[1])
+    assert [len(sample.boxes) for sample in samples] == [3, 2]
+    losses = model(*batch)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_iou_thresholds_and_sampling_change_the_anchors_that_train(small_model: Build, batch: Batch) -> None:
+    def sampled(*overrides: str) -> tuple[int, int]:
+        model = small_model(*overrides)
+        inputs = model.prepare(batch[0])
+        with torch.no_grad():
+            anchors = model.rpn.predict(model.features(inputs), inputs.padded_size).anchors
+        positive, negative, _ = model.rpn._sample(anchors, batch[1])
+        return len(positive), len(negative)
+
+    positives, negatives = sampled()
+    assert positives + negatives == 512
+    assert sampled("rpn.iou.upper=0.4")[0] > positives
+    assert sum(sampled("rpn.sampling.batch_size=10")) == 20
+    assert sampled("rpn.iou.upper=0.35", "rpn.sampling.batch_size=8", "rpn.sampling.positive_fraction=0.25")[0] == 4
+    everything = ["rpn.sampling.batch_size=100000", "rpn.iou.upper=0.9"]
+    assert sampled(*everything, "rpn.iou.lower=0.1")[1] < sampled(*everything, "rpn.iou.lower=0.6")[1]
+
+
+def test_normalizer_and_beta_by_hand(small_model: Build, batch: Batch) -> None:
+    def losses(*overrides: str) -> dict[str, Tensor]:
+        model = small_model(*overrides, "rpn.sampling.batch_size=100000")
+        inputs = model.prepare(batch[0])
+        with torch.no_grad():
+            predictions = model.rpn.predict(model.features(inputs), inputs.padded_size)
+            positive, negative, goals = model.rpn._sample(predictions.anchors, batch[1])
+            losses = model.rpn.losses(predictions, batch[1])
+        deltas = predictions.deltas.flatten(0, 1)[positive]
+        losses["l1"] = (deltas - goals).abs().sum()
+        losses["count"] = torch.tensor(float(len(positive) + len(negative)))
+        return losses
+
+    sampled = losses("numerics.rpn_smooth_l1_beta=0")
+    fixed = losses("numerics.rpn_smooth_l1_beta=0", "numerics.rpn_normalizer=batch_size")
+    torch.testing.assert_close(sampled["loss_rpn_box_reg"], sampled["l1"] / sampled["count"])
+    torch.testing.assert_close(fixed["loss_rpn_box_reg"], sampled["l1"] / 200000)
+    torch.testing.assert_close(fixed["loss_objectness"] * 200000, sampled["loss_objectness"] * sampled["count"])
+    assert losses()["loss_rpn_box_reg"] < sampled["loss_rpn_box_reg"]  # squared near zero
+
+
+def test_number_of_convs_and_anchors_in_the_head(small_model: Build) -> None:
+    model = small_model("rpn.num_convs=3", "rpn.anchors.aspect_ratios=[0.5,0.75,1.0,2.0]")
+    assert len(model.rpn.head.conv) == 3
+    assert model.rpn.head.cls_logits.out_channels == 4
+    assert model.rpn.head.bbox_pred.out_channels == 16
+    sizes = small_model("rpn.anchors.sizes=[8,16,32,64,128]").rpn.anchors.cells
+    assert [float(cells[1, 2] * 2) for cells in sizes] == [8, 16, 32, 64, 128]
+
+
+def test_smallest_proposals_are_dropped(small_model: Build, batch: Batch) -> None:
+    model = small_model("numerics.min_proposal_size=20").eval()
+    inputs = model.prepare(batch[0])
+    for proposals in model.proposals(model.features(inputs), inputs):
+        assert float((proposals.boxes[:, 2:] - proposals.boxes[:, :2]).min()) >= 20

@@ -1,0 +1,137 @@
+import csv
+import json
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from maskrcnn_train.reporting.charts import line_chart, nice_ticks, number, thinned
+from maskrcnn_train.reporting.html import write_report
+from maskrcnn_train.reporting.sweep import write_sweep_report, write_sweep_table
+
+KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
+
+
+def write_run(folder, ap=0.5, overrides=("backbone.name=resnet18",)):
+    folder.mkdir(parents=True)
+    metrics = {f"{kind}/{key}": ap for kind in ("bbox", "segm") for key in KEYS}
+    metrics |= {"segm/APl": -1.0, "segm/AP/<b>door</b>": 0.25, "bbox/AP/<b>door</b>": -1.0}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "overrides.yaml").write_text(json.dumps(list(overrides)))
+
+
+def fill_run(folder):
+    lines = [{"step": s, "loss/total": 3 - s / 100, "lr": 0.01, "images_per_second": 5} for s in range(10, 110, 10)]
+    lines += [{"step": 100, "segm/AP": 0.4}, {"step": 110, "loss/total": None}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "config.yaml").write_text("seed: 0\n")
+    (folder / "classes.json").write_text(json.dumps({"names": ["<b>door</b>"], "ids": [3]}))
+    (folder / "environment.json").write_text(json.dumps({"command": "python -m maskrcnn_train seed=0"}))
+    (folder / "pictures").mkdir()
+    Image.new("RGB", (3000, 900), "teal").save(folder / "pictures" / "00001.jpg")
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes; fails on tags that are closed in another order."""
+
+    VOID = frozenset({"meta", "img", "line", "path", "br"})
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def parse(path):
+    tags = Tags()
+    tags.feed(path.read_text())
+    assert not tags.open
+    return tags
+
+
+def test_a_report_holds_everything_of_the_run_and_needs_nothing_else(tmp_path):
+    run = tmp_path / "run"
+    write_run(run)
+    fill_run(run)
+    page = write_report(run)
+    text, tags = page.read_text(), parse(page)
+    assert page == run / "report.html"
+    assert not [a for t, a in tags.found if t in ("link", "script") and ("href" in a or "src" in a)]
+    images = [image for image in tags.of("img") if "src" in image]
+    assert images[0]["src"].startswith("data:image/jpeg;base64,")
+    assert (images[0]["width"], images[0]["height"]) == ("1400", "420")
+    assert all("alt" in image for image in tags.of("img"))
+    assert all(svg["aria-label"] for svg in tags.of("svg"))
+    assert {"Loss", "Learning rate", "AP, x 100"} <= {part.split("<")[0] for part in text.split("<h3>")}
+    for shown in ("backbone.name=resnet18", "python -m maskrcnn_train seed=0", "seed: 0", "50.0", "25.0"):
+        assert shown in text
+    assert "&lt;b&gt;door&lt;/b&gt;" in text
+    assert "<b>door" not in text
+
+
+def test_a_report_leaves_out_what_the_run_lacks(tmp_path):
+    write_run(tmp_path / "run")
+    text = write_report(tmp_path / "run").read_text()
+    assert "COCO metrics" in text
+    assert not any(word in text for word in ('<h2 id="curves"', '<h2 id="pictures"', "<script", "Environment"))
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no run"):
+        write_report(tmp_path)
+    with pytest.raises(ValueError, match="is not a folder"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_a_sweep_is_sorted_and_links_to_its_jobs(tmp_path):
+    for job, (ap, budget) in enumerate([(0.2, 500), (0.4, 1000), (0.3, 2000)]):
+        write_run(tmp_path / str(job), ap, ("seed=1", f"rpn.nms.post_train={budget}"))
+    (tmp_path / "10").mkdir()
+    (tmp_path / "10" / "overrides.yaml").write_text('["seed=1"]')
+    write_report(tmp_path / "1")
+    tags = parse(write_sweep_report(tmp_path))
+    assert [link["href"] for link in tags.of("a")] == ["sweep.csv", "1/report.html"]
+    rows = list(csv.reader(write_sweep_table(tmp_path).read_text().splitlines()))
+    assert rows[0][:3] == ["job", "rpn.nms.post_train", "segm/AP"]
+    assert [row[:3] for row in rows[1:]] == [
+        ["1", "1000", "0.4"],
+        ["2", "2000", "0.3"],
+        ["0", "500", "0.2"],
+        ["10", "", ""],
+    ]
+
+
+def test_a_folder_without_jobs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no jobs"):
+        write_sweep_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "points", [[(5, 1.0)], [(1, 0.0), (2, 0.0)], [(0, -3.0), (9, 1e-7)], [(i, 1e6 * i) for i in range(999)]]
+)
+def test_any_course_gives_a_chart_inside_its_frame(points):
+    chart = line_chart("t", {"a": points, "none": []})
+    places = [tuple(map(float, part.strip("ML ").split())) for part in chart.lines[0].path.split("L")]
+    assert all(chart.left <= x <= chart.right and chart.top <= y <= chart.bottom for x, y in places)
+    assert 2 <= len(chart.y_ticks) <= 8
+    assert line_chart("t", {"none": []}) is None
+
+
+def test_ticks_are_round_and_points_are_averaged():
+    assert nice_ticks(0, 0.37) == [0, 0.1, 0.2, 0.3, 0.4]
+    assert nice_ticks(0, 6000) == [0, 2000, 4000, 6000]
+    assert thinned([(1, 1.0), (2, 3.0), (3, 5.0)], most=2) == [(2, 2.0), (3, 5.0)]
+    assert [number(v) for v in (0.0125, 3.0, 12345.6, 0.0)] == ["0.0125", "3", "12,346", "0"]

@@ -1,0 +1,44 @@
+"""Imports point down the layers only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "maskrcnn_train"
+ALLOWED = {
+    "config": set(),
+    "batch": set(),
+    "data": {"config", "batch", "data"},
+    "model": {"config", "batch", "model"},
+    "evaluation": {"config", "batch", "data", "model", "evaluation"},
+    "reporting": {"config", "batch", "data", "model", "evaluation", "reporting"},
+    "engine": {"config", "batch", "data", "model", "engine"},
+}
+
+
+def imported_parts(path: Path) -> set[str]:
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        parts |= {name.split(".")[1] for name in names if name.startswith("maskrcnn_train.")}
+    return parts
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports_point_down(part: str) -> None:
+    folder = PACKAGE / part
+    files = sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
+    assert files
+    for path in files:
+        assert imported_parts(path) <= ALLOWED[part], path
+
+
+def test_conf_holds_no_python() -> None:
+    assert not list((PACKAGE.parent / "conf").rglob("*.py"))

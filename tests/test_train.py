@@ -1,0 +1,236 @@
+"""One training from the command to its folder, on few small images: train, stop, resume, evaluate, look."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskrcnn_train import load_config, train
+from maskrcnn_train.engine.checkpoint import read_checkpoint
+from maskrcnn_train.reporting.tensorboard import read_metrics
+
+TINY = [
+    "experiment=shapes",
+    "data.shapes.num_train=12",
+    "data.shapes.num_val=4",
+    "data.shapes.num_test=1",
+    "data.shapes.image_size=64",
+    "data.min_size=64",
+    "data.max_size=64",
+    "backbone.fpn_channels=32",
+    "trainer.batch_size=4",
+    "trainer.num_workers=0",
+    "trainer.max_minutes=null",
+    "trainer.precision=fp32",
+    "trainer.log_every=1",
+    "evaluation.pictures=2",
+]
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"data.root={tmp_path_factory.mktemp('shapes')}"
+
+
+@pytest.fixture(scope="session")
+def run_dir(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 4 steps."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(load_config([*TINY, shapes, "trainer.max_steps=4", f"output_dir={folder}"]))
+    return folder
+
+
+def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "maskrcnn_train", *arguments], capture_output=True, text=True, cwd=cwd, timeout=1500
+    )
+
+
+def test_a_run_leaves_everything_in_its_folder(run_dir: Path) -> None:
+    names = {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*")}
+    expected = ["config.yaml", "overrides.yaml", "train.log", "metrics.jsonl", "metrics.json", "classes.json"]
+    expected += ["predictions.json", "report.html", "checkpoints/last.pt", "checkpoints/last.json"]
+    expected += ["checkpoints/best.pt", "checkpoints/best.json"]
+    assert not set(expected) - names
+    assert len(list(run_dir.glob("events.out.tfevents.*"))) == 1
+    assert len(list(run_dir.glob("pictures/*.jpg"))) == 2
+
+
+def test_metrics_hold_the_twelve_numbers_of_each_kind_and_each_class(run_dir: Path) -> None:
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    for kind in ("bbox", "segm"):
+        names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+        assert {f"{kind}/{name}" for name in names} <= set(metrics)
+        assert sum(key.startswith(f"{kind}/AP/") for key in metrics) == 6
+
+
+def test_every_log_line_has_losses_rates_and_the_learning_rate(run_dir: Path) -> None:
+    lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if "lr" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    keys = {"loss/classifier", "loss/mask", "loss/total", "time/step", "time/data", "images_per_second"}
+    assert keys <= set(lines[0])
+
+
+def test_a_stopped_and_resumed_run_ends_with_the_same_weights(run_dir: Path, shapes: str, tmp_path: Path) -> None:
+    """The second sitting begins inside an epoch of three steps."""
+    folder = tmp_path / "run"
+    config = load_config([*TINY, shapes, "trainer.max_steps=4", f"output_dir={folder}", "trainer.interval_unit=step"])
+
+    class Stopped(Exception):
+        pass
+
+    from maskrcnn_train.engine import loop
+
+    original = loop.apply_gradients
+    steps = []
+
+    def apply_then_stop(*arguments: object, **options: object) -> object:
+        if len(steps) == 2:
+            raise Stopped
+        steps.append(1)
+        return original(*arguments, **options)  # type: ignore[arg-type]
+
+    loop.apply_gradients = apply_then_stop  # type: ignore[assignment]
+    try:
+        with pytest.raises(Stopped):
+            train(config)
+    finally:
+        loop.apply_gradients = original
+    assert read_checkpoint(folder / "checkpoints/last.pt")["position"]["step"] == 2
+    config.resume = str(folder)
+    train(config)
+    whole, resumed = (read_checkpoint(path / "checkpoints/last.pt") for path in (run_dir, folder))
+    for name, weight in whole["model"].items():
+        assert torch.equal(weight, resumed["model"][name]), name
+    for name, average in whole["ema"].items():
+        assert torch.equal(average, resumed["ema"][name]), name
+    lines = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "lr" in line]
+    assert lines == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_left_alone(run_dir: Path, shapes: str) -> None:
+    before = (run_dir / "checkpoints/last.pt").stat().st_mtime_ns
+    result = train(load_config([*TINY, shapes, "trainer.max_steps=4", f"resume={run_dir}"]))
+    assert result.metrics == json.loads((run_dir / "metrics.json").read_text())
+    assert (run_dir / "checkpoints/last.pt").stat().st_mtime_ns == before
+
+
+def test_boxes_only_has_no_mask_numbers(shapes: str, tmp_path: Path) -> None:
+    overrides = [*TINY, shapes, "mask_head=none", "trainer.max_steps=1", f"output_dir={tmp_path / 'run'}"]
+    metrics = train(load_config(overrides)).metrics
+    assert "bbox/AP" in metrics
+    assert not [key for key in metrics if key.startswith("segm")]
+
+
+def test_weights_that_cannot_be_loaded_are_refused_rather_than_ignored(shapes: str) -> None:
+    with pytest.raises(ValueError, match="weights=coco cannot be loaded yet"):
+        train(load_config([*TINY, shapes, "weights=coco"]))
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_leaves_with_128_plus_its_number(shapes: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = [*TINY, shapes, "trainer.checkpoint_every=0", "trainer.evaluate_every=0", f"output_dir={folder}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "maskrcnn_train", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 1200
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=900)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert b"resume=" in error
+    assert b"Traceback" not in error
+    assert read_checkpoint(folder / "checkpoints/last.pt")["position"]["step"] >= 1
+
+
+@pytest.mark.slow
+def test_a_sweep_has_a_folder_for_each_job_and_a_table(shapes: str, tmp_path: Path) -> None:
+    done = command("-m", *TINY, shapes, "rpn.nms.post_train=20,40", "trainer.max_steps=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "runs/sweep").iterdir()
+    assert {"0", "1", "sweep.csv", "report.html"} <= {path.name for path in sweep.iterdir()}
+    rows = list(csv.DictReader((sweep / "sweep.csv").open()))
+    assert len(rows) == 2
+    assert all((sweep / job / "metrics.json").exists() for job in "01")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{not json", "is not JSON"),
+        (
+            json.dumps(
+                {
+                    "images": [{"id": 1, "file_name": "gone.jpg", "width": 10, "height": 10}],
+                    "annotations": [],
+                    "categories": [{"id": 1, "name": "a"}],
+                }
+            ),
+            "gone.jpg",
+        ),
+    ],
+)
+def test_a_bad_annotation_file_is_one_line_and_code_2(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(content)
+    paths = [f"data.{split}.{key}" for split in ("train", "val") for key in ("images", "annotations")]
+    values = [tmp_path, tmp_path / "bad.json"] * 2
+    done = command("data=custom", *(f"{path}={value}" for path, value in zip(paths, values, strict=True)))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert said in done.stderr
+
+
+@pytest.fixture
+def tensorboard(run_dir: Path) -> Iterator[str]:
+    """The address of a TensorBoard that shows the run."""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir", str(run_dir.parent), "--port", "0", "--load_fast=false"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stderr is not None
+    address = None
+    for line in process.stderr:
+        if "http://" in line:
+            address = "http://" + line.split("http://")[1].split()[0].rstrip("/")
+            break
+    assert address, "TensorBoard did not start"
+    try:
+        yield address.replace(address.split("//")[1].split(":")[0], "127.0.0.1")
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_losses_learning_rate_scores_and_pictures(tensorboard: str) -> None:
+    def fetch(path: str) -> dict[str, dict[str, object]]:
+        with urllib.request.urlopen(f"{tensorboard}/data/plugin/{path}", timeout=300) as answer:
+            return json.load(answer)
+
+    for _ in range(600):
+        scalars = fetch("scalars/tags")
+        if scalars:
+            break
+        time.sleep(0.5)
+    (tags,) = scalars.values()
+    assert {"loss/total", "loss/mask", "lr", "bbox/AP", "segm/AP50"} <= set(tags)
+    (pictures,) = fetch("images/tags").values()
+    assert any(tag.startswith("predictions/") for tag in pictures)
