@@ -137,9 +137,6 @@ def _labels(index: AnnotationIndex, classes: ClassMap, source: str, train_source
 def check_split(split: Split, *, with_masks: bool, on_bad_image: str) -> None:
     """Check that masks and image files are there; missing files raise, or leave `split` with on_bad_image=skip."""
     source = source_name(Path(split.index.source))
-    if split.name == "train" and split.num_objects == 0:
-        reasons = [f"{row.count} left out: {row.reason}" for row in split.skipped if row.dropped]
-        raise ValueError(f"{source} has no usable objects to train on ({'; '.join(reasons[:3]) or 'no annotations'})")
     missing = find_missing(split.index, split.rows, split.images)
     if len(missing) and on_bad_image == "error":
         names = ", ".join(split.index.file_name(row) for row in missing[:3].tolist())
@@ -151,6 +148,9 @@ def check_split(split: Split, *, with_masks: bool, on_bad_image: str) -> None:
         name = split.index.file_name(row)
         split.skipped.add("image file missing", int(split.index.image_ids[row]), name)
     split.rows = np.setdiff1d(split.rows, missing)
+    if split.name == "train" and split.num_objects == 0:
+        reasons = [f"{row.count} left out: {row.reason}" for row in split.skipped if row.dropped]
+        raise ValueError(f"{source} has no usable objects to train on ({'; '.join(reasons[:3]) or 'no annotations'})")
     if with_masks:
         _require_masks(split, source)
 
