@@ -13,7 +13,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_config": "cli",
+    "load_config": "composing",
     "build_loaders": "data.loading",
     "build_model": "model.mask_rcnn",
     "training_step": "engine.step",

@@ -1,12 +1,16 @@
 """`python -m maskrcnn_train` and the console script `maskrcnn-train`: train.
 
-Settings and data are read before `train` is imported, and torch with it: a mistake is said within a second.
+Settings, data and the place of initial weights are looked at before `train`, and torch with it, is imported: a mistake
+is said within a second.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.config import TrainConfig, check_train_rules
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.rules import check_train_rules
 
 HELP = """
 Train Mask R-CNN on your own COCO-format data.
@@ -19,9 +23,17 @@ Train Mask R-CNN on your own COCO-format data.
 
 def run(config: TrainConfig) -> float:
     """Train; returns the main metric, which sweepers optimise."""
+    if config.replay is not None:
+        from maskrcnn_train.replay import replay
+
+        print(replay(Path(config.replay)))
+        return float("nan")
     from maskrcnn_train.data.splitting import read_splits
+    from maskrcnn_train.model.published import find_weights
 
     splits = read_splits(config)
+    if config.resume is None:
+        find_weights(config.weights, config.backbone.name)
 
     from maskrcnn_train.train import train
 

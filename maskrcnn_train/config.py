@@ -1,13 +1,12 @@
-"""The schema of every setting: names, types, units, ranges, and the rules between them.
+"""The schema of every setting: names, types, options and ranges. The rules between settings are in `rules.py`.
 
-Types live here once, values in `conf/` once: no field has a default. `check_values` and
-`check_rules` are called by `load_config`; past it every value is known to be usable.
-This module never imports torch, so that a mistyped key stops within a second.
+Types live here once, values in `conf/` once: no field has a default. This module never imports torch, so that a
+mistyped key stops within a second.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 RESNETS = (
@@ -50,7 +49,8 @@ def fraction() -> Any:
 
 @dataclass(kw_only=True)
 class BackboneConfig:
-    name: str = one_of(*RESNETS)
+    name: str = one_of(*RESNETS, "timm")
+    timm_name: Optional[str]
     norm: str = one_of("auto", "frozen", "batch", "group")
     norm_eps: float = between(0)
     trainable_stages: Union[int, str] = one_of("auto", 0, 1, 2, 3, 4, 5)
@@ -63,6 +63,7 @@ class WeightsConfig:
     source: str = one_of("none", "imagenet", "coco", "coco_v2", "detectron2", "file")
     path: Optional[str]
     class_map: Optional[dict[str, str]]
+    verify: bool
 
 
 @dataclass(kw_only=True)
@@ -213,6 +214,7 @@ class OptimizerConfig:
     betas: list[float] = fraction()
     scale_lr: bool
     reference_batch_size: int = between(1)
+    backbone_lr_factor: float = between(0)
 
 
 @dataclass(kw_only=True)
@@ -243,7 +245,13 @@ class TrainerConfig:
     checkpoint_every: int = between(0)
     early_stopping: int = between(0)
     log_every: int = between(1)
+    heads_only_steps: int = between(0)
+    on_nonfinite: str = one_of("stop", "skip")
+    max_skipped: int = between(1)
     deterministic: bool
+    sync_batchnorm: bool
+    compile: bool
+    profile: bool
 
 
 @dataclass(kw_only=True)
@@ -251,6 +259,7 @@ class EvaluationConfig:
     backend: str = one_of("hotcoco", "faster_coco_eval", "pycocotools")
     max_detections: list[int] = between(1)
     batch_size: int = between(1)
+    loss: bool
     pictures: int = between(0)
     picture_threshold: float = fraction()
 
@@ -273,155 +282,52 @@ class TrainConfig:
     trainer: TrainerConfig
     evaluation: EvaluationConfig
     resume: Optional[str]
+    replay: Optional[str]
     output_dir: Optional[str]
     seed: int = between(0)
 
 
-# ---------------------------------------------------------------- checks
+# ---------------------------------------------------------------- using a trained model
 
 
-def check_values(section: Any, prefix: str = "") -> None:
-    """Raise ValueError for the first value outside its options or range, naming its full key."""
-    for item in fields(section):
-        key, value = prefix + item.name, getattr(section, item.name)
-        if is_dataclass(value):
-            check_values(value, key + ".")
-        else:
-            _check_value(key, value, dict(item.metadata))
+@dataclass(kw_only=True)
+class TestNMSConfig:
+    pre_test: Optional[int] = between(1)
+    post_test: Optional[int] = between(1)
+    threshold: Optional[float] = fraction()
 
 
-def _check_value(key: str, value: Any, rule: dict[str, Any]) -> None:
-    if value is None or not rule:
-        return
-    if "options" in rule:
-        if value not in rule["options"]:
-            options = ", ".join(str(option) for option in rule["options"])
-            raise ValueError(f"{key}={value} is not an option; choose one of {options}")
-        return
-    for number in value if isinstance(value, list) else [value]:
-        low, high, above = rule.get("low"), rule.get("high"), rule.get("above")
-        if number != number:
-            raise ValueError(f"{key}={value} is not a number")
-        if above is not None and number <= above:
-            raise ValueError(f"{key}={value} is out of range; it must be above {above}")
-        if (low is not None and number < low) or (high is not None and number > high):
-            raise ValueError(f"{key}={value} is out of range; it must be {_range_text(low, high)}")
+@dataclass(kw_only=True)
+class TestRPNConfig:
+    nms: TestNMSConfig
 
 
-def _range_text(low: float | None, high: float | None) -> str:
-    if high is None:
-        return f"at least {low}"
-    return f"at most {high}" if low is None else f"from {low} to {high}"
+@dataclass(kw_only=True)
+class TestROIHeadConfig:
+    score_threshold: Optional[float] = fraction()
+    nms_threshold: Optional[float] = fraction()
+    detections_per_image: Optional[int] = between(1)
 
 
-def check_model_rules(config: Any) -> list[str]:
-    """Raise ValueError where model settings contradict each other; return warnings for idle ones.
-
-    `config` is any config with the model sections (`rpn`, `roi_head`, `pooler`, `mask_head`, ...).
-    """
-    iou, anchors, head = config.rpn.iou, config.rpn.anchors, config.roi_head
-    if iou.lower >= iou.upper:
-        raise ValueError(
-            f"rpn.iou.lower={iou.lower} must be below rpn.iou.upper={iou.upper}; "
-            f"lower it, e.g. rpn.iou.lower={max(0.0, round(iou.upper - 0.4, 2))}"
-        )
-    if len(anchors.sizes) != len(FPN_LEVELS):
-        raise ValueError(
-            f"rpn.anchors.sizes={anchors.sizes} has {len(anchors.sizes)} sizes; "
-            f"give one for each of the {len(FPN_LEVELS)} FPN levels ({', '.join(FPN_LEVELS)})"
-        )
-    if not anchors.aspect_ratios:
-        raise ValueError("rpn.anchors.aspect_ratios is empty; give at least one ratio, e.g. [0.5,1,2]")
-    if head.num_convs == 0 and head.num_fcs == 0:
-        raise ValueError(
-            "roi_head.num_convs=0 and roi_head.num_fcs=0 leave the ROI box head empty; set at least one of them above 0"
-        )
-    if len(config.numerics.pixel_mean) != 3 or len(config.numerics.pixel_std) != 3:
-        raise ValueError("numerics.pixel_mean and numerics.pixel_std need three values each, for R, G, B")
-    _check_group_norm(config)
-    return _idle_model_settings(config)
+@dataclass(kw_only=True)
+class TestMaskHeadConfig:
+    threshold: Optional[float] = fraction()
 
 
-def _check_group_norm(config: Any) -> None:
-    widths = {
-        "backbone.fpn_channels": (config.backbone.fpn_norm, config.backbone.fpn_channels),
-        "roi_head.conv_dim": (config.roi_head.norm, config.roi_head.conv_dim),
-        "mask_head.conv_dim": (config.mask_head.norm, config.mask_head.conv_dim),
-    }
-    for key, (norm, width) in widths.items():
-        if norm == "group" and width % min(32, width):
-            raise ValueError(f"{key}={width} cannot be split into 32 groups for group norm; use a multiple of 32")
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """Everything that `python -m maskrcnn_train.evaluate` reads. None: as in the checkpoint."""
 
-
-def _idle_model_settings(config: Any) -> list[str]:
-    warnings = []
-    poolers = {"pooler": config.pooler}
-    if config.mask_head.name != "none":
-        poolers["mask_head.pooler"] = config.mask_head.pooler
-    for key, pooler in poolers.items():
-        if pooler.type == "pool" and (pooler.sampling_ratio or pooler.aligned):
-            warnings.append(f"{key}.sampling_ratio and {key}.aligned have no effect with {key}.type=pool")
-    if config.roi_head.num_convs == 0 and config.roi_head.norm != "none":
-        warnings.append(f"roi_head.norm={config.roi_head.norm} has no effect without convs (roi_head.num_convs=0)")
-    if config.mask_head.name != "none" and config.mask_head.num_convs == 0 and config.mask_head.norm != "none":
-        warnings.append(f"mask_head.norm={config.mask_head.norm} has no effect without convs (mask_head.num_convs=0)")
-    nms = config.rpn.nms
-    for stage in ("train", "test"):
-        before, after = getattr(nms, f"pre_{stage}"), getattr(nms, f"post_{stage}")
-        if after > before * len(FPN_LEVELS):
-            warnings.append(
-                f"rpn.nms.post_{stage}={after} is never reached: pre_{stage}={before} on each of "
-                f"{len(FPN_LEVELS)} levels gives at most {before * len(FPN_LEVELS)} proposals"
-            )
-    return warnings
-
-
-def check_data_rules(data: DataConfig) -> None:
-    """Raise ValueError where the data section lacks what its layout needs."""
-    if data.min_size > data.max_size:
-        raise ValueError(f"data.min_size={data.min_size} must not exceed data.max_size={data.max_size}")
-    if data.name in ("coco", "roboflow") and data.root is None:
-        raise ValueError(
-            f"data.root is not set; data={data.name} needs the folder of the data set: data.root=/path/to/it"
-        )
-    if data.name == "custom":
-        splits = ["train"] if data.split.fractions else ["train", "val"]
-        for split in splits:
-            paths = getattr(data, split)
-            for key in ("images", "annotations"):
-                if getattr(paths, key) is None:
-                    raise ValueError(
-                        f"data.{split}.{key} is not set; data=custom needs data.{split}.images=FOLDER and "
-                        f"data.{split}.annotations=FILE.json"
-                    )
-    if data.split.fractions is not None and (
-        len(data.split.fractions) not in (2, 3) or abs(sum(data.split.fractions) - 1) > 1e-6
-    ):
-        raise ValueError(
-            f"data.split.fractions={data.split.fractions} must be two or three numbers that add up to 1: "
-            "[train,val] or [train,val,test]"
-        )
-
-
-def check_train_rules(config: TrainConfig) -> list[str]:
-    """All rules between the settings of a training; returns warnings for settings without effect."""
-    warnings = check_model_rules(config)
-    check_data_rules(config.data)
-    source, path = config.weights.source, config.weights.path
-    if source in ("file", "detectron2") and path is None:
-        raise ValueError(f"weights.path is not set; weights={source} needs the file to load: weights.path=FILE")
-    if source not in ("file", "detectron2") and path is not None:
-        warnings.append(f"weights.path has no effect with weights={source}; did you mean weights=file?")
-    if config.backbone.norm == "frozen" and source == "none":
-        warnings.append("backbone.norm=frozen without pretrained weights keeps every norm at its initial identity")
-    if config.augmentation.scale_jitter is not None and len(config.augmentation.scale_jitter) != 2:
-        raise ValueError("augmentation.scale_jitter needs two numbers: [smallest, largest] scale")
-    if config.optimizer.name == "adamw" and len(config.optimizer.betas) != 2:
-        raise ValueError("optimizer.betas needs two numbers, e.g. [0.9,0.999]")
-    if config.trainer.device not in ("auto", "cpu", "cuda") and not config.trainer.device.startswith("cuda:"):
-        raise ValueError(f"trainer.device={config.trainer.device} is not a device; use auto, cpu, cuda or cuda:N")
-    if len(config.evaluation.max_detections) != 3 or sorted(config.evaluation.max_detections) != list(
-        config.evaluation.max_detections
-    ):
-        raise ValueError("evaluation.max_detections needs three ascending numbers, e.g. [1,10,100]")
-    return warnings
+    checkpoint: Optional[str]
+    predictions: Optional[str]
+    annotations: Optional[str]
+    split: str = one_of("train", "val", "test")
+    data: Optional[DataConfig]
+    evaluation: EvaluationConfig
+    rpn: TestRPNConfig
+    roi_head: TestROIHeadConfig
+    mask_head: TestMaskHeadConfig
+    device: str
+    precision: Optional[str] = one_of("auto", "fp32", "bf16", "fp16")
+    num_workers: int = between(0)
+    output_dir: Optional[str]

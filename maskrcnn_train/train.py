@@ -10,20 +10,24 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from maskrcnn_train.cli import load_config
+from maskrcnn_train.composing import load_config
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.loading import build_loaders
 from maskrcnn_train.data.splitting import Splits, read_splits
 from maskrcnn_train.engine import distributed, precision
+from maskrcnn_train.engine.autopsy import Autopsies
 from maskrcnn_train.engine.checkpoint import Checkpoints, restore
+from maskrcnn_train.engine.faults import naming_lost_workers
 from maskrcnn_train.engine.loop import fit
 from maskrcnn_train.engine.optimizer import images_per_step
 from maskrcnn_train.engine.plan import Plan
+from maskrcnn_train.engine.profiling import profiled
 from maskrcnn_train.engine.run_folder import describe_run, open_run_folder
 from maskrcnn_train.engine.signals import StopRequest
 from maskrcnn_train.engine.state import TrainingState, build_state
 from maskrcnn_train.evaluation.coco import explain_absent
 from maskrcnn_train.model.mask_rcnn import build_model
+from maskrcnn_train.pretrained import start_from_weights
 from maskrcnn_train.reporting.html import write_report
 from maskrcnn_train.reporting.progress import Progress, setup_logging
 from maskrcnn_train.reporting.tables import class_table, metrics_table, table
@@ -44,12 +48,10 @@ class TrainResult:
 def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
     """Train as configured. splits: what `read_splits(config)` gave, if it was called before.
 
-    Raises ValueError for the person's mistakes, NonFiniteLoss (a ValueError), Interrupted after a signal.
+    Raises ValueError for the person's mistakes, BadStep (a ValueError), Interrupted after a signal.
 
     >>> train(load_config(["experiment=shapes", "trainer.max_steps=2"])).metrics["segm/AP"]  # doctest: +SKIP
     """
-    if config.weights.source != "none":
-        raise ValueError(f"weights={config.weights.source} cannot be loaded yet; train from scratch with weights=none")
     splits = splits or read_splits(config)
     with distributed.joined_world() as world, StopRequest() as stop:
         device = precision.resolve_device(config.trainer.device, world.local_rank)
@@ -58,15 +60,18 @@ def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
         console = setup_logging(run_dir, enabled=world.is_main)
 
         loaders = build_loaders(config, rank=world.rank, world_size=world.size, splits=splits)
-        torch.manual_seed(config.seed)
-        model = precision.place(
-            build_model(config, loaders.classes.num_classes), device, channels_last=config.trainer.channels_last
-        )
-        state = build_state(config, model, world)
         about = {"config": asdict(config), "classes": loaders.classes.to_plain()}
         checkpoints = Checkpoints(run_dir / "checkpoints", about=about, enabled=world.is_main)
+        torch.manual_seed(config.seed)
+        model = build_model(config, loaders.classes.num_classes)
+        if not checkpoints.exist:
+            start_from_weights(model, config, loaders.classes.names, run_dir if world.is_main else None)
+        model = precision.place(model, device, channels_last=config.trainer.channels_last)
+        if config.trainer.compile:
+            model.backbone.compile()
+        state = build_state(config, model, world)
         plan = Plan.of(config.trainer, len(loaders.train))
-        if config.resume is not None and checkpoints.exist:
+        if checkpoints.exist:
             _resume(state, checkpoints)
             if plan.progress(state.position) >= 1 and (run_dir / "metrics.json").exists():
                 logger.info("%s is finished: nothing to do. Train longer with e.g. trainer.epochs", run_dir)
@@ -75,7 +80,16 @@ def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
         _log_start(config, splits, state, plan, world.size)
 
         validation = Validation(loaders.val, config, world)
+        autopsies = Autopsies(
+            run_dir / "autopsy",
+            about=about,
+            skip=config.trainer.on_nonfinite == "skip",
+            most_in_a_row=config.trainer.max_skipped,
+            rank=world.rank,
+        )
         with (
+            naming_lost_workers(),
+            profiled(run_dir / "profile", enabled=config.trainer.profile and world.is_main) as after_step,
             MetricWriter(run_dir, purge_step=state.position.step or None, enabled=world.is_main) as writer,
             Progress("train", console=console, enabled=world.is_main) as progress_bar,
         ):
@@ -99,6 +113,8 @@ def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
                 writer=writer,
                 progress_bar=progress_bar,
                 checkpoints=checkpoints,
+                autopsies=autopsies,
+                after_step=after_step,
                 stop=stop,
             )
         if world.is_main:

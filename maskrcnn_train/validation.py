@@ -17,7 +17,7 @@ from maskrcnn_train.data.loading import DetectionLoader
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.evaluation.coco import CocoResult, evaluate_coco
-from maskrcnn_train.evaluation.inference import detect
+from maskrcnn_train.evaluation.inference import detect, validation_losses
 from maskrcnn_train.reporting.pictures import draw_validation, objects_from_coco
 from maskrcnn_train.reporting.tensorboard import MetricWriter
 
@@ -59,6 +59,7 @@ class Validation:
             class_ids=[-1, *classes.ids],
         )
         self.results = distributed.gather(found, self.world)
+        losses = self._losses(model, number_format) if self.config.evaluation.loss else {}
         if self.world.is_main:
             self.result = evaluate_coco(
                 self.ground_truth,
@@ -69,7 +70,18 @@ class Validation:
                 class_names=dict(zip(classes.ids, classes.names, strict=True)),
             )
         metrics: dict[str, float] = distributed.broadcast(self.result.metrics if self.result else None, self.world)
-        return metrics
+        return metrics | losses
+
+    def _losses(self, model: nn.Module, number_format: str) -> dict[str, float]:
+        """Mean losses over the images of all ranks, as val_loss/..."""
+        device = next(model.parameters()).device
+        sums = validation_losses(
+            model, self.loader, device=device, autocast=lambda: precision.autocast(number_format, device)
+        )
+        everyone = distributed.gather([sums], self.world)
+        images = sum(part.pop("images") for part in everyone)
+        means = {f"val_loss/{name[5:]}": sum(part[name] for part in everyone) / images for name in everyone[0]}
+        return means | {"val_loss/total": sum(means.values())}
 
     def write_predictions(self, path: Path) -> None:
         """All detections as COCO results."""

@@ -9,8 +9,10 @@ from dataclasses import asdict
 
 import pytest
 
-from maskrcnn_train.cli import _groups, help_page, load_command_config, load_config
-from maskrcnn_train.config import TrainConfig, check_train_rules
+from maskrcnn_train.cli import help_page
+from maskrcnn_train.composing import groups, load_command_config, load_config
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.rules import check_train_rules
 
 NEEDS = {
     "data=coco": ["data.root=/data"],
@@ -19,7 +21,7 @@ NEEDS = {
     "weights=file": ["weights.path=x.pt"],
     "weights=detectron2": ["weights.path=x.pkl"],
 }
-OPTIONS = [f"{group}={option}" for group, options in _groups().items() for option in options]
+OPTIONS = [f"{group}={option}" for group, options in groups().items() for option in options]
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -133,11 +133,6 @@ def test_boxes_only_has_no_mask_numbers(shapes: str, tmp_path: Path) -> None:
     assert not [key for key in metrics if key.startswith("segm")]
 
 
-def test_weights_that_cannot_be_loaded_are_refused_rather_than_ignored(shapes: str) -> None:
-    with pytest.raises(ValueError, match="weights=coco cannot be loaded yet"):
-        train(load_config([*TINY, shapes, "weights=coco"]))
-
-
 @pytest.mark.slow
 def test_a_signal_saves_and_leaves_with_128_plus_its_number(shapes: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"

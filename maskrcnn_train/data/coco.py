@@ -42,7 +42,7 @@ def open_index(path: Path) -> AnnotationIndex:
 
 def read_coco(path: Path) -> AnnotationIndex:
     """Read and check one COCO JSON. Raises ValueError with one line naming the file and the item at fault."""
-    content = _parse(path)
+    content = parse_json(path)
     file = path.name
     images = _objects(content, "images", file)
     categories = _read_categories(_objects(content, "categories", file), file)
@@ -59,7 +59,8 @@ def read_coco(path: Path) -> AnnotationIndex:
 # ---------------------------------------------------------------- the file
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def parse_json(path: Path) -> dict[str, Any]:
+    """The content of a COCO JSON. Raises ValueError with one line when it is none."""
     try:
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
         # Python's own json writes NaN, which is no JSON: such files must be read to say which object is wrong

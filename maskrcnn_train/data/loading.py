@@ -58,6 +58,11 @@ def build_loaders(config: TrainConfig, *, rank: int = 0, world_size: int = 1, sp
     )
 
 
+def evaluation_loader(config: TrainConfig, split: Split, classes: ClassMap) -> DetectionLoader:
+    """One split in its own order, as the validation of a training sees it."""
+    return _build_loader(config, split, classes, training=False, rank=0, world_size=1)
+
+
 def _build_loader(
     config: TrainConfig, split: Split, classes: ClassMap, *, training: bool, rank: int, world_size: int
 ) -> DetectionLoader:
@@ -246,6 +251,16 @@ def start_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
+class LostWorker(OSError):
+    """A process that loads images is gone."""
+
+
+LOST_WORKER = (
+    "a process that loads images was killed, most often by the system for want of memory; lower trainer.num_workers "
+    "or data.max_size, then go on with resume=auto"
+)
+
+
 class DetectionLoader(DataLoader[Any]):
     """Yields (ImageBatch, list of targets). bad_images: unreadable files met so far, and how often."""
 
@@ -271,12 +286,20 @@ class DetectionLoader(DataLoader[Any]):
             self.batch_sampler.set_epoch(epoch, start_batch)
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, list[Target]]]:  # type: ignore[override]
-        for batch in super().__iter__():
+        for batch in self._collected():
             faults = batch.faults if isinstance(batch, PackedBatch) else batch
             for fault in faults:
                 self._count(fault)
             if isinstance(batch, PackedBatch):
                 yield batch.unpack()
+
+    def _collected(self) -> Iterator[Any]:
+        try:
+            yield from super().__iter__()
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise LostWorker(LOST_WORKER) from error
 
     def _count(self, fault: str) -> None:
         if fault not in self.bad_images:

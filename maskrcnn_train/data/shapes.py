@@ -25,15 +25,16 @@ from pycocotools import mask as coco_mask
 from maskrcnn_train.config import ShapesConfig
 from maskrcnn_train.data.masks import Box, polygon_crop
 
-FORMAT_VERSION = 2  # part of the folder's name: raise it whenever the pixels or the JSON change
+FORMAT_VERSION = 3  # part of the folder's name: raise it whenever the pixels or the JSON change
 SPLITS = ("train", "val", "test")
 CATEGORIES = {1: "ellipse", 2: "rectangle", 3: "triangle", 5: "star", 8: "ring", 9: "cross"}  # gaps on purpose
 
 EMPTY_FRACTION = 0.08  # images without objects
-MAX_OBJECTS = 7
-SIZE_RANGE = (0.16, 0.6)  # diameter of the circle around a shape / image side, log-uniform
+MAX_OBJECTS = 5
+SIZE_RANGE = (0.24, 0.64)  # diameter of the circle around a shape / image side, log-uniform
+TILT = math.radians(35)  # either way
 MIN_DIAMETER = 14  # pixels; below it a person no longer tells star from cross
-MIN_VISIBLE_FRACTION, MIN_VISIBLE_PIXELS = 0.4, 20
+MIN_VISIBLE_FRACTION, MIN_VISIBLE_PIXELS = 0.5, 30
 MIN_CONTRAST = 55.0  # RGB distance of fill and background, 0 to 255, channels weighed as by the eye
 SUPERSAMPLING = 4
 
@@ -163,7 +164,7 @@ def random_shape(rng: Generator, size: int) -> Shape:
     category_id = int(rng.choice(list(CATEGORIES)))
     low = max(SIZE_RANGE[0] * size, MIN_DIAMETER)
     diameter = math.exp(rng.uniform(math.log(low), math.log(max(SIZE_RANGE[1] * size, low))))
-    angle = rng.uniform(0, 2 * math.pi)
+    angle = rng.uniform(-TILT, TILT)
     rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     transform = diameter / 2 * np.diag([1.0, rng.uniform(0.7, 1.0)]) @ rotation
     center = rng.uniform(0.05 * size, 0.95 * size, 2)
@@ -176,12 +177,12 @@ def random_shape(rng: Generator, size: int) -> Shape:
 def unit_outlines(name: str) -> list[Points]:
     """Border lines of a class inside the unit circle, each [P, 2]: the outer one, then holes."""
     if name == "ring":
-        return [polar([1.0] * 48), polar([0.55] * 48)]
+        return [polar([1.0] * 48), polar([0.48] * 48)]
     if name == "cross":
-        tip: Array = np.array([[0.3, 0.3], [1.0, 0.3], [1.0, -0.3]]) / math.hypot(1.0, 0.3)
+        tip: Array = np.array([[0.36, 0.36], [1.0, 0.36], [1.0, -0.36]]) / math.hypot(1.0, 0.36)
         quarter = np.array([[0.0, -1.0], [1.0, 0.0]])
         return [np.concatenate([tip @ np.linalg.matrix_power(quarter, k) for k in range(4)])]
-    radii = {"ellipse": [1.0] * 48, "rectangle": [1.0] * 4, "triangle": [1.0] * 3, "star": [1.0, 0.45] * 5}[name]
+    radii = {"ellipse": [1.0] * 48, "rectangle": [1.0] * 4, "triangle": [1.0] * 3, "star": [1.0, 0.5] * 5}[name]
     return [polar(radii)]
 
 

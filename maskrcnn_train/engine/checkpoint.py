@@ -97,8 +97,9 @@ def _save(content: dict[str, Any], path: Path) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except RuntimeError as error:  # torch's zip writer hides the OSError of a full disk
-        raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}; is the disk full?") from error
+    except (OSError, RuntimeError) as error:  # torch's zip writer hides the OSError of a full disk
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(f"cannot write {path}: {reason}; is the disk full? The checkpoint before it stands") from error
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -30,6 +30,9 @@ class World:
         return self.rank == 0
 
 
+ALONE = World(0, 0, 1)
+
+
 @contextmanager
 def joined_world() -> Iterator[World]:
     """Join the other processes of torchrun, if there are any, and leave them at the end."""
@@ -83,12 +86,26 @@ def longest(seconds: float, world: World, device: torch.device) -> float:
     return float(value.item())
 
 
-def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
-    """DistributedDataParallel for several processes; the model itself for one."""
+def wrap(model: nn.Module, world: World, device: torch.device, *, sync_batchnorm: bool = False) -> nn.Module:
+    """DistributedDataParallel for several processes; the model itself for one.
+
+    Raises ValueError for sync_batchnorm on a CPU, where torch has none.
+    """
     if world.size == 1:
         return model
+    if sync_batchnorm:
+        if device.type != "cuda":
+            raise ValueError("trainer.sync_batchnorm=true needs GPUs; torch has no such norm for a processor")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     # Every head keeps its graph without objects, so no search for unused parameters is needed.
     return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def share_buffers(model: nn.Module, world: World) -> None:
+    """Rank 0's buffers on every rank: the statistics of batch norms, which each rank counts for itself."""
+    if world.size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -9,20 +10,34 @@ from typing import Any, Protocol
 from torch import nn
 
 from maskrcnn_train.config import TrainConfig, TrainerConfig
+from maskrcnn_train.data.loading import LostWorker
 from maskrcnn_train.engine import distributed
+from maskrcnn_train.engine.autopsy import Autopsies
 from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.engine.faults import OutOfMemory, naming_memory_faults
 from maskrcnn_train.engine.meter import Meter
-from maskrcnn_train.engine.optimizer import set_lr
+from maskrcnn_train.engine.optimizer import set_lr, train_body
 from maskrcnn_train.engine.plan import Plan, is_due
 from maskrcnn_train.engine.precision import peak_memory_mb, resolve_precision, seed_step
 from maskrcnn_train.engine.schedule import lr_factor
 from maskrcnn_train.engine.signals import Interrupted, StopRequest
 from maskrcnn_train.engine.state import Position, TrainingState
-from maskrcnn_train.engine.step import Batch, accumulate_gradients, apply_gradients
+from maskrcnn_train.engine.step import (
+    BadStep,
+    Batch,
+    accumulate_gradients,
+    apply_gradients,
+    check_gradients,
+    total_gradient_norm,
+)
+
+STARVING = 0.25  # share of the time that the model waits for data, from which a person is told
+
+logger = logging.getLogger("maskrcnn_train")
 
 
 class ProgressBar(Protocol):
-    def update(self, step: int, total: int, fields: dict[str, float | str]) -> None: ...
+    def update(self, step: int, total: int | None, fields: dict[str, float | str]) -> None: ...
 
 
 class Writer(Protocol):
@@ -46,12 +61,15 @@ def fit(
     writer: Writer,
     progress_bar: ProgressBar,
     checkpoints: Saver,
+    autopsies: Autopsies,
+    after_step: Callable[[], None],
     stop: StopRequest,
 ) -> dict[str, float]:
     """Train from `state.position` to the end of the plan; returns the last evaluation's metrics.
 
     evaluate: (model, step) -> metrics; called with the weights that count (the moving average if there is one).
-    Raises Interrupted after saving when a signal came, NonFiniteLoss, OSError.
+    after_step: called after each step, e.g. a profiler's. Raises Interrupted after saving when a signal came,
+    OutOfMemory or LostWorker after saving, BadStep, OSError.
     """
     trainer, position, device = config.trainer, state.position, next(state.model.parameters()).device
     precision = resolve_precision(trainer.precision, device)
@@ -63,27 +81,35 @@ def fit(
 
     while plan.progress(position) < 1 and not _stale(trainer, position):
         loader.set_epoch(position.epoch, start_batch=position.batch)
-        for batches in _grouped(meter.timed(loader), trainer.accumulate):
+        for batches in _grouped(meter.timed(_saving_first(loader, state, checkpoints)), trainer.accumulate):
             seed_step(config.seed, position.step, world.rank)
             lr = base_lr * lr_factor(config.schedule, step=position.step, progress=plan.progress(position))
-            set_lr(state.optimizer, lr)
-            losses = accumulate_gradients(
-                state.model, batches, scaler=state.scaler, precision=precision, step=position.step
-            )
-            norm = apply_gradients(state.model, state.optimizer, state.scaler, clip_norm=trainer.clip_norm)
-            if state.ema is not None:
-                state.ema.update(distributed.unwrap(state.model), position.step)
+            _prepare_groups(state, lr, heads_only=position.step < trainer.heads_only_steps, world=world)
+            try:
+                losses, norm = take_step(state, batches, trainer, precision, world)
+            except BadStep as error:
+                autopsies.take(error, state.model, lr)
+                position.skipped_steps += 1
+            except OutOfMemory:
+                checkpoints.save_last(state)
+                raise
+            else:
+                autopsies.step_was_good()
+                meter.add(losses | {"gradient_norm": norm}, sum(len(targets) for _, targets in batches))
             epoch_ended = position.advance(len(batches), len(loader))
             position.seconds = distributed.longest(time.perf_counter() - clock, world, device)
-            meter.add(losses, sum(len(targets) for _, targets in batches))
+            after_step()
 
             if position.step % trainer.log_every == 0 or position.step == plan.steps:
                 values = meter.means(world.size) | {"lr": lr, "memory/peak_mb": peak_memory_mb(device)}
-                writer.scalars(position.step, values if norm is None else values | {"gradient_norm": norm})
+                values |= _model_statistics(state.model)
+                writer.scalars(position.step, values)
+                total = plan.steps if plan.seconds is None else None
+                progress_bar.update(position.step, total, _fields(values, position, plan))
+                _warn_of_starving(values, meter, trainer)
                 meter.restart()
-                progress_bar.update(position.step, plan.steps, _fields(values, position, plan))
             if is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended):
-                metrics, evaluated_at = _evaluate(state, evaluate, main_metric, checkpoints), position.step
+                metrics, evaluated_at = _evaluate(state, world, evaluate, main_metric, checkpoints), position.step
                 meter.restart()
             if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
                 checkpoints.save_last(state)
@@ -94,13 +120,70 @@ def fit(
                 break
 
     if evaluated_at != position.step:
-        metrics = _evaluate(state, evaluate, main_metric, checkpoints)
+        metrics = _evaluate(state, world, evaluate, main_metric, checkpoints)
     checkpoints.save_last(state)
     return metrics
 
 
+def take_step(
+    state: TrainingState, batches: list[Batch], trainer: TrainerConfig, precision: str, world: World
+) -> tuple[dict[str, float], float]:
+    """One optimizer step: losses and gradient norm. Raises BadStep or OutOfMemory and leaves the weights alone."""
+    model, optimizer, scaler, step = state.model, state.optimizer, state.scaler, state.position.step
+    try:
+        with naming_memory_faults(batches, step):
+            losses = accumulate_gradients(model, batches, scaler=scaler, precision=precision, step=step, world=world)
+            scaler.unscale_(optimizer)
+            norm = total_gradient_norm(model)
+        check_gradients(norm, model, batches, losses, scaler=scaler, step=step)
+    except (BadStep, OutOfMemory):
+        optimizer.zero_grad(set_to_none=True)
+        raise
+    apply_gradients(model, optimizer, scaler, norm=norm, clip_norm=trainer.clip_norm)
+    if state.ema is not None:
+        state.ema.update(distributed.unwrap(model), step)
+    return losses, float(norm)
+
+
+def _prepare_groups(state: TrainingState, lr: float, *, heads_only: bool, world: World) -> None:
+    set_lr(state.optimizer, lr, heads_only=heads_only)
+    if world.size == 1:
+        train_body(state.optimizer, enabled=not heads_only)
+
+
+def _saving_first(loader: Any, state: TrainingState, checkpoints: Saver) -> Iterator[Batch]:
+    """The loader's batches; where a worker is lost, the state is saved before the error goes on."""
+    try:
+        yield from loader
+    except LostWorker:
+        checkpoints.save_last(state)
+        raise
+
+
+def _model_statistics(model: nn.Module) -> dict[str, float]:
+    """What the stages of the model counted in the last batch, e.g. proposals kept per image."""
+    found = {}
+    for module in distributed.unwrap(model).modules():
+        for name, value in getattr(module, "statistics", {}).items():
+            found[name] = float(value)
+    return found
+
+
+def _warn_of_starving(values: dict[str, float], meter: Meter, trainer: TrainerConfig) -> None:
+    """Say once when the model waits for data."""
+    share = values["time/data"] / max(values["time/step"], 1e-9)
+    if share > STARVING and not meter.warned_of_starving:
+        meter.warned_of_starving = True
+        logger.warning(
+            "the model waits for data %.0f %% of the time; raise trainer.num_workers (now %d) or lower data.max_size",
+            100 * share,
+            trainer.num_workers,
+        )
+
+
 def _evaluate(
     state: TrainingState,
+    world: World,
     evaluate: Callable[[nn.Module, int], dict[str, float]],
     main_metric: str,
     checkpoints: Saver,
@@ -108,6 +191,7 @@ def _evaluate(
     """Evaluate the weights that count, and keep them if they are the best so far."""
     position = state.position
     model = distributed.unwrap(state.model) if state.ema is None else state.ema.model
+    distributed.share_buffers(model, world)
     metrics = evaluate(model, position.step)
     score = metrics[main_metric]
     if score > position.best:
@@ -142,6 +226,7 @@ def _fields(values: dict[str, float], position: Position, plan: Plan) -> dict[st
         "loss": values["loss/total"],
         "lr": values["lr"],
         "images/s": values["images_per_second"],
+        "memory": f"{values['memory/peak_mb'] / 1024:.1f} GB",
         "data wait": f"{100 * values['time/data'] / max(values['time/step'], 1e-9):.0f}%",
         "left": _clock_text(position.seconds / done - position.seconds),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ class Meter:
     steps: int = 0
     images: int = 0
     data_seconds: float = 0.0
+    warned_of_starving: bool = False
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, losses: dict[str, float], images: int) -> None:
@@ -27,11 +29,14 @@ class Meter:
     def means(self, world_size: int) -> dict[str, float]:
         """Losses, and the rates of this log interval."""
         seconds = time.perf_counter() - self.started
-        values = {f"loss/{name.removeprefix('loss_')}": total / self.steps for name, total in self.losses.items()}
+        steps = max(self.steps, 1)
+        means = {name: total / steps for name, total in self.losses.items()}
+        values = {f"loss/{name[5:]}": mean for name, mean in means.items() if name.startswith("loss_")}
         return values | {
-            "loss/total": sum(values.values()),
-            "time/step": seconds / self.steps,
-            "time/data": self.data_seconds / self.steps,
+            "loss/total": sum(values.values()) if values else math.nan,
+            "gradient_norm": means.get("gradient_norm", math.nan),
+            "time/step": seconds / steps,
+            "time/data": self.data_seconds / steps,
             "images_per_second": self.images * world_size / seconds,
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -12,11 +14,11 @@ NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 def build_optimizer(section: OptimizerConfig, model: nn.Module, *, images_per_step: int) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters that train, at the learning rate for `images_per_step`."""
-    groups = parameter_groups(model, section.weight_decay, section.norm_weight_decay)
+    groups = parameter_groups(model, section)
     lr = scaled_lr(section, images_per_step)
     if section.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=section.momentum)
-    return torch.optim.AdamW(groups, lr=lr, betas=(section.betas[0], section.betas[1]))
+        return torch.optim.SGD(groups, lr=lr, momentum=section.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=(section.betas[0], section.betas[1]), fused=True)
 
 
 def images_per_step(trainer: TrainerConfig, world_size: int) -> int:
@@ -29,26 +31,45 @@ def scaled_lr(section: OptimizerConfig, images_per_step: int) -> float:
     return section.lr * images_per_step / section.reference_batch_size if section.scale_lr else section.lr
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, norm_weight_decay: float | None) -> list[dict[str, object]]:
-    """Weights and (with `norm_weight_decay`) norms and biases apart, each with its weight decay."""
+def parameter_groups(model: nn.Module, section: OptimizerConfig) -> list[dict[str, Any]]:
+    """Body of the backbone and the rest, each with weights and (with `norm_weight_decay`) norms and biases apart.
+
+    Each group says its `lr_factor` and whether it is `body`.
+    """
     norm_names = {
         f"{prefix}.{name}"
         for prefix, module in model.named_modules()
         if isinstance(module, NORMS)
         for name, _ in module.named_parameters(recurse=False)
     }
-    weights: list[nn.Parameter] = []
-    norms: list[nn.Parameter] = []
+    split: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            small = norm_weight_decay is not None and (name in norm_names or name.endswith(".bias"))
-            (norms if small else weights).append(parameter)
-    groups: list[dict[str, object]] = [{"params": weights, "weight_decay": weight_decay}]
-    if norms:
-        groups.append({"params": norms, "weight_decay": norm_weight_decay})
-    return groups
+            body = name.startswith("backbone.body.")
+            small = section.norm_weight_decay is not None and (name in norm_names or name.endswith(".bias"))
+            split.setdefault((body, small), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": section.norm_weight_decay if small else section.weight_decay,
+            "lr_factor": section.backbone_lr_factor if body else 1.0,
+            "body": body,
+        }
+        for (body, small), parameters in split.items()
+    ]
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, *, heads_only: bool = False) -> None:
+    """The learning rate of this step for each group; heads_only: the backbone's body stays as it is."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        frozen = heads_only and group["body"]
+        group["lr"] = 0.0 if frozen else lr * group["lr_factor"]
+
+
+def train_body(optimizer: torch.optim.Optimizer, enabled: bool) -> None:
+    """Leave the gradients of the body out, which saves the time for its backward pass. Not with several processes:
+    there every gradient is expected."""
+    for group in optimizer.param_groups:
+        if group["body"]:
+            for parameter in group["params"]:
+                parameter.requires_grad_(enabled)

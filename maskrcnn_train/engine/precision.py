@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,7 +53,7 @@ def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
-def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
+def place(model: Model, device: torch.device, *, channels_last: bool) -> Model:
     """Move a model to its device and memory layout."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return model.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]

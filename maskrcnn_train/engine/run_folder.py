@@ -19,7 +19,7 @@ import yaml
 from maskrcnn_train import __version__
 
 logger = logging.getLogger("maskrcnn_train")
-NOT_PART_OF_A_RUN = ("resume", "output_dir")  # settings that may differ between the sittings of one run
+NOT_PART_OF_A_RUN = ("resume", "replay", "output_dir")  # settings that may differ between the sittings of one run
 
 
 def open_run_folder(config: Any, command: str) -> Path:

@@ -28,6 +28,7 @@ class Position:
     best: float = -1.0  # best main metric so far
     best_step: int = 0
     stale_evaluations: int = 0  # evaluations since the best one
+    skipped_steps: int = 0  # for which there was no finite loss
 
     def advance(self, batches: int, batches_per_epoch: int) -> bool:
         """Count one optimizer step over `batches` batches; returns whether it ended a pass over the data."""
@@ -55,7 +56,7 @@ def build_state(config: TrainConfig, model: nn.Module, world: World) -> Training
     device = next(model.parameters()).device
     precision_name = precision.resolve_precision(config.trainer.precision, device)
     return TrainingState(
-        model=distributed.wrap(model, world, device),
+        model=distributed.wrap(model, world, device, sync_batchnorm=config.trainer.sync_batchnorm),
         optimizer=build_optimizer(config.optimizer, model, images_per_step=images_per_step(config.trainer, world.size)),
         scaler=precision.grad_scaler(precision_name, device),
         ema=MovingAverage(model, decay=config.trainer.ema) if config.trainer.ema > 0 else None,

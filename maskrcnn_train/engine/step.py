@@ -10,22 +10,25 @@ from torch import Tensor, nn
 
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.engine import distributed
+from maskrcnn_train.engine.distributed import ALONE, World
 from maskrcnn_train.engine.precision import autocast, grad_scaler, resolve_precision
+from maskrcnn_train.model.inputs import BadTarget
 
 Batch = tuple[Any, list[Any]]
 
 
-class NonFiniteLoss(ValueError):
-    """A loss is NaN or infinite; nothing was changed by the step. Carries what is needed to look into it."""
+class BadStep(ValueError):
+    """A step that cannot be taken: a loss or a gradient is not finite, or a target is impossible.
 
-    def __init__(self, step: int, losses: dict[str, float], batch: Batch) -> None:
-        ids = [target.get("image_id") for target in batch[1]]
-        parts = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        super().__init__(
-            f"loss is not finite at step {step}: {parts}; images {ids}. "
-            "Lower optimizer.lr, set trainer.clip_norm, or look at these images"
-        )
-        self.step, self.losses, self.batch = step, losses, batch
+    The weights are as before it. Carries what is needed to look into it.
+    """
+
+    def __init__(
+        self, reason: str, step: int, batches: list[Batch], losses: dict[str, float], norms: dict[str, float]
+    ) -> None:
+        self.image_ids = [target.get("image_id") for _, targets in batches for target in targets]
+        super().__init__(f"step {step} cannot be taken: {reason}; images {self.image_ids}")
+        self.reason, self.step, self.batches, self.losses, self.gradient_norms = reason, step, batches, losses, norms
 
 
 def training_step(
@@ -38,49 +41,104 @@ def training_step(
     """One optimizer step at the configured precision, for a loop of one's own.
 
     images, targets: as a loader of `build_loaders` yields them, or torchvision's lists. Returns each loss.
-    Raises ValueError (NonFiniteLoss) before anything is changed when a loss is not finite.
+    Raises ValueError (BadStep) before anything is changed when a loss or gradient is not finite.
     """
     device = next(model.parameters()).device
     precision = resolve_precision(config.trainer.precision, device)
     scaler = grad_scaler(precision, device)
-    losses = accumulate_gradients(model, [(images, targets)], scaler=scaler, precision=precision, step=0)
-    apply_gradients(model, optimizer, scaler, clip_norm=config.trainer.clip_norm)
+    batches = [(images, targets)]
+    losses = accumulate_gradients(model, batches, scaler=scaler, precision=precision, step=0)
+    scaler.unscale_(optimizer)
+    norm = total_gradient_norm(model)
+    check_gradients(norm, model, batches, losses, scaler=scaler, step=0)
+    apply_gradients(model, optimizer, scaler, norm=norm, clip_norm=config.trainer.clip_norm)
     return losses
 
 
 def accumulate_gradients(
-    model: nn.Module, batches: list[Batch], *, scaler: torch.amp.GradScaler, precision: str, step: int
+    model: nn.Module,
+    batches: list[Batch],
+    *,
+    scaler: torch.amp.GradScaler,
+    precision: str,
+    step: int,
+    world: World = ALONE,
 ) -> dict[str, float]:
-    """Forward and backward over batches whose gradients are averaged. Returns the mean of each loss."""
+    """Forward and backward over batches whose gradients are averaged. Returns the mean of each loss.
+
+    Raises BadStep on every rank when one of them has a loss that is not finite or a target that cannot be.
+    """
     device = next(model.parameters()).device
     sums: dict[str, float] = {}
     for index, (images, targets) in enumerate(batches):
         with distributed.without_sync(model, skip=index + 1 < len(batches)):
-            with autocast(precision, device):
-                losses: dict[str, Tensor] = model(_to_device(images, device), _to_device(targets, device))
-            # One transfer for all losses: each `.item()` would wait for the GPU.
-            numbers = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-            values = dict(zip(losses, numbers, strict=True))
-            if not all(math.isfinite(value) for value in values.values()):
-                raise NonFiniteLoss(step, values, (images, targets))
+            losses, values, fault = _forward(model, _to_device(images, device), _to_device(targets, device), precision)
+            if distributed.any_rank(fault is not None, world, device):
+                raise BadStep(fault or "another process met a fault", step, batches, values, {})
             scaler.scale(torch.stack(list(losses.values())).sum() / len(batches)).backward()
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value / len(batches)
     return sums
 
 
+def _forward(
+    model: nn.Module, images: Any, targets: list[Any], precision: str
+) -> tuple[dict[str, Tensor], dict[str, float], str | None]:
+    """Losses, their values, and what is wrong with them (None: nothing)."""
+    try:
+        with autocast(precision, next(model.parameters()).device):
+            losses: dict[str, Tensor] = model(images, targets)
+    except BadTarget as error:
+        return {}, {}, str(error)
+    # One transfer for all losses: each `.item()` would wait for the GPU.
+    numbers = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
+    values = dict(zip(losses, numbers, strict=True))
+    if all(math.isfinite(value) for value in numbers):
+        return losses, values, None
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return losses, values, f"the loss is not finite ({parts})"
+
+
+def total_gradient_norm(model: nn.Module) -> Tensor:
+    """The norm of all gradients together."""
+    return nn.utils.get_total_norm([each.grad for each in model.parameters() if each.grad is not None])
+
+
+def check_gradients(
+    norm: Tensor,
+    model: nn.Module,
+    batches: list[Batch],
+    losses: dict[str, float],
+    *,
+    scaler: torch.amp.GradScaler,
+    step: int,
+) -> None:
+    """Raise BadStep for a gradient that is not finite; with fp16 the scaler skips such steps itself."""
+    if scaler.is_enabled() or math.isfinite(float(norm)):
+        return
+    norms = {
+        name: float(total_gradient_norm(module))
+        for name, module in distributed.unwrap(model).named_modules()
+        if name.count(".") == 1
+    }
+    bad = [name for name, value in norms.items() if not math.isfinite(value)]
+    raise BadStep(f"the gradient is not finite (in {', '.join(bad[:5])})", step, batches, losses, norms)
+
+
 def apply_gradients(
-    model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, clip_norm: float
-) -> float | None:
-    """Clip, step, clear. Returns the gradient norm when clipping is on."""
-    norm = None
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    *,
+    norm: Tensor,
+    clip_norm: float,
+) -> None:
+    """Clip to `clip_norm` (0: not at all), step, clear. norm: of the gradients as they are."""
     if clip_norm > 0:
-        scaler.unscale_(optimizer)
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
+        nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return norm
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

@@ -68,7 +68,7 @@ def _fault(result: Coco, sizes: dict[int, tuple[int, int]], categories: set[int]
         return f"has image_id {image_id}, which the ground truth lacks; were the results made on another split?"
     if category_id not in categories:
         return f"has category_id {category_id}; the ground truth has {_shortened(sorted(categories))}"
-    if not math.isfinite(score):
+    if not isinstance(score, int | float) or not math.isfinite(score):
         return f"(image {image_id}) has score {score}; it must be a finite number"
     if "bbox" in kinds and not _is_box(result.get("bbox")):
         return f"(image {image_id}) has bbox {result.get('bbox')}; it must be [x, y, width, height], finite"

@@ -55,6 +55,30 @@ def detect(
     return results
 
 
+def validation_losses(
+    model: nn.Module,
+    loader: Iterable[tuple[ImageBatch, list[Target]]],
+    *,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> dict[str, float]:
+    """Sums of each loss over the images, and their number as `images`; sampled the same way at every call."""
+    sums: dict[str, float] = {"images": 0.0}
+    with evaluating(model), torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(0)
+        for images, targets in loader:
+            moved = [
+                {key: value.to(device) if hasattr(value, "to") else value for key, value in each.items()}
+                for each in targets
+            ]
+            with autocast():
+                losses = model.losses(images.to(device), moved)  # type: ignore[operator]
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(images)
+            sums["images"] += len(images)
+    return sums
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode inside, each in its own mode again afterwards (a frozen norm stays in eval)."""

@@ -1,42 +1,52 @@
-"""The backbone: a ResNet and a feature pyramid on it, P2..P6."""
+"""The backbone: a ResNet, or a feature extractor of timm, and a feature pyramid on it, P2..P6."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torchvision.models import resnet
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from maskrcnn_train.config import BackboneConfig
 from maskrcnn_train.model.norms import norm_layer
 
-STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))  # from the top
+RESNET_STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))  # from the top
 
 
 class Backbone(nn.Module):
-    """ResNet + FPN. Parameters: `body.conv1 ... layer4`, `fpn.inner_blocks`, `fpn.layer_blocks`.
+    """Body + FPN. Parameters of a ResNet: `body.conv1 ... layer4`, `fpn.inner_blocks`, `fpn.layer_blocks`.
 
-    body: a torchvision ResNet. trainable_stages: counted from the top, 5 = all. Nothing in the other stages
-    changes: no gradient, and a batch norm there keeps its statistics (torchvision lets them drift).
+    body: gives a dict of four maps of strides 4..32, `widths` channels wide. stages: names of the body's children
+    that belong together, from the top. trainable_stages: how many of them train. Nothing in the others changes: no
+    gradient, and a batch norm there keeps its statistics (torchvision lets them drift).
     """
 
-    def __init__(self, *, body: resnet.ResNet, channels: int, fpn_norm: str, norm_eps: float, trainable_stages: int):
+    def __init__(
+        self,
+        *,
+        body: nn.Module,
+        widths: list[int],
+        stages: tuple[tuple[str, ...], ...],
+        channels: int,
+        fpn_norm: str,
+        norm_eps: float,
+        trainable_stages: int,
+    ):
         super().__init__()
-        layers = {f"layer{stage}": str(stage - 1) for stage in range(1, 5)}
-        widths = [body.inplanes // 8 * 2**stage for stage in range(4)]
-        pyramid = BackboneWithFPN(
-            body, layers, widths, channels, extra_blocks=LastLevelMaxPool(), norm_layer=norm_layer(fpn_norm, norm_eps)
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(
+            widths, channels, extra_blocks=LastLevelMaxPool(), norm_layer=norm_layer(fpn_norm, norm_eps)
         )
-        self.body, self.fpn = pyramid.body, pyramid.fpn
         self.channels = channels
-        self.frozen_stages = [name for stage in STAGES[trainable_stages:] for name in stage]
+        self.frozen_stages = [name for stage in stages[trainable_stages:] for name in stage]
         for name in self.frozen_stages:
-            self.body[name].requires_grad_(False)
+            body.get_submodule(name).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
         for name in self.frozen_stages:
-            self.body[name].eval()
+            self.body.get_submodule(name).eval()
         return self
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -52,16 +62,33 @@ def build_backbone(section: BackboneConfig, *, stride_in: str, pretrained: bool)
     stages = section.trainable_stages
     if stages == "auto":
         stages = 3 if pretrained else 5
-    body = getattr(resnet, section.name)(weights=None, norm_layer=norm_layer(norm, section.norm_eps))
-    if stride_in == "1x1":
-        stride_in_first_conv(body)
+    if section.name == "timm":
+        from maskrcnn_train.model.timm_body import build_timm_body
+
+        assert section.timm_name is not None
+        body, widths, names = build_timm_body(section.timm_name, frozen_norm=norm == "frozen")
+    else:
+        body, widths, names = _build_resnet(section, norm, stride_in)
     return Backbone(
         body=body,
+        widths=widths,
+        stages=names,
         channels=section.fpn_channels,
         fpn_norm=section.fpn_norm,
         norm_eps=section.norm_eps,
         trainable_stages=int(stages),
     )
+
+
+def _build_resnet(
+    section: BackboneConfig, norm: str, stride_in: str
+) -> tuple[nn.Module, list[int], tuple[tuple[str, ...], ...]]:
+    body = getattr(resnet, section.name)(weights=None, norm_layer=norm_layer(norm, section.norm_eps))
+    if stride_in == "1x1":
+        stride_in_first_conv(body)
+    widths = [body.inplanes // 8 * 2**stage for stage in range(4)]
+    layers = {f"layer{stage}": str(stage - 1) for stage in range(1, 5)}
+    return IntermediateLayerGetter(body, return_layers=layers), widths, RESNET_STAGES
 
 
 def stride_in_first_conv(body: resnet.ResNet) -> None:

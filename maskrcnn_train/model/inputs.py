@@ -12,7 +12,12 @@ from torch import Tensor
 from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
 from maskrcnn_train.model.boxes import resize_boxes
 
+FARTHEST = 1e6  # pixels; arithmetic with larger coordinates overflows
 DIVISOR = 32  # the backbone halves five times
+
+
+class BadTarget(ValueError):
+    """A target that no model can train on."""
 
 
 @dataclass
@@ -82,9 +87,9 @@ def resize_targets(targets: list[Target], inputs: NetworkInput) -> list[Target]:
 
 
 def checked_targets(targets: list[Target], num_images: int, num_classes: int, with_masks: bool) -> list[Target]:
-    """Targets with float32 boxes; raises ValueError for the first that cannot train, naming its image_id."""
+    """Targets with float32 boxes; raises BadTarget for the first that cannot train, naming its image_id."""
     if len(targets) != num_images:
-        raise ValueError(f"{num_images} images came with {len(targets)} targets; give one target for each image")
+        raise BadTarget(f"{num_images} images came with {len(targets)} targets; give one target for each image")
     checked: list[Target] = []
     for index, target in enumerate(targets):
         name = f"image_id {target['image_id']}" if "image_id" in target else f"image {index} of the batch"
@@ -100,25 +105,25 @@ def checked_targets(targets: list[Target], num_images: int, num_classes: int, wi
 def _check_counts(target: Target, name: str, with_masks: bool) -> None:
     count, masks = len(target["boxes"]), target.get("masks")
     if len(target["labels"]) != count:
-        raise ValueError(f"{name} has {count} boxes and {len(target['labels'])} labels; give one label a box")
+        raise BadTarget(f"{name} has {count} boxes and {len(target['labels'])} labels; give one label a box")
     if with_masks and count and masks is None:
-        raise ValueError(f"{name} has boxes but no masks; add masks, or train without them: mask_head=none")
+        raise BadTarget(f"{name} has boxes but no masks; add masks, or train without them: mask_head=none")
     if with_masks and masks is not None and len(masks) != count:
-        raise ValueError(f"{name} has {count} boxes and {len(masks)} masks; give one mask a box")
+        raise BadTarget(f"{name} has {count} boxes and {len(masks)} masks; give one mask a box")
 
 
 def _check_values(target: Target, name: str, num_classes: int) -> None:
     boxes, labels = target["boxes"], target["labels"]
-    wrong = ~torch.isfinite(boxes).all(dim=1) | (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
+    wrong = ~(boxes.abs() < FARTHEST).all(dim=1) | (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
     outside = (labels < 1) | (labels >= num_classes)
     if not bool((wrong | outside).any()):
         return
     index = int(torch.where(wrong | outside)[0][0])
     if bool(wrong[index]):
-        raise ValueError(
+        raise BadTarget(
             f"{name}: box {index} is {boxes[index].tolist()}; boxes are x1, y1, x2, y2 with x1 < x2 and y1 < y2, "
-            "all finite. Drop it or correct it"
+            f"all finite and below {FARTHEST:g}. Drop it or correct it"
         )
-    raise ValueError(
+    raise BadTarget(
         f"{name}: label {int(labels[index])} of box {index} is not among 1..{num_classes - 1}; 0 is the background"
     )

@@ -99,7 +99,8 @@ class MaskRCNN(nn.Module):
 
     def prepare(self, images: ImageBatch | list[Tensor]) -> NetworkInput:
         """Normalised, padded pixels, in the memory format of the model's own weights."""
-        channels_last = not self.backbone.body["conv1"].weight.is_contiguous()
+        first = next(each for each in self.backbone.fpn.parameters() if each.dim() == 4 and each.shape[2] > 1)
+        channels_last = not first.is_contiguous()
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if isinstance(images, ImageBatch):
             return normalize_batch(images, self.pixel_mean, self.pixel_std, memory_format)

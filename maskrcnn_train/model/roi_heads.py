@@ -69,6 +69,7 @@ class ROIHeads(nn.Module):
         self.smooth_l1_beta = smooth_l1_beta
         self.rules = rules
         self.mask_target_rule = mask_target_rule
+        self.statistics: dict[str, float | Tensor] = {}  # counts of the last training batch
 
     @property
     def has_masks(self) -> bool:
@@ -105,6 +106,7 @@ class ROIHeads(nn.Module):
     def losses(self, features: list[Tensor], proposals: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """loss_classifier, loss_box_reg and, with a mask head, loss_mask. Proposals: [P, 4] of each image."""
         samples = self.sample(proposals, targets)
+        self._count(proposals, samples)
         losses = self._box_losses(features, samples)
         if self.has_masks:
             losses["loss_mask"] = self._mask_loss(features, samples, targets)
@@ -135,7 +137,14 @@ class ROIHeads(nn.Module):
                 goals.append(
                     mask_targets(crops, each, sample.matches[index], logits.shape[-1], rule=self.mask_target_rule)
                 )
-        return F.binary_cross_entropy_with_logits(logits, torch.cat(goals))
+        wanted = torch.cat(goals)
+        self.statistics["roi/mask_accuracy"] = ((logits.detach() > 0) == (wanted > 0.5)).float().mean()
+        return F.binary_cross_entropy_with_logits(logits, wanted)
+
+    def _count(self, proposals: list[Tensor], samples: list[Samples]) -> None:
+        drawn = max(sum(len(sample.labels) for sample in samples), 1)
+        self.statistics["rpn/proposals_kept"] = sum(map(len, proposals)) / max(len(proposals), 1)
+        self.statistics["roi/foreground_share"] = sum((sample.labels > 0).sum() for sample in samples) / drawn
 
     @torch.no_grad()
     def detect(

@@ -53,6 +53,7 @@ class RegionProposalNetwork(nn.Module):
         self.train_budget, self.test_budget = train_budget, test_budget
         self.smooth_l1_beta = smooth_l1_beta
         self.normalizer = normalizer
+        self.statistics: dict[str, float | Tensor] = {}  # counts of the last training batch
 
     def predict(self, features: list[Tensor], image_size: tuple[int, int]) -> RPNPredictions:
         """Scores and deltas of all anchors. image_size: (height, width) of the padded batch."""
@@ -84,6 +85,7 @@ class RegionProposalNetwork(nn.Module):
     def losses(self, predictions: RPNPredictions, targets: list[Target]) -> dict[str, Tensor]:
         """loss_objectness and loss_rpn_box_reg over the sampled anchors of all images."""
         positives, negatives, goals = self._sample(predictions.anchors, targets)
+        self.statistics["rpn/positive_anchors"] = len(positives) / max(len(targets), 1)
         sampled = torch.cat((positives, negatives))
         count = len(sampled) if self.normalizer == "sampled" else self.batch_size * len(targets)
         labels = torch.zeros(len(sampled), device=sampled.device)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn_train.cli import load_config
+from maskrcnn_train.composing import load_config
 from maskrcnn_train.engine import checkpoint
 from maskrcnn_train.engine.checkpoint import Checkpoints, read_checkpoint, restore
 from maskrcnn_train.engine.precision import grad_scaler

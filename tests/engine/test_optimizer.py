@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from maskrcnn_train.cli import load_config
-from maskrcnn_train.engine.optimizer import build_optimizer, parameter_groups, scaled_lr
+from maskrcnn_train.composing import load_config
+from maskrcnn_train.config import OptimizerConfig
+from maskrcnn_train.engine.optimizer import build_optimizer, parameter_groups, scaled_lr, set_lr, train_body
 
 
 def network() -> nn.Module:
@@ -31,13 +32,50 @@ def test_learning_rate_follows_the_batch_only_when_asked() -> None:
     assert scaled_lr(load_config(["optimizer=sgd", "optimizer.scale_lr=false"]).optimizer, 4) == 0.02
 
 
+def section_of(*overrides: str) -> OptimizerConfig:
+    return load_config(list(overrides)).optimizer
+
+
 def test_norms_and_biases_have_a_weight_decay_of_their_own() -> None:
-    groups = parameter_groups(network(), 0.1, 0.0)
-    assert [len(group["params"]) for group in groups] == [2, 3]
-    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    groups = parameter_groups(network(), section_of("optimizer.weight_decay=0.1", "optimizer.norm_weight_decay=0"))
+    assert {(len(group["params"]), group["weight_decay"]) for group in groups} == {(2, 0.1), (3, 0.0)}
 
 
 def test_frozen_parameters_are_left_out() -> None:
     model = network()
     model[0].requires_grad_(False)
-    assert [len(group["params"]) for group in parameter_groups(model, 0.1, None)] == [3]
+    assert [len(group["params"]) for group in parameter_groups(model, section_of())] == [3]
+
+
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict({"body": nn.Conv2d(3, 4, 1)})
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone["body"](x))
+
+
+def test_the_body_has_a_learning_rate_of_its_own() -> None:
+    optimizer = build_optimizer(section_of("optimizer.backbone_lr_factor=0.1"), Detector(), images_per_step=16)
+    set_lr(optimizer, 0.5)
+    assert {(group["body"], group["lr"]) for group in optimizer.param_groups} == {(True, 0.05), (False, 0.5)}
+
+
+def test_heads_only_leaves_the_body_and_its_gradients_out() -> None:
+    model = Detector()
+    optimizer = build_optimizer(section_of(), model, images_per_step=16)
+    before = {name: each.clone() for name, each in model.named_parameters()}
+    set_lr(optimizer, 0.5, heads_only=True)
+    train_body(optimizer, enabled=False)
+    model(torch.ones(1, 3, 2, 2)).sum().backward()
+    assert model.backbone["body"].weight.grad is None
+    optimizer.step()
+    changed = {name for name, each in model.named_parameters() if not torch.equal(each, before[name])}
+    assert changed == {"head.weight", "head.bias"}
+    train_body(optimizer, enabled=True)
+    model(torch.ones(1, 3, 2, 2)).sum().backward()
+    set_lr(optimizer, 0.5)
+    optimizer.step()
+    assert not torch.equal(model.backbone["body"].weight, before["backbone.body.weight"])

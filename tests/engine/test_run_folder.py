@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maskrcnn_train.cli import load_config, resumed_overrides
+from maskrcnn_train.cli import resumed_overrides
+from maskrcnn_train.composing import load_config
 from maskrcnn_train.engine.run_folder import find_run, open_run_folder, overrides_of
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maskrcnn_train.cli import load_config
+from maskrcnn_train.composing import load_config
 from maskrcnn_train.config import ScheduleConfig
 from maskrcnn_train.engine.schedule import lr_factor
 

@@ -1,0 +1,62 @@
+"""What the benchmarks share: the data, sides run in turn, and one line about the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+
+DATA = "MASKRCNN_TRAIN_BENCH_DATA"  # a data set as Roboflow exports it: train/, valid/, _annotations.coco.json in each
+
+
+def data_root() -> Path:
+    """The folder that the environment variable names. Ends with one line where it is not set."""
+    if DATA not in os.environ or not Path(os.environ[DATA]).is_dir():
+        raise SystemExit(
+            f"set {DATA} to a data set in Roboflow's COCO layout (train/_annotations.coco.json, valid/...)"
+        )
+    return Path(os.environ[DATA])
+
+
+def machine() -> str:
+    model = "unknown processor"
+    if Path("/proc/cpuinfo").exists():
+        names = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ]
+        model = names[0] if names else model
+    return (
+        f"{os.cpu_count()} processors ({model}), Python {platform.python_version()}, torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}, {torch.get_num_threads()} threads"
+    )
+
+
+def in_turn(sides: dict[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of every side in every round; the sides take turns, so that a busy machine slows all of them."""
+    for _ in range(warmup):
+        for run in sides.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def print_ratios(seconds: dict[str, list[float]], ours: str) -> None:
+    """Median seconds of each side, and the median of its ratios to ours, round by round."""
+    width = max(map(len, seconds))
+    for name, times in seconds.items():
+        ratios = [theirs / mine for theirs, mine in zip(times, seconds[ours], strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        print(f"{name:{width}}  {statistics.median(times):8.3f} s   {statistics.median(ratios):6.2f} x ours ({spread})")

@@ -1,0 +1,116 @@
+"""A training step of R50-FPN with torchvision's heads, 2 images at 800 px: torchvision's code against ours.
+
+Sides: torchvision as a person writes it (CocoDetection, v2 transforms, fp32); the same with bf16 and channels_last
+by hand; with RoIAlign and the optimizer tuned by hand too; ours at its default precision, and ours in fp32. Reading
+the images is not part of a step. Peak memory is that of a process of its own for each side.
+
+    MASKRCNN_TRAIN_BENCH_DATA=FOLDER python benchmarks/training_step.py [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from sides import data_root, in_turn, machine, print_ratios
+from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.transforms import v2
+
+from maskrcnn_train import build_loaders, build_model, load_config, training_step
+from maskrcnn_train.engine import precision
+from maskrcnn_train.engine.optimizer import build_optimizer
+
+CLASSES = 11
+POSITIONS = (0, 1)
+
+
+def torchvision_side(*, tuned: bool) -> Callable[[], object]:
+    root = data_root() / "train"
+    transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    plain = CocoDetection(str(root), str(root / "_annotations.coco.json"), transforms=transform)
+    data = wrap_dataset_for_transforms_v2(plain, target_keys=["boxes", "labels", "masks"])
+    images, targets = zip(*(data[position] for position in POSITIONS), strict=True)
+    torch.manual_seed(0)
+    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES).train()
+    if tuned:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16) if tuned else nullcontext():
+            losses = model(list(images), list(targets))
+            loss = sum(losses.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def our_side(number_format: str) -> Callable[[], object]:
+    config = load_config(
+        [
+            "experiment=torchvision_v1",
+            "data=roboflow",
+            f"data.root={data_root()}",
+            f"trainer.precision={number_format}",
+            "trainer.num_workers=0",
+            "augmentation=none",
+        ]
+    )
+    loaders = build_loaders(config)
+    batch: Any = loaders.train.collate_fn([loaders.train.dataset[0, position] for position in POSITIONS])
+    images, targets = batch.unpack()
+    torch.manual_seed(0)
+    model = precision.place(
+        build_model(config, CLASSES), torch.device("cpu"), channels_last=config.trainer.channels_last
+    )
+    optimizer = build_optimizer(config.optimizer, model, images_per_step=2)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-4
+    return lambda: training_step(model.train(), optimizer, images, targets, config)
+
+
+SIDES: dict[str, Callable[[], Callable[[], object]]] = {
+    "torchvision as written": lambda: torchvision_side(tuned=False),
+    "torchvision, bf16 and channels_last": lambda: torchvision_side(tuned=True),
+    "ours, default": lambda: our_side("auto"),
+    "ours, fp32": lambda: our_side("fp32"),
+}
+
+
+def peak_mb(side: str) -> float:
+    """Peak memory of a process that takes two steps of one side."""
+    done = subprocess.run([sys.executable, __file__, "--memory-of", side], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory-of", choices=SIDES)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        step = SIDES[arguments.memory_of]()
+        step()
+        step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    data_root()
+    print(machine())
+    memory = {name: peak_mb(name) for name in SIDES}
+    print_ratios(in_turn({name: build() for name, build in SIDES.items()}, arguments.rounds), "ours, default")
+    for name, peak in memory.items():
+        share = peak / memory["torchvision as written"]
+        print(f"{name}: peak memory {peak:.0f} MB, {share:.2f} of torchvision as written")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Finds conf/, composes, and converts once to dataclasses; what is wrong becomes one clear line.
+
+Past this module nothing sees a DictConfig. It never imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
+
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.rules import check_train_rules, check_values
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Schema = TypeVar("Schema")
+
+
+def conf_dir() -> Path:
+    """The folder of YAML values: inside the package in a wheel, beside it in a checkout."""
+    packaged = Path(__file__).parent / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def load_config(overrides: list[str] | None = None) -> TrainConfig:
+    """Compose and check the configuration of a training.
+
+    overrides: as on the command line, e.g. ["backbone=resnet18", "rpn.nms.post_train=500"].
+    Raises ValueError with one line that says what, where and what is allowed.
+
+    >>> load_config(["backbone=resnet18"]).backbone.name
+    'resnet18'
+    """
+    config, _ = load_command_config("train", TrainConfig, check_train_rules, overrides or [])
+    return config
+
+
+def load_command_config(
+    name: str,
+    schema: type[Schema],
+    check_rules: Callable[[Schema], list[str]],
+    overrides: list[str],
+    config_dir: str | None = None,
+) -> tuple[Schema, list[str]]:
+    """Compose `name`.yaml with overrides; returns the checked dataclass and warnings. Raises ValueError."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    outer = GlobalHydra.instance().hydra  # a sweep's own; composing must not end it
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            extra = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
+            try:
+                composed = compose(name, [*overrides, *extra])
+            except (HydraException, OmegaConfBaseException) as error:
+                raise ValueError(_explain(schema, overrides, error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
+    return to_dataclass(composed, schema, check_rules)
+
+
+def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
+    """The configuration that a checkpoint carries. Raises ValueError where this version knows it no longer."""
+    from omegaconf import OmegaConf
+
+    config, _ = to_dataclass(OmegaConf.create(plain), TrainConfig, check_train_rules)
+    return config
+
+
+def to_dataclass(
+    composed: DictConfig, schema: type[Schema], check_rules: Callable[[Schema], list[str]]
+) -> tuple[Schema, list[str]]:
+    """The one conversion: DictConfig -> checked dataclass and warnings. Raises ValueError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
+        config = cast(Schema, OmegaConf.to_object(merged))
+    except ConfigKeyError as error:
+        key = str(error.full_key)
+        raise ValueError(f"{key} is not a setting{_nearest(key, _schema_keys(schema))}") from error
+    except OmegaConfBaseException as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(f"{error.full_key}: {reason[:1].lower()}{reason[1:]}") from error
+    check_values(config)
+    return config, check_rules(config)
+
+
+def _explain(schema: type[Any], overrides: list[str], error: Exception) -> str:
+    """One line for a failed composition: the override at fault and the nearest valid name."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    keys, options_of = _schema_keys(schema), groups()
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            return f"'{text}' is not an override; write key=value, e.g. backbone=resnet101"
+        key = override.key_or_group
+        if override.is_sweep_override():
+            return f"{text} has several values; add -m to run one job for each"
+        if key in options_of:
+            value = str(override.value())
+            if value not in options_of[key] and override.value() is not None:
+                options = ", ".join(options_of[key])
+                return f"{key}={value} is not an option{_nearest(value, options_of[key])}; choose one of {options}"
+        elif not override.is_add() and not key.startswith("hydra") and key not in keys:
+            return f"{key} is not a setting{_nearest(key, [*keys, *options_of])}"
+    return str(error).split("\n", 1)[0]
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not matches:  # the right leaf under a wrong section, e.g. nms.post_train
+        leaf = name.rsplit(".", 1)[-1]
+        matches = [known for known in names if known.rsplit(".", 1)[-1] == leaf][:1]
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
+    """Every dotted key of a schema, sections included."""
+    found = []
+    for name, kind in get_type_hints(schema).items():
+        found.append(prefix + name)
+        if is_dataclass(kind):
+            found += _schema_keys(cast(type[Any], kind), f"{prefix}{name}.")
+    return found
+
+
+def groups() -> dict[str, list[str]]:
+    """Config groups and their options, read from conf/."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(conf_dir().rglob("*.yaml")):
+        group = path.parent.relative_to(conf_dir()).as_posix()
+        if group != "." and not path.stem.startswith("_"):
+            found.setdefault(group, []).append(path.stem)
+    return found

@@ -1,0 +1,188 @@
+"""Checks of a configuration: ranges of single values, and rules between them.
+
+Called by `load_config`; past it every value is known to be usable. This module never imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from maskrcnn_train.config import FPN_LEVELS, DataConfig, EvaluateConfig, TrainConfig
+
+
+def check_values(section: Any, prefix: str = "") -> None:
+    """Raise ValueError for the first value outside its options or range, naming its full key."""
+    for item in fields(section):
+        key, value = prefix + item.name, getattr(section, item.name)
+        if is_dataclass(value):
+            check_values(value, key + ".")
+        else:
+            _check_value(key, value, dict(item.metadata))
+
+
+def _check_value(key: str, value: Any, rule: dict[str, Any]) -> None:
+    if value is None or not rule:
+        return
+    if "options" in rule:
+        if value not in rule["options"]:
+            options = ", ".join(str(option) for option in rule["options"])
+            raise ValueError(f"{key}={value} is not an option; choose one of {options}")
+        return
+    for number in value if isinstance(value, list) else [value]:
+        low, high, above = rule.get("low"), rule.get("high"), rule.get("above")
+        if number != number:
+            raise ValueError(f"{key}={value} is not a number")
+        if above is not None and number <= above:
+            raise ValueError(f"{key}={value} is out of range; it must be above {above}")
+        if (low is not None and number < low) or (high is not None and number > high):
+            raise ValueError(f"{key}={value} is out of range; it must be {_range_text(low, high)}")
+
+
+def _range_text(low: float | None, high: float | None) -> str:
+    if high is None:
+        return f"at least {low}"
+    return f"at most {high}" if low is None else f"from {low} to {high}"
+
+
+def check_model_rules(config: Any) -> list[str]:
+    """Raise ValueError where model settings contradict each other; return warnings for idle ones.
+
+    `config` is any config with the model sections (`rpn`, `roi_head`, `pooler`, `mask_head`, ...).
+    """
+    iou, anchors, head = config.rpn.iou, config.rpn.anchors, config.roi_head
+    if iou.lower >= iou.upper:
+        raise ValueError(
+            f"rpn.iou.lower={iou.lower} must be below rpn.iou.upper={iou.upper}; "
+            f"lower it, e.g. rpn.iou.lower={max(0.0, round(iou.upper - 0.4, 2))}"
+        )
+    if len(anchors.sizes) != len(FPN_LEVELS):
+        raise ValueError(
+            f"rpn.anchors.sizes={anchors.sizes} has {len(anchors.sizes)} sizes; "
+            f"give one for each of the {len(FPN_LEVELS)} FPN levels ({', '.join(FPN_LEVELS)})"
+        )
+    if not anchors.aspect_ratios:
+        raise ValueError("rpn.anchors.aspect_ratios is empty; give at least one ratio, e.g. [0.5,1,2]")
+    if head.num_convs == 0 and head.num_fcs == 0:
+        raise ValueError(
+            "roi_head.num_convs=0 and roi_head.num_fcs=0 leave the ROI box head empty; set at least one of them above 0"
+        )
+    if len(config.numerics.pixel_mean) != 3 or len(config.numerics.pixel_std) != 3:
+        raise ValueError("numerics.pixel_mean and numerics.pixel_std need three values each, for R, G, B")
+    _check_group_norm(config)
+    return _idle_model_settings(config)
+
+
+def _check_group_norm(config: Any) -> None:
+    widths = {
+        "backbone.fpn_channels": (config.backbone.fpn_norm, config.backbone.fpn_channels),
+        "roi_head.conv_dim": (config.roi_head.norm, config.roi_head.conv_dim),
+        "mask_head.conv_dim": (config.mask_head.norm, config.mask_head.conv_dim),
+    }
+    for key, (norm, width) in widths.items():
+        if norm == "group" and width % min(32, width):
+            raise ValueError(f"{key}={width} cannot be split into 32 groups for group norm; use a multiple of 32")
+
+
+def _idle_model_settings(config: Any) -> list[str]:
+    warnings = []
+    poolers = {"pooler": config.pooler}
+    if config.mask_head.name != "none":
+        poolers["mask_head.pooler"] = config.mask_head.pooler
+    for key, pooler in poolers.items():
+        if pooler.type == "pool" and (pooler.sampling_ratio or pooler.aligned):
+            warnings.append(f"{key}.sampling_ratio and {key}.aligned have no effect with {key}.type=pool")
+    if config.roi_head.num_convs == 0 and config.roi_head.norm != "none":
+        warnings.append(f"roi_head.norm={config.roi_head.norm} has no effect without convs (roi_head.num_convs=0)")
+    if config.mask_head.name != "none" and config.mask_head.num_convs == 0 and config.mask_head.norm != "none":
+        warnings.append(f"mask_head.norm={config.mask_head.norm} has no effect without convs (mask_head.num_convs=0)")
+    nms = config.rpn.nms
+    for stage in ("train", "test"):
+        before, after = getattr(nms, f"pre_{stage}"), getattr(nms, f"post_{stage}")
+        if after > before * len(FPN_LEVELS):
+            warnings.append(
+                f"rpn.nms.post_{stage}={after} is never reached: pre_{stage}={before} on each of "
+                f"{len(FPN_LEVELS)} levels gives at most {before * len(FPN_LEVELS)} proposals"
+            )
+    return warnings
+
+
+def check_data_rules(data: DataConfig) -> None:
+    """Raise ValueError where the data section lacks what its layout needs."""
+    if data.min_size > data.max_size:
+        raise ValueError(f"data.min_size={data.min_size} must not exceed data.max_size={data.max_size}")
+    if data.name in ("coco", "roboflow") and data.root is None:
+        raise ValueError(
+            f"data.root is not set; data={data.name} needs the folder of the data set: data.root=/path/to/it"
+        )
+    if data.name == "custom":
+        splits = ["train"] if data.split.fractions else ["train", "val"]
+        for split in splits:
+            paths = getattr(data, split)
+            for key in ("images", "annotations"):
+                if getattr(paths, key) is None:
+                    raise ValueError(
+                        f"data.{split}.{key} is not set; data=custom needs data.{split}.images=FOLDER and "
+                        f"data.{split}.annotations=FILE.json"
+                    )
+    if data.split.fractions is not None and (
+        len(data.split.fractions) not in (2, 3) or abs(sum(data.split.fractions) - 1) > 1e-6
+    ):
+        raise ValueError(
+            f"data.split.fractions={data.split.fractions} must be two or three numbers that add up to 1: "
+            "[train,val] or [train,val,test]"
+        )
+
+
+def _check_weights(config: TrainConfig) -> list[str]:
+    source, path, backbone = config.weights.source, config.weights.path, config.backbone
+    warnings = []
+    if source in ("file", "detectron2") and path is None:
+        raise ValueError(f"weights.path is not set; weights={source} needs the file to load: weights.path=FILE")
+    if source not in ("file", "detectron2") and path is not None:
+        warnings.append(f"weights.path has no effect with weights={source}; did you mean weights=file?")
+    if source in ("none", "imagenet") and config.weights.class_map:
+        warnings.append(f"weights.class_map has no effect with weights={source}, which has no classes")
+    if backbone.norm == "frozen" and source == "none":
+        warnings.append("backbone.norm=frozen without pretrained weights keeps every norm at its initial identity")
+    if backbone.name == "timm" and backbone.timm_name is None:
+        raise ValueError("backbone.timm_name is not set; backbone=timm needs it, e.g. backbone.timm_name=convnext_tiny")
+    if backbone.name == "timm" and backbone.norm in ("batch", "group"):
+        raise ValueError(f"backbone.norm={backbone.norm} cannot be set for a model of timm; use auto or frozen")
+    if backbone.name != "timm" and backbone.timm_name is not None:
+        warnings.append(f"backbone.timm_name has no effect with backbone={backbone.name}; add backbone=timm")
+    return warnings
+
+
+def check_train_rules(config: TrainConfig) -> list[str]:
+    """All rules between the settings of a training; returns warnings for settings without effect."""
+    warnings = check_model_rules(config)
+    check_data_rules(config.data)
+    warnings += _check_weights(config)
+    if config.augmentation.scale_jitter is not None and len(config.augmentation.scale_jitter) != 2:
+        raise ValueError("augmentation.scale_jitter needs two numbers: [smallest, largest] scale")
+    if config.optimizer.name == "adamw" and len(config.optimizer.betas) != 2:
+        raise ValueError("optimizer.betas needs two numbers, e.g. [0.9,0.999]")
+    if config.trainer.device not in ("auto", "cpu", "cuda") and not config.trainer.device.startswith("cuda:"):
+        raise ValueError(f"trainer.device={config.trainer.device} is not a device; use auto, cpu, cuda or cuda:N")
+    _check_max_detections(config.evaluation.max_detections)
+    return warnings
+
+
+def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
+    """Rules between the settings of an evaluation."""
+    if (config.checkpoint is None) == (config.predictions is None):
+        raise ValueError("give either checkpoint=RUN/checkpoints/best.pt or predictions=RESULTS.json, and only one")
+    if config.predictions is not None and config.annotations is None:
+        raise ValueError("annotations is not set; predictions= needs the ground truth: annotations=FILE.json")
+    if config.data is not None:
+        check_data_rules(config.data)
+    _check_max_detections(config.evaluation.max_detections)
+    if config.checkpoint is not None and config.annotations is not None:
+        return ["annotations has no effect with checkpoint=; choose the data with data= and split="]
+    return []
+
+
+def _check_max_detections(numbers: list[int]) -> None:
+    if len(numbers) != 3 or sorted(numbers) != list(numbers):
+        raise ValueError("evaluation.max_detections needs three ascending numbers, e.g. [1,10,100]")

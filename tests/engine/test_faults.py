@@ -1,0 +1,254 @@
+"""What goes wrong in mid-training is said in one line, kept for a look, and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from maskrcnn_train import load_config, train
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.data import loading
+from maskrcnn_train.data.loading import LostWorker, PackedBatch
+from maskrcnn_train.engine import loop
+from maskrcnn_train.engine.checkpoint import read_checkpoint
+from maskrcnn_train.engine.faults import OutOfMemory
+from maskrcnn_train.engine.step import BadStep
+from maskrcnn_train.replay import replay
+from maskrcnn_train.reporting.tensorboard import read_metrics
+
+TINY = [
+    "experiment=shapes",
+    "data.shapes.num_train=12",
+    "data.shapes.num_val=2",
+    "data.shapes.num_test=1",
+    "data.shapes.image_size=64",
+    "data.min_size=64",
+    "data.max_size=64",
+    "backbone.fpn_channels=32",
+    "trainer.batch_size=4",
+    "trainer.num_workers=0",
+    "trainer.max_minutes=null",
+    "trainer.precision=fp32",
+    "trainer.log_every=1",
+    "trainer.interval_unit=step",
+    "trainer.max_steps=6",
+    "evaluation.pictures=0",
+]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"data.root={tmp_path_factory.mktemp('shapes')}"
+
+
+@pytest.fixture
+def tiny(shapes: str, tmp_path: Path) -> Callable[..., TrainConfig]:
+    return lambda *overrides: load_config([*TINY, shapes, f"output_dir={tmp_path / 'run'}", *overrides])
+
+
+# ---------------------------------------------------------------- steps that cannot be taken
+
+
+def spoil_batches(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], None], *, steps: tuple[int, ...]) -> None:
+    """Change what the training loader gives at some steps, counted from 0."""
+    unpack = PackedBatch.unpack
+    count = iter(range(1000))
+
+    def changed(self: PackedBatch) -> Any:
+        images, targets = unpack(self)
+        if next(count) in steps:
+            spoil(targets)
+        return images, targets
+
+    monkeypatch.setattr(loading.PackedBatch, "unpack", changed)
+
+
+def flatten_a_box(targets: Any) -> None:
+    target = next(target for target in targets if len(target["boxes"]))
+    target["boxes"][0, 2] = target["boxes"][0, 0]
+
+
+def blow_up_a_box(targets: Any) -> None:
+    """Both ends are numbers, its width is none."""
+    target = next(target for target in targets if len(target["boxes"]))
+    target["boxes"][0, 0], target["boxes"][0, 2] = -3e38, 3e38
+
+
+@pytest.mark.parametrize("spoil", [flatten_a_box, blow_up_a_box])
+def test_a_degenerate_target_is_named_kept_and_replayed(
+    spoil: Callable[[Any], None], tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spoil_batches(monkeypatch, spoil, steps=(2,))
+    with pytest.raises(BadStep, match=r"step 2 cannot be taken: .*images \[.*replay=") as error:
+        train(tiny())
+    assert "\n" not in str(error.value)
+    found = replay(tmp_path / "run/autopsy/step_2.pt")
+    assert found.reproduced
+    assert found.reason == error.value.reason
+    assert "object 0 of image" in found.cause
+    assert "has the box" in found.cause
+
+
+def test_a_huge_learning_rate_is_the_cause(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    settings = ("optimizer.lr=1e6", "schedule.warmup_steps=0", "trainer.clip_norm=0", "trainer.max_steps=20")
+    with pytest.raises(BadStep) as error:
+        train(tiny("optimizer=sgd", "optimizer.scale_lr=false", *settings))
+    found = replay(tmp_path / f"run/autopsy/step_{error.value.step}.pt")
+    assert found.reproduced
+    assert "lower optimizer.lr" in found.cause
+    assert found.module is not None or "weights were not finite" in found.cause or "not finite" in found.reason
+
+
+def test_skipping_leaves_the_weights_and_goes_on(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spoil_batches(monkeypatch, blow_up_a_box, steps=(1, 2))
+    train(tiny("trainer.on_nonfinite=skip", "trainer.max_steps=4"))
+    state = read_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    assert state["position"]["skipped_steps"] == 2
+    assert state["position"]["step"] == 4
+    assert all(bool(torch.isfinite(each.float()).all()) for each in state["model"].values())
+    assert len(list((tmp_path / "run/autopsy").iterdir())) == 2
+
+
+def test_skipping_gives_up_in_the_end(tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil_batches(monkeypatch, blow_up_a_box, steps=tuple(range(100)))
+    with pytest.raises(BadStep, match="step 2 "):
+        train(tiny("trainer.on_nonfinite=skip", "trainer.max_skipped=3"))
+
+
+# ---------------------------------------------------------------- memory and workers
+
+
+def test_out_of_memory_names_the_batch_and_saves(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = loop.accumulate_gradients
+
+    def full(*arguments: Any, **options: Any) -> Any:
+        if options["step"] == 3:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", full)
+    with pytest.raises(OutOfMemory, match=r"step 3: images \[.*objects, 64 x 64 pixels.*trainer.batch_size"):
+        train(tiny())
+    assert read_checkpoint(tmp_path / "run/checkpoints/last.pt")["position"]["step"] == 3
+
+
+def test_a_killed_worker_is_said_and_the_state_saved(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = loop.accumulate_gradients
+
+    def kill_a_worker(*arguments: Any, **options: Any) -> Any:
+        if options["step"] == 1:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            workers = [pid for pid in children if b"pt_data" in Path(f"/proc/{pid}/comm").read_bytes()]
+            for pid in workers:
+                os.kill(int(pid), signal.SIGKILL)
+            assert workers
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", kill_a_worker)
+    with pytest.raises(LostWorker, match=r"trainer\.num_workers"):
+        train(tiny("trainer.num_workers=1", "trainer.max_steps=100", "trainer.checkpoint_every=1"))
+    assert read_checkpoint(tmp_path / "run/checkpoints/last.pt")["position"]["step"] >= 1
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped"])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
+    damage: str, tiny: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    train(tiny("trainer.checkpoint_every=2", "trainer.max_steps=4"))
+    last = tmp_path / "run/checkpoints/last.pt"
+    content = bytearray(last.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    train(tiny("trainer.checkpoint_every=2", "trainer.max_steps=6", f"resume={tmp_path / 'run'}"))
+    (line,) = [line for line in (tmp_path / "run/train.log").read_text().splitlines() if "going on from" in line]
+    assert "damaged" in line or "cannot be read" in line
+    steps = [line["step"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "lr" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_ends_with_one_line(
+    tiny: Callable[..., TrainConfig], shapes: str, tmp_path: Path
+) -> None:
+    train(tiny("trainer.max_steps=2", "trainer.checkpoint_every=1"))
+    before = (tmp_path / "run/checkpoints/last.pt").read_bytes()
+    command = [
+        sys.executable,
+        "-m",
+        "maskrcnn_train",
+        *TINY,
+        shapes,
+        "trainer.max_steps=4",
+        "trainer.checkpoint_every=1",
+    ]
+    limit = len(before) // 2
+    done = subprocess.run(
+        [*command, f"resume={tmp_path / 'run'}"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        timeout=900,
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert "last.pt" in line
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run/checkpoints/last.pt").read_bytes() == before
+    assert not list((tmp_path / "run/checkpoints").glob("*.tmp"))
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(shapes: str, tmp_path: Path) -> None:
+    """Three SIGKILLs, two loading processes; equal to the last bit, optimizer included."""
+    settings = [*TINY, shapes, "trainer.num_workers=2", "trainer.checkpoint_every=1", "trainer.max_steps=9"]
+    settings += ["trainer.evaluate_every=0", "trainer.ema=0"]
+    folder = tmp_path / "killed"
+    for step in (2, 4, 7):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "maskrcnn_train", *settings, f"output_dir={folder}", "resume=auto"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while _last_step(folder) < step:
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    train(load_config([*settings, f"output_dir={folder}", "resume=auto"]))
+    train(load_config([*settings, f"output_dir={tmp_path / 'whole'}"]))
+    killed, whole = (read_checkpoint(path / "checkpoints/last.pt") for path in (folder, tmp_path / "whole"))
+    for name, weight in whole["model"].items():
+        assert torch.equal(weight, killed["model"][name]), name
+    for number, values in whole["optimizer"]["state"].items():
+        for name, value in values.items():
+            assert torch.equal(value, killed["optimizer"]["state"][number][name]), (number, name)
+
+
+def _last_step(folder: Path) -> int:
+    """Of the newest complete checkpoint, by the JSON beside it."""
+    try:
+        return int(json.loads((folder / "checkpoints/last.json").read_text())["position"]["step"])
+    except (OSError, ValueError):
+        return 0

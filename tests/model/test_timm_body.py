@@ -1,0 +1,71 @@
+"""Feature extractors of timm as backbones."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+import pytest
+import torch
+from conftest import small_config
+
+from maskrcnn_train import build_model
+from maskrcnn_train.model.timm_body import build_timm_body, load_pretrained
+
+pytest.importorskip("timm")
+TIMM = ["backbone=timm", "backbone.timm_name=convnext_atto"]
+
+
+def test_a_convnext_trains_and_detects() -> None:
+    torch.manual_seed(0)
+    model = build_model(small_config(*TIMM), 3)
+    image = [torch.rand(3, 64, 80)]
+    maps = model.features(model.prepare(image))
+    assert [tuple(each.shape[2:]) for each in maps] == [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
+    target = {"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1]), "masks": torch.ones(1, 64, 80)}
+    losses = model(image, [target])
+    sum(losses.values()).backward()
+    assert model.backbone.body.features.stem_0.weight.grad.abs().sum() > 0
+    assert set(model.eval()(image)[0]) == {"boxes", "labels", "scores", "masks"}
+
+
+def test_stages_freeze_from_the_stem_up() -> None:
+    model = build_model(small_config(*TIMM, "backbone.trainable_stages=2"), 3)
+    trains = {name.split(".")[1] for name, each in model.backbone.body.named_parameters() if each.requires_grad}
+    frozen = {name.split(".")[1] for name, each in model.backbone.body.named_parameters() if not each.requires_grad}
+    assert trains == {"stages_2", "stages_3"}
+    assert frozen == {"stem_0", "stem_1", "stages_0", "stages_1"}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050", "regnety_002"])
+def test_maps_are_channels_first_at_strides_4_to_32(name: str) -> None:
+    body, widths, stages = build_timm_body(name, frozen_norm=False)
+    with torch.no_grad():
+        maps = list(body.eval()(torch.zeros(1, 3, 128, 96)).values())
+    assert [tuple(each.shape) for each in maps] == [
+        (1, width, 128 // stride, 96 // stride) for width, stride in zip(widths, (4, 8, 16, 32), strict=True)
+    ]
+    assert len(stages) == 5
+
+
+def test_frozen_norms_are_frozen() -> None:
+    body, _, _ = build_timm_body("resnet18", frozen_norm=True)
+    assert not [module for module in body.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("convnext_tinny", "is not a model of timm"), ("vit_tiny_patch16_224", "strides")]
+)
+def test_what_cannot_be_a_backbone_is_refused(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build_timm_body(name, frozen_norm=False)
+
+
+def test_offline_pretrained_weights_fail_at_once_with_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*arguments: object, **options: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    body, _, _ = build_timm_body("convnext_atto", frozen_norm=False)
+    with pytest.raises(ValueError, match=r"cannot download https://.*convnext_atto.*no route to host"):
+        load_pretrained(body, "convnext_atto")

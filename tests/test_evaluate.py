@@ -1,0 +1,152 @@
+"""`evaluate`: the numbers of the training again, and those of results that another program made."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from test_train import run_dir, shapes  # noqa: F401
+
+from maskrcnn_train.composing import load_command_config
+from maskrcnn_train.config import EvaluateConfig
+from maskrcnn_train.evaluate import evaluate
+from maskrcnn_train.rules import check_evaluate_rules
+
+
+def evaluated(*overrides: str, folder: Path) -> dict[str, float]:
+    config, _ = load_command_config(
+        "evaluate", EvaluateConfig, check_evaluate_rules, [*overrides, f"output_dir={folder}", "num_workers=0"]
+    )
+    return evaluate(config)
+
+
+def test_a_checkpoint_scores_as_at_the_end_of_its_training(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+    metrics = evaluated(f"checkpoint={run_dir}/checkpoints/last.pt", "evaluation.batch_size=8", folder=tmp_path / "e")
+    expected = json.loads((run_dir / "metrics.json").read_text())
+    assert metrics == pytest.approx(expected, abs=1e-6)
+    assert json.loads((tmp_path / "e/predictions.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "e/classes.csv").read_text().splitlines()))
+    assert [row["class"] for row in rows] == ["ellipse", "rectangle", "triangle", "star", "ring", "cross"]
+
+
+def test_budgets_and_split_can_differ_from_the_training(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+    checkpoint = f"checkpoint={run_dir}/checkpoints/last.pt"
+    evaluated(checkpoint, "roi_head.detections_per_image=3", "roi_head.score_threshold=0", folder=tmp_path / "few")
+    found = json.loads((tmp_path / "few/predictions.json").read_text())
+    assert len(found) == 3 * 4
+    evaluated(checkpoint, "split=test", folder=tmp_path / "test")
+    found = json.loads((tmp_path / "test/predictions.json").read_text())
+    assert {result["image_id"] for result in found} <= {1}
+
+
+def random_results(truth: dict[str, Any], rng: random.Random) -> list[dict[str, Any]]:
+    """As another program would write them: near the objects, some of the wrong class, some anywhere."""
+    results = []
+    for annotation in truth["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        for _ in range(2):
+            box = [x + rng.uniform(-4, 4), y + rng.uniform(-4, 4), w * rng.uniform(0.7, 1.3), h * rng.uniform(0.7, 1.3)]
+            mask = np.zeros((80, 100), np.uint8, order="F")
+            mask[max(0, int(box[1])) : int(box[1] + box[3]), max(0, int(box[0])) : int(box[0] + box[2])] = 1
+            code = coco_mask.encode(mask)
+            category = annotation["category_id"] if rng.random() < 0.8 else 500
+            results.append(
+                {
+                    "image_id": annotation["image_id"],
+                    "category_id": category,
+                    "bbox": box,
+                    "score": rng.random(),
+                    "segmentation": {"size": [80, 100], "counts": code["counts"].decode()},
+                }
+            )
+    return results
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> tuple[Path, Path]:
+    """Ground truth and results with gaps in every id, ids from 0, polygons, crowd."""
+    rng = random.Random(0)
+    images = [{"id": 7 * n, "file_name": f"{n}.jpg", "width": 100, "height": 80} for n in range(6)]
+    annotations = []
+    for number in range(30):
+        x, y, w, h = rng.uniform(0, 60), rng.uniform(0, 40), rng.uniform(5, 40), rng.uniform(5, 40)
+        annotations.append(
+            {
+                "id": 3 * number,
+                "image_id": 7 * rng.randrange(6),
+                "category_id": rng.choice([0, 17, 500]),
+                "bbox": [x, y, w, h],
+                "area": w * h,
+                "iscrowd": 0,
+                "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+            }
+        )
+    categories = [{"id": 0, "name": "a"}, {"id": 17, "name": "b"}, {"id": 500, "name": "c"}]
+    truth = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "results.json").write_text(json.dumps(random_results(truth, rng)))
+    return tmp_path / "truth.json", tmp_path / "results.json"
+
+
+@pytest.mark.parametrize("backend", ["hotcoco", "faster_coco_eval", "pycocotools"])
+def test_results_of_others_score_as_in_pycocotools(backend: str, foreign: tuple[Path, Path], tmp_path: Path) -> None:
+    annotations, predictions = foreign
+    metrics = evaluated(
+        f"predictions={predictions}",
+        f"annotations={annotations}",
+        f"evaluation.backend={backend}",
+        folder=tmp_path / "e",
+    )
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    for kind in ("bbox", "segm"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(str(annotations))
+            for annotation in truth.dataset["annotations"]:
+                annotation["id"] += 1  # pycocotools takes id 0 for "no match"
+            truth.createIndex()
+            results = json.loads(predictions.read_text())
+            if kind == "segm":  # with a box beside the mask pycocotools takes the box's area as the mask's
+                results = [{key: value for key, value in each.items() if key != "bbox"} for each in results]
+            reference = COCOeval(truth, truth.loadRes(results), kind)
+            reference.evaluate()
+            reference.accumulate()
+            reference.summarize()
+        for name, expected in zip(names, reference.stats, strict=True):
+            assert metrics[f"{kind}/{name}"] == pytest.approx(expected, abs=1e-9), (kind, name)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_id": 999}, "image_id 999, which the ground truth lacks"),
+        ({"category_id": 3}, "category_id 3; the ground truth has 0, 17, 500"),
+        ({"score": None}, "score"),
+    ],
+)
+def test_results_of_another_data_set_are_one_clear_line(
+    change: dict[str, float], said: str, foreign: tuple[Path, Path], tmp_path: Path
+) -> None:
+    annotations, predictions = foreign
+    results = json.loads(predictions.read_text())
+    results[4] |= change
+    predictions.write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=said):
+        evaluated(f"predictions={predictions}", f"annotations={annotations}", folder=tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+
+
+def test_one_of_checkpoint_and_predictions_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="either checkpoint="):
+        evaluated(folder=tmp_path)
+    with pytest.raises(ValueError, match="annotations is not set"):
+        evaluated("predictions=x.json", folder=tmp_path)
