@@ -66,7 +66,7 @@ def our_side(number_format: str) -> Callable[[], object]:
         ]
     )
     loaders = build_loaders(config)
-    batch: Any = loaders.train.collate_fn([loaders.train.dataset[0, position] for position in POSITIONS])
+    batch: Any = loaders.train.collate_fn(loaders.train.dataset.__getitems__([(0, each) for each in POSITIONS]))
     images, targets = batch.unpack()
     torch.manual_seed(0)
     model = precision.place(

@@ -45,9 +45,12 @@ def select_detections(
     labels = labels + 1
     kept_scores = scores[rows, labels]
     boxes = clip_boxes_to_image(coder.decode(deltas[rows, labels], proposals[rows]), size)
-    large = torch.where(not_small(boxes, rules.min_size))[0]
-    boxes, labels, kept_scores = boxes[large], labels[large], kept_scores[large]
+    large = not_small(boxes, rules.min_size)
+    if rules.min_size > 0:  # torchvision drops small boxes first, Detectron2 empty ones last: they count until then
+        index = torch.where(large)[0]
+        boxes, labels, kept_scores, large = boxes[index], labels[index], kept_scores[index], large[index]
     keep = batched_nms(boxes, kept_scores, labels, rules.nms_threshold)[: rules.count]
+    keep = keep[large[keep]]
     return ImageDetections(boxes[keep], labels[keep], kept_scores[keep])
 
 
