@@ -7,21 +7,22 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.rpn import RPNHead
 
 from maskrcnn_train.batch import Target
 from maskrcnn_train.config import NumericsConfig, RPNConfig
 from maskrcnn_train.model.anchors import AnchorGrid
 from maskrcnn_train.model.matching import IGNORED, match_boxes
 from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, Proposals, select_proposals
+from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.model.sampling import sample_balanced
 
 
 @dataclass
 class RPNPredictions:
-    """What the head says of every anchor: objectness [N, A] (logits), deltas [N, A, 4], anchors [A, 4] float32,
-    level_sizes: anchors per level, sum A."""
+    """What the head says of every anchor: objectness [N, A] (logits), deltas [N, A, 4], without gradient; anchors
+    [A, 4] float32; level_sizes: anchors per level, sum A; hidden: what its last conv saw, for the losses."""
 
+    hidden: list[Tensor]
     objectness: Tensor
     deltas: Tensor
     anchors: Tensor
@@ -34,7 +35,7 @@ class RegionProposalNetwork(nn.Module):
     def __init__(
         self,
         *,
-        head: nn.Module,
+        head: SampledRPNHead,
         anchors: AnchorGrid,
         upper: float,
         lower: float,
@@ -57,13 +58,15 @@ class RegionProposalNetwork(nn.Module):
 
     def predict(self, features: list[Tensor], image_size: tuple[int, int]) -> RPNPredictions:
         """Scores and deltas of all anchors. image_size: (height, width) of the padded batch."""
-        logits, deltas = self.head(features)
+        hidden = self.head.hidden(features)
+        logits, deltas = self.head.everywhere(hidden)
         grids = [(int(level.shape[2]), int(level.shape[3])) for level in logits]
         num_images = len(logits[0])
         # places first, then ratios: without a copy where the maps are channels_last
         flat_logits = [level.permute(0, 2, 3, 1).reshape(num_images, -1) for level in logits]
         flat_deltas = [level.permute(0, 2, 3, 1).reshape(num_images, -1, 4) for level in deltas]
         return RPNPredictions(
+            hidden=hidden,
             objectness=torch.cat(flat_logits, dim=1),
             deltas=torch.cat(flat_deltas, dim=1),
             anchors=self.anchors(image_size, grids, logits[0].device),
@@ -90,9 +93,9 @@ class RegionProposalNetwork(nn.Module):
         count = len(sampled) if self.normalizer == "sampled" else self.batch_size * len(targets)
         labels = torch.zeros(len(sampled), device=sampled.device)
         labels[: len(positives)] = 1
-        logits = predictions.objectness.flatten()[sampled].float()
-        deltas = predictions.deltas.flatten(0, 1)[positives].float()
-        objectness = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        logits, deltas = self.head.at(predictions.hidden, sampled)
+        deltas = deltas[: len(positives)].float()
+        objectness = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
         box_reg = F.smooth_l1_loss(deltas, goals, beta=self.smooth_l1_beta, reduction="sum")
         return {"loss_objectness": objectness / max(count, 1), "loss_rpn_box_reg": box_reg / max(count, 1)}
 
@@ -124,7 +127,7 @@ def build_rpn(section: RPNConfig, numerics: NumericsConfig, *, in_channels: int)
     )
     shared = nms.train_scope == "batch"
     return RegionProposalNetwork(
-        head=RPNHead(in_channels, anchors.num_per_place, conv_depth=section.num_convs),
+        head=SampledRPNHead(in_channels, anchors.num_per_place, conv_depth=section.num_convs),
         anchors=anchors,
         upper=section.iou.upper,
         lower=section.iou.lower,

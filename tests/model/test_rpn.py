@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -16,6 +16,7 @@ from maskrcnn_train.model.anchors import AnchorGrid, cell_anchors
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import BACKGROUND, IGNORED, match_boxes
 from maskrcnn_train.model.proposals import Proposals, keep_per_batch, keep_per_image
+from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.model.sampling import sample_balanced
 
 Build = Callable[..., MaskRCNN]
@@ -197,3 +198,35 @@ def test_smallest_proposals_are_dropped(small_model: Build, batch: Batch) -> Non
     inputs = model.prepare(batch[0])
     for proposals in model.proposals(model.features(inputs), inputs):
         assert float((proposals.boxes[:, 2:] - proposals.boxes[:, :2]).min()) >= 20
+
+
+@pytest.mark.parametrize("num_convs", [1, 2])
+@pytest.mark.parametrize("number_format", [torch.float32, torch.bfloat16])
+def test_the_head_at_sampled_anchors_is_the_head_everywhere(num_convs: int, number_format: torch.dtype) -> None:
+    """Values and gradients, borders included, autocast's cached weights too."""
+    torch.manual_seed(0)
+    head = SampledRPNHead(8, 3, conv_depth=num_convs)
+    nn.init.normal_(head.bbox_pred.weight)
+    features = [torch.randn(2, 8, size, size + 1, requires_grad=True) for size in (6, 3, 1)]
+    sampled = torch.randperm(2 * 3 * (6 * 7 + 3 * 4 + 2))[:90]
+    gradients = []
+    for sparse in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=number_format == torch.bfloat16):
+            hidden = head.hidden(features)
+            everywhere = head.everywhere(hidden)
+            assert not everywhere[0][0].requires_grad
+            if sparse:
+                logits, deltas = head.at(hidden, sampled)
+            else:
+                outputs = [head(each) for each in hidden]
+                logits = torch.cat([each.permute(0, 2, 3, 1).reshape(2, -1) for each, _ in outputs], 1).flatten()[
+                    sampled
+                ]
+                deltas = torch.cat([each.permute(0, 2, 3, 1).reshape(2, -1, 4) for _, each in outputs], 1)
+                deltas = deltas.flatten(0, 1)[sampled]
+        loss = logits.float().sigmoid().sum() + deltas.float().square().sum()
+        inputs = [*features, *head.parameters()]
+        gradients.append([loss, *torch.autograd.grad(loss, inputs)])
+    tolerance = 1e-5 if number_format == torch.float32 else 5e-2
+    for dense, sparse in zip(*gradients, strict=True):
+        assert (dense - sparse).abs().max() <= tolerance * dense.abs().max()
