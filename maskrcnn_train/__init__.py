@@ -18,6 +18,9 @@ _HOMES = {
     "build_model": "model.mask_rcnn",
     "training_step": "engine.step",
     "train": "train",
+    "Predictor": "predictor",
+    "load_checkpoint": "predictor",
+    "predict": "predictor",
 }
 __all__ = ["__version__", *_HOMES]
 

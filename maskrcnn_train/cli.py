@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -172,6 +173,7 @@ def _hydra_main(name: str, task: Callable[..., Any]) -> None:
 
 COMMON_KEYS = (
     ("data=coco data.root=DIR", "your data: coco, roboflow, custom or shapes"),
+    ("weights=coco", "start from: imagenet, coco, coco_v2, detectron2, file (weights.path)"),
     ("mask_head=none", "boxes only (Faster R-CNN)"),
     ("data.min_size=640", "shorter image side, network pixels"),
     ("trainer.batch_size=4", "images per device and step"),
@@ -184,12 +186,18 @@ COMMON_KEYS = (
 
 
 def help_page(name: str, text: str) -> str:
-    """The page of `--help`: what the command does, groups, the commonest keys, examples."""
+    """The page of `--help`: what the command does, its groups, its keys (of a training the commonest), examples."""
+    values = (conf_dir() / f"{name}.yaml").read_text()
+    own = re.findall(r"^  - (?:override )?([\w/]+):", values, flags=re.MULTILINE)
     lines = [text.strip(), "", "Groups (GROUP=OPTION):"]
     for group, options in groups().items():
-        lines.append(f"  {group:<13} {', '.join(options)}")
+        if group.split("/")[0] in own:
+            lines.append(f"  {group:<13} {', '.join(options)}")
     if name == "train":
         lines += ["", "Common keys (KEY=VALUE):"]
         lines += [f"  {key:<34} {meaning}" for key, meaning in COMMON_KEYS]
+    else:
+        body = values.split("\n\n", 1)[1].split("\nhydra:", 1)[0].strip("\n")
+        lines += ["", "Keys and their defaults:", *(f"  {line}" for line in body.splitlines())]
     lines += ["", "  --cfg job     print the whole configuration", "  -m            sweep: KEY=A,B runs a job for each"]
     return "\n".join(lines)

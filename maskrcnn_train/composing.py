@@ -81,7 +81,7 @@ def to_dataclass(
 ) -> tuple[Schema, list[str]]:
     """The one conversion: DictConfig -> checked dataclass and warnings. Raises ValueError."""
     from omegaconf import OmegaConf
-    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+    from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
@@ -89,6 +89,9 @@ def to_dataclass(
     except ConfigKeyError as error:
         key = str(error.full_key)
         raise ValueError(f"{key} is not a setting{_nearest(key, _schema_keys(schema))}") from error
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ValueError(f"{key} is not set; give it on the command line: {key}=...") from error
     except OmegaConfBaseException as error:
         reason = str(error).split("\n", 1)[0]
         raise ValueError(f"{error.full_key}: {reason[:1].lower()}{reason[1:]}") from error

@@ -331,3 +331,37 @@ class EvaluateConfig:
     precision: Optional[str] = one_of("auto", "fp32", "bf16", "fp16")
     num_workers: int = between(0)
     output_dir: Optional[str]
+
+
+@dataclass(kw_only=True)
+class DrawConfig:
+    mask_opacity: float = fraction()
+    box_thickness: Optional[int] = between(0)
+    text_size: Optional[int] = between(6)
+    color_by: str = one_of("class", "instance")
+
+
+@dataclass(kw_only=True)
+class SaveConfig:
+    pictures: bool
+    masks: bool
+    csv: bool
+
+
+@dataclass(kw_only=True)
+class PredictConfig:
+    """Everything that `python -m maskrcnn_train.predict` reads. None: as in the checkpoint."""
+
+    checkpoint: str
+    images: str
+    score_threshold: float = fraction()
+    classes: Optional[list[str]]
+    draw: DrawConfig
+    save: SaveConfig
+    rpn: TestRPNConfig
+    roi_head: TestROIHeadConfig
+    mask_head: TestMaskHeadConfig
+    batch_size: int = between(1)
+    device: str
+    precision: Optional[str] = one_of("auto", "fp32", "bf16", "fp16")
+    output_dir: Optional[str]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from maskrcnn_train.composing import config_from_plain
 from maskrcnn_train.config import TestMaskHeadConfig, TestROIHeadConfig, TestRPNConfig, TrainConfig
 from maskrcnn_train.data.classes import ClassMap
+from maskrcnn_train.data.images import decode
+from maskrcnn_train.data.loading import pad_images
+from maskrcnn_train.data.transforms import build_transform
+from maskrcnn_train.detections import Detections
 from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
@@ -80,3 +89,90 @@ def apply_test_settings(config: TrainConfig, settings: TestSettings) -> None:
         for key, value in vars(section).items():
             if value is not None:
                 setattr(target, key, value)
+
+
+# ---------------------------------------------------------------- detecting
+
+Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+
+
+def predict(
+    predictor: Predictor, images: Sequence[Picture], *, score_threshold: float = 0.5, batch_size: int = 1
+) -> list[Detections]:
+    """What the model finds on each image, in their order.
+
+    images: paths; PIL images; uint8 arrays [H, W, 3] R G B; uint8 [3, H, W], or float [3, H, W] in 0..1, tensors.
+    Raises ImageError (a ValueError) for a file that cannot be read.
+
+    >>> detections = predict(load_checkpoint("best.pt"), ["a.jpg"])  # doctest: +SKIP
+    """
+    found = []
+    for start in range(0, len(images), batch_size):
+        prepared = [prepare(predictor, image) for image in images[start : start + batch_size]]
+        found += detect_batch(predictor, prepared, score_threshold=score_threshold)
+    return found
+
+
+@dataclass
+class Prepared:
+    """An image ready for the model. pixels: uint8 [3, h, w], resized; original: R G B, upright; source: its file."""
+
+    pixels: Tensor
+    original: Image.Image
+    source: str | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.original.height, self.original.width
+
+
+def prepare(predictor: Predictor, picture: Picture) -> Prepared:
+    """Decode and resize one image as the validation of its training did. Raises ImageError."""
+    image, source = _open(picture)
+    config = predictor.config
+    transform = build_transform(config.data, None, config.numerics.pixel_mean)
+    geometry = transform.geometry((image.height, image.width), None)
+    pixels = geometry.window(geometry.resize(image), transform.fill)
+    return Prepared(torch.from_numpy(pixels).permute(2, 0, 1), image, source)
+
+
+def _open(picture: Picture) -> tuple[Image.Image, str | None]:
+    if isinstance(picture, str | Path):
+        return decode(Path(picture)), str(picture)
+    if isinstance(picture, Tensor):
+        floating = picture.is_floating_point()
+        picture = (
+            ((picture.clamp(0, 1) * 255).round() if floating else picture).to(torch.uint8).permute(1, 2, 0).numpy()
+        )
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise ValueError(f"an image array must be uint8 [height, width, 3], not {picture.dtype} {picture.shape}")
+        picture = Image.fromarray(np.ascontiguousarray(picture))
+    return picture.convert("RGB"), None
+
+
+def detect_batch(predictor: Predictor, images: Sequence[Prepared], *, score_threshold: float) -> list[Detections]:
+    """One pass of the model; detections scored at least `score_threshold`, on the CPU."""
+    config, device = predictor.config, predictor.device
+    batch = pad_images([image.pixels for image in images], [image.size for image in images])
+    number_format = precision.resolve_precision(config.trainer.precision, device)
+    with torch.inference_mode(), precision.autocast(number_format, device):
+        outputs = predictor.model(batch.to(device))
+    found = []
+    for output, image in zip(outputs, images, strict=True):
+        labels = output["labels"].cpu()
+        masks = output.get("masks")
+        detections = Detections(
+            boxes=output["boxes"].float().cpu(),
+            scores=output["scores"].float().cpu(),
+            labels=labels,
+            class_names=[predictor.classes.name_of(label) for label in labels.tolist()],
+            category_ids=[predictor.classes.id_of(label) for label in labels.tolist()],
+            size=image.size,
+            probabilities=None if masks is None else masks.float().cpu(),
+            mask_threshold=config.mask_head.threshold,
+            mask_rule=config.numerics.mask_paste,
+            source=image.source,
+        )
+        found.append(detections.keep(detections.scores >= score_threshold))
+    return found

@@ -131,6 +131,10 @@ def test_the_package_gives_functions_even_after_their_modules_were_imported() ->
 
 
 def test_help_names_groups_keys_and_examples() -> None:
+    page = help_page("evaluate", "text")
+    assert "predictions: null" in page
+    assert "pycocotools" not in page.split("Keys and their defaults")[0]
+    assert "  backbone" not in page
     page = help_page("train", "text")
     assert "high_recall" in page
     assert "resume=auto" in page

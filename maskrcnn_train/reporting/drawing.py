@@ -26,30 +26,33 @@ def draw_objects(
     scores: Sequence[float] | None = None,
     masks: Sequence[Bitmap] | None = None,
     opacity: float = 0.4,
-    show_boxes: bool = True,
+    thickness: int | None = None,
+    text_size: int | None = None,
+    color_by: str = "class",
     show_names: bool = True,
 ) -> Image.Image:
     """A picture of the objects; a small image is enlarged by a whole factor so that its text can be read.
 
     image: uint8 [H, W, 3], R G B. boxes: [N, 4], x1 y1 x2 y2, pixels of `image`. labels: 1..K, names[label - 1]
     being the class. masks: (x0, y0, bitmap [h, w]) inside the image, one per box. Large objects are drawn
-    first, so that small ones stay visible on them.
+    first, so that small ones stay visible on them. thickness, text_size: pixels of the picture; None: fitting its
+    size; no boxes with thickness 0. color_by: class, instance.
     """
     scale = max(1, math.ceil(SMALLEST_LONG_SIDE / max(image.shape[:2])))
     corners = np.asarray(boxes, np.float64).reshape(-1, 4) * scale
-    colors = [class_color(int(label)) for label in labels]
+    colors = [class_color(int(label) if color_by == "class" else place) for place, label in enumerate(labels, start=1)]
     order = np.argsort(-(corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), kind="stable").tolist()
     picture = _enlarged(image, scale)
-    line = max(2, round(max(picture.size) / 500))
+    line = max(2, round(max(picture.size) / 500)) if thickness is None else thickness
     if masks is not None:
-        _paint_masks(picture, [masks[i] for i in order], [colors[i] for i in order], scale, line, opacity)
+        _paint_masks(picture, [masks[i] for i in order], [colors[i] for i in order], scale, max(line, 1), opacity)
     draw = ImageDraw.Draw(picture)
-    if show_boxes:
+    if line > 0:
         for index in order:
             _draw_box(draw, corners[index].tolist(), colors[index], line, picture.size)
     if show_names:
         texts = [_text(names[int(label) - 1], None if scores is None else scores[i]) for i, label in enumerate(labels)]
-        _draw_texts(draw, corners.tolist(), texts, colors, picture.size)
+        _draw_texts(draw, corners.tolist(), texts, colors, picture.size, text_size)
     return picture
 
 
@@ -125,9 +128,11 @@ def _draw_texts(
     texts: Sequence[str],
     colors: Sequence[Color],
     size: tuple[int, int],
+    text_size: int | None,
 ) -> None:
     """Each name on a ground of its colour at its box, where it covers no other name if there is such a place."""
-    font = ImageFont.load_default(size=max(12, round(max(size) / (55 if len(texts) <= 25 else 75))))
+    fitting = max(12, round(max(size) / (55 if len(texts) <= 25 else 75)))
+    font = ImageFont.load_default(size=fitting if text_size is None else text_size)
     _, top, _, bottom = font.getbbox("Ag")  # one height for all, whatever their letters
     taken: list[Box] = []
     for box, text, color in zip(boxes, texts, colors, strict=True):

@@ -1,0 +1,38 @@
+"""Which image files a person means: files, folders, globs, a text list, a COCO JSON."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from maskrcnn_train.data.coco import open_index
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def find_images(given: str) -> list[tuple[Path, int | None]]:
+    """Image files in order and, from a COCO JSON, the id of each.
+
+    given: a file, a folder (all its pictures, folders within too), a glob, a .txt with a path a line (relative to it),
+    or a COCO JSON (names relative to its folder). Raises ValueError with one line where there is nothing.
+    """
+    path = Path(given).expanduser()
+    if path.is_dir():
+        found = [(each, None) for each in sorted(path.rglob("*")) if each.suffix.lower() in SUFFIXES and each.is_file()]
+        if not found:
+            raise ValueError(f"images={given} holds no pictures ({', '.join(SUFFIXES)})")
+        return list(found)
+    if path.suffix == ".json" and path.is_file():
+        index = open_index(path)
+        return [(path.parent / index.file_name(row), int(index.image_ids[row])) for row in range(index.num_images)]
+    if path.suffix == ".txt" and path.is_file():
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"images={given} is an empty list; write one path a line")
+        return [(path.parent / line, None) for line in lines]
+    if path.is_file():
+        return [(path, None)]
+    matches = sorted(Path(each) for each in glob.glob(str(path), recursive=True))
+    if not matches:
+        raise ValueError(f"images={given} is no file, folder or glob that matches anything")
+    return [(each, None) for each in matches if each.is_file()]

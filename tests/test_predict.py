@@ -1,0 +1,232 @@
+"""`predict`, as a command and from Python: every kind of input, and bad images named and skipped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_train import run_dir, shapes  # noqa: F401
+
+from maskrcnn_train import Predictor, load_checkpoint, predict
+from maskrcnn_train.composing import load_command_config
+from maskrcnn_train.config import PredictConfig
+from maskrcnn_train.data.sources import find_images
+from maskrcnn_train.predict import Prediction, check_predict_rules, predict_images
+
+ALL = ["score_threshold=0", "roi_head.score_threshold=0", "roi_head.detections_per_image=4"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(run_dir: Path) -> Path:  # noqa: F811
+    return run_dir / "checkpoints/last.pt"
+
+
+def pixels(height: int = 70, width: int = 90, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def run(checkpoint: Path, images: Path | str, folder: Path, *overrides: str) -> Prediction:
+    arguments = [f"checkpoint={checkpoint}", f"images='{images}'", f"output_dir={folder}", *ALL, *overrides]
+    config, _ = load_command_config("predict", PredictConfig, check_predict_rules, arguments)
+    return predict_images(config)
+
+
+def test_a_folder_becomes_pictures_results_masks_and_a_table(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    for number, place in enumerate(("a.jpg", "b.png", "deep/a.webp")):
+        Image.fromarray(pixels(seed=number)).save(tmp_path / "in" / place)
+    done = run(checkpoint, tmp_path / "in", tmp_path / "out", "save.masks=true", "save.csv=true", "batch_size=2")
+    assert done.images == 3
+    assert not done.failed
+    assert {path.name for path in (tmp_path / "out/pictures").iterdir()} == {"a.jpg", "b.jpg", "a_2.jpg"}
+    results = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert len(results) == 3 * 4
+    assert {result["image_id"] for result in results} == {1, 2, 3}
+    assert all(result["segmentation"]["size"] == [70, 90] for result in results)
+    assert len(list((tmp_path / "out/masks").iterdir())) == 3 * 4
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out/detections.csv").read_text())))
+    assert len(rows) == 12
+    assert rows[0]["file"].endswith("a.jpg")
+
+
+def test_classes_and_scores_can_be_restricted(checkpoint: Path, tmp_path: Path) -> None:
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    everything = run(checkpoint, tmp_path / "a.png", tmp_path / "all", "roi_head.detections_per_image=100")
+    categories = {result["category_id"] for result in everything.results}
+    assert len(categories) > 1
+    stars = run(
+        checkpoint, tmp_path / "a.png", tmp_path / "star", "roi_head.detections_per_image=100", "classes=[star]"
+    )
+    assert {result["category_id"] for result in stars.results} == {5} & categories
+    best = max(result["score"] for result in everything.results)
+    few = run(checkpoint, tmp_path / "a.png", tmp_path / "few", f"score_threshold={best}")
+    assert [result["score"] for result in few.results] == [best]
+    with pytest.raises(ValueError, match="stra is no class of the model"):
+        run(checkpoint, tmp_path / "a.png", tmp_path / "none", "classes=[stra]")
+
+
+def bad_images(folder: Path) -> int:
+    """Files that are no pictures, and some that are odd but good; returns how many are bad."""
+    folder.mkdir()
+    image = Image.fromarray(pixels())
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "empty.png").write_bytes(b"")
+    image.save(folder / "whole.jpg")
+    content = (folder / "whole.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(content[: len(content) // 2])
+    Image.new("1", (30_000, 30_000)).save(folder / "huge.png")
+    image.convert("L").save(folder / "grey.png")
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(np.full((40, 60), 30_000, np.uint16)).save(folder / "sixteen.png")
+    image.convert("RGBA").save(folder / "alpha.png")
+    image.convert("P").save(folder / "palette.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "rotated.jpg", exif=exif)
+    return 4
+
+
+def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_path: Path) -> None:
+    bad = bad_images(tmp_path / "in")
+    done = run(checkpoint, tmp_path / "in", tmp_path / "out")
+    assert len(done.failed) == bad
+    assert all("\n" not in line for line in done.failed)
+    for name in ("text.jpg", "empty.png", "truncated.jpg", "huge.png"):
+        assert sum(name in line for line in done.failed) == 1
+    assert done.images == 7
+    sizes = {}
+    for path in (tmp_path / "out/pictures").iterdir():
+        with Image.open(path) as picture:
+            sizes[path.stem] = picture.size
+    assert sizes["rotated"][0] < sizes["rotated"][1]  # upright
+    assert sizes["grey"][0] > sizes["grey"][1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"images": "missing/*.jpg"}, "matches anything"),
+        ({"images": "EMPTY"}, "holds no pictures"),
+        ({"images": "list.txt"}, "is an empty list"),
+        ({"checkpoint": "gone.pt"}, "does not exist"),
+        ({"checkpoint": "text.pt"}, "damaged or not a torch file"),
+        ({"checkpoint": "other.pt"}, "is not a maskrcnn_train checkpoint"),
+        ({"checkpoint": "evil.pt"}, "cannot be read"),
+        ({"output_dir": "full"}, "is not empty"),
+        ({"output_dir": "text.pt/inside"}, "Not a directory"),
+        ({"device": "cuda:7"}, "GPU"),
+        ({"score_threshold": "2"}, "score_threshold=2"),
+        ({"draw.color_by": "name"}, "draw.color_by=name"),
+        ({"draw.mask_opacty": "1"}, "did you mean draw.mask_opacity"),
+        ({"images": None}, "images is not set"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    change: dict[str, str | None],
+    said: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from maskrcnn_train.predict import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("x")
+    (tmp_path / "list.txt").write_text("\n")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    torch.save({"run": subprocess.run}, tmp_path / "evil.pt")
+    values = {"checkpoint": str(checkpoint), "images": "a.png", "output_dir": "out"} | change
+    monkeypatch.setattr(
+        sys, "argv", ["predict", *(f"{key}={value}" for key, value in values.items() if value is not None)]
+    )
+    with pytest.raises(SystemExit) as end:
+        main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_lists_and_coco_files_name_their_images(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        Image.fromarray(pixels()).save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("b.jpg\n\na.jpg\n")
+    assert [path.name for path, _ in find_images(str(tmp_path / "list.txt"))] == ["b.jpg", "a.jpg"]
+    images = [{"id": 40, "file_name": "b.jpg", "width": 90, "height": 70}]
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    assert find_images(str(tmp_path / "coco.json")) == [(tmp_path / "b.jpg", 40)]
+    assert len(find_images(str(tmp_path / "*.jpg"))) == 2
+
+
+# ---------------------------------------------------------------- from Python
+
+
+def test_every_form_of_an_image_gives_the_same_detections(checkpoint: Path, tmp_path: Path) -> None:
+    predictor = load_checkpoint(checkpoint, device="cpu", number_format="fp32")
+    array = pixels()
+    Image.fromarray(array).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    forms = [tmp_path / "a.png", Image.fromarray(array), array, tensor, tensor / 255]
+    first, *others = predict(predictor, forms, score_threshold=0.0, batch_size=2)
+    assert len(first) > 0
+    assert first.source == str(tmp_path / "a.png")
+    for other in others:
+        assert torch.allclose(first.boxes, other.boxes, atol=1e-3)
+        assert first.class_names == other.class_names
+    with pytest.raises(ValueError, match="uint8"):
+        predict(predictor, [array.astype(float)])
+
+
+def test_detections_convert(checkpoint: Path) -> None:
+    predictor = load_checkpoint(checkpoint, device="cpu")
+    (found,) = predict(predictor, [pixels()], score_threshold=0.0)
+    bitmaps, crops = found.bitmaps(), found.crops()
+    assert bitmaps.shape == (len(found), 70, 90)
+    for full, (x0, y0, crop), result in zip(bitmaps, crops, found.to_coco(image_id=9), strict=True):
+        assert full.sum() == crop.sum()
+        assert np.array_equal(full[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]], crop.astype(bool))
+        assert result["image_id"] == 9
+        assert result["segmentation"]["size"] == [70, 90]
+    top = found.keep(found.scores >= found.scores[0])
+    assert len(top) >= 1
+    assert top.class_names[0] == found.class_names[0]
+
+
+def test_a_model_of_ones_own_becomes_a_predictor(checkpoint: Path) -> None:
+    loaded = load_checkpoint(checkpoint, device="cpu")
+    names = ["a", "b", "c", "d", "e", "f"]
+    predictor = Predictor.from_model(loaded.model, loaded.config, class_names=names)
+    (found,) = predict(predictor, [pixels()], score_threshold=0.0)
+    assert set(found.class_names) <= set(names)
+    with pytest.raises(ValueError, match="6 classes"):
+        Predictor.from_model(loaded.model, loaded.config, class_names=["a"])
+
+
+def test_a_damaged_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.pt"
+    shutil.copy(checkpoint, copy)
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2] ^= 1
+    copy.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        load_checkpoint(copy)
+    copy.write_bytes(pickle.dumps(1))
+    with pytest.raises(ValueError, match=r"copy\.pt"):
+        load_checkpoint(copy)
