@@ -188,7 +188,7 @@ COMMON_KEYS = (
 def help_page(name: str, text: str) -> str:
     """The page of `--help`: what the command does, its groups, its keys (of a training the commonest), examples."""
     values = (conf_dir() / f"{name}.yaml").read_text()
-    own = re.findall(r"^  - (?:override )?([\w/]+):", values, flags=re.MULTILINE)
+    own = re.findall(r"^  - ([\w/]+):", values, flags=re.MULTILINE)
     lines = [text.strip(), "", "Groups (GROUP=OPTION):"]
     for group, options in groups().items():
         if group.split("/")[0] in own:

@@ -7,6 +7,9 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from maskrcnn_train.reporting.html import REPORT_FILE, render, write_page
 from maskrcnn_train.reporting.runs import read_overrides
@@ -54,6 +57,9 @@ def read_sweep(sweep_dir: Path | str) -> Sweep:
         jobs.sort(key=lambda job: job.metrics.get(columns[0], -2.0), reverse=True)
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     varied = [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
+    for job in jobs:  # a value that is the default is no override
+        config = _read_config(folder / job.name)
+        job.settings = {key: _value(config, key) for key in varied} | job.settings
     shared = [f"{key}={jobs[0].settings[key]}" for key in keys if key not in varied]
     return Sweep(jobs, varied, shared, columns)
 
@@ -63,6 +69,18 @@ def _read_job(path: Path) -> Job:
     metrics = json.loads((path / "metrics.json").read_text()) if (path / "metrics.json").exists() else {}
     report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
     return Job(path.name, {key: value for key, _, value in pairs}, metrics, report)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    return yaml.safe_load((path / "config.yaml").read_text()) if (path / "config.yaml").exists() else {}
+
+
+def _value(config: dict[str, Any], key: str) -> str:
+    """The value of a dotted key, as text; empty where it is not known."""
+    tree: Any = config
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return "" if tree is None else str(tree)
 
 
 def _by_number(path: Path) -> tuple[int, str]:
