@@ -43,6 +43,8 @@ SETTINGS = [
     "trainer.log_every=1",
     "trainer.interval_unit=step",
     f"trainer.checkpoint_every={INTERVAL}",
+    "schedule=constant",  # the learning rate must not depend on where the training ends
+    "schedule.warmup_steps=0",
     "evaluation.pictures=0",
 ]
 

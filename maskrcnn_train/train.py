@@ -76,7 +76,8 @@ def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
             if plan.progress(state.position) >= 1 and (run_dir / "metrics.json").exists():
                 logger.info("%s is finished: nothing to do. Train longer with e.g. trainer.epochs", run_dir)
                 return TrainResult(json.loads((run_dir / "metrics.json").read_text()), run_dir)
-        describe_run(run_dir, config, load_config(), loaders.classes.to_plain(), enabled=world.is_main)
+        if world.is_main:
+            describe_run(run_dir, config, load_config(), loaders.classes.to_plain())
         _log_start(config, splits, state, plan, world.size)
 
         validation = Validation(loaders.val, config, world)
@@ -93,7 +94,8 @@ def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
             MetricWriter(run_dir, purge_step=state.position.step or None, enabled=world.is_main) as writer,
             Progress("train", console=console, enabled=world.is_main) as progress_bar,
         ):
-            writer.text("config", f"```yaml\n{(run_dir / 'config.yaml').read_text()}\n```")
+            if world.is_main:  # the others may be here before the file is
+                writer.text("config", f"```yaml\n{(run_dir / 'config.yaml').read_text()}\n```")
 
             def evaluate(model: nn.Module, step: int) -> dict[str, float]:
                 metrics = validation.evaluate(model)

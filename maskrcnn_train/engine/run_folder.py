@@ -74,10 +74,8 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in NOT_PART_OF_A_RUN}
 
 
-def describe_run(folder: Path, config: Any, defaults: Any, classes: dict[str, Any], *, enabled: bool = True) -> None:
-    """Write config.yaml, overrides.yaml, classes.json and environment.json. enabled: false on all ranks but one."""
-    if not enabled:
-        return
+def describe_run(folder: Path, config: Any, defaults: Any, classes: dict[str, Any]) -> None:
+    """Write config.yaml, overrides.yaml, classes.json and environment.json."""
     plain = asdict(config)
     (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
     (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides_of(config, defaults)))
