@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskrcnn_train import load_config, train
+from maskrcnn_train import build_model, load_config, train
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.reporting.tensorboard import read_metrics
 
@@ -229,3 +229,27 @@ def test_tensorboard_shows_losses_learning_rate_scores_and_pictures(tensorboard:
     assert {"loss/total", "loss/mask", "lr", "bbox/AP", "segm/AP50"} <= set(tags)
     (pictures,) = fetch("images/tags").values()
     assert any(tag.startswith("predictions/") for tag in pictures)
+
+
+def test_a_trace_validation_losses_and_heads_first_come_with_their_keys(shapes: str, tmp_path: Path) -> None:
+    overrides = ["trainer.max_steps=9", "trainer.heads_only_steps=9", "trainer.profile=true", "evaluation.loss=true"]
+    overrides += ["trainer.accumulate=2", "trainer.ema=0", "backbone.norm=group"]
+    metrics = train(load_config([*TINY, shapes, *overrides, f"output_dir={tmp_path / 'run'}"])).metrics
+    assert metrics["val_loss/total"] == pytest.approx(
+        sum(value for name, value in metrics.items() if name.startswith("val_loss/") and name != "val_loss/total")
+    )
+    assert json.loads((tmp_path / "run/profile/trace.json").read_text())["traceEvents"]
+    lines = [line for line in read_metrics(tmp_path / "run/metrics.jsonl") if "lr" in line]
+    for name in (
+        "rpn/positive_anchors",
+        "rpn/proposals_kept",
+        "roi/foreground_share",
+        "roi/mask_accuracy",
+        "gradient_norm",
+    ):
+        assert all(line[name] >= 0 for line in lines), name
+    torch.manual_seed(0)
+    fresh = build_model(load_config([*TINY, shapes, *overrides]), num_classes=7)
+    trained = read_checkpoint(tmp_path / "run/checkpoints/last.pt")["model"]
+    for name, parameter in fresh.named_parameters():
+        assert torch.equal(trained[name], parameter) == name.startswith("backbone.body."), name
