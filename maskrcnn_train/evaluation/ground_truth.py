@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 from maskrcnn_train.evaluation.rle import find_bad_counts
 
 Coco = dict[str, Any]
+CODES_A_CALL = 200  # under numpy 2 pycocotools 2.0.11 takes at most 255
 
 
 def complete_ground_truth(ground_truth: Coco, kinds: Sequence[str]) -> Coco:
@@ -121,8 +122,10 @@ def results_as_ground_truth(ground_truth: Coco, results: Sequence[Coco], kind: s
     objects between APs, APm and APl; Detectron2 drops the boxes for that reason. So do we.
     """
     codes = [_code(result["segmentation"]) for result in results] if kind == "segm" else []
-    if kind == "segm":  # one by one: under numpy 2 pycocotools 2.0.11 takes at most 255 codes a call
-        areas = [float(coco_mask.area(code)) for code in codes]
+    if kind == "segm":
+        areas = [
+            area for start in range(0, len(codes), CODES_A_CALL) for area in _areas(codes[start : start + CODES_A_CALL])
+        ]
     else:
         areas = [result["bbox"][2] * result["bbox"][3] for result in results]
     annotations = []
@@ -134,6 +137,11 @@ def results_as_ground_truth(ground_truth: Coco, results: Sequence[Coco], kind: s
             annotation["segmentation"] = codes[number - 1]
         annotations.append(annotation)
     return {**ground_truth, "annotations": annotations}
+
+
+def _areas(codes: list[Coco]) -> list[float]:
+    areas: list[float] = coco_mask.area(codes).astype(float).tolist()
+    return areas
 
 
 def _code(code: Coco) -> Coco:
