@@ -6,8 +6,6 @@ python benchmarks/masks_to_rle.py [--rounds 5]
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
-from sides import in_turn, machine, print_ratios
+from sides import in_turn, machine, peak_mb, print_ratios
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from maskrcnn_train.evaluation.rle import masks_to_rle
@@ -51,12 +49,6 @@ def status_mb(name: str) -> float:
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-def peak_mb(side: str) -> float:
-    """Memory that one side adds at its peak to a process that has the detections."""
-    done = subprocess.run([sys.executable, __file__, "--memory-of", side], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -75,7 +67,7 @@ def main() -> None:
     print(f"the codes are {'equal' if equal else 'DIFFERENT'}")
     print_ratios(in_turn(SIDES, arguments.rounds), "ours")
     for name in SIDES:
-        print(f"{name}: {peak_mb(name):.1f} MB more at the peak")
+        print(f"{name}: {peak_mb(__file__, name):.1f} MB more at the peak")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,3 +62,9 @@ def print_ratios(seconds: dict[str, list[float]], ours: str) -> None:
         ratios = [theirs / mine for theirs, mine in zip(times, seconds[ours], strict=True)]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         print(f"{name:{width}}  {statistics.median(times):8.3f} s   {statistics.median(ratios):6.2f} x ours ({spread})")
+
+
+def peak_mb(script: str, side: str) -> float:
+    """What `script --memory-of side` prints, run as a process of its own: each side's peak is its own there."""
+    done = subprocess.run([sys.executable, script, "--memory-of", side], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from sides import data_root, in_turn, machine, print_ratios
+from sides import data_root, in_turn, machine, peak_mb, print_ratios
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.transforms import v2
@@ -86,12 +84,6 @@ SIDES: dict[str, Callable[[], Callable[[], object]]] = {
 }
 
 
-def peak_mb(side: str) -> float:
-    """Peak memory of a process that takes two steps of one side."""
-    done = subprocess.run([sys.executable, __file__, "--memory-of", side], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -105,7 +97,7 @@ def main() -> None:
         return
     data_root()
     print(machine())
-    memory = {name: peak_mb(name) for name in SIDES}
+    memory = {name: peak_mb(__file__, name) for name in SIDES}
     print_ratios(in_turn({name: build() for name, build in SIDES.items()}, arguments.rounds), "ours, default")
     for name, peak in memory.items():
         share = peak / memory["torchvision as written"]

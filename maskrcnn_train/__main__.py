@@ -32,12 +32,11 @@ def run(config: TrainConfig) -> float:
     from maskrcnn_train.model.published import find_weights
 
     splits = read_splits(config)
-    if config.resume is None:
-        find_weights(config.weights, config.backbone.name)
+    weights = find_weights(config.weights, config.backbone.name) if config.resume is None else None
 
     from maskrcnn_train.train import train
 
-    result = train(config, splits)
+    result = train(config, splits, weights)
     return result.metrics["bbox/AP" if config.mask_head.name == "none" else "segm/AP"]
 
 

@@ -1,12 +1,12 @@
 """What data hands to the model: a batch of images, and masks without full-size images.
 
-`data` and `model` do not know each other; both know these two classes.
+`data` and `model` do not know each other; both know what is here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -90,3 +90,12 @@ class Target(TypedDict, total=False):
     labels: Tensor
     masks: MaskCrops | Tensor
     image_id: int
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors, image batches and mask crops of a batch onto the device, without waiting."""
+    if hasattr(value, "to"):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    return [to_device(item, device) for item in value] if isinstance(value, list) else value

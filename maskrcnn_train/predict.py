@@ -18,6 +18,7 @@ from maskrcnn_train.cli import run_command
 from maskrcnn_train.config import PredictConfig
 from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.sources import find_images
+from maskrcnn_train.rules import check_predict_rules
 
 if TYPE_CHECKING:
     from maskrcnn_train.detections import Detections
@@ -42,14 +43,6 @@ class Prediction:
     results: list[dict[str, Any]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     images: int = 0
-
-
-def check_predict_rules(config: PredictConfig) -> list[str]:
-    """Rules between the settings of a prediction."""
-    wanted = config.roi_head.score_threshold
-    if wanted is not None and wanted > config.score_threshold:
-        return [f"roi_head.score_threshold={wanted} is above score_threshold={config.score_threshold} and decides"]
-    return []
 
 
 def predict_images(config: PredictConfig) -> Prediction:
@@ -102,24 +95,32 @@ def _batches(
     predictor: Predictor, paths: list[Path], size: int, decoders: ThreadPoolExecutor, prediction: Prediction
 ) -> Iterator[tuple[list[int], list[Prepared]]]:
     """Batches of readable images with their places in `paths`, decoded ahead of the model."""
-    from maskrcnn_train.predictor import prepare
-
-    ahead: deque[tuple[int, Future[Prepared]]] = deque()
     batch: list[tuple[int, Prepared]] = []
-    for number in range(len(paths) + AHEAD * size):
-        if number < len(paths):
-            ahead.append((number, decoders.submit(prepare, predictor, paths[number])))
-        if number < AHEAD * size or not ahead:
-            continue
-        place, future = ahead.popleft()
+    for place, future in _decoding(predictor, paths, AHEAD * size, decoders):
         try:
             batch.append((place, future.result()))
         except ImageError as error:
             prediction.failed.append(str(error))
             logger.warning("skipped: %s", error)
-        if len(batch) == size or (batch and not ahead):
+        if len(batch) == size:
             yield [place for place, _ in batch], [image for _, image in batch]
             batch = []
+    if batch:
+        yield [place for place, _ in batch], [image for _, image in batch]
+
+
+def _decoding(
+    predictor: Predictor, paths: list[Path], count: int, decoders: ThreadPoolExecutor
+) -> Iterator[tuple[int, Future[Prepared]]]:
+    """Each image with its place, while the `count` after it are being decoded."""
+    from maskrcnn_train.predictor import prepare
+
+    ahead: deque[tuple[int, Future[Prepared]]] = deque()
+    for place, path in enumerate(paths):
+        ahead.append((place, decoders.submit(prepare, predictor, path)))
+        if len(ahead) > count:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def _write(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from maskrcnn_train.config import FPN_LEVELS, DataConfig, EvaluateConfig, TrainConfig
+from maskrcnn_train.config import FPN_LEVELS, DataConfig, EvaluateConfig, PredictConfig, TrainConfig
 
 
 def check_values(section: Any, prefix: str = "") -> None:
@@ -180,6 +180,14 @@ def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
     _check_max_detections(config.evaluation.max_detections)
     if config.checkpoint is not None and config.annotations is not None:
         return ["annotations has no effect with checkpoint=; choose the data with data= and split="]
+    return []
+
+
+def check_predict_rules(config: PredictConfig) -> list[str]:
+    """Rules between the settings of a prediction."""
+    wanted = config.roi_head.score_threshold
+    if wanted is not None and wanted > config.score_threshold:
+        return [f"roi_head.score_threshold={wanted} is above score_threshold={config.score_threshold} and decides"]
     return []
 
 

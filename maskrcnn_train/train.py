@@ -12,12 +12,11 @@ from torch import nn
 
 from maskrcnn_train.composing import load_config
 from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.data.loading import build_loaders
+from maskrcnn_train.data.loading import Loaders, build_loaders, naming_lost_workers
 from maskrcnn_train.data.splitting import Splits, read_splits
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.autopsy import Autopsies
 from maskrcnn_train.engine.checkpoint import Checkpoints, restore
-from maskrcnn_train.engine.faults import naming_lost_workers
 from maskrcnn_train.engine.loop import fit
 from maskrcnn_train.engine.optimizer import images_per_step
 from maskrcnn_train.engine.plan import Plan
@@ -26,7 +25,7 @@ from maskrcnn_train.engine.run_folder import describe_run, open_run_folder
 from maskrcnn_train.engine.signals import StopRequest
 from maskrcnn_train.engine.state import TrainingState, build_state
 from maskrcnn_train.evaluation.coco import explain_absent
-from maskrcnn_train.model.mask_rcnn import build_model
+from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.pretrained import start_from_weights
 from maskrcnn_train.reporting.html import write_report
 from maskrcnn_train.reporting.progress import Progress, setup_logging
@@ -45,8 +44,8 @@ class TrainResult:
     run_dir: Path
 
 
-def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
-    """Train as configured. splits: what `read_splits(config)` gave, if it was called before.
+def train(config: TrainConfig, splits: Splits | None = None, weights: Path | None = None) -> TrainResult:
+    """Train as configured. splits, weights: what `read_splits` and `find_weights` gave, if they were called before.
 
     Raises ValueError for the person's mistakes, BadStep (a ValueError), Interrupted after a signal.
 
@@ -62,14 +61,8 @@ def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
         loaders = build_loaders(config, rank=world.rank, world_size=world.size, splits=splits)
         about = {"config": asdict(config), "classes": loaders.classes.to_plain()}
         checkpoints = Checkpoints(run_dir / "checkpoints", about=about, enabled=world.is_main)
-        torch.manual_seed(config.seed)
-        model = build_model(config, loaders.classes.num_classes)
-        if not checkpoints.exist:
-            start_from_weights(model, config, loaders.classes.names, run_dir if world.is_main else None)
-        model = precision.place(model, device, channels_last=config.trainer.channels_last)
-        if config.trainer.compile:
-            model.backbone.compile()
-        state = build_state(config, model, world)
+        model = _initial_model(config, loaders, weights, checkpoints, run_dir if world.is_main else None)
+        state = build_state(config, _ready(model, config, device), world)
         plan = Plan.of(config.trainer, len(loaders.train))
         if checkpoints.exist:
             _resume(state, checkpoints)
@@ -81,13 +74,7 @@ def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
         _log_start(config, splits, state, plan, world.size)
 
         validation = Validation(loaders.val, config, world)
-        autopsies = Autopsies(
-            run_dir / "autopsy",
-            about=about,
-            skip=config.trainer.on_nonfinite == "skip",
-            most_in_a_row=config.trainer.max_skipped,
-            rank=world.rank,
-        )
+        autopsies = Autopsies(run_dir / "autopsy", about=about, trainer=config.trainer, rank=world.rank)
         with (
             naming_lost_workers(),
             profiled(run_dir / "profile", enabled=config.trainer.profile and world.is_main) as after_step,
@@ -122,6 +109,25 @@ def train(config: TrainConfig, splits: Splits | None = None) -> TrainResult:
         if world.is_main:
             _finish(run_dir, validation, metrics)
     return TrainResult(metrics, run_dir)
+
+
+def _initial_model(
+    config: TrainConfig, loaders: Loaders, weights: Path | None, checkpoints: Checkpoints, run_dir: Path | None
+) -> MaskRCNN:
+    """The model as a training begins, or as a resumed one needs it. run_dir: None on ranks that do not write."""
+    torch.manual_seed(config.seed)
+    model = build_model(config, loaders.classes.num_classes)
+    if not checkpoints.exist:
+        start_from_weights(model, config, loaders.classes.names, run_dir, weights)
+    return model
+
+
+def _ready(model: MaskRCNN, config: TrainConfig, device: torch.device) -> MaskRCNN:
+    """On its device, in its memory layout, compiled if that is wanted."""
+    model = precision.place(model, device, channels_last=config.trainer.channels_last)
+    if config.trainer.compile:
+        model.backbone.compile()
+    return model
 
 
 def _resume(state: TrainingState, checkpoints: Checkpoints) -> None:

@@ -15,27 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import TINY as SMALLEST
 
 from maskrcnn_train import build_model, load_config, train
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.reporting.tensorboard import read_metrics
 
-TINY = [
-    "experiment=shapes",
-    "data.shapes.num_train=12",
-    "data.shapes.num_val=4",
-    "data.shapes.num_test=1",
-    "data.shapes.image_size=64",
-    "data.min_size=64",
-    "data.max_size=64",
-    "backbone.fpn_channels=32",
-    "trainer.batch_size=4",
-    "trainer.num_workers=0",
-    "trainer.max_minutes=null",
-    "trainer.precision=fp32",
-    "trainer.log_every=1",
-    "evaluation.pictures=2",
-]
+TINY = [*SMALLEST, "data.shapes.num_val=4", "evaluation.pictures=2"]
 
 
 @pytest.fixture(scope="session")

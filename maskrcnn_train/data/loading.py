@@ -1,16 +1,15 @@
-"""Batches: which images in which order, collected by worker processes and handed to the model."""
+"""Batches: collected by worker processes and handed to the model."""
 
 from __future__ import annotations
 
 import logging
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -19,6 +18,7 @@ from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.classes import ClassMap
 from maskrcnn_train.data.dataset import CocoDataset, Sample
 from maskrcnn_train.data.index import SkippedTable
+from maskrcnn_train.data.order import EpochBatchSampler, SequentialBatchSampler
 from maskrcnn_train.data.splitting import Split, Splits, read_splits
 from maskrcnn_train.data.transforms import build_transform
 
@@ -92,75 +92,6 @@ def _build_loader(
         )
     on_gpu = torch.cuda.is_available() and config.trainer.device != "cpu"
     return DetectionLoader(dataset, sampler, num_workers=config.trainer.num_workers, pin_memory=on_gpu)
-
-
-# ---------------------------------------------------------------- order
-
-
-class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Random batches of (epoch, position), the same for every run with this seed and epoch.
-
-    Wide and tall images do not share a batch, as far as whole batches go: less padding. Every process gets
-    equally many batches; the last may be smaller, and repeats an image only where a process would have none.
-    """
-
-    def __init__(
-        self, *, wide: NDArray[np.bool_], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.wide = wide
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.start_batch = 0
-
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch to iterate next, without its first `start_batch` batches (for resuming)."""
-        self.epoch, self.start_batch = epoch, start_batch
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch for this process."""
-        return -(-len(self.wide) // (self.batch_size * self.world_size))
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in self._batches()[self.start_batch :]:
-            yield [(self.epoch, position) for position in batch[self.rank :: self.world_size].tolist()]
-
-    def _batches(self) -> list[NDArray[np.int64]]:
-        """Positions of each batch of all processes together."""
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self.wide))
-        size = self.batch_size * self.world_size
-        whole: list[NDArray[np.int64]] = []
-        rest: list[NDArray[np.int64]] = []
-        for group in (order[self.wide[order]], order[~self.wide[order]]):
-            end = len(group) - len(group) % size
-            whole += [group[start : start + size] for start in range(0, end, size)]
-            rest.append(group[end:])
-        left = np.concatenate(rest)
-        if len(left) >= size:
-            whole.append(left[:size])
-            left = left[size:]
-        batches = [whole[i] for i in rng.permutation(len(whole)).tolist()]
-        if len(left):
-            batches.append(left if len(left) >= self.world_size else np.resize(left, self.world_size))
-        return batches
-
-
-class SequentialBatchSampler(Sampler[list[int]]):
-    """Positions in order, each in one process only."""
-
-    def __init__(self, *, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.positions = list(range(length))[rank::world_size]
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.positions) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.positions), self.batch_size):
-            yield self.positions[start : start + self.batch_size]
 
 
 # ---------------------------------------------------------------- collecting
@@ -255,10 +186,18 @@ class LostWorker(OSError):
     """A process that loads images is gone."""
 
 
-LOST_WORKER = (
-    "a process that loads images was killed, most often by the system for want of memory; lower trainer.num_workers "
-    "or data.max_size, then go on with resume=auto"
-)
+@contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """Turn the death of a loading process into LostWorker: torch's signal handler may raise it anywhere."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LostWorker(
+            "a process that loads images was killed, most often by the system for want of memory; lower "
+            "trainer.num_workers or data.max_size, then go on with resume=auto"
+        ) from error
 
 
 class DetectionLoader(DataLoader[Any]):
@@ -294,12 +233,8 @@ class DetectionLoader(DataLoader[Any]):
                 yield batch.unpack()
 
     def _collected(self) -> Iterator[Any]:
-        try:
+        with naming_lost_workers():
             yield from super().__iter__()
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise LostWorker(LOST_WORKER) from error
 
     def _count(self, fault: str) -> None:
         if fault not in self.bad_images:

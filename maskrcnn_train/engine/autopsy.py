@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
+from maskrcnn_train.config import TrainerConfig
 from maskrcnn_train.engine import distributed
+from maskrcnn_train.engine.checkpoint import read_plain, save_plain
 from maskrcnn_train.engine.step import BadStep, Batch
 
 FORMAT = "maskrcnn_train/autopsy/1"
@@ -23,12 +23,11 @@ class Autopsies:
     """What happens to steps that cannot be taken: each is written to `folder`, then the training stops or goes on.
 
     about: plain data that goes into every file as into a checkpoint: the config and the class map.
-    skip: go on with the next batch, unless `most_in_a_row` steps fail one after another.
+    trainer: `on_nonfinite` and `max_skipped` decide.
     """
 
-    def __init__(self, folder: Path, *, about: dict[str, Any], skip: bool, most_in_a_row: int, rank: int) -> None:
-        self.folder, self.about, self.rank = folder, about, rank
-        self.skip, self.most_in_a_row = skip, most_in_a_row
+    def __init__(self, folder: Path, *, about: dict[str, Any], trainer: TrainerConfig, rank: int) -> None:
+        self.folder, self.about, self.trainer, self.rank = folder, about, trainer, rank
         self.in_a_row = 0
 
     def step_was_good(self) -> None:
@@ -38,7 +37,7 @@ class Autopsies:
         """Write the step down; raises it again, with the path, unless it is skipped."""
         self.in_a_row += 1
         path = write_autopsy(self.folder, error, model, about=self.about, lr=lr, rank=self.rank)
-        if self.skip and self.in_a_row < self.most_in_a_row:
+        if self.trainer.on_nonfinite == "skip" and self.in_a_row < self.trainer.max_skipped:
             logger.warning("%s; skipped, kept in %s", error, path)
             return
         error.args = (f"{error}. Look into it with: python -m maskrcnn_train replay={path}",)
@@ -67,23 +66,13 @@ def write_autopsy(
         "model": distributed.unwrap(model).state_dict(),
         "batches": [batch_to_plain(batch) for batch in error.batches],
     }
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        torch.save(content, aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    save_plain(content, path)
     return path
 
 
 def read_autopsy(path: Path) -> dict[str, Any]:
     """The content of an autopsy, batches rebuilt, on the CPU. Raises ValueError when it is none."""
-    if not path.is_file():
-        raise ValueError(f"replay={path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader meets damaged bytes with errors of every kind
-        raise ValueError(f"replay={path} cannot be read: it is damaged or no file of torch") from error
+    content = read_plain(path, f"replay={path}")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"replay={path} is no autopsy; they are in RUN_FOLDER/autopsy/step_N.pt")
     content["batches"] = [batch_from_plain(plain) for plain in content["batches"]]

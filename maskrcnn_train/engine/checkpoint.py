@@ -64,15 +64,8 @@ class Checkpoints:
         if not self.enabled:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        path, aside = self.folder / f"{name}.pt", self.folder / f"{name}.pt.tmp"
-        try:
-            _save({"format": FORMAT, **content}, aside)
-            if keep_previous and path.exists():
-                os.replace(path, self.folder / "previous.pt")
-            os.replace(aside, path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        previous = self.folder / "previous.pt" if keep_previous else None
+        save_plain({"format": FORMAT, **content}, self.folder / f"{name}.pt", previous=previous)
         _write_text(self.folder / f"{name}.json", json.dumps(_summary(content), indent=2))
 
     def load_last(self) -> tuple[dict[str, Any], str | None]:
@@ -91,15 +84,25 @@ class Checkpoints:
         raise ValueError(trouble or f"no checkpoint to resume from in {self.folder}")
 
 
-def _save(content: dict[str, Any], path: Path) -> None:
+def save_plain(content: dict[str, Any], path: Path, *, previous: Path | None = None) -> None:
+    """Write tensors and plain containers aside, then rename; a file that was there becomes `previous`, if given.
+
+    Raises OSError with one line when the disk is full; what was there stays.
+    """
+    aside = path.with_name(path.name + ".tmp")
     try:
-        with open(path, "wb") as file:
+        with open(aside, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(aside, path)
     except (OSError, RuntimeError) as error:  # torch's zip writer hides the OSError of a full disk
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OSError(f"cannot write {path}: {reason}; is the disk full? The checkpoint before it stands") from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -126,23 +129,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises ValueError when the file is missing, damaged (each entry's checksum is verified), or not ours.
     """
+    content = read_plain(path, f"checkpoint {path}")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a maskrcnn_train checkpoint; to start from foreign weights use weights=file")
+    return content
+
+
+def read_plain(path: Path, name: str) -> Any:
+    """What `save_plain` wrote, on the CPU; `name` is what a person calls it.
+
+    Raises ValueError when the file is missing or damaged (each entry's checksum is verified).
+    """
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist")
+        raise ValueError(f"{name} does not exist")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise ValueError(f"checkpoint {path} is damaged (checksum of {damaged})")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            raise ValueError(f"{name} is damaged (checksum of {damaged})")
+        return torch.load(path, map_location="cpu", weights_only=True)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"checkpoint {path} is damaged or not a torch file") from error
+        raise ValueError(f"{name} is damaged or not a torch file") from error
     except Exception as error:
         if isinstance(error, ValueError):
             raise
-        raise ValueError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a maskrcnn_train checkpoint; to start from foreign weights use weights=file")
-    return content
+        raise ValueError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def restore(state: TrainingState, content: dict[str, Any]) -> None:

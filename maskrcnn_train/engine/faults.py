@@ -8,23 +8,11 @@ from contextlib import contextmanager
 import torch
 
 from maskrcnn_train.batch import ImageBatch
-from maskrcnn_train.data.loading import LOST_WORKER, LostWorker
 from maskrcnn_train.engine.step import Batch
 
 
 class OutOfMemory(OSError):
     """A step needs more memory than there is. Says which images, and what to lower."""
-
-
-@contextmanager
-def naming_lost_workers() -> Iterator[None]:
-    """Turn the death of a loading process into LostWorker, wherever torch's signal handler raises it."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise LostWorker(LOST_WORKER) from error
 
 
 @contextmanager

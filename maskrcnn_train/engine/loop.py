@@ -102,10 +102,7 @@ def fit(
 
             if position.step % trainer.log_every == 0 or position.step == plan.steps:
                 values = meter.means(world.size) | {"lr": lr, "memory/peak_mb": peak_memory_mb(device)}
-                values |= _model_statistics(state.model)
-                writer.scalars(position.step, values)
-                total = plan.steps if plan.seconds is None else None
-                progress_bar.update(position.step, total, _fields(values, position, plan))
+                _log(values | _model_statistics(state.model), position, plan, writer, progress_bar)
                 _warn_of_starving(values, meter, trainer)
                 meter.restart()
             if is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended):
@@ -167,6 +164,12 @@ def _model_statistics(model: nn.Module) -> dict[str, float]:
         for name, value in getattr(module, "statistics", {}).items():
             found[name] = float(value)
     return found
+
+
+def _log(values: dict[str, float], position: Position, plan: Plan, writer: Writer, progress_bar: ProgressBar) -> None:
+    writer.scalars(position.step, values)
+    total = plan.steps if plan.seconds is None else None  # a training by the clock has no last step
+    progress_bar.update(position.step, total, _fields(values, position, plan))
 
 
 def _warn_of_starving(values: dict[str, float], meter: Meter, trainer: TrainerConfig) -> None:

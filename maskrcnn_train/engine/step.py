@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_train.batch import to_device
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import ALONE, World
@@ -72,7 +73,7 @@ def accumulate_gradients(
     sums: dict[str, float] = {}
     for index, (images, targets) in enumerate(batches):
         with distributed.without_sync(model, skip=index + 1 < len(batches)):
-            losses, values, fault = _forward(model, _to_device(images, device), _to_device(targets, device), precision)
+            losses, values, fault = _forward(model, to_device(images, device), to_device(targets, device), precision)
             if distributed.any_rank(fault is not None, world, device):
                 raise BadStep(fault or "another process met a fault", step, batches, values, {})
             scaler.scale(torch.stack(list(losses.values())).sum() / len(batches)).backward()
@@ -139,12 +140,3 @@ def apply_gradients(
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-
-
-def _to_device(value: Any, device: torch.device) -> Any:
-    """Tensors, image batches and mask crops of a batch onto the device, without waiting."""
-    if hasattr(value, "to"):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: _to_device(item, device) for key, item in value.items()}
-    return [_to_device(item, device) for item in value] if isinstance(value, list) else value

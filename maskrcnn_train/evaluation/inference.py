@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_train.batch import ImageBatch, Target
+from maskrcnn_train.batch import ImageBatch, Target, to_device
 from maskrcnn_train.evaluation.rle import masks_to_rle
 
 Result = dict[str, Any]
@@ -67,12 +67,8 @@ def validation_losses(
     with evaluating(model), torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         for images, targets in loader:
-            moved = [
-                {key: value.to(device) if hasattr(value, "to") else value for key, value in each.items()}
-                for each in targets
-            ]
             with autocast():
-                losses = model.losses(images.to(device), moved)  # type: ignore[operator]
+                losses = model.losses(to_device(images, device), to_device(targets, device))  # type: ignore[operator]
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(images)
             sums["images"] += len(images)

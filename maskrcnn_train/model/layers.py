@@ -95,7 +95,7 @@ def _norm(shapes: dict[str, tuple[int, ...]], prefix: str) -> str:
 
 
 def is_norm(role: str, roles_of_state: Iterable[str]) -> bool:
-    """Whether a layer is a batch norm with statistics."""
+    """Whether a layer belongs to a batch norm: it has statistics beside it."""
     return f"{role.rpartition('.')[0]}.running_mean" in roles_of_state
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -98,17 +99,10 @@ def _stages(features: Any) -> tuple[tuple[str, ...], ...]:
     names = [name for name, _ in features.named_children()]
     if not all(end in names for end in ends):  # a model that is kept whole: it trains, or not, as one
         return (), (), (), (), tuple(f"features.{name}" for name in names)
-    stages: list[list[str]] = [[]]
-    for name in names:
-        if name in ends and name == ends[0] and len(ends) > 1 and stages[0]:
-            stages.append([])
-        stages[-1].append(f"features.{name}")
-        if name in ends:
-            stages.append([])
-    stages = [stage for stage in stages if stage]
-    while len(stages) < len(STRIDES) + 1:
-        stages.insert(0, [])
-    return tuple(tuple(stage) for stage in reversed(stages))
+    first, *others = (names.index(end) for end in ends)
+    bounds = [0, first, first + 1, *(index + 1 for index in others)]
+    stages = [tuple(f"features.{name}" for name in names[start:end]) for start, end in pairwise(bounds)]
+    return tuple(reversed(stages))
 
 
 def load_pretrained(body: TimmBody, name: str) -> list[str]:

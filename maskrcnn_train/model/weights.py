@@ -50,10 +50,6 @@ class WeightsReport:
     unused: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    @property
-    def kept_classes(self) -> list[str]:
-        return [name for name, source in self.classes.items() if source is not None]
-
 
 def load_weights(model: MaskRCNN, stored: StoredWeights, config: ModelConfig, class_names: list[str]) -> WeightsReport:
     """Copy into the model what fits its layers by role and shape; predictor rows follow class names.
@@ -74,10 +70,10 @@ def load_weights(model: MaskRCNN, stored: StoredWeights, config: ModelConfig, cl
     settings, their_settings = describe(ours), describe(theirs)
     with torch.no_grad():
         for role, tensor in ours.items():
-            value = theirs.get(role)
-            if role.rpartition(".")[0] in CLASS_ROWS:
+            value, width = theirs.get(role), CLASS_ROWS.get(role.rpartition(".")[0])
+            if width is not None:
                 if value is not None and rows is not None and tensor.shape[1:] == value.shape[1:]:
-                    _copy_rows(tensor, value, rows, CLASS_ROWS[role.rpartition(".")[0]])
+                    _copy_rows(tensor, value, rows, width)
                     report.adapted.append(role)
                     continue
             elif value is not None and value.shape == tensor.shape and is_norm(role, ours) == is_norm(role, theirs):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
-from maskrcnn_train.data.loading import DetectionLoader, EpochBatchSampler, build_loaders, pad_images
+from maskrcnn_train.data.loading import DetectionLoader, build_loaders, pad_images
+from maskrcnn_train.data.order import EpochBatchSampler
 
 from .conftest import Configure, roboflow, small_coco
 

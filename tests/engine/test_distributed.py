@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import TINY as SMALLEST
 
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 
@@ -39,23 +40,13 @@ train(load_config(sys.argv[2:]))
 torch.save(loop.distributed.unwrap(kept[0].model).state_dict(), f"{sys.argv[1]}/rank{os.environ['RANK']}.pt")
 """
 TINY = [
-    "experiment=shapes",
+    *SMALLEST,
     "data.shapes.num_train=14",
     "data.shapes.num_val=5",
-    "data.shapes.num_test=1",
-    "data.shapes.image_size=64",
-    "data.min_size=64",
-    "data.max_size=64",
-    "backbone.fpn_channels=32",
     "backbone.norm=group",
     "trainer.batch_size=2",
-    "trainer.num_workers=0",
-    "trainer.max_minutes=null",
-    "trainer.precision=fp32",
-    "trainer.log_every=1",
     "trainer.ema=0",
     "trainer.max_steps=20",
-    "evaluation.pictures=0",
 ]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import TINY as SMALLEST
 
 from maskrcnn_train import load_config, train
 from maskrcnn_train.config import TrainConfig
@@ -26,24 +27,7 @@ from maskrcnn_train.engine.step import BadStep
 from maskrcnn_train.replay import replay
 from maskrcnn_train.reporting.tensorboard import read_metrics
 
-TINY = [
-    "experiment=shapes",
-    "data.shapes.num_train=12",
-    "data.shapes.num_val=2",
-    "data.shapes.num_test=1",
-    "data.shapes.image_size=64",
-    "data.min_size=64",
-    "data.max_size=64",
-    "backbone.fpn_channels=32",
-    "trainer.batch_size=4",
-    "trainer.num_workers=0",
-    "trainer.max_minutes=null",
-    "trainer.precision=fp32",
-    "trainer.log_every=1",
-    "trainer.interval_unit=step",
-    "trainer.max_steps=6",
-    "evaluation.pictures=0",
-]
+TINY = [*SMALLEST, "trainer.interval_unit=step", "trainer.max_steps=6"]
 
 
 @pytest.fixture(scope="module")
