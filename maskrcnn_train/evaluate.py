@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.config import EvaluateConfig
-from maskrcnn_train.rules import check_evaluate_rules
+from maskrcnn_train.command_config import EvaluateConfig
+from maskrcnn_train.command_rules import check_evaluate_rules
 
 if TYPE_CHECKING:
     from maskrcnn_train.evaluation.coco import CocoResult

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.config import PredictConfig
+from maskrcnn_train.command_config import PredictConfig
+from maskrcnn_train.command_rules import check_predict_rules
 from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.sources import find_images
-from maskrcnn_train.rules import check_predict_rules
 
 if TYPE_CHECKING:
     from maskrcnn_train.detections import Detections

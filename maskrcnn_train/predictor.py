@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from maskrcnn_train.command_config import TestMaskHeadConfig, TestROIHeadConfig, TestRPNConfig
 from maskrcnn_train.composing import config_from_plain
-from maskrcnn_train.config import TestMaskHeadConfig, TestROIHeadConfig, TestRPNConfig, TrainConfig
+from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.classes import ClassMap
 from maskrcnn_train.data.images import decode
 from maskrcnn_train.data.loading import pad_images

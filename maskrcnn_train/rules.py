@@ -1,4 +1,4 @@
-"""Checks of a configuration: ranges of single values, and rules between them.
+"""Checks of a configuration: ranges of single values, and rules between those of a training.
 
 Called by `load_config`; past it every value is known to be usable. This module never imports torch.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from maskrcnn_train.config import FPN_LEVELS, DataConfig, EvaluateConfig, PredictConfig, TrainConfig
+from maskrcnn_train.config import FPN_LEVELS, DataConfig, TrainConfig
 
 
 def check_values(section: Any, prefix: str = "") -> None:
@@ -165,32 +165,11 @@ def check_train_rules(config: TrainConfig) -> list[str]:
         raise ValueError("optimizer.betas needs two numbers, e.g. [0.9,0.999]")
     if config.trainer.device not in ("auto", "cpu", "cuda") and not config.trainer.device.startswith("cuda:"):
         raise ValueError(f"trainer.device={config.trainer.device} is not a device; use auto, cpu, cuda or cuda:N")
-    _check_max_detections(config.evaluation.max_detections)
+    check_max_detections(config.evaluation.max_detections)
     return warnings
 
 
-def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
-    """Rules between the settings of an evaluation."""
-    if (config.checkpoint is None) == (config.predictions is None):
-        raise ValueError("give either checkpoint=RUN/checkpoints/best.pt or predictions=RESULTS.json, and only one")
-    if config.predictions is not None and config.annotations is None:
-        raise ValueError("annotations is not set; predictions= needs the ground truth: annotations=FILE.json")
-    if config.data is not None:
-        check_data_rules(config.data)
-    _check_max_detections(config.evaluation.max_detections)
-    if config.checkpoint is not None and config.annotations is not None:
-        return ["annotations has no effect with checkpoint=; choose the data with data= and split="]
-    return []
-
-
-def check_predict_rules(config: PredictConfig) -> list[str]:
-    """Rules between the settings of a prediction."""
-    wanted = config.roi_head.score_threshold
-    if wanted is not None and wanted > config.score_threshold:
-        return [f"roi_head.score_threshold={wanted} is above score_threshold={config.score_threshold} and decides"]
-    return []
-
-
-def _check_max_detections(numbers: list[int]) -> None:
+def check_max_detections(numbers: list[int]) -> None:
+    """Raise ValueError where `evaluation.max_detections` is not what COCO's evaluators take."""
     if len(numbers) != 3 or sorted(numbers) != list(numbers):
         raise ValueError("evaluation.max_detections needs three ascending numbers, e.g. [1,10,100]")

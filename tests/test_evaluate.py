@@ -17,10 +17,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_train import run_dir, shapes  # noqa: F401
 
+from maskrcnn_train.command_config import EvaluateConfig
+from maskrcnn_train.command_rules import check_evaluate_rules
 from maskrcnn_train.composing import load_command_config
-from maskrcnn_train.config import EvaluateConfig
 from maskrcnn_train.evaluate import evaluate
-from maskrcnn_train.rules import check_evaluate_rules
 
 
 def evaluated(*overrides: str, folder: Path) -> dict[str, float]:

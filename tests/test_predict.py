@@ -18,11 +18,11 @@ from PIL import Image
 from test_train import run_dir, shapes  # noqa: F401
 
 from maskrcnn_train import Predictor, load_checkpoint, predict
+from maskrcnn_train.command_config import PredictConfig
+from maskrcnn_train.command_rules import check_predict_rules
 from maskrcnn_train.composing import load_command_config
-from maskrcnn_train.config import PredictConfig
 from maskrcnn_train.data.sources import find_images
 from maskrcnn_train.predict import Prediction, predict_images
-from maskrcnn_train.rules import check_predict_rules
 
 ALL = ["score_threshold=0", "roi_head.score_threshold=0", "roi_head.detections_per_image=4"]
 

@@ -1,0 +1,92 @@
+"""The schema of the commands beside training: what each reads. As `config.py`: types here, values in `conf/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from maskrcnn_train.config import DataConfig, EvaluationConfig, between, fraction, one_of
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+# ---------------------------------------------------------------- settings that may differ from the training's
+
+
+@dataclass(kw_only=True)
+class TestNMSConfig:
+    pre_test: Optional[int] = between(1)
+    post_test: Optional[int] = between(1)
+    threshold: Optional[float] = fraction()
+
+
+@dataclass(kw_only=True)
+class TestRPNConfig:
+    nms: TestNMSConfig
+
+
+@dataclass(kw_only=True)
+class TestROIHeadConfig:
+    score_threshold: Optional[float] = fraction()
+    nms_threshold: Optional[float] = fraction()
+    detections_per_image: Optional[int] = between(1)
+
+
+@dataclass(kw_only=True)
+class TestMaskHeadConfig:
+    threshold: Optional[float] = fraction()
+
+
+# ---------------------------------------------------------------- commands
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """Everything that `python -m maskrcnn_train.evaluate` reads. None: as in the checkpoint."""
+
+    checkpoint: Optional[str]
+    predictions: Optional[str]
+    annotations: Optional[str]
+    split: str = one_of("train", "val", "test")
+    data: Optional[DataConfig]
+    evaluation: EvaluationConfig
+    rpn: TestRPNConfig
+    roi_head: TestROIHeadConfig
+    mask_head: TestMaskHeadConfig
+    device: str
+    precision: Optional[str] = one_of(*PRECISIONS)
+    num_workers: int = between(0)
+    output_dir: Optional[str]
+
+
+@dataclass(kw_only=True)
+class DrawConfig:
+    mask_opacity: float = fraction()
+    box_thickness: Optional[int] = between(0)
+    text_size: Optional[int] = between(6)
+    color_by: str = one_of("class", "instance")
+
+
+@dataclass(kw_only=True)
+class SaveConfig:
+    pictures: bool
+    masks: bool
+    csv: bool
+
+
+@dataclass(kw_only=True)
+class PredictConfig:
+    """Everything that `python -m maskrcnn_train.predict` reads. None: as in the checkpoint."""
+
+    checkpoint: str
+    images: str
+    score_threshold: float = fraction()
+    classes: Optional[list[str]]
+    draw: DrawConfig
+    save: SaveConfig
+    rpn: TestRPNConfig
+    roi_head: TestROIHeadConfig
+    mask_head: TestMaskHeadConfig
+    batch_size: int = between(1)
+    device: str
+    precision: Optional[str] = one_of(*PRECISIONS)
+    output_dir: Optional[str]
