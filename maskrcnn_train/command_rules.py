@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maskrcnn_train.command_config import EvaluateConfig, PredictConfig
-from maskrcnn_train.rules import check_data_rules, check_max_detections
+from maskrcnn_train.rules import check_data_rules, check_evaluation_rules
 
 
 def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
@@ -14,7 +14,7 @@ def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
         raise ValueError("annotations is not set; predictions= needs the ground truth: annotations=FILE.json")
     if config.data is not None:
         check_data_rules(config.data)
-    check_max_detections(config.evaluation.max_detections)
+    check_evaluation_rules(config.evaluation)
     if config.checkpoint is not None and config.annotations is not None:
         return ["annotations has no effect with checkpoint=; choose the data with data= and split="]
     return []

@@ -258,8 +258,11 @@ class TrainerConfig:
 class EvaluationConfig:
     backend: str = one_of("hotcoco", "faster_coco_eval", "pycocotools")
     max_detections: list[int] = between(1)
+    iou_thresholds: list[float] = fraction()
+    size_limits: list[float] = positive()
     batch_size: int = between(1)
     loss: bool
+    bootstrap: int = between(0)
     pictures: int = between(0)
     picture_threshold: float = fraction()
 

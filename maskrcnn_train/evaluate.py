@@ -96,6 +96,8 @@ def _score_file(config: EvaluateConfig) -> tuple[CocoResult, list[dict[str, Any]
         results,
         backend=config.evaluation.backend,
         max_detections=config.evaluation.max_detections,
+        iou_thresholds=config.evaluation.iou_thresholds,
+        size_limits=config.evaluation.size_limits,
         kinds=kinds,
         class_names={category["id"]: category["name"] for category in truth["categories"]},
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from maskrcnn_train.config import FPN_LEVELS, DataConfig, TrainConfig
+from maskrcnn_train.config import FPN_LEVELS, DataConfig, EvaluationConfig, TrainConfig
 
 
 def check_values(section: Any, prefix: str = "") -> None:
@@ -165,11 +165,15 @@ def check_train_rules(config: TrainConfig) -> list[str]:
         raise ValueError("optimizer.betas needs two numbers, e.g. [0.9,0.999]")
     if config.trainer.device not in ("auto", "cpu", "cuda") and not config.trainer.device.startswith("cuda:"):
         raise ValueError(f"trainer.device={config.trainer.device} is not a device; use auto, cpu, cuda or cuda:N")
-    check_max_detections(config.evaluation.max_detections)
+    check_evaluation_rules(config.evaluation)
     return warnings
 
 
-def check_max_detections(numbers: list[int]) -> None:
-    """Raise ValueError where `evaluation.max_detections` is not what COCO's evaluators take."""
-    if len(numbers) != 3 or sorted(numbers) != list(numbers):
+def check_evaluation_rules(section: EvaluationConfig) -> None:
+    """Raise ValueError where the `evaluation` section is not what COCO's evaluators take."""
+    if len(section.max_detections) != 3 or sorted(section.max_detections) != list(section.max_detections):
         raise ValueError("evaluation.max_detections needs three ascending numbers, e.g. [1,10,100]")
+    if not section.iou_thresholds or sorted(set(section.iou_thresholds)) != list(section.iou_thresholds):
+        raise ValueError("evaluation.iou_thresholds needs ascending numbers, e.g. [0.5,0.75]")
+    if len(section.size_limits) != 2 or section.size_limits[0] >= section.size_limits[1]:
+        raise ValueError("evaluation.size_limits needs two ascending sides in image pixels, e.g. [32,96]")

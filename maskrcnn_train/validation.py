@@ -66,6 +66,8 @@ class Validation:
                 self.results,
                 backend=self.config.evaluation.backend,
                 max_detections=self.config.evaluation.max_detections,
+                iou_thresholds=self.config.evaluation.iou_thresholds,
+                size_limits=self.config.evaluation.size_limits,
                 kinds=self.kinds,
                 class_names=dict(zip(classes.ids, classes.names, strict=True)),
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskrcnn_train.evaluation.coco import IOU_THRESHOLDS, CocoResult
+from maskrcnn_train.evaluation.coco import CocoResult
 
 
 @dataclass
@@ -33,7 +33,7 @@ def precision_recall_curves(
     curves = []
     for index, class_id in enumerate(result.class_ids):
         for iou in ious:
-            row = int(np.abs(IOU_THRESHOLDS - iou).argmin())
+            row = int(np.abs(np.array(result.iou_thresholds) - iou).argmin())
             precision = result.precision[kind][row, :, index, 0, -1]
             if precision[0] < 0:
                 continue

@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco_mask
 
-from maskrcnn_train.evaluation.rle import find_bad_counts
+from maskrcnn_train.evaluation.codes import DAMAGED, code_areas
 
 Coco = dict[str, Any]
-CODES_A_CALL = 200  # under numpy 2 pycocotools 2.0.11 takes at most 255
 
 
 def complete_ground_truth(ground_truth: Coco, kinds: Sequence[str]) -> Coco:
@@ -47,16 +47,18 @@ def _area(annotation: Coco, height: int, width: int) -> float:
     return float(coco_mask.area(shape))
 
 
-def check_results(ground_truth: Coco, results: Sequence[Coco], kinds: Sequence[str]) -> None:
-    """Raise ValueError for the first result that doesn't belong to this ground truth or is malformed."""
+def check_results(ground_truth: Coco, results: Sequence[Coco], kinds: Sequence[str]) -> list[float]:
+    """Raise ValueError for the first result that doesn't belong to this ground truth or is malformed.
+
+    Returns the areas of the masks, square pixels, if `kinds` has segm.
+    """
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     for index, result in enumerate(results):
         fault = _fault(result, sizes, categories, kinds)
         if fault:
             raise ValueError(f"result {index} {fault}")
-    if "segm" in kinds:
-        _check_codes(results)
+    return _mask_areas(results) if "segm" in kinds else []
 
 
 def _fault(result: Coco, sizes: dict[int, tuple[int, int]], categories: set[int], kinds: Sequence[str]) -> str | None:
@@ -83,24 +85,37 @@ def _segmentation_fault(result: Coco, size: tuple[int, int]) -> str | None:
         return f"{where} has no RLE segmentation; results carry {{'size': [h, w], 'counts': ...}}, not polygons"
     if tuple(code.get("size", ())) != size:
         return f"{where} has an RLE of size {code.get('size')}; the image is {list(size)} (height, width)"
-    if isinstance(code["counts"], list) and sum(code["counts"]) != size[0] * size[1]:
-        return f"{where} has RLE counts that add up to {sum(code['counts'])}, not {size[0]} x {size[1]} pixels"
+    counts = code["counts"]
+    if isinstance(counts, list):
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            return f"{where} has RLE counts that are not whole numbers from 0"
+        if sum(counts) != size[0] * size[1]:
+            return f"{where} has RLE counts that add up to {sum(counts)}, not {size[0]} x {size[1]} pixels"
+    elif not isinstance(counts, str | bytes):
+        return f"{where} has RLE counts that are neither a text nor a list"
     return None
 
 
-def _check_codes(results: Sequence[Coco], chunk: int = 5000) -> None:
-    """Check that compressed counts cover their images, some thousands at a time to bound the memory."""
-    codes = [(i, r["segmentation"]) for i, r in enumerate(results) if not isinstance(r["segmentation"]["counts"], list)]
-    for start in range(0, len(codes), chunk):
-        part = codes[start : start + chunk]
-        counts = [_text(code["counts"]) for _, code in part]
-        bad = find_bad_counts(counts, [code["size"][0] * code["size"][1] for _, code in part])
-        if bad is not None:
-            index, code = part[bad]
+def _mask_areas(results: Sequence[Coco], chunk: int = 5000) -> list[float]:
+    """Area of each mask; some thousands are read at a time to bound the memory. Raises ValueError for a damaged one."""
+    found: list[float] = []
+    for start in range(0, len(results), chunk):
+        codes = [result["segmentation"] for result in results[start : start + chunk]]
+        areas = np.array([sum(code["counts"][1::2]) if isinstance(code["counts"], list) else 0 for code in codes])
+        packed = [index for index, code in enumerate(codes) if not isinstance(code["counts"], list)]
+        areas[packed] = code_areas(
+            [_text(codes[index]["counts"]) for index in packed],
+            [codes[index]["size"][0] * codes[index]["size"][1] for index in packed],
+        )
+        if (areas == DAMAGED).any():
+            index = int((areas == DAMAGED).argmax())
+            height, width = codes[index]["size"]
             raise ValueError(
-                f"result {index} (image {results[index]['image_id']}) has RLE counts that don't "
-                f"describe {code['size'][0]} x {code['size'][1]} pixels; the file is damaged or not COCO's RLE"
+                f"result {start + index} (image {results[start + index]['image_id']}) has RLE counts that don't "
+                f"describe {height} x {width} pixels; the file is damaged or not COCO's RLE"
             )
+        found += areas.astype(float).tolist()
+    return found
 
 
 def _text(counts: str | bytes) -> str:
@@ -115,33 +130,33 @@ def _shortened(ids: list[int], most: int = 8) -> str:
     return ", ".join(map(str, ids[:most])) + (f", ... ({len(ids)} in all)" if len(ids) > most else "")
 
 
-def results_as_ground_truth(ground_truth: Coco, results: Sequence[Coco], kind: str) -> Coco:
+def results_as_ground_truth(
+    ground_truth: Coco, results: Sequence[Coco], kind: str, mask_areas: Sequence[float]
+) -> Coco:
     """Results as the COCO dict an evaluator compares with, `area` being that of the mask for `segm`.
 
     pycocotools' own `loadRes` takes the box's area even for masks when a result has both, which moves
     objects between APs, APm and APl; Detectron2 drops the boxes for that reason. So do we.
     """
-    codes = [_code(result["segmentation"]) for result in results] if kind == "segm" else []
     if kind == "segm":
-        areas = [
-            area for start in range(0, len(codes), CODES_A_CALL) for area in _areas(codes[start : start + CODES_A_CALL])
-        ]
+        areas = mask_areas
+        extra = [{"bbox": [0, 0, 0, 0], "segmentation": _code(result["segmentation"])} for result in results]
     else:
-        areas = [result["bbox"][2] * result["bbox"][3] for result in results]
-    annotations = []
-    for number, (result, area) in enumerate(zip(results, areas, strict=True), start=1):
-        annotation = {key: result[key] for key in ("image_id", "category_id", "score")}
-        annotation |= {"id": number, "iscrowd": 0, "area": float(area)}
-        annotation["bbox"] = list(result["bbox"]) if kind == "bbox" else [0, 0, 0, 0]
-        if kind == "segm":
-            annotation["segmentation"] = codes[number - 1]
-        annotations.append(annotation)
+        areas = [float(result["bbox"][2] * result["bbox"][3]) for result in results]
+        extra = [{"bbox": list(result["bbox"])} for result in results]
+    annotations = [
+        {
+            "id": number,
+            "image_id": result["image_id"],
+            "category_id": result["category_id"],
+            "score": result["score"],
+            "iscrowd": 0,
+            "area": area,
+            **more,
+        }
+        for number, (result, area, more) in enumerate(zip(results, areas, extra, strict=True), start=1)
+    ]
     return {**ground_truth, "annotations": annotations}
-
-
-def _areas(codes: list[Coco]) -> list[float]:
-    areas: list[float] = coco_mask.area(codes).astype(float).tolist()
-    return areas
 
 
 def _code(code: Coco) -> Coco:

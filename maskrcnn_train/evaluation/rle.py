@@ -96,54 +96,5 @@ def decode_crop(code: RLE) -> tuple[int, int, Array]:
     return x0, y0, full[y0 : y0 + height, x0 : x0 + width]
 
 
-def find_bad_counts(counts: Sequence[str], pixels: Sequence[int]) -> int | None:
-    """Index of the first compressed code that doesn't describe exactly its number of pixels, or None.
-
-    pycocotools decodes such codes silently, or never returns. All codes are read at once, without a loop.
-    The code is a variable-length one, 5 bits a character, each run from the fourth on being the
-    difference to the run two before (rleToString in cocoapi's maskApi.c).
-    """
-    if not counts:
-        return None
-    try:
-        text = np.frombuffer("".join(counts).encode("ascii"), np.uint8).astype(np.int64) - 48
-    except UnicodeEncodeError:
-        return next(index for index, code in enumerate(counts) if not code.isascii())
-    lengths = np.array([len(code) for code in counts])
-    owner = np.repeat(np.arange(len(counts)), lengths)
-    bad = np.asarray(_decoded_totals(text, owner, len(counts)) != np.asarray(pixels))
-    bad[owner[(text < 0) | (text > 63)]] = True
-    last = text[np.cumsum(lengths)[lengths > 0] - 1]
-    bad[np.flatnonzero(lengths > 0)[(last & 32) > 0]] = True  # ends in the middle of a number
-    return int(bad.argmax()) if bad.any() else None
-
-
-def _decoded_totals(text: Array, owner: Array, num_codes: int) -> Array:
-    """Sum of each code's run lengths: int64 [num_codes]. text: values of the characters; owner: whose they are."""
-    if not len(text):
-        return np.zeros(num_codes, np.int64)
-    ends = (text & 32) == 0
-    ends[np.flatnonzero(np.diff(owner, append=num_codes))] = True
-    number = np.cumsum(ends) - ends
-    starts = np.flatnonzero(np.diff(number, prepend=-1))
-    place = np.arange(len(text)) - starts[number]
-    shifts = np.minimum(5 * place, 55)
-    values = np.add.reduceat((text & 31) << shifts, starts)
-    negative = (text[ends] & 16) > 0
-    values -= np.where(negative, np.int64(1) << np.minimum(shifts[ends] + 5, 60), 0)
-    return _undo_differences(values, owner[ends], num_codes)
-
-
-def _undo_differences(values: Array, owner: Array, num_codes: int) -> Array:
-    """A difference counts once for itself and once for every later run of its parity."""
-    runs = np.bincount(owner, minlength=num_codes)
-    first = np.cumsum(runs) - runs
-    position = np.arange(len(values)) - first[owner]
-    weights = np.where(position == 0, 1, (runs[owner] - 1 - position) // 2 + 1)
-    totals = np.zeros(num_codes, np.int64)
-    totals[runs > 0] = np.add.reduceat(values * weights, first[runs > 0])
-    return totals
-
-
 def _as_bitmap(bitmap: Array | Tensor) -> Array:
     return bitmap.numpy() if isinstance(bitmap, torch.Tensor) else bitmap

@@ -10,10 +10,12 @@ from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_train.evaluation.coco import distinct_names, evaluate_coco, explain_absent
 from maskrcnn_train.evaluation.curves import precision_recall_curves
+from maskrcnn_train.evaluation.ground_truth import check_results, results_as_ground_truth
 
 BACKENDS = ("pycocotools", "faster_coco_eval", "hotcoco")
 NAMES = {3: "window", 7: "door", 40: "shop", 41: "never"}
 HEIGHT, WIDTH = 150, 170
+RANGES = [[0, 1e10], [0, 20**2], [20**2, 50**2], [50**2, 1e10]]
 
 
 def rle(box):
@@ -63,7 +65,7 @@ def random_data(seed, num_images=6):
     return truth, results
 
 
-def reference(truth, results, kind, max_detections):
+def reference(truth, results, kind, max_detections, **params):
     """pycocotools as its users call it (Detectron2's way: results without boxes for masks)."""
     truth = copy.deepcopy(truth)
     for number, annotation in enumerate(truth["annotations"], start=1):
@@ -75,9 +77,11 @@ def reference(truth, results, kind, max_detections):
         gt.createIndex()
         evaluator = COCOeval(gt, gt.loadRes(copy.deepcopy(results)), kind)
         evaluator.params.maxDets = max_detections
+        vars(evaluator.params).update(params)
         evaluator.evaluate()
         evaluator.accumulate()
-        evaluator.summarize()
+        if not params:
+            evaluator.summarize()
     return evaluator
 
 
@@ -216,15 +220,29 @@ def test_curves_reach_the_best_f1_at_its_score():
     assert len(curves[0].recall) == len(curves[0].precision) == 101
 
 
-def test_more_than_255_masks_are_taken() -> None:
-    from maskrcnn_train.evaluation.ground_truth import results_as_ground_truth
+def test_more_than_255_masks_in_plain_counts_are_taken() -> None:
+    shape = {"size": [2, 2], "counts": [0, 4]}
+    result = {"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [0, 0, 2, 2], "segmentation": shape}
+    truth = {"images": [{"id": 1, "height": 2, "width": 2}], "categories": [{"id": 1}]}
+    areas = check_results(truth, [result] * 300, ["segm"])
+    found = results_as_ground_truth(truth, [result] * 300, "segm", areas)["annotations"]
+    assert [annotation["area"] for annotation in found] == [4.0] * 300
 
-    result = {
-        "image_id": 1,
-        "category_id": 1,
-        "score": 0.5,
-        "bbox": [0, 0, 2, 2],
-        "segmentation": {"size": [2, 2], "counts": [0, 4]},
-    }
-    annotations = results_as_ground_truth({"images": [], "categories": []}, [result] * 300, "segm")["annotations"]
-    assert [annotation["area"] for annotation in annotations] == [4.0] * 300
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_iou_thresholds_and_sizes_count_as_pycocotools_would(backend):
+    truth, results = random_data(3)
+    found = evaluate_coco(
+        truth,
+        results,
+        backend=backend,
+        max_detections=[1, 10, 100],
+        class_names=NAMES,
+        iou_thresholds=[0.3, 0.75],
+        size_limits=[20, 50],
+    )
+    expected = reference(truth, results, "segm", [1, 10, 100], iouThrs=np.array([0.3, 0.75]), areaRng=RANGES).eval
+    np.testing.assert_allclose(found.precision["segm"], expected["precision"], rtol=0, atol=1e-9)
+    assert "segm/AP50" not in found.metrics
+    assert found.metrics["segm/AP75"] < found.metrics["segm/AP"]
+    assert sum(found.area_counts.values()) == sum(found.support.values())

@@ -1,0 +1,82 @@
+"""The three COCO evaluators behind one call: arrays of precision and recall, equal to the last bits."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+ABSENT = -1.0  # COCO's mark for "no such object, so no score"; not NaN, which JSON lacks
+EVALUATORS = {
+    "pycocotools": ("pycocotools.coco.COCO", "pycocotools.cocoeval.COCOeval"),
+    "faster_coco_eval": ("faster_coco_eval.COCO", "faster_coco_eval.COCOeval_faster"),
+    "hotcoco": ("hotcoco.COCO", "hotcoco.COCOeval"),
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_detections: ascending, per image and class. area_ranges: (low, high) in square pixels, the first is all."""
+
+    max_detections: Sequence[int]
+    iou_thresholds: Sequence[float]
+    area_ranges: Sequence[tuple[float, float]]
+
+
+def run_evaluator(
+    backend: str, truth: dict[str, Any], found: dict[str, Any], kind: str, limits: Limits
+) -> tuple[Array, Array, Array]:
+    """Precision [T, R, K, A, M], recall [T, K, A, M] and scores [T, R, K, A, M] of checked COCO dicts.
+
+    T: IoU thresholds, R: 101 recalls, K: classes by id, A: area ranges, M: numbers of detections.
+    """
+    if not truth["images"] or not truth["categories"]:
+        shape = (len(limits.iou_thresholds), 101, len(truth["categories"]), len(limits.area_ranges))
+        full = np.full((*shape, len(limits.max_detections)), ABSENT)
+        return full, full[:, 0], full
+    coco_class, evaluator_class = (_load(path) for path in EVALUATORS[backend])
+    # the evaluators write into the annotations, and their progress to the terminal
+    copy = {**truth, "annotations": [dict(annotation) for annotation in truth["annotations"]]}
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"hotcoco|faster_coco_eval|pycocotools")
+        evaluator = evaluator_class(_index(coco_class, copy), _index(coco_class, found), kind)
+        evaluator.params.maxDets = list(limits.max_detections)
+        evaluator.params.iouThrs = np.array(limits.iou_thresholds)
+        evaluator.params.areaRng = [list(area) for area in limits.area_ranges]
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return tuple(np.asarray(evaluator.eval[key], np.float64) for key in ("precision", "recall", "scores"))  # type: ignore[return-value]
+
+
+def _load(path: str) -> Any:
+    module, name = path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def _index(coco_class: Any, dataset: dict[str, Any]) -> Any:
+    """The evaluator's own data set object from a dict in memory."""
+    coco = coco_class()
+    coco.dataset = dataset
+    coco.createIndex()
+    return coco
+
+
+@contextlib.contextmanager
+def cycle_collection_paused() -> Iterator[None]:
+    """Results are many small dicts without cycles; Python's collector would walk all of them again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
