@@ -36,6 +36,23 @@ class ImageBatch:
 
 
 @dataclass
+class ImageVersions:
+    """The same images at several network sizes, one batch a size."""
+
+    versions: list[ImageBatch]
+
+    def __len__(self) -> int:
+        return len(self.versions[0])
+
+    @property
+    def original_sizes(self) -> list[tuple[int, int]]:
+        return self.versions[0].original_sizes
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageVersions:
+        return ImageVersions([batch.to(device, non_blocking=non_blocking) for batch in self.versions])
+
+
+@dataclass
 class MaskCrops:
     """The masks of one image, each stored inside its own box only.
 

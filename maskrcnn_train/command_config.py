@@ -40,22 +40,31 @@ class TestMaskHeadConfig:
 
 
 @dataclass(kw_only=True)
+class TTAConfig:
+    flip: bool
+    scales: Optional[list[int]] = between(16)
+
+
+@dataclass(kw_only=True)
 class EvaluateConfig:
     """Everything that `python -m maskrcnn_train.evaluate` reads. None: as in the checkpoint."""
 
     checkpoint: Optional[str]
     predictions: Optional[str]
     annotations: Optional[str]
+    compare: Optional[list[str]]
     split: str = one_of("train", "val", "test")
     data: Optional[DataConfig]
     evaluation: EvaluationConfig
     rpn: TestRPNConfig
     roi_head: TestROIHeadConfig
     mask_head: TestMaskHeadConfig
+    tta: TTAConfig
     device: str
     precision: Optional[str] = one_of(*PRECISIONS)
     num_workers: int = between(0)
     output_dir: Optional[str]
+    seed: int = between(0)
 
 
 @dataclass(kw_only=True)

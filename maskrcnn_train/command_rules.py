@@ -8,16 +8,35 @@ from maskrcnn_train.rules import check_data_rules, check_evaluation_rules
 
 def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
     """Rules between the settings of an evaluation."""
-    if (config.checkpoint is None) == (config.predictions is None):
-        raise ValueError("give either checkpoint=RUN/checkpoints/best.pt or predictions=RESULTS.json, and only one")
-    if config.predictions is not None and config.annotations is None:
-        raise ValueError("annotations is not set; predictions= needs the ground truth: annotations=FILE.json")
+    given = [name for name in ("checkpoint", "predictions", "compare") if getattr(config, name) is not None]
+    if len(given) != 1:
+        raise ValueError(
+            "give one of checkpoint=RUN/checkpoints/best.pt, predictions=RESULTS.json and compare=[A,B], and only one"
+        )
+    files = [config.predictions] if config.predictions else [each for each in config.compare or [] if is_results(each)]
+    if files and config.annotations is None:
+        raise ValueError(f"annotations is not set; {files[0]} needs the ground truth: annotations=FILE.json")
+    if config.compare is not None:
+        if len(config.compare) != 2:
+            raise ValueError(f"compare={config.compare} must name two checkpoints or results files: compare=[A,B]")
+        if len(files) == 1:
+            raise ValueError("compare needs two checkpoints or two results files, not one of each")
+        if config.evaluation.bootstrap < 100:
+            raise ValueError("compare draws the images again and again; set evaluation.bootstrap to at least 100")
     if config.data is not None:
         check_data_rules(config.data)
     check_evaluation_rules(config.evaluation)
-    if config.checkpoint is not None and config.annotations is not None:
-        return ["annotations has no effect with checkpoint=; choose the data with data= and split="]
-    return []
+    warnings = []
+    if not files and config.annotations is not None:
+        warnings.append("annotations has no effect with a checkpoint; choose the data with data= and split=")
+    if config.evaluation.loss and (config.tta.flip or config.tta.scales):
+        raise ValueError("evaluation.loss cannot be taken with tta; use one of them")
+    return warnings
+
+
+def is_results(path: str) -> bool:
+    """Whether a file to compare is a COCO results file rather than a checkpoint."""
+    return path.lower().endswith(".json")
 
 
 def check_predict_rules(config: PredictConfig) -> list[str]:

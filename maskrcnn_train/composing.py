@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
@@ -69,11 +69,26 @@ def load_command_config(
 
 
 def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
-    """The configuration that a checkpoint carries. Raises ValueError where this version knows it no longer."""
+    """The configuration that a checkpoint carries; settings that came after it get the values of conf/.
+
+    Raises ValueError where this version knows a setting no longer.
+    """
     from omegaconf import OmegaConf
 
-    config, _ = to_dataclass(OmegaConf.create(plain), TrainConfig, check_train_rules)
+    saved: Any = OmegaConf.create(plain)
+    if not set(_schema_keys(TrainConfig)) <= set(_dotted(plain)):
+        saved = OmegaConf.merge(OmegaConf.create(asdict(load_config())), saved)
+    config, _ = to_dataclass(saved, TrainConfig, check_train_rules)
     return config
+
+
+def _dotted(plain: dict[str, Any], prefix: str = "") -> list[str]:
+    """Every dotted key of a nested dict, sections included."""
+    found = [prefix + name for name in plain]
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            found += _dotted(value, f"{prefix}{name}.")
+    return found
 
 
 def to_dataclass(

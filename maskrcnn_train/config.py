@@ -262,6 +262,7 @@ class EvaluationConfig:
     size_limits: list[float] = positive()
     batch_size: int = between(1)
     loss: bool
+    study: bool
     bootstrap: int = between(0)
     pictures: int = between(0)
     picture_threshold: float = fraction()

@@ -6,102 +6,85 @@ import csv
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.command_config import EvaluateConfig
-from maskrcnn_train.command_rules import check_evaluate_rules
+from maskrcnn_train.command_rules import check_evaluate_rules, is_results
 
 if TYPE_CHECKING:
     from maskrcnn_train.evaluation.coco import CocoResult
+    from maskrcnn_train.scoring import Scored
 
 HELP = """
-COCO mAP of a checkpoint on any split, or of a COCO results file.
+COCO mAP of a checkpoint on any split, or of a COCO results file; or whether one model is better than another.
 
   python -m maskrcnn_train.evaluate checkpoint=RUN/checkpoints/best.pt split=test
-  python -m maskrcnn_train.evaluate checkpoint=RUN/checkpoints/best.pt rpn.nms.post_test=300
+  python -m maskrcnn_train.evaluate checkpoint=RUN/checkpoints/best.pt rpn.nms.post_test=300 tta.flip=true
   python -m maskrcnn_train.evaluate predictions=results.json annotations=instances_val2017.json
+  python -m maskrcnn_train.evaluate compare=[A/checkpoints/best.pt,B/checkpoints/best.pt]
 """
 logger = logging.getLogger("maskrcnn_train")
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
-    """Score as configured, write metrics.json, metrics per class and predictions.json; returns the metrics.
+    """Score as configured and write everything into the folder; returns the metrics, of b where two are compared.
 
     Raises ValueError for the person's mistakes.
     """
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.evaluation.coco import explain_absent
     from maskrcnn_train.reporting.progress import setup_logging
+    from maskrcnn_train.reporting.studies import study_tables, write_study
     from maskrcnn_train.reporting.tables import class_table, metrics_table
 
-    if config.predictions is not None:
-        result, found = _score_file(config)
-    else:
-        result, found = _score_checkpoint(config)
+    if config.compare is not None:
+        return _compare(config, *config.compare)
+    scored = _score(config, str(config.checkpoint or config.predictions))
     folder = open_run_folder(config, "evaluate")
     setup_logging(folder)
-    (folder / "metrics.json").write_text(json.dumps(result.metrics, indent=2) + "\n")
-    _write_classes(folder / "classes.csv", result)
+    (folder / "metrics.json").write_text(json.dumps(scored.metrics, indent=2) + "\n")
+    _write_classes(folder / "classes.csv", scored.result)
     if config.checkpoint is not None:
-        (folder / "predictions.json").write_text(json.dumps(found))
-    logger.info("%s", class_table(result))
-    for sentence in explain_absent(result):
+        (folder / "predictions.json").write_text(json.dumps(scored.results))
+    logger.info("%s", class_table(scored.result))
+    if config.evaluation.study:
+        studies = scored.study(config.evaluation.bootstrap, config.seed)
+        write_study(folder / "study", studies)
+        for study in studies.values():
+            logger.info("%s", study_tables(study))
+    for sentence in explain_absent(scored.result):
         logger.info("%s", sentence)
-    logger.info("%s\nwritten to %s", metrics_table(result.metrics), folder)
-    return result.metrics
+    logger.info("%s\nwritten to %s", metrics_table(scored.metrics), folder)
+    return scored.metrics
 
 
-def _score_checkpoint(config: EvaluateConfig) -> tuple[CocoResult, list[dict[str, Any]]]:
-    from maskrcnn_train.data.loading import evaluation_loader
-    from maskrcnn_train.data.splitting import read_split
-    from maskrcnn_train.engine.distributed import ALONE
-    from maskrcnn_train.predictor import load_checkpoint
-    from maskrcnn_train.validation import Validation
+def _score(config: EvaluateConfig, path: str) -> Scored:
+    from maskrcnn_train.scoring import score_checkpoint, score_file
 
-    predictor = load_checkpoint(
-        Path(str(config.checkpoint)), device=config.device, number_format=config.precision, settings=config
-    )
-    trained = predictor.config
-    if config.data is not None:  # another place, the network size of the training
-        config.data.min_size, config.data.max_size = trained.data.min_size, trained.data.max_size
-        trained.data = config.data
-    trained.evaluation, trained.trainer.num_workers = config.evaluation, config.num_workers
-    split, notes = read_split(
-        trained.data, config.split, predictor.classes, with_masks=trained.mask_head.name != "none"
-    )
-    for note in notes:
-        logger.warning("%s", note)
-    validation = Validation(evaluation_loader(trained, split, predictor.classes), trained, ALONE)
-    validation.evaluate(predictor.model)
-    assert validation.result is not None
-    return validation.result, validation.results
+    if config.checkpoint is not None or (config.compare is not None and not is_results(path)):
+        return score_checkpoint(Path(path), config)
+    return score_file(Path(path), Path(str(config.annotations)), config.evaluation)
 
 
-def _score_file(config: EvaluateConfig) -> tuple[CocoResult, list[dict[str, Any]]]:
-    """A results file against a JSON; masks count where both have them."""
-    from maskrcnn_train.data.results import read_ground_truth, read_results
-    from maskrcnn_train.evaluation.coco import evaluate_coco
+def _compare(config: EvaluateConfig, first: str, second: str) -> dict[str, float]:
+    from maskrcnn_train.engine.run_folder import open_run_folder
+    from maskrcnn_train.evaluation.comparison import compare_studies, same_images
+    from maskrcnn_train.reporting.progress import setup_logging
+    from maskrcnn_train.reporting.tables import comparison_table
 
-    truth = read_ground_truth(Path(str(config.annotations)))
-    results = read_results(Path(str(config.predictions)))
-    kinds = ["bbox"]
-    if results and all(result.get("segmentation") for result in results):
-        if all(annotation.get("segmentation") for annotation in truth["annotations"]):
-            kinds.append("segm")
-        else:
-            logger.warning("%s has objects without masks: boxes only are scored", config.annotations)
-    result = evaluate_coco(
-        truth,
-        results,
-        backend=config.evaluation.backend,
-        max_detections=config.evaluation.max_detections,
-        iou_thresholds=config.evaluation.iou_thresholds,
-        size_limits=config.evaluation.size_limits,
-        kinds=kinds,
-        class_names={category["id"]: category["name"] for category in truth["categories"]},
-    )
-    return result, results
+    scored = [_score(config, path) for path in (first, second)]
+    same_images(scored[0].ground_truth, scored[1].ground_truth)
+    studies = [each.study(config.evaluation.bootstrap, config.seed) for each in scored]
+    comparisons = compare_studies(studies[0], studies[1])
+    folder = open_run_folder(config, "evaluate")
+    setup_logging(folder)
+    num_images = len(scored[0].ground_truth["images"])
+    plain = {"a": first, "b": second, "images": num_images, "scores": [each.to_plain() for each in comparisons]}
+    (folder / "comparison.json").write_text(json.dumps(plain, indent=2) + "\n")
+    logger.info("a: %s\nb: %s\n%s", first, second, comparison_table(comparisons, num_images))
+    logger.info("written to %s", folder)
+    return scored[1].metrics
 
 
 def _write_classes(path: Path, result: CocoResult) -> None:

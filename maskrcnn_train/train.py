@@ -29,6 +29,7 @@ from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.pretrained import start_from_weights
 from maskrcnn_train.reporting.html import write_report
 from maskrcnn_train.reporting.progress import Progress, setup_logging
+from maskrcnn_train.reporting.studies import write_study
 from maskrcnn_train.reporting.tables import class_table, metrics_table, table
 from maskrcnn_train.reporting.tensorboard import MetricWriter
 from maskrcnn_train.validation import Validation
@@ -106,6 +107,10 @@ def train(config: TrainConfig, splits: Splits | None = None, weights: Path | Non
                 after_step=after_step,
                 stop=stop,
             )
+            if world.is_main and config.evaluation.study:
+                studies = validation.study(config.seed)
+                for name, picture in write_study(run_dir / "study", studies).items():
+                    writer.picture(state.position.step, f"study/{name}", picture)
         if world.is_main:
             _finish(run_dir, validation, metrics)
     return TrainResult(metrics, run_dir)

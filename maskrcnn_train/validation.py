@@ -13,11 +13,13 @@ from torch import nn
 
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.images import decode
-from maskrcnn_train.data.loading import DetectionLoader
+from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.evaluation.bootstrap import draw_images
 from maskrcnn_train.evaluation.coco import CocoResult, evaluate_coco
 from maskrcnn_train.evaluation.inference import detect, validation_losses
+from maskrcnn_train.evaluation.study import Study, study_results
 from maskrcnn_train.reporting.pictures import draw_validation, objects_from_coco
 from maskrcnn_train.reporting.tensorboard import MetricWriter
 
@@ -30,7 +32,7 @@ class Validation:
     Called on every rank; each looks at its share of the images.
     """
 
-    def __init__(self, loader: DetectionLoader, config: TrainConfig, world: World) -> None:
+    def __init__(self, loader: DetectionLoader | ScaledLoader, config: TrainConfig, world: World) -> None:
         self.loader = loader
         self.config = config
         self.world = world
@@ -84,6 +86,13 @@ class Validation:
         images = sum(part.pop("images") for part in everyone)
         means = {f"val_loss/{name[5:]}": sum(part[name] for part in everyone) / images for name in everyone[0]}
         return means | {"val_loss/total": sum(means.values())}
+
+    def study(self, seed: int) -> dict[str, Study]:
+        """More than mAP of the last evaluation, with intervals if `evaluation.bootstrap` draws any images."""
+        assert self.result is not None
+        count = self.config.evaluation.bootstrap
+        draws = draw_images(len(self.ground_truth["images"]), count, seed) if count else None
+        return study_results(self.ground_truth, self.results, self.result, draws)
 
     def write_predictions(self, path: Path) -> None:
         """All detections as COCO results."""

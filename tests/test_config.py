@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pytest
 
 from maskrcnn_train.cli import help_page
-from maskrcnn_train.composing import groups, load_command_config, load_config
+from maskrcnn_train.composing import config_from_plain, groups, load_command_config, load_config
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.rules import check_train_rules
 
@@ -138,3 +138,15 @@ def test_help_names_groups_keys_and_examples() -> None:
     page = help_page("train", "text")
     assert "high_recall" in page
     assert "resume=auto" in page
+
+
+def test_a_checkpoint_of_an_older_version_gets_todays_values_for_newer_settings() -> None:
+    plain = asdict(load_config(["rpn.nms.post_test=77", "backbone=resnet18"]))
+    del plain["evaluation"]["size_limits"], plain["trainer"]["profile"]
+    config = config_from_plain(plain)
+    assert config.rpn.nms.post_test == 77
+    assert config.backbone.name == "resnet18"
+    assert config.evaluation.size_limits == [32, 96]
+    plain["trainer"]["sprockets"] = 3
+    with pytest.raises(ValueError, match=r"trainer\.sprockets is not a setting"):
+        config_from_plain(plain)

@@ -31,10 +31,14 @@ def evaluated(*overrides: str, folder: Path) -> dict[str, float]:
 
 
 def test_a_checkpoint_scores_as_at_the_end_of_its_training(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
-    metrics = evaluated(f"checkpoint={run_dir}/checkpoints/last.pt", "evaluation.batch_size=8", folder=tmp_path / "e")
+    checkpoint = f"checkpoint={run_dir}/checkpoints/last.pt"
+    metrics = evaluated(checkpoint, "evaluation.batch_size=8", "evaluation.bootstrap=20", folder=tmp_path / "e")
     expected = json.loads((run_dir / "metrics.json").read_text())
     assert metrics == pytest.approx(expected, abs=1e-6)
     assert json.loads((tmp_path / "e/predictions.json").read_text())
+    study = json.loads((tmp_path / "e/study/study.json").read_text())
+    assert study["segm"]["intervals"]["AP"]["value"] == pytest.approx(metrics["segm/AP"], abs=1e-9)
+    assert (tmp_path / "e/study/bbox_confusion.png").is_file()
     rows = list(csv.DictReader((tmp_path / "e/classes.csv").read_text().splitlines()))
     assert [row["class"] for row in rows] == ["ellipse", "rectangle", "triangle", "star", "ring", "cross"]
 
@@ -47,6 +51,24 @@ def test_budgets_and_split_can_differ_from_the_training(run_dir: Path, tmp_path:
     evaluated(checkpoint, "split=test", folder=tmp_path / "test")
     found = json.loads((tmp_path / "test/predictions.json").read_text())
     assert {result["image_id"] for result in found} <= {1}
+
+
+def test_more_views_of_an_image_change_what_is_found(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+    checkpoint = f"checkpoint={run_dir}/checkpoints/last.pt"
+    found = {}
+    for name, views in {
+        "plain": [],
+        "same": ["tta.scales=[64]"],
+        "flip": ["tta.flip=true"],
+        "scales": ["tta.scales=[64,96]"],
+    }.items():
+        evaluated(checkpoint, *views, "evaluation.study=false", folder=tmp_path / name)
+        found[name] = json.loads((tmp_path / name / "predictions.json").read_text())
+    assert [each["segmentation"] for each in found["same"]] == [each["segmentation"] for each in found["plain"]]
+    assert found["flip"] != found["plain"]
+    assert found["scales"] != found["plain"]
+    with pytest.raises(ValueError, match=r"evaluation\.loss cannot be taken with tta"):
+        evaluated(checkpoint, "tta.flip=true", "evaluation.loss=true", folder=tmp_path / "no")
 
 
 def random_results(truth: dict[str, Any], rng: random.Random) -> list[dict[str, Any]]:
@@ -146,7 +168,31 @@ def test_results_of_another_data_set_are_one_clear_line(
 
 
 def test_one_of_checkpoint_and_predictions_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="either checkpoint="):
+    with pytest.raises(ValueError, match="give one of checkpoint="):
         evaluated(folder=tmp_path)
     with pytest.raises(ValueError, match="annotations is not set"):
         evaluated("predictions=x.json", folder=tmp_path)
+
+
+def test_two_results_files_are_compared_image_by_image(foreign: tuple[Path, Path], tmp_path: Path) -> None:
+    annotations, predictions = foreign
+    results = json.loads(predictions.read_text())
+    worse = tmp_path / "worse.json"
+    worse.write_text(json.dumps([{**each, "bbox": [0, 0, 5, 5]} for each in results]))
+    metrics = evaluated(f"compare=[{predictions},{worse}]", f"annotations={annotations}", folder=tmp_path / "e")
+    comparison = json.loads((tmp_path / "e/comparison.json").read_text())
+    by_name = {each["name"]: each for each in comparison["scores"]}
+    assert by_name["bbox/AP"]["verdict"] == "a is better"
+    assert by_name["bbox/AP"]["b"] == metrics["bbox/AP"]
+    assert by_name["segm/AP"]["verdict"] == "not distinguishable"
+    assert by_name["segm/AP"]["difference"] == {"value": 0, "low": 0, "high": 0}
+    with pytest.raises(ValueError, match="two checkpoints or two results files"):
+        evaluated(f"compare=[{predictions},x.pt]", f"annotations={annotations}", folder=tmp_path / "no")
+
+
+def test_two_checkpoints_are_compared_on_the_same_split(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+    checkpoint = run_dir / "checkpoints/last.pt"
+    evaluated(f"compare=[{checkpoint},{checkpoint}]", "evaluation.bootstrap=100", folder=tmp_path / "e")
+    comparison = json.loads((tmp_path / "e/comparison.json").read_text())
+    assert comparison["images"] == 4
+    assert {each["verdict"] for each in comparison["scores"]} == {"not distinguishable"}

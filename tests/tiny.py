@@ -17,4 +17,5 @@ TINY = [
     "trainer.precision=fp32",
     "trainer.log_every=1",
     "evaluation.pictures=0",
+    "evaluation.study=false",
 ]

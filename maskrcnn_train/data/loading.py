@@ -6,14 +6,14 @@ import logging
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
+from maskrcnn_train.batch import ImageBatch, ImageVersions, MaskCrops, Target
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.classes import ClassMap
 from maskrcnn_train.data.dataset import CocoDataset, Sample
@@ -61,6 +61,31 @@ def build_loaders(config: TrainConfig, *, rank: int = 0, world_size: int = 1, sp
 def evaluation_loader(config: TrainConfig, split: Split, classes: ClassMap) -> DetectionLoader:
     """One split in its own order, as the validation of a training sees it."""
     return _build_loader(config, split, classes, training=False, rank=0, world_size=1)
+
+
+class ScaledLoader:
+    """The same images at several network sizes: yields (ImageVersions, list of targets), targets in the first size."""
+
+    def __init__(self, loaders: Sequence[DetectionLoader]) -> None:
+        self.loaders = loaders
+        self.dataset = loaders[0].dataset
+
+    def __iter__(self) -> Iterator[tuple[ImageVersions, list[Target]]]:
+        for batches in zip(*self.loaders, strict=True):
+            yield ImageVersions([images for images, _ in batches]), batches[0][1]
+
+    def __len__(self) -> int:
+        return len(self.loaders[0])
+
+
+def scaled_loader(config: TrainConfig, split: Split, classes: ClassMap, scales: Sequence[int]) -> ScaledLoader:
+    """One split at each of `scales`, shorter sides in network pixels; `data.max_size` grows and shrinks alike."""
+    loaders = []
+    for scale in scales:
+        longest = max(scale, round(config.data.max_size * scale / config.data.min_size))
+        data = replace(config.data, min_size=scale, max_size=longest)
+        loaders.append(evaluation_loader(replace(config, data=data), split, classes))
+    return ScaledLoader(loaders)
 
 
 def _build_loader(

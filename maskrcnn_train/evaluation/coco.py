@@ -60,7 +60,7 @@ def evaluate_coco(
     sides, square roots of areas in image pixels, at which medium and large objects begin.
     Raises ValueError for results of other images or categories, and for malformed boxes and masks.
     """
-    limits = Limits(max_detections, iou_thresholds, list(_area_ranges(size_limits).values()))
+    limits = Limits(max_detections, iou_thresholds, area_ranges(size_limits))
     with cycle_collection_paused():
         truth = complete_ground_truth(ground_truth, kinds)
         mask_areas = check_results(truth, results, kinds)
@@ -87,17 +87,17 @@ def evaluate_coco(
         class_ids=class_ids,
         class_names=names,
         support={class_id: support[class_id] for class_id in class_ids},
-        area_counts=_area_counts(objects, _area_ranges(size_limits)),
+        area_counts=_area_counts(objects, size_limits),
         max_detections=list(max_detections),
         iou_thresholds=list(iou_thresholds),
         size_limits=(size_limits[0], size_limits[1]),
     )
 
 
-def _area_ranges(size_limits: Sequence[float]) -> dict[str, tuple[float, float]]:
+def area_ranges(size_limits: Sequence[float]) -> list[tuple[float, float]]:
     """Square pixels of each of AREA_NAMES; a limit belongs to both sides, as in the evaluators."""
     medium, large = (limit**2 for limit in size_limits)
-    return {"all": (0, NO_LIMIT), "small": (0, medium), "medium": (medium, large), "large": (large, NO_LIMIT)}
+    return [(0, NO_LIMIT), (0, medium), (medium, large), (large, NO_LIMIT)]
 
 
 def summarize(
@@ -132,12 +132,9 @@ def distinct_names(names: dict[int, str]) -> dict[int, str]:
     return {class_id: f"{name} ({class_id})" if uses[name] > 1 else name for class_id, name in names.items()}
 
 
-def _area_counts(objects: list[dict[str, Any]], areas: dict[str, tuple[float, float]]) -> dict[str, int]:
-    return {
-        name: sum(low <= annotation["area"] <= high for annotation in objects)
-        for name, (low, high) in areas.items()
-        if name != "all"
-    }
+def _area_counts(objects: list[dict[str, Any]], size_limits: Sequence[float]) -> dict[str, int]:
+    ranges = zip(AREA_NAMES[1:], area_ranges(size_limits)[1:], strict=True)
+    return {name: sum(low <= each["area"] <= high for each in objects) for name, (low, high) in ranges}
 
 
 def explain_absent(result: CocoResult) -> list[str]:

@@ -38,9 +38,9 @@ def code_areas(counts: Sequence[str], pixels: Sequence[int]) -> Array:
     damaged = _odd_characters(text, borders, lengths)
     damaged |= numbers == 0
     if damaged.any():  # what is left out can't spill into its neighbours
-        whole = np.flatnonzero(~damaged)
+        whole = np.flatnonzero(~damaged).tolist()
         areas = np.full(len(counts), DAMAGED)
-        areas[whole] = code_areas([counts[i] for i in whole], [pixels[i] for i in whole]) if len(whole) else 0
+        areas[whole] = code_areas([counts[i] for i in whole], [pixels[i] for i in whole])
         return areas
     runs, parity = _runs(_numbers(text, ends), numbers)
     firsts = np.cumsum(numbers) - numbers
@@ -65,7 +65,7 @@ def _numbers(text: Array, ends: Array) -> Array:
     """The signed numbers of the text: int64 [len(ends)], each ending at its place in `ends`."""
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
-    values = (text[starts].astype(np.int64) - 48) & 31
+    values: Array = (text[starts].astype(np.int64) - 48) & 31
     for place in range(1, min(int(lengths.max(initial=0)), MOST_CHARACTERS)):
         longer = np.flatnonzero(lengths > place)
         values[longer] += ((text[starts[longer] + place].astype(np.int64) - 48) & 31) << (5 * place)

@@ -1,4 +1,4 @@
-"""Precision-recall curves, and the score threshold at which each class does best."""
+"""Precision over recall, and precision, recall and F1 over the score at which detections are cut off."""
 
 from __future__ import annotations
 
@@ -7,47 +7,94 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskrcnn_train.evaluation.coco import CocoResult
+from maskrcnn_train.evaluation.matches import Array, Ints, Matches
+
+CUTS = np.linspace(0, 1, 101)  # scores at which the curves are drawn
 
 
 @dataclass
 class PrecisionRecall:
-    """One class at one IoU: precision at recall 0, .01, ... 1, and the point of the best F1.
-
-    best_threshold: the score to cut at for that F1. Precisions are COCO's, made to fall with recall.
-    """
+    """One class at one IoU: precision at recall 0, .01, ... 1; COCO's, made to fall with recall."""
 
     class_name: str
-    kind: str
     iou: float
     recall: list[float]
     precision: list[float]
-    best_f1: float
+
+
+@dataclass
+class ConfidenceCurve:
+    """One class at one IoU: what is left above each score 0, .01, ... 1. Precision is 1 where nothing is left.
+
+    best_threshold: the score of the detection down to which F1 is highest, with the three numbers there.
+    """
+
+    class_name: str
+    iou: float
+    precision: list[float]
+    recall: list[float]
+    f1: list[float]
     best_threshold: float
+    best_f1: float
+    best_precision: float
+    best_recall: float
 
 
 def precision_recall_curves(
-    result: CocoResult, *, kind: str = "bbox", ious: tuple[float, ...] = (0.5, 0.75)
+    result: CocoResult, *, kind: str, ious: tuple[float, ...] = (0.5, 0.75)
 ) -> list[PrecisionRecall]:
-    """A curve for each class with objects and each IoU, all areas, at the largest number of detections."""
-    recall = np.linspace(0, 1, 101)
+    """A curve for each class with objects and each of `ious` that was evaluated, at the most detections."""
+    recall = np.linspace(0, 1, 101).tolist()
     curves = []
     for index, class_id in enumerate(result.class_ids):
-        for iou in ious:
-            row = int(np.abs(np.array(result.iou_thresholds) - iou).argmin())
+        for row, iou in enumerate(result.iou_thresholds):
             precision = result.precision[kind][row, :, index, 0, -1]
-            if precision[0] < 0:
-                continue
-            f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-            best = int(f1.argmax())
-            curves.append(
-                PrecisionRecall(
-                    class_name=result.class_names[class_id],
-                    kind=kind,
-                    iou=iou,
-                    recall=recall.tolist(),
-                    precision=precision.tolist(),
-                    best_f1=float(f1[best]),
-                    best_threshold=float(result.scores[kind][row, best, index, 0, -1]),
-                )
-            )
+            if round(iou, 6) in ious and precision[0] >= 0:
+                curves.append(PrecisionRecall(result.class_names[class_id], iou, recall, precision.tolist()))
     return curves
+
+
+def confidence_curves(matches: Matches, class_names: list[str], *, row: int, iou: float) -> list[ConfidenceCurve]:
+    """A curve for each class with objects. class_names: by place among the ids; row: the IoU's among the matches'."""
+    return [
+        _confidence_curve(matches, number, class_names[number], row, iou)
+        for number in np.unique(matches.object_classes).tolist()
+    ]
+
+
+def _confidence_curve(matches: Matches, number: int, name: str, row: int, iou: float) -> ConfidenceCurve:
+    own = (matches.classes == number) & ~matches.ignored[row]
+    scores, hits = matches.scores[own], matches.hits[row, own]
+    num_objects = int((matches.object_classes == number).sum())
+    right = np.concatenate([[0], hits.cumsum()])  # among the first n detections
+    kept = np.searchsorted(-scores, -CUTS, side="right")  # detections with at least this score
+    precision, recall, f1 = _rates(right[kept], kept, num_objects)
+    # the best cut lies below a whole run of equal scores
+    ends = np.flatnonzero(np.diff(scores, append=-np.inf)) + 1
+    all_precision, all_recall, all_f1 = _rates(right[ends], ends, num_objects)
+    best = int(all_f1.argmax()) if len(ends) else -1
+    return ConfidenceCurve(
+        class_name=name,
+        iou=iou,
+        precision=precision.tolist(),
+        recall=recall.tolist(),
+        f1=f1.tolist(),
+        best_threshold=float(scores[ends[best] - 1]) if len(ends) else 0.0,
+        best_f1=float(all_f1[best]) if len(ends) else 0.0,
+        best_precision=float(all_precision[best]) if len(ends) else 0.0,
+        best_recall=float(all_recall[best]) if len(ends) else 0.0,
+    )
+
+
+def _rates(right: Ints, kept: Ints, num_objects: int) -> tuple[Array, Array, Array]:
+    precision = np.where(kept > 0, right / np.maximum(kept, 1), 1.0)
+    recall = right / num_objects
+    return precision, recall, 2 * right / (kept + num_objects)
+
+
+def mean_f1(curves: list[ConfidenceCurve]) -> tuple[Array, float]:
+    """F1 at each of CUTS, mean over the classes, and the cut where it is highest: one threshold for all classes."""
+    if not curves:
+        return np.zeros(len(CUTS)), 0.0
+    mean = np.mean([curve.f1 for curve in curves], axis=0)
+    return mean, float(CUTS[mean.argmax()])

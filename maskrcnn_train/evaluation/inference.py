@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_train.batch import ImageBatch, Target, to_device
+from maskrcnn_train.batch import ImageBatch, ImageVersions, Target, to_device
 from maskrcnn_train.evaluation.rle import masks_to_rle
 
 Result = dict[str, Any]
@@ -20,7 +20,7 @@ OUTSTANDING_BATCHES = 4  # predictions that may wait for their masks: bounds the
 
 def detect(
     model: nn.Module,
-    loader: Iterable[tuple[ImageBatch, list[Target]]],
+    loader: Iterable[tuple[ImageBatch | ImageVersions, list[Target]]],
     *,
     device: torch.device | str,
     autocast: Callable[[], AbstractContextManager[Any]],
@@ -57,7 +57,7 @@ def detect(
 
 def validation_losses(
     model: nn.Module,
-    loader: Iterable[tuple[ImageBatch, list[Target]]],
+    loader: Iterable[tuple[ImageBatch | ImageVersions, list[Target]]],
     *,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],

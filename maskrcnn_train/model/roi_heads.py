@@ -151,20 +151,27 @@ class ROIHeads(nn.Module):
         self, features: list[Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> list[ImageDetections]:
         """Detections in network pixels; image_sizes: (height, width) without padding."""
+        detections = self.detect_boxes(features, proposals, image_sizes)
+        if self.has_masks:
+            self._add_masks(features, detections)
+        return detections
+
+    @torch.no_grad()
+    def detect_boxes(
+        self, features: list[Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> list[ImageDetections]:
+        """The same without masks."""
         counts = [len(boxes) for boxes in proposals]
         if sum(counts) == 0:
             logits, deltas = self._no_predictions(features[0])
         else:
             logits, deltas = self.predict_boxes(features, proposals)
-        detections = [
+        return [
             select_detections(scores, moves, boxes, size, coder=PROPOSAL_CODER, rules=self.rules)
             for scores, moves, boxes, size in zip(
                 logits.softmax(-1).split(counts), deltas.split(counts), proposals, image_sizes, strict=True
             )
         ]
-        if self.has_masks:
-            self._add_masks(features, detections)
-        return detections
 
     def _no_predictions(self, feature: Tensor) -> tuple[Tensor, Tensor]:
         classes = int(cast(nn.Linear, self.box_predictor.cls_score).out_features)
@@ -172,16 +179,21 @@ class ROIHeads(nn.Module):
         return empty, empty[..., None].expand(0, classes, 4)
 
     def _add_masks(self, features: list[Tensor], detections: list[ImageDetections]) -> None:
+        probabilities = self.mask_probabilities(
+            features, [each.boxes for each in detections], [each.labels for each in detections]
+        )
+        for each, masks in zip(detections, probabilities, strict=True):
+            each.masks = masks
+
+    @torch.no_grad()
+    def mask_probabilities(self, features: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
+        """Masks float32 [N, 1, M, M] of the labels [N] inside the boxes [N, 4] (network pixels) of each image."""
         assert self.mask_pooler is not None
-        counts = [len(each.boxes) for each in detections]
-        side = 2 * self.mask_pooler.resolution
+        counts = [len(each) for each in boxes]
         if sum(counts) == 0:
-            masks = features[0].new_zeros((0, 1, side, side), dtype=torch.float32)
-        else:
-            labels = torch.cat([each.labels for each in detections])
-            masks = self.predict_masks(features, [each.boxes for each in detections], labels).sigmoid()[:, None]
-        for each, probabilities in zip(detections, masks.split(counts), strict=True):
-            each.masks = probabilities
+            side = 2 * self.mask_pooler.resolution
+            return [features[0].new_zeros((0, 1, side, side), dtype=torch.float32) for _ in boxes]
+        return list(self.predict_masks(features, boxes, torch.cat(labels)).sigmoid()[:, None].split(counts))
 
 
 def _sample_at(index: Tensor, boxes: Tensor, matches: Tensor, labels: Tensor, objects: Tensor) -> Samples:

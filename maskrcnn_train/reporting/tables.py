@@ -9,7 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_train.evaluation.coco import ABSENT, CocoResult
+from maskrcnn_train.evaluation.coco import CocoResult
+from maskrcnn_train.evaluation.comparison import Comparison
+from maskrcnn_train.evaluation.evaluators import ABSENT
 
 KINDS = ("bbox", "segm")
 MAIN_MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -17,7 +19,7 @@ MAIN_MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain text table: the first column to the left, numbers to the right, nothing cut or wrapped."""
-    grid = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, title_style="")
+    grid = Table(title=None, box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = index > 0 and all(_is_number(row[index]) for row in rows)
         grid.add_column(column, justify="right" if numeric else "left", no_wrap=True)
@@ -26,7 +28,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     stream = io.StringIO()
     console = Console(file=stream, width=10_000, color_system=None, force_terminal=False)
     console.print(grid)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    return "\n".join([title, *lines] if title else lines).strip("\n")
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
@@ -49,6 +52,23 @@ def class_table(result: CocoResult) -> str:
         for class_id in result.class_ids
     ]
     return table("AP of each class, x 100", ["class", "objects", *(f"{kind} AP" for kind in kinds)], rows)
+
+
+def comparison_table(comparisons: Sequence[Comparison], num_images: int) -> str:
+    """Each score of a and b, their difference with its 95 % interval, and what can be said; times 100."""
+    rows = [
+        (
+            each.name,
+            percent(each.a),
+            percent(each.b),
+            f"{100 * each.difference.value:+.1f}",
+            f"{100 * each.difference.low:+.1f} to {100 * each.difference.high:+.1f}",
+            each.verdict,
+        )
+        for each in comparisons
+    ]
+    title = f"b - a on the same {num_images} images, x 100, with 95 % intervals"
+    return table(title, ["", "a", "b", "b - a", "interval", ""], rows)
 
 
 def average_recalls(metrics: Mapping[str, float]) -> list[str]:

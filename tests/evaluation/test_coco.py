@@ -15,6 +15,7 @@ from maskrcnn_train.evaluation.ground_truth import check_results, results_as_gro
 BACKENDS = ("pycocotools", "faster_coco_eval", "hotcoco")
 NAMES = {3: "window", 7: "door", 40: "shop", 41: "never"}
 HEIGHT, WIDTH = 150, 170
+LIMITS = {"max_detections": [1, 10, 100]}
 RANGES = [[0, 1e10], [0, 20**2], [20**2, 50**2], [50**2, 1e10]]
 
 
@@ -204,20 +205,14 @@ def test_two_classes_of_one_name_keep_their_own_ap():
     assert distinct_names({1: "car", 2: "bus", 5: "car"}) == {1: "car (1)", 2: "bus", 5: "car (5)"}
 
 
-def test_curves_reach_the_best_f1_at_its_score():
-    truth, _ = random_data(1)
-    results = [
-        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.75}
-        for a in truth["annotations"]
-        if not a["iscrowd"]
-    ]
-    found = evaluate_coco(
-        truth, results, backend="hotcoco", max_detections=[1, 10, 100], kinds=["bbox"], class_names=NAMES
-    )
-    curves = precision_recall_curves(found)
-    assert {(c.class_name, c.iou) for c in curves} == {(n, i) for n in ("window", "door", "shop") for i in (0.5, 0.75)}
-    assert all(c.best_f1 == pytest.approx(1) and c.best_threshold == 0.75 for c in curves)
+def test_precision_recall_curves_are_of_every_class_with_objects_at_the_evaluated_ious():
+    truth, results = random_data(1)
+    found = evaluate_coco(truth, results, **LIMITS, backend="hotcoco", class_names=NAMES, iou_thresholds=[0.5, 0.6])
+    curves = precision_recall_curves(found, kind="segm")
+    assert {(curve.class_name, curve.iou) for curve in curves} == {(name, 0.5) for name in ("window", "door", "shop")}
     assert len(curves[0].recall) == len(curves[0].precision) == 101
+    mean = np.mean([curve.precision for curve in curves])
+    assert mean == pytest.approx(found.metrics["segm/AP50"])
 
 
 def test_more_than_255_masks_in_plain_counts_are_taken() -> None:

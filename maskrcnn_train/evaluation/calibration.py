@@ -1,0 +1,42 @@
+"""Whether a score means what it says: of the detections scored .7, are 7 in 10 right?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskrcnn_train.evaluation.matches import Matches
+
+BINS = 10
+
+
+@dataclass
+class Calibration:
+    """Detections by score in ten equal bins: their number, mean score and share that is right (None: empty bin).
+
+    error: expected calibration error (Naeini et al. 2015), the mean of |score - share| weighted by the numbers.
+    """
+
+    iou: float
+    counts: list[int]
+    scores: list[float | None]
+    precision: list[float | None]
+    error: float
+
+
+def calibrate(matches: Matches, *, row: int, iou: float) -> Calibration:
+    """row: the IoU's among the matches'. Detections of crowd regions are left out."""
+    counted = ~matches.ignored[row]
+    scores, hits = matches.scores[counted], matches.hits[row, counted].astype(float)
+    place = np.minimum((scores * BINS).astype(int), BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
+    means, shares = (np.bincount(place, values, BINS) / np.maximum(counts, 1) for values in (scores, hits))
+    error = float((counts * np.abs(means - shares)).sum() / max(len(scores), 1))
+    return Calibration(
+        iou=iou,
+        counts=counts.tolist(),
+        scores=[float(mean) if count else None for mean, count in zip(means, counts, strict=True)],
+        precision=[float(share) if count else None for share, count in zip(shares, counts, strict=True)],
+        error=error,
+    )

@@ -1,0 +1,53 @@
+"""Two models on the same images: which is better, and whether these images can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from maskrcnn_train.evaluation.bootstrap import Difference, difference
+from maskrcnn_train.evaluation.study import Study
+
+
+@dataclass
+class Comparison:
+    """One score of both, as fractions. difference: b - a, paired over the images."""
+
+    name: str
+    a: float
+    b: float
+    difference: Difference
+
+    @property
+    def verdict(self) -> str:
+        if not self.difference.clear:
+            return "not distinguishable"
+        return "b is better" if self.difference.value > 0 else "a is better"
+
+    def to_plain(self) -> dict[str, Any]:
+        return asdict(self) | {"verdict": self.verdict}
+
+
+def same_images(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Raise ValueError unless two ground truths are of the same images and as many objects."""
+    ids = [{image["id"] for image in each["images"]} for each in (first, second)]
+    if ids[0] != ids[1] or len(first["annotations"]) != len(second["annotations"]):
+        raise ValueError(
+            f"compare: a is scored on {len(ids[0])} images with {len(first['annotations'])} objects, b on "
+            f"{len(ids[1])} with {len(second['annotations'])}; score both on the same data with data= and split="
+        )
+
+
+def compare_studies(first: Mapping[str, Study], second: Mapping[str, Study]) -> list[Comparison]:
+    """Every headline score that both have. The studies must have been made with the same draws."""
+    found = []
+    for kind in first:
+        if kind not in second:
+            continue
+        for measure, scores in first[kind].draws.items():
+            change = difference(scores, second[kind].draws[measure])
+            if change is not None:
+                values = float(scores[0]), float(second[kind].draws[measure][0])
+                found.append(Comparison(f"{kind}/{measure}", *values, change))
+    return found

@@ -1,0 +1,108 @@
+"""More than mAP: everything an evaluation can say of one set of results, for boxes or for masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskrcnn_train.evaluation.bootstrap import Array, Interval, Ints, headline_draws, interval
+from maskrcnn_train.evaluation.calibration import Calibration, calibrate
+from maskrcnn_train.evaluation.coco import AREA_NAMES, CocoResult, area_ranges
+from maskrcnn_train.evaluation.confusion import confusion_matrix
+from maskrcnn_train.evaluation.curves import (
+    ConfidenceCurve,
+    PrecisionRecall,
+    confidence_curves,
+    mean_f1,
+    precision_recall_curves,
+)
+from maskrcnn_train.evaluation.errors import Errors, break_down_errors
+from maskrcnn_train.evaluation.ground_truth import complete_ground_truth
+from maskrcnn_train.evaluation.matches import match_detections
+from maskrcnn_train.evaluation.overlaps import ImageOverlaps, image_overlaps
+from maskrcnn_train.evaluation.sizes import SizeBucket, size_buckets
+
+IOU = 0.5  # of everything that is taken at one IoU
+
+
+@dataclass
+class Study:
+    """What was found out about one kind (bbox, segm).
+
+    threshold: the score of the highest mean F1, at which `confusion` and the confident shares of `sizes` are taken.
+    confusion: int64 [K + 1, K + 1], rows the truth, columns the detections, last: background. intervals: by measure,
+    None without draws. draws: the scores behind them, by measure.
+    """
+
+    kind: str
+    class_names: list[str]
+    threshold: float
+    precision_recall: list[PrecisionRecall]
+    confidence: list[ConfidenceCurve]
+    confusion: npt.NDArray[np.int64]
+    errors: Errors
+    calibration: Calibration
+    sizes: list[SizeBucket]
+    intervals: dict[str, Interval]
+    draws: dict[str, Array]
+
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON, without the draws."""
+        plain = {name: value for name, value in asdict(self).items() if name != "draws"}
+        return plain | {"confusion": self.confusion.tolist()}
+
+
+def study_results(
+    ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], result: CocoResult, draws: Ints | None
+) -> dict[str, Study]:
+    """A study of each kind that `result` has the metrics of.
+
+    draws: of `draw_images`, int64 [1 + B, I] with the images by id, for the intervals; None for none.
+    """
+    kinds = list(result.precision)
+    truth = complete_ground_truth(ground_truth, kinds)
+    overlaps = {
+        kind: image_overlaps(truth, results, kind=kind, max_detections=result.max_detections[-1]) for kind in kinds
+    }
+    return {kind: _study(kind, overlaps, result, draws) for kind in kinds}
+
+
+def _study(kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResult, draws: Ints | None) -> Study:
+    own = overlaps[kind]
+    names = [result.class_names[number] for number in result.class_ids]
+    at_half = match_detections(own, iou_thresholds=[IOU])
+    confidence = confidence_curves(at_half, names, row=0, iou=IOU)
+    _, threshold = mean_f1(confidence)
+    confident = match_detections([_above(image, threshold) for image in own], iou_thresholds=[IOU])
+    scores = {} if draws is None else _headline(own, result, draws)
+    intervals = {name: interval(each) for name, each in scores.items()}
+    return Study(
+        kind=kind,
+        class_names=names,
+        threshold=threshold,
+        precision_recall=precision_recall_curves(result, kind=kind),
+        confidence=confidence,
+        confusion=confusion_matrix(own, num_classes=len(names), score_threshold=threshold, iou=IOU),
+        errors=break_down_errors(own, iou=IOU, boxes=overlaps["bbox"] if kind == "segm" else None),
+        calibration=calibrate(at_half, row=0, iou=IOU),
+        sizes=size_buckets(own, at_half, confident, row=0),
+        intervals={name: each for name, each in intervals.items() if each is not None},
+        draws=scores,
+    )
+
+
+def _above(image: ImageOverlaps, threshold: float) -> ImageOverlaps:
+    return image.first(int((image.scores >= threshold).sum()))
+
+
+def _headline(overlaps: list[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Array]:
+    ranges = zip(AREA_NAMES, area_ranges(result.size_limits), strict=True)
+    matches = {
+        name: match_detections(overlaps, iou_thresholds=result.iou_thresholds, area_range=limits)
+        for name, limits in ranges
+    }
+    return headline_draws(matches, draws, result.iou_thresholds, result.max_detections[-1])

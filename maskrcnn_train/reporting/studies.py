@@ -1,0 +1,76 @@
+"""A study's files: everything as JSON, the tables as CSV, the curves as pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from maskrcnn_train.evaluation.study import Study
+from maskrcnn_train.reporting.tables import percent, table
+
+
+def write_study(folder: Path, studies: Mapping[str, Study]) -> dict[str, Image.Image]:
+    """Write `study.json`, `<kind>_thresholds.csv`, `<kind>_confusion.csv`, `<kind>_errors.csv`, `<kind>_sizes.csv` and
+    the pictures `<kind>_*.png` into `folder`; returns the pictures by name, as in segm/confusion."""
+    from maskrcnn_train.reporting.figures import draw_study, save_figure  # half a second of matplotlib
+
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {kind: study.to_plain() for kind, study in studies.items()}
+    (folder / "study.json").write_text(json.dumps(plain))
+    pictures = {}
+    for kind, study in studies.items():
+        for name, (columns, rows) in _tables(study).items():
+            _write_csv(folder / f"{kind}_{name}.csv", columns, rows)
+        for name, figure in draw_study(study).items():
+            pictures[f"{kind}/{name}"] = save_figure(figure, folder / f"{kind}_{name}.png")
+    return pictures
+
+
+def _tables(study: Study) -> dict[str, tuple[Sequence[str], Sequence[Sequence[object]]]]:
+    thresholds = [
+        (each.class_name, each.best_threshold, each.best_f1, each.best_precision, each.best_recall)
+        for each in study.confidence
+    ]
+    names = [*study.class_names, "background"]
+    return {
+        "thresholds": (("class", "best_threshold", "f1", "precision", "recall"), thresholds),
+        "confusion": (
+            ("is / taken for", *names),
+            [(name, *row) for name, row in zip(names, study.confusion.tolist(), strict=True)],
+        ),
+        "errors": (
+            ("error", "count", "ap_gain", "meaning"),
+            [(kind.name, kind.count, kind.ap_gain, kind.meaning) for kind in study.errors.kinds],
+        ),
+        "sizes": (
+            ("from", "to", "objects", "found", "found_above_threshold"),
+            [(each.low, each.high, each.objects, each.found, each.found_above_threshold) for each in study.sizes],
+        ),
+    }
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def study_tables(study: Study) -> str:
+    """For the terminal: the intervals, and what the AP is lost to."""
+    parts = []
+    if study.intervals:
+        shown = [(name, *map(percent, (each.value, each.low, each.high))) for name, each in study.intervals.items()]
+        parts.append(table(f"{study.kind}: 95 % intervals over the images, x 100", ["", "value", "low", "high"], shown))
+    rows = [(kind.name, kind.count, percent(kind.ap_gain), kind.meaning) for kind in study.errors.kinds]
+    title = f"{study.kind}: what the AP at IoU {study.errors.iou:g} is lost to (now {percent(study.errors.ap)})"
+    parts.append(table(title, ["error", "count", "AP it costs", ""], rows))
+    parts.append(
+        f"{study.kind}: score thresholds of the best F1 are in {study.kind}_thresholds.csv; "
+        f"one for all classes: {study.threshold:.2f}"
+    )
+    return "\n\n".join(parts)

@@ -1,0 +1,87 @@
+"""Scores of a checkpoint on a split, or of a results file: the same outcome from both."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from maskrcnn_train.command_config import EvaluateConfig
+from maskrcnn_train.config import EvaluationConfig
+from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader, scaled_loader
+from maskrcnn_train.data.results import read_ground_truth, read_results
+from maskrcnn_train.data.splitting import read_split
+from maskrcnn_train.engine.distributed import ALONE
+from maskrcnn_train.evaluation.bootstrap import draw_images
+from maskrcnn_train.evaluation.coco import CocoResult, evaluate_coco
+from maskrcnn_train.evaluation.study import Study, study_results
+from maskrcnn_train.model.augmented import AugmentedDetector
+from maskrcnn_train.predictor import load_checkpoint
+from maskrcnn_train.validation import Validation
+
+logger = logging.getLogger("maskrcnn_train")
+
+
+@dataclass
+class Scored:
+    """metrics: fractions, with the validation losses if wanted. ground_truth, results: as COCO has them."""
+
+    metrics: dict[str, float]
+    result: CocoResult
+    ground_truth: dict[str, Any]
+    results: list[dict[str, Any]]
+
+    def study(self, num_draws: int, seed: int) -> dict[str, Study]:
+        """More than mAP; the draws for the intervals are the same for every model that is scored on these images."""
+        draws = draw_images(len(self.ground_truth["images"]), num_draws, seed) if num_draws else None
+        return study_results(self.ground_truth, self.results, self.result, draws)
+
+
+def score_checkpoint(path: Path, config: EvaluateConfig) -> Scored:
+    """Raises ValueError for a file that is no checkpoint and for faulty data."""
+    predictor = load_checkpoint(path, device=config.device, number_format=config.precision, settings=config)
+    trained = predictor.config
+    if config.data is not None:  # another place, the network size of the training
+        config.data.min_size, config.data.max_size = trained.data.min_size, trained.data.max_size
+        trained.data = config.data
+    trained.evaluation, trained.trainer.num_workers = config.evaluation, config.num_workers
+    with_masks = trained.mask_head.name != "none"
+    split, notes = read_split(trained.data, config.split, predictor.classes, with_masks=with_masks)
+    for note in notes:
+        logger.warning("%s", note)
+    model: nn.Module = predictor.model
+    loader: DetectionLoader | ScaledLoader
+    if config.tta.flip or config.tta.scales:
+        model = AugmentedDetector(predictor.model, flip=config.tta.flip)
+        loader = scaled_loader(trained, split, predictor.classes, config.tta.scales or [trained.data.min_size])
+    else:
+        loader = evaluation_loader(trained, split, predictor.classes)
+    validation = Validation(loader, trained, ALONE)
+    metrics = validation.evaluate(model)
+    assert validation.result is not None
+    return Scored(metrics, validation.result, validation.ground_truth, validation.results)
+
+
+def score_file(predictions: Path, annotations: Path, section: EvaluationConfig) -> Scored:
+    """A results file against a JSON; masks count where both have them. Raises ValueError for faulty files."""
+    truth, results = read_ground_truth(annotations), read_results(predictions)
+    kinds = ["bbox"]
+    if results and all(result.get("segmentation") for result in results):
+        if all(annotation.get("segmentation") for annotation in truth["annotations"]):
+            kinds.append("segm")
+        else:
+            logger.warning("%s has objects without masks: boxes only are scored", annotations)
+    result = evaluate_coco(
+        truth,
+        results,
+        backend=section.backend,
+        max_detections=section.max_detections,
+        iou_thresholds=section.iou_thresholds,
+        size_limits=section.size_limits,
+        kinds=kinds,
+        class_names={category["id"]: category["name"] for category in truth["categories"]},
+    )
+    return Scored(result.metrics, result, truth, results)

@@ -1,0 +1,217 @@
+"""What an evaluation says beside mAP, on cases whose answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+from test_coco import NAMES, random_data
+
+from maskrcnn_train.evaluation.bootstrap import difference, draw_images, drawn_ap, interval
+from maskrcnn_train.evaluation.coco import evaluate_coco
+from maskrcnn_train.evaluation.comparison import compare_studies, same_images
+from maskrcnn_train.evaluation.confusion import confusion_matrix
+from maskrcnn_train.evaluation.curves import confidence_curves
+from maskrcnn_train.evaluation.errors import break_down_errors
+from maskrcnn_train.evaluation.matches import match_detections
+from maskrcnn_train.evaluation.overlaps import image_overlaps
+from maskrcnn_train.evaluation.study import study_results
+from maskrcnn_train.reporting.studies import study_tables, write_study
+
+LIMITS = {"backend": "hotcoco", "max_detections": [1, 10, 100]}
+
+
+def one_image(objects, found):
+    """objects: (class, box); found: (class, box, score). Classes 1 and 2."""
+    truth = {
+        "images": [{"id": 1, "height": 200, "width": 200}],
+        "categories": [{"id": 1}, {"id": 2}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": c, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for n, (c, box) in enumerate(objects, start=1)
+        ],
+    }
+    results = [{"image_id": 1, "category_id": c, "bbox": box, "score": score} for c, box, score in found]
+    return truth, results, image_overlaps(truth, results, kind="bbox", max_detections=100)
+
+
+BOX, FAR, BESIDE = [10, 10, 40, 40], [120, 120, 30, 30], [35, 10, 40, 40]  # BESIDE overlaps BOX by .23
+ERROR_CASES = {
+    "classification": [(2, BOX, 0.9)],
+    "localisation": [(1, BESIDE, 0.9)],
+    "both": [(2, BESIDE, 0.9)],
+    "duplicate": [(1, BOX, 0.95), (1, BOX, 0.9)],
+    "background": [(1, FAR, 0.9)],
+    "missed": [],
+}
+
+
+@pytest.mark.parametrize("name", ERROR_CASES)
+def test_every_kind_of_error_is_told_apart(name):
+    _, _, overlaps = one_image([(1, BOX), (2, [150, 10, 30, 30])], [*ERROR_CASES[name], (2, [150, 10, 30, 30], 0.8)])
+    errors = break_down_errors(overlaps, iou=0.5)
+    counts = {kind.name: kind.count for kind in errors.kinds if kind.count}
+    expected = {name: 1}
+    if name in ("both", "background"):
+        expected["missed"] = 1  # such a detection is no near miss
+    assert counts == expected
+
+
+def test_mending_every_error_gives_back_the_ap_it_cost():
+    _, _, overlaps = one_image([(1, BOX)], [(1, FAR, 0.9), (1, BOX, 0.8)])
+    errors = break_down_errors(overlaps, iou=0.5)
+    assert errors.ap == pytest.approx(0.5)
+    assert {kind.name: kind.ap_gain for kind in errors.kinds if kind.count} == {"background": pytest.approx(0.5)}
+
+
+def test_a_right_box_around_a_wrong_mask_is_an_error_of_the_mask():
+    boxes = image_overlaps(*one_image([(1, BOX)], [(1, BOX, 0.9)])[:2], kind="bbox", max_detections=100)
+    masks = [type(boxes[0])(**{**vars(boxes[0]), "ious": np.array([[0.3]])})]
+    assert {k.name: k.count for k in break_down_errors(masks, iou=0.5, boxes=boxes).kinds if k.count} == {"mask": 1}
+    assert {k.name: k.count for k in break_down_errors(masks, iou=0.5).kinds if k.count} == {"localisation": 1}
+
+
+def test_the_confusion_matrix_counts_every_object_and_every_shown_detection_once():
+    _, _, overlaps = one_image(
+        [(1, BOX), (2, FAR), (1, [150, 10, 30, 30])],
+        [(2, BOX, 0.9), (2, FAR, 0.8), (1, [0, 150, 20, 20], 0.7), (1, [150, 10, 30, 30], 0.2)],
+    )
+    matrix = confusion_matrix(overlaps, num_classes=2, score_threshold=0.5, iou=0.5)
+    assert matrix.tolist() == [[0, 1, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_the_best_threshold_is_the_score_down_to_which_f1_is_highest():
+    _, _, overlaps = one_image(
+        [(1, BOX), (1, FAR), (1, [150, 10, 30, 30])],
+        [(1, BOX, 0.9), (1, FAR, 0.6), (1, [0, 150, 20, 20], 0.6), (1, [60, 150, 20, 20], 0.3)],
+    )
+    curve = confidence_curves(match_detections(overlaps, iou_thresholds=[0.5]), ["a", "b"], row=0, iou=0.5)[0]
+    assert curve.best_threshold == 0.6
+    assert (curve.best_f1, curve.best_precision, curve.best_recall) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
+    assert curve.recall[60] == pytest.approx(2 / 3)
+    assert curve.recall[61] == pytest.approx(1 / 3)
+
+
+# ---------------------------------------------------------------- draws
+
+
+def many_images(count, seed, found_share=0.6):
+    rng = np.random.default_rng(seed)
+    truth = {
+        "images": [{"id": i, "height": 100, "width": 100} for i in range(count)],
+        "categories": [{"id": 1}],
+        "annotations": [],
+    }
+    results = []
+    for image in range(count):
+        for number in range(int(rng.integers(1, 4))):
+            box = [30 * number, 10, 20, 20]
+            truth["annotations"].append(
+                {"id": len(truth["annotations"]) + 1, "image_id": image, "category_id": 1, "bbox": box}
+                | {"area": 400, "iscrowd": 0}
+            )
+            if rng.random() < found_share:
+                results.append({"image_id": image, "category_id": 1, "bbox": box, "score": rng.uniform(0.3, 1)})
+            if rng.random() < 0.4:
+                wrong = [30 * number, 60, 20, 20]
+                results.append({"image_id": image, "category_id": 1, "bbox": wrong, "score": rng.uniform(0, 0.8)})
+    return truth, results
+
+
+def ap_draws(truth, results, draws):
+    overlaps = image_overlaps(truth, results, kind="bbox", max_detections=100)
+    return drawn_ap(match_detections(overlaps, iou_thresholds=[0.5]), draws)[:, 0]
+
+
+def test_ap_of_a_draw_is_that_of_a_data_set_with_the_images_as_often():
+    truth, results = many_images(12, seed=3)
+    draws = draw_images(12, 5, seed=0)
+    scores = ap_draws(truth, results, draws)
+    for row, counts in enumerate(draws):
+        copies = [(image, 100 * image + copy) for image, count in enumerate(counts) for copy in range(count)]
+        again = {
+            "images": [{**truth["images"][image], "id": number} for image, number in copies],
+            "categories": truth["categories"],
+            "annotations": [
+                {**each, "image_id": number}
+                for image, number in copies
+                for each in truth["annotations"]
+                if each["image_id"] == image
+            ],
+        }
+        found = [{**r, "image_id": number} for image, number in copies for r in results if r["image_id"] == image]
+        result = evaluate_coco(again, found, **LIMITS, kinds=["bbox"], class_names={1: "a"}, iou_thresholds=[0.5])
+        # copies have equal scores and stand in a row: the draw takes them as one step of several
+        assert scores[row] == pytest.approx(result.metrics["bbox/AP"], abs=0.02)
+    assert scores[0] == pytest.approx(
+        evaluate_coco(truth, results, **LIMITS, kinds=["bbox"], class_names={1: "a"}).metrics["bbox/AP50"], abs=1e-12
+    )
+
+
+def test_intervals_hold_the_score_of_all_such_images_about_95_times_in_100():
+    everything = ap_draws(*many_images(4000, seed=99), np.ones((1, 4000), np.int64))[0]
+    held = 0
+    for seed in range(80):
+        scores = ap_draws(*many_images(40, seed), draw_images(40, 200, seed))
+        found = interval(scores)
+        assert found.low < found.value < found.high
+        held += found.low <= everything <= found.high
+    assert held >= 68  # 76 expected; below 68 once in a thousand
+
+
+def test_a_better_model_is_told_from_chance():
+    truth, results = many_images(60, seed=5)
+    draws = draw_images(60, 300, seed=0)
+    base = ap_draws(truth, results, draws)
+    one_less = ap_draws(truth, results[:-1], draws)
+    assert difference(base, base).clear is False
+    assert difference(base, one_less).clear is False
+    much_less = [each for each in results if each["image_id"] % 3]
+    worse = difference(base, ap_draws(truth, much_less, draws))
+    assert worse.clear
+    assert worse.high < 0
+
+
+# ---------------------------------------------------------------- the whole
+
+
+@pytest.fixture(scope="module")
+def studied():
+    truth, results = random_data(2, num_images=10)
+    result = evaluate_coco(truth, results, **LIMITS, class_names=NAMES)
+    return truth, result, study_results(truth, results, result, draw_images(10, 100, seed=0))
+
+
+def test_a_study_agrees_with_the_metrics(studied):
+    truth, result, studies = studied
+    for kind, study in studies.items():
+        for measure, each in study.intervals.items():
+            assert each.value == pytest.approx(result.metrics[f"{kind}/{measure}"], abs=1e-12)
+            assert each.low <= each.value <= each.high
+        assert study.errors.ap == pytest.approx(result.metrics[f"{kind}/AP50"], abs=1e-12)
+        objects = sum(not each["iscrowd"] for each in truth["annotations"])
+        assert study.confusion[:-1].sum() == objects
+        assert sum(bucket.objects for bucket in study.sizes) == objects
+        assert sum(study.calibration.counts) > 0
+        assert 0 <= study.calibration.error <= 1
+
+
+def test_a_study_is_written_as_data_tables_and_pictures(studied, tmp_path):
+    _, _, studies = studied
+    pictures = write_study(tmp_path, studies)
+    assert {f"{kind}/{name}" for kind in ("bbox", "segm") for name in ("confusion", "errors", "sizes")} <= set(pictures)
+    plain = json.loads((tmp_path / "study.json").read_text())
+    assert plain["segm"]["errors"]["kinds"][0]["name"] == "classification"
+    for name in pictures:
+        assert (tmp_path / f"{name.replace('/', '_')}.png").stat().st_size > 5000
+    lines = (tmp_path / "segm_confusion.csv").read_text().splitlines()
+    assert lines[0] == "is / taken for,window,door,shop,never,background"
+    assert "95 % intervals" in study_tables(studies["segm"])
+
+
+def test_two_studies_compare_score_by_score(studied):
+    truth, _, studies = studied
+    same = compare_studies(studies, studies)
+    assert {each.verdict for each in same} == {"not distinguishable"}
+    assert {each.name for each in same} >= {"bbox/AP", "segm/AP50", "segm/AR100"}
+    with pytest.raises(ValueError, match="score both on the same data"):
+        same_images(truth, {**truth, "images": truth["images"][1:]})
