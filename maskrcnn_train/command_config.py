@@ -68,6 +68,55 @@ class EvaluateConfig:
 
 
 @dataclass(kw_only=True)
+class FunnelConfig:
+    iou: float = fraction()
+
+
+@dataclass(kw_only=True)
+class ProposalReportConfig:
+    counts: list[int] = between(1)
+    upper: list[float] = fraction()
+    lower: list[float] = fraction()
+
+
+@dataclass(kw_only=True)
+class BudgetsConfig:
+    pre_test: list[int] = between(1)
+    post_test: list[int] = between(1)
+    rpn_threshold: list[float] = fraction()
+    score_threshold: list[float] = fraction()
+    nms_threshold: list[float] = fraction()
+    detections_per_image: list[int] = between(1)
+    mask_threshold: list[float] = fraction()
+    most: int = between(1)
+    tolerance: float = fraction()
+    timed_images: int = between(0)
+
+
+@dataclass(kw_only=True)
+class AnalyzeConfig:
+    """Everything that `python -m maskrcnn_train.analyze` reads. None: as in the checkpoint."""
+
+    checkpoint: str
+    what: list[str] = one_of("funnel", "proposals", "budgets")
+    split: str = one_of("train", "val", "test")
+    max_images: Optional[int] = between(2)
+    funnel: FunnelConfig
+    proposals: ProposalReportConfig
+    budgets: BudgetsConfig
+    data: Optional[DataConfig]
+    evaluation: EvaluationConfig
+    rpn: TestRPNConfig
+    roi_head: TestROIHeadConfig
+    mask_head: TestMaskHeadConfig
+    device: str
+    precision: Optional[str] = one_of(*PRECISIONS)
+    num_workers: int = between(0)
+    output_dir: Optional[str]
+    seed: int = between(0)
+
+
+@dataclass(kw_only=True)
 class DrawConfig:
     mask_opacity: float = fraction()
     box_thickness: Optional[int] = between(0)

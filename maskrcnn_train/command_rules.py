@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskrcnn_train.command_config import EvaluateConfig, PredictConfig
+from maskrcnn_train.command_config import AnalyzeConfig, EvaluateConfig, PredictConfig
 from maskrcnn_train.rules import check_data_rules, check_evaluation_rules
 
 
@@ -37,6 +37,21 @@ def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
 def is_results(path: str) -> bool:
     """Whether a file to compare is a COCO results file rather than a checkpoint."""
     return path.lower().endswith(".json")
+
+
+def check_analyze_rules(config: AnalyzeConfig) -> list[str]:
+    """Rules between the settings of an analysis."""
+    if not config.what:
+        raise ValueError("what is empty; name at least one of funnel, proposals, budgets")
+    for key, numbers in (("counts", config.proposals.counts), ("upper", config.proposals.upper)):
+        if not numbers or sorted(set(numbers)) != list(numbers):
+            raise ValueError(f"proposals.{key}={numbers} must be ascending numbers, at least one")
+    if not config.proposals.lower or max(config.proposals.lower) > min(config.proposals.upper):
+        raise ValueError("every number of proposals.lower must be at most the smallest of proposals.upper")
+    if config.data is not None:
+        check_data_rules(config.data)
+    check_evaluation_rules(config.evaluation)
+    return []
 
 
 def check_predict_rules(config: PredictConfig) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from pathlib import Path
@@ -36,7 +35,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     from maskrcnn_train.evaluation.coco import explain_absent
     from maskrcnn_train.reporting.progress import setup_logging
     from maskrcnn_train.reporting.studies import study_tables, write_study
-    from maskrcnn_train.reporting.tables import class_table, metrics_table
+    from maskrcnn_train.reporting.tables import class_table, metrics_table, write_csv
 
     if config.compare is not None:
         return _compare(config, *config.compare)
@@ -44,7 +43,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     folder = open_run_folder(config, "evaluate")
     setup_logging(folder)
     (folder / "metrics.json").write_text(json.dumps(scored.metrics, indent=2) + "\n")
-    _write_classes(folder / "classes.csv", scored.result)
+    write_csv(folder / "classes.csv", _class_rows(scored.result))
     if config.checkpoint is not None:
         (folder / "predictions.json").write_text(json.dumps(scored.results))
     logger.info("%s", class_table(scored.result))
@@ -87,15 +86,13 @@ def _compare(config: EvaluateConfig, first: str, second: str) -> dict[str, float
     return scored[1].metrics
 
 
-def _write_classes(path: Path, result: CocoResult) -> None:
-    """Objects and AP of each class, as a table for other programs."""
-    kinds = list(result.precision)
-    with open(path, "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["category_id", "class", "objects", *(f"{kind}/AP" for kind in kinds)])
-        for class_id, name in result.class_names.items():
-            scores = [result.metrics[f"{kind}/AP/{name}"] for kind in kinds]
-            rows.writerow([class_id, name, result.support[class_id], *scores])
+def _class_rows(result: CocoResult) -> list[dict[str, object]]:
+    """Objects and AP of each class."""
+    return [
+        {"category_id": class_id, "class": name, "objects": result.support[class_id]}
+        | {f"{kind}/AP": result.metrics[f"{kind}/AP/{name}"] for kind in result.precision}
+        for class_id, name in result.class_names.items()
+    ]
 
 
 def run(config: EvaluateConfig) -> float:

@@ -25,9 +25,10 @@ def _check_value(key: str, value: Any, rule: dict[str, Any]) -> None:
     if value is None or not rule:
         return
     if "options" in rule:
-        if value not in rule["options"]:
-            options = ", ".join(str(option) for option in rule["options"])
-            raise ValueError(f"{key}={value} is not an option; choose one of {options}")
+        for each in value if isinstance(value, list) else [value]:
+            if each not in rule["options"]:
+                options = ", ".join(str(option) for option in rule["options"])
+                raise ValueError(f"{key}={each} is not an option; choose one of {options}")
         return
     for number in value if isinstance(value, list) else [value]:
         low, high, above = rule.get("low"), rule.get("high"), rule.get("above")

@@ -9,17 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from maskrcnn_train.command_config import EvaluateConfig
+from maskrcnn_train.command_config import AnalyzeConfig, EvaluateConfig
 from maskrcnn_train.config import EvaluationConfig
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader, scaled_loader
 from maskrcnn_train.data.results import read_ground_truth, read_results
-from maskrcnn_train.data.splitting import read_split
+from maskrcnn_train.data.splitting import Split, read_split
 from maskrcnn_train.engine.distributed import ALONE
 from maskrcnn_train.evaluation.bootstrap import draw_images
 from maskrcnn_train.evaluation.coco import CocoResult, evaluate_coco
 from maskrcnn_train.evaluation.study import Study, study_results
 from maskrcnn_train.model.augmented import AugmentedDetector
-from maskrcnn_train.predictor import load_checkpoint
+from maskrcnn_train.predictor import Predictor, load_checkpoint
 from maskrcnn_train.validation import Validation
 
 logger = logging.getLogger("maskrcnn_train")
@@ -40,8 +40,11 @@ class Scored:
         return study_results(self.ground_truth, self.results, self.result, draws)
 
 
-def score_checkpoint(path: Path, config: EvaluateConfig) -> Scored:
-    """Raises ValueError for a file that is no checkpoint and for faulty data."""
+def open_on_split(path: Path, config: EvaluateConfig | AnalyzeConfig) -> tuple[Predictor, Split]:
+    """A checkpoint with the settings of `config`, and the split it is to be tried on.
+
+    Raises ValueError for a file that is no checkpoint and for faulty data.
+    """
     predictor = load_checkpoint(path, device=config.device, number_format=config.precision, settings=config)
     trained = predictor.config
     if config.data is not None:  # another place, the network size of the training
@@ -52,6 +55,13 @@ def score_checkpoint(path: Path, config: EvaluateConfig) -> Scored:
     split, notes = read_split(trained.data, config.split, predictor.classes, with_masks=with_masks)
     for note in notes:
         logger.warning("%s", note)
+    return predictor, split
+
+
+def score_checkpoint(path: Path, config: EvaluateConfig) -> Scored:
+    """Raises ValueError for a file that is no checkpoint and for faulty data."""
+    predictor, split = open_on_split(path, config)
+    trained = predictor.config
     model: nn.Module = predictor.model
     loader: DetectionLoader | ScaledLoader
     if config.tta.flip or config.tta.scales:

@@ -10,11 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "maskrcnn_train"
 ALLOWED = {
     "config": set(),
+    "command_config": {"config"},
     "batch": set(),
     "data": {"config", "batch", "data"},
     "model": {"config", "batch", "model"},
     "evaluation": {"config", "batch", "data", "model", "evaluation"},
-    "reporting": {"config", "batch", "data", "model", "evaluation", "reporting"},
+    "analysis": {"config", "command_config", "batch", "data", "model", "evaluation", "analysis"},
+    "reporting": {"config", "batch", "data", "model", "evaluation", "analysis", "reporting"},
     "engine": {"config", "batch", "data", "model", "engine"},
 }
 

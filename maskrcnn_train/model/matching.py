@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,31 +13,48 @@ BACKGROUND = -1
 IGNORED = -2
 
 
+@dataclass
+class Nearest:
+    """objects: int64 [B], the object that each box overlaps most; ious: [B], by how much; best: int64 [R], the boxes
+    that some object overlaps most, ties included; object_ious: [G], how much each object's best box overlaps it."""
+
+    objects: Tensor
+    ious: Tensor
+    best: Tensor
+    object_ious: Tensor
+
+
+def nearest_objects(objects: Tensor, boxes: Tensor) -> Nearest:
+    """For boxes [B, 4] the nearest of objects [G, 4], and for objects their best boxes; G and B above zero.
+
+    Boxes are taken in pieces: a crowded image at full size has 10^8 pairs. An object that overlaps no box has no best.
+    """
+    ious, nearest, best_ious, rivals = [], [], [], []
+    for piece in boxes.split(_piece_size(len(objects), boxes.device)):
+        iou = pairwise_iou(objects, piece)
+        highest, match = iou.max(dim=0)
+        ious.append(highest)
+        nearest.append(match)
+        best, places = _best_boxes(iou)
+        best_ious.append(best)
+        rivals.append(places)
+    best_of_each = _ties_over_pieces(best_ious, rivals, [len(highest) for highest in ious])
+    return Nearest(torch.cat(nearest), torch.cat(ious), best_of_each, torch.stack(best_ious).amax(dim=0))
+
+
 def match_boxes(objects: Tensor, boxes: Tensor, *, upper: float, lower: float, keep_best: bool) -> Tensor:
     """For each box the object with the highest IoU: int64 [B], or BACKGROUND (IoU < lower) or IGNORED (between).
 
     objects: [G, 4]; boxes: [B, 4]. `keep_best` also matches the best boxes of each object, ties included,
     whatever their IoU, to the object that such a box overlaps most (Faster R-CNN; torchvision's low-quality
     matches). An object that overlaps no box at all gets none; torchvision would then match every box.
-    Boxes are taken in pieces: a crowded image at full size has 10^8 pairs.
     """
     if len(objects) == 0 or len(boxes) == 0:
         return torch.full((len(boxes),), BACKGROUND, dtype=torch.int64, device=boxes.device)
-    ious, matches, best_ious, rivals = [], [], [], []
-    for piece in boxes.split(_piece_size(len(objects), boxes.device)):
-        iou = pairwise_iou(objects, piece)
-        highest, match = iou.max(dim=0)
-        ious.append(highest)
-        matches.append(match)
-        if keep_best:
-            best, places = _best_boxes(iou)
-            best_ious.append(best)
-            rivals.append(places)
-    all_ious, nearest = torch.cat(ious), torch.cat(matches)
-    result = nearest.masked_fill(all_ious < upper, IGNORED).masked_fill(all_ious < lower, BACKGROUND)
+    nearest = nearest_objects(objects, boxes)
+    result = nearest.objects.masked_fill(nearest.ious < upper, IGNORED).masked_fill(nearest.ious < lower, BACKGROUND)
     if keep_best:
-        best_of_each = _ties_over_pieces(best_ious, rivals, [len(highest) for highest in ious])
-        result[best_of_each] = nearest[best_of_each]
+        result[nearest.best] = nearest.objects[nearest.best]
     return result
 
 

@@ -6,7 +6,7 @@ Each stage is a function of its own, so that an analysis can look between them:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,17 +20,18 @@ ANCHOR_CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
 @dataclass
 class Proposals:
     """Proposals of one image. boxes: float32 [P, 4], network pixels; scores: [P], objectness 0..1;
-    levels: int64 [P], 0 for P2."""
+    levels: int64 [P], 0 for P2; anchors: int64 [P], the anchor that each comes from."""
 
     boxes: Tensor
     scores: Tensor
     levels: Tensor
+    anchors: Tensor
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, index: Tensor | slice) -> Proposals:
-        return Proposals(self.boxes[index], self.scores[index], self.levels[index])
+        return Proposals(self.boxes[index], self.scores[index], self.levels[index], self.anchors[index])
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,14 @@ def top_candidates(
     candidates = []
     for image, index in enumerate(torch.cat(indices, dim=1)):
         boxes = ANCHOR_CODER.decode(deltas[image, index].detach(), anchors[index])
-        candidates.append(Proposals(boxes, objectness[image, index].sigmoid(), all_levels))
+        candidates.append(Proposals(boxes, objectness[image, index].sigmoid(), all_levels, index))
     return candidates
 
 
 def clip_and_filter(candidates: Proposals, image_size: tuple[int, int], min_size: float) -> Proposals:
     """Candidates clipped to the image (height, width) without the padding; too small ones dropped."""
     boxes = clip_boxes_to_image(candidates.boxes, image_size)
-    clipped = Proposals(boxes, candidates.scores, candidates.levels)
+    clipped = replace(candidates, boxes=boxes)
     return clipped[torch.where(not_small(boxes, min_size))[0]]
 
 

@@ -40,7 +40,7 @@ def draw_study(study: Study) -> dict[str, Figure]:
 def precision_recall_figure(study: Study) -> Figure:
     """Precision over recall at IoU .5: every class, and their mean."""
     title = f"Precision and recall of {KIND_WORDS[study.kind]} at IoU 0.5"
-    figure, axes = _axes(title, "recall", "precision", size=(8.6, 4.8))
+    figure, axes = empty_axes(title, "recall", "precision", size=(8.6, 4.8))
     curves = [curve for curve in study.precision_recall if round(curve.iou, 6) == 0.5]
     if curves:
         lines = [(curve.class_name, curve.precision) for curve in curves]
@@ -109,7 +109,7 @@ def errors_figure(study: Study) -> Figure:
     """How much AP each kind of error costs, and how many there are."""
     errors = study.errors
     title = f"What the AP of {KIND_WORDS[study.kind]} is lost to, IoU {errors.iou:g} (AP now: {100 * errors.ap:.1f})"
-    figure, axes = _axes(title, "AP x 100 that mending this alone would give", "", size=(8.5, 3.8), unit=False)
+    figure, axes = empty_axes(title, "AP x 100 that mending this alone would give", "", size=(8.5, 3.8), unit=False)
     kinds = errors.kinds[::-1]
     bars = axes.barh([kind.name for kind in kinds], [100 * kind.ap_gain for kind in kinds], color=FILL)
     axes.bar_label(
@@ -122,7 +122,7 @@ def errors_figure(study: Study) -> Figure:
 def calibration_figure(study: Study) -> Figure:
     """The share of right detections in each bin of scores, beside the line where score and share are equal."""
     calibration = study.calibration
-    figure, axes = _axes(
+    figure, axes = empty_axes(
         f"Do the scores of {KIND_WORDS[study.kind]} mean what they say? (mean gap {calibration.error:.3f})",
         "score",
         "share that is right",
@@ -137,7 +137,7 @@ def calibration_figure(study: Study) -> Figure:
 
 def sizes_figure(study: Study) -> Figure:
     """The share of the objects of each size that is found."""
-    figure, axes = _axes(
+    figure, axes = empty_axes(
         f"{KIND_WORDS[study.kind].capitalize()}: objects found by size, IoU 0.5",
         "side of the object (square root of its area), image pixels",
         "share found",
@@ -159,9 +159,10 @@ def sizes_figure(study: Study) -> Figure:
 # ---------------------------------------------------------------- shared
 
 
-def _axes(
+def empty_axes(
     title: str, x_label: str, y_label: str, *, size: tuple[float, float] = (7.2, 4.8), unit: bool = True
 ) -> tuple[Figure, Axes]:
+    """A figure with one frame in the style of all; unit: both axes go from 0 to 1."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, color=INK, fontsize=11)

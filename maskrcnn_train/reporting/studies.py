@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 
 from maskrcnn_train.evaluation.study import Study
-from maskrcnn_train.reporting.tables import percent, table
+from maskrcnn_train.reporting.tables import percent, table, write_csv
 
 
 def write_study(folder: Path, studies: Mapping[str, Study]) -> dict[str, Image.Image]:
@@ -23,41 +23,31 @@ def write_study(folder: Path, studies: Mapping[str, Study]) -> dict[str, Image.I
     (folder / "study.json").write_text(json.dumps(plain))
     pictures = {}
     for kind, study in studies.items():
-        for name, (columns, rows) in _tables(study).items():
-            _write_csv(folder / f"{kind}_{name}.csv", columns, rows)
+        for name, rows in _tables(study).items():
+            write_csv(folder / f"{kind}_{name}.csv", rows)
         for name, figure in draw_study(study).items():
             pictures[f"{kind}/{name}"] = save_figure(figure, folder / f"{kind}_{name}.png")
     return pictures
 
 
-def _tables(study: Study) -> dict[str, tuple[Sequence[str], Sequence[Sequence[object]]]]:
-    thresholds = [
-        (each.class_name, each.best_threshold, each.best_f1, each.best_precision, each.best_recall)
-        for each in study.confidence
-    ]
+def _tables(study: Study) -> dict[str, list[dict[str, object]]]:
     names = [*study.class_names, "background"]
+    confusion = zip(names, study.confusion.tolist(), strict=True)
     return {
-        "thresholds": (("class", "best_threshold", "f1", "precision", "recall"), thresholds),
-        "confusion": (
-            ("is / taken for", *names),
-            [(name, *row) for name, row in zip(names, study.confusion.tolist(), strict=True)],
-        ),
-        "errors": (
-            ("error", "count", "ap_gain", "meaning"),
-            [(kind.name, kind.count, kind.ap_gain, kind.meaning) for kind in study.errors.kinds],
-        ),
-        "sizes": (
-            ("from", "to", "objects", "found", "found_above_threshold"),
-            [(each.low, each.high, each.objects, each.found, each.found_above_threshold) for each in study.sizes],
-        ),
+        "thresholds": [
+            {
+                "class": each.class_name,
+                "best_threshold": each.best_threshold,
+                "f1": each.best_f1,
+                "precision": each.best_precision,
+                "recall": each.best_recall,
+            }
+            for each in study.confidence
+        ],
+        "confusion": [{"is / taken for": name, **dict(zip(names, row, strict=True))} for name, row in confusion],
+        "errors": [asdict(kind) for kind in study.errors.kinds],
+        "sizes": [asdict(bucket) for bucket in study.sizes],
     }
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 def study_tables(study: Study) -> str:

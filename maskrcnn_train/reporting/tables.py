@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -30,6 +32,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     console.print(grid)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return "\n".join([title, *lines] if title else lines).strip("\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Rows of one kind as a table for other programs, the first giving the columns."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        if rows:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:

@@ -103,7 +103,8 @@ def test_samples_are_torchvisions_for_the_same_seed_and_the_fraction_is_a_cap() 
 
 
 def scored(*scores: float) -> Proposals:
-    return Proposals(random_boxes(len(scores)), torch.tensor(scores), torch.zeros(len(scores), dtype=torch.int64))
+    zeros = torch.zeros(len(scores), dtype=torch.int64)
+    return Proposals(random_boxes(len(scores)), torch.tensor(scores), zeros, zeros)
 
 
 def test_budget_of_the_batch_and_of_each_image() -> None:

@@ -1,0 +1,214 @@
+"""All analyses of a model from one pass over a split."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+
+from maskrcnn_train.analysis.budgets import BudgetTracer, Setting, combinations
+from maskrcnn_train.analysis.funnel import SIZES, Funnel, FunnelTracer
+from maskrcnn_train.analysis.pareto import Outcome, outcomes, winners
+from maskrcnn_train.analysis.proposal_report import AnchorShares, ProposalRecall, ProposalReporter
+from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, now, trace_batches
+from maskrcnn_train.batch import ImageBatch, Target
+from maskrcnn_train.command_config import AnalyzeConfig
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.evaluation.coco import evaluate_coco
+from maskrcnn_train.evaluation.inference import Result, evaluating, to_results
+from maskrcnn_train.model.boxes import resize_boxes
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.outputs import DetectionRules, ImageDetections
+
+Loader = Iterable[tuple[ImageBatch, list[Target]]]
+
+
+@dataclass
+class Analysis:
+    """What was found out; None where it was not asked for.
+
+    recalls, shares: of proposals and anchors. outcomes: of the settings, the trained one first; winners: `best` and
+    `fast` among them; timed: milliseconds of an image, measured whole, of the trained one and the winners.
+    """
+
+    kind: str
+    num_images: int
+    trained_iou: tuple[float, float]
+    funnel: Funnel | None = None
+    recalls: list[ProposalRecall] | None = None
+    shares: list[AnchorShares] | None = None
+    outcomes: list[Outcome] | None = None
+    winners: dict[str, Outcome] | None = None
+    timed: dict[str, float] | None = None
+
+
+class Analyst:
+    """Runs the model once over a split and hands every batch to what was asked for.
+
+    trained: the settings that the model is used with. class_names: label 1 first; class_ids: of the ground truth.
+    """
+
+    def __init__(
+        self,
+        model: MaskRCNN,
+        trained: TrainConfig,
+        config: AnalyzeConfig,
+        *,
+        class_names: list[str],
+        class_ids: list[int],
+        ground_truth: dict[str, Any],
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self.model, self.trained, self.config = model, trained, config
+        self.class_ids = [-1, *class_ids]
+        self.class_names = dict(zip(class_ids, class_names, strict=True))
+        self.ground_truth = ground_truth
+        self.autocast = autocast
+        self.kind = "segm" if model.roi_heads.has_masks else "bbox"
+        labels = {category: label for label, category in enumerate(class_ids, start=1)}
+        self.objects = ObjectsOfImages(ground_truth, labels)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def analyze(self, loader: Loader, on_batch: Callable[[int], None]) -> Analysis:
+        """on_batch is told the number of images done."""
+        funnel = FunnelTracer(self.model, self.objects, iou=self.config.funnel.iou) if self._wants("funnel") else None
+        reporter = self._reporter() if self._wants("proposals") else None
+        budgets = self._budget_tracer() if self._wants("budgets") else None
+        results: list[Result] = []
+        done = 0
+        for trace in trace_batches(self.model, loader, device=self.device, autocast=self.autocast):
+            if funnel:
+                results += self._results(trace, funnel.add(trace))
+            if reporter:
+                reporter.add(trace)
+            if budgets:
+                budgets.add(trace)
+            done += len(trace.image_ids)
+            on_batch(done)
+        iou = self.trained.rpn.iou
+        analysis = Analysis(self.kind, done, (iou.upper, iou.lower))
+        if funnel:
+            analysis.funnel = funnel.finish(self.ground_truth, results, kind=self.kind, class_names=self.class_names)
+        if reporter:
+            analysis.recalls, analysis.shares = reporter.recalls(self._groups()), reporter.anchor_shares()
+        if budgets:
+            self._add_budgets(analysis, budgets, loader)
+        return analysis
+
+    def _wants(self, part: str) -> bool:
+        return part in self.config.what
+
+    def _results(self, trace: Trace, found: list[ImageDetections]) -> list[Result]:
+        """COCO results of a batch."""
+        results = []
+        boxes, labels = [each.boxes for each in found], [each.labels for each in found]
+        masks = self.model.roi_heads.mask_probabilities(trace.features, boxes, labels) if self.kind == "segm" else None
+        for image, each in enumerate(found):
+            size, original = trace.inputs.sizes[image], trace.inputs.original_sizes[image]
+            output = {"boxes": resize_boxes(each.boxes, size, original), "labels": each.labels, "scores": each.scores}
+            if masks is not None:
+                output["masks"] = masks[image]
+            results += to_results(
+                {key: value.cpu() for key, value in output.items()},
+                trace.image_ids[image],
+                original,
+                threshold=self.trained.mask_head.threshold,
+                rule=self.trained.numerics.mask_paste,
+                class_ids=self.class_ids,
+            )
+        return results
+
+    def _reporter(self) -> ProposalReporter:
+        section, iou = self.config.proposals, self.trained.rpn.iou
+        pairs = [(upper, lower) for upper in section.upper for lower in section.lower]
+        thresholds = dict.fromkeys([(iou.upper, iou.lower), *pairs])
+        return ProposalReporter(self.model, self.objects, counts=section.counts, thresholds=list(thresholds))
+
+    def _groups(self) -> dict[str, list[str]]:
+        """Class and size of each row of the ground truth."""
+        annotations = self.ground_truth["annotations"]
+        sizes = [
+            next(name for name, (low, high) in SIZES.items() if low <= each["area"] < high) for each in annotations
+        ]
+        return {"size": sizes, "class": [self.class_names[each["category_id"]] for each in annotations]}
+
+    # ---------------------------------------------------------------- budgets
+
+    def _trained_setting(self) -> Setting:
+        nms, head = self.trained.rpn.nms, self.trained.roi_head
+        return Setting(
+            pre_test=nms.pre_test,
+            post_test=nms.post_test,
+            rpn_threshold=nms.threshold,
+            score_threshold=head.score_threshold,
+            nms_threshold=head.nms_threshold,
+            detections_per_image=head.detections_per_image,
+            mask_threshold=self.trained.mask_head.threshold,
+        )
+
+    def _budget_tracer(self) -> BudgetTracer:
+        section = self.config.budgets
+        names = [name for name in vars(self._trained_setting()) if name != "mask_threshold" or self.kind == "segm"]
+        options = {name: getattr(section, name) for name in names}
+        settings = combinations(self._trained_setting(), options, most=section.most, seed=self.config.seed)
+        rule = self.trained.numerics.mask_paste
+        return BudgetTracer(self.model, settings, class_ids=self.class_ids, rule=rule)
+
+    def _add_budgets(self, analysis: Analysis, tracer: BudgetTracer, loader: Loader) -> None:
+        found = outcomes(tracer, self.ground_truth, self.average_precision, seed=self.config.seed)
+        chosen = winners(found, self.config.budgets.tolerance)
+        settings = {"trained": found[0].setting} | {name: each.setting for name, each in chosen.items()}
+        analysis.outcomes, analysis.winners = found, chosen
+        analysis.timed = self._timed(settings, loader)
+
+    def average_precision(self, results: list[Result], ground_truth: dict[str, Any]) -> float:
+        """AP of the masks, or of the boxes of a model without masks."""
+        section = self.config.evaluation
+        result = evaluate_coco(
+            ground_truth,
+            results,
+            backend=section.backend,
+            max_detections=section.max_detections,
+            iou_thresholds=section.iou_thresholds,
+            size_limits=section.size_limits,
+            kinds=[self.kind],
+            class_names=self.class_names,
+        )
+        return result.metrics[f"{self.kind}/AP"]
+
+    def _timed(self, settings: dict[str, Setting], loader: Loader) -> dict[str, float]:
+        """Median milliseconds of the whole model for an image with each setting, taken in turn."""
+        seconds: dict[str, list[float]] = {name: [] for name in settings}
+        with evaluating(self.model), torch.inference_mode(), self.autocast():
+            for images, _ in islice(loader, self.config.budgets.timed_images):
+                batch = images.to(self.device)
+                for name, setting in settings.items():
+                    with applied(self.model, setting):
+                        began = now(self.device)
+                        self.model(batch)
+                        seconds[name].append((now(self.device) - began) / len(batch))
+        return {name: 1000 * statistics.median(each) for name, each in seconds.items() if each}
+
+
+@contextmanager
+def applied(model: MaskRCNN, setting: Setting) -> Iterator[None]:
+    """The budgets of a setting in a model, for as long as the context lasts."""
+    budget, rules = model.rpn.test_budget, model.roi_heads.rules
+    model.rpn.test_budget = replace(
+        budget, pre_nms=setting.pre_test, post_nms=setting.post_test, nms_threshold=setting.rpn_threshold
+    )
+    model.roi_heads.rules = DetectionRules(
+        setting.score_threshold, setting.nms_threshold, setting.detections_per_image, rules.min_size
+    )
+    try:
+        yield
+    finally:
+        model.rpn.test_budget, model.roi_heads.rules = budget, rules

@@ -1,0 +1,178 @@
+"""The recall funnel: for each object that is not found, the stage of the model at which it was lost.
+
+At every stage some candidates still cover an object: they overlap it by at least the IoU in question, and from the box
+head on they are of its class. An object that is not found was lost at the stage after the last one with such a
+candidate. Objects = found + lost by stage, exactly.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskrcnn_train.analysis.trace import Objects, ObjectsOfImages, Trace
+from maskrcnn_train.evaluation.matches import match_detections
+from maskrcnn_train.evaluation.overlaps import image_overlaps
+from maskrcnn_train.model.boxes import pairwise_iou
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.matching import nearest_objects
+from maskrcnn_train.model.outputs import Candidates, ImageDetections, candidates_above, keep_best, suppress_in_classes
+from maskrcnn_train.model.proposals import clip_and_filter, suppress_overlaps, top_candidates
+from maskrcnn_train.model.roi_heads import PROPOSAL_CODER
+
+FOUND = "found"
+STAGES = {
+    "anchor": ("no anchor reaches rpn.iou.upper with it, and none is moved onto it", "rpn.anchors.sizes"),
+    "rpn_box": ("the RPN moves no anchor onto it, though some fit", "trainer.epochs"),
+    "pre_nms": ("its candidates score too low for the top-k of their level", "rpn.nms.pre_test"),
+    "rpn_nms": ("the RPN's NMS removed its candidates beside better ones", "rpn.nms.threshold"),
+    "post_nms": ("its proposals come after the budget", "rpn.nms.post_test"),
+    "box": ("the box head moves no proposal onto it as its class", "trainer.epochs"),
+    "wrong_class": ("its own class scores too low, another takes it", "trainer.epochs"),
+    "score": ("its class scores too low, and no other takes it", "roi_head.score_threshold"),
+    "class_nms": ("NMS removed its detection beside a better one", "roi_head.nms_threshold"),
+    "detections": ("too many detections score higher", "roi_head.detections_per_image"),
+    "mask": ("the box is right, the mask overlaps too little", "mask_head.threshold"),
+    "neighbour": ("its only detection belongs to an object beside it", "roi_head.nms_threshold"),
+}
+SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
+NOWHERE = -1
+
+
+@dataclass
+class LostObject:
+    """An object and where it went. place: row in the ground truth's annotations; stage: FOUND or one of STAGES."""
+
+    place: int
+    annotation_id: int
+    image_id: int
+    class_name: str
+    size: str
+    stage: str
+
+
+@dataclass
+class Funnel:
+    """Every object with its stage, for one kind (bbox, segm) and IoU."""
+
+    kind: str
+    iou: float
+    objects: list[LostObject]
+
+    def counts(self, **wanted: str) -> Counter[str]:
+        """Objects by stage; wanted: class_name or size, of these only."""
+        chosen = [each for each in self.objects if all(getattr(each, key) == value for key, value in wanted.items())]
+        return Counter(each.stage for each in chosen)
+
+
+class FunnelTracer:
+    """Follows the objects of each batch through the model; `finish` adds what only the detections tell."""
+
+    def __init__(self, model: MaskRCNN, objects: ObjectsOfImages, *, iou: float) -> None:
+        self.model = model
+        self.objects = objects
+        self.iou = iou
+        self.last_stage: dict[int, str] = {}  # by place: the stage at which an object is lost, if it is
+
+    def add(self, trace: Trace) -> list[ImageDetections]:
+        """Follow one batch; returns its detections without masks, network pixels."""
+        proposals = self.model.rpn.propose(trace.predictions, trace.inputs.sizes)
+        logits, deltas = self.model.roi_heads.predict_boxes(trace.features, [each.boxes for each in proposals])
+        counts = [len(each) for each in proposals]
+        found = []
+        for image, (scores, moves) in enumerate(
+            zip(logits.softmax(-1).split(counts), deltas.split(counts), strict=True)
+        ):
+            size, boxes = trace.inputs.sizes[image], proposals[image].boxes
+            rules = self.model.roi_heads.rules
+            every = candidates_above(-1.0, scores, moves, boxes, size, coder=PROPOSAL_CODER, rules=rules)
+            above = every[torch.where(every.scores > rules.score_threshold)[0]]
+            kept = suppress_in_classes(above, rules.nms_threshold)
+            final = keep_best(kept, rules.count)
+            found.append(final)
+            own = self.objects.of(trace, image)
+            if own.places:
+                stages = self._stages(trace, image, own, boxes, [every, above, kept, final])
+                self.last_stage |= dict(zip(own.places, stages, strict=True))
+        return found
+
+    def _stages(
+        self, trace: Trace, image: int, own: Objects, proposals: Tensor, heads: Sequence[Candidates | ImageDetections]
+    ) -> list[str]:
+        """Where each object is lost if it is not found, the detections being the last stage."""
+        predictions, budget = trace.of_image(image), self.model.rpn.test_budget
+        size = trace.inputs.sizes[image]
+
+        def candidates(count: int) -> Any:
+            (top,) = top_candidates(
+                predictions.objectness, predictions.deltas, predictions.anchors, predictions.level_sizes, count
+            )
+            return clip_and_filter(top, size, budget.min_size)
+
+        before = candidates(budget.pre_nms)
+        covered = [
+            self._covered(own, candidates(len(predictions.anchors)).boxes),
+            self._covered(own, before.boxes),
+            self._covered(own, suppress_overlaps(before, budget.nms_threshold).boxes),
+            self._covered(own, proposals),
+            *(self._covered(own, each.boxes, each.labels) for each in heads),
+        ]
+        names = ("rpn_box", "pre_nms", "rpn_nms", "post_nms", "box", "score", "class_nms", "detections", FOUND)
+        numbers = torch.arange(1, len(covered) + 1, device=own.boxes.device)
+        survived = (torch.stack(covered, dim=1) * numbers).amax(dim=1)  # the last stage with a candidate, from 1
+        stages = [names[number] for number in survived.tolist()]
+        fits = nearest_objects(own.boxes, predictions.anchors).object_ious >= self.model.rpn.upper
+        taken = self._covered(own, heads[1].boxes)  # by a candidate of any class above the score
+        for place, stage in enumerate(stages):
+            if stage == "rpn_box" and not fits[place]:
+                stages[place] = "anchor"
+            elif stage == "score" and taken[place]:
+                stages[place] = "wrong_class"
+        return stages
+
+    def _covered(self, own: Objects, boxes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Whether some box (of the object's class) overlaps each object enough: bool [G]."""
+        if len(boxes) == 0:
+            return torch.zeros(len(own.places), dtype=torch.bool, device=own.boxes.device)
+        enough = pairwise_iou(own.boxes, boxes) >= self.iou
+        if labels is not None:
+            enough &= own.labels[:, None] == labels
+        return enough.any(dim=1)
+
+    def finish(
+        self, ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], *, kind: str, class_names: dict[int, str]
+    ) -> Funnel:
+        """Found is what COCO's matching finds at this IoU; results: the model's detections, as COCO has them."""
+        found, covered = _found_objects(ground_truth, results, kind, self.iou)
+        objects = []
+        for place, stage in sorted(self.last_stage.items()):
+            annotation = ground_truth["annotations"][place]
+            if place in found:
+                stage = FOUND
+            elif stage == FOUND:  # a detection of its class covers it, and still it is not found
+                stage = "neighbour" if place in covered else "mask"
+            size = next(name for name, (low, high) in SIZES.items() if low <= annotation["area"] < high)
+            name = class_names[annotation["category_id"]]
+            objects.append(LostObject(place, annotation["id"], annotation["image_id"], name, size, stage))
+        return Funnel(kind, self.iou, objects)
+
+
+def _found_objects(
+    ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str, iou: float
+) -> tuple[set[int], set[int]]:
+    """Places of the objects that are matched, and of those that some detection of their class overlaps enough."""
+    overlaps = image_overlaps(ground_truth, results, kind=kind, max_detections=len(results))
+    matches = match_detections(overlaps, iou_thresholds=[iou])
+    found, covered = set(), set()
+    for row in np.flatnonzero(matches.found[0]):
+        found.add(int(overlaps[matches.object_images[row]].objects[matches.object_places[row]]))
+    for image in overlaps:
+        same = image.found_classes[:, None] == image.object_classes
+        covered |= set(image.objects[((image.ious >= iou) & same).any(axis=0)].tolist())
+    return found, covered

@@ -1,0 +1,89 @@
+"""Which of many settings are worth having: none is both faster and better. Chosen on one half of the images, reported
+on the other, so that a lucky setting is not taken for a good one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maskrcnn_train.analysis.budgets import BudgetTracer, Setting
+
+Score = Callable[[list[dict[str, Any]], dict[str, Any]], float]
+
+
+@dataclass
+class Outcome:
+    """What one setting gives. tuned, reported: AP on the half that settings are chosen on, and on the other; None
+    where it was not taken; milliseconds: of the model for an image, from the times of its stages; proposals,
+    detections: mean numbers of an image. front: nothing else is both faster and better on the first half."""
+
+    setting: Setting
+    milliseconds: float
+    proposals: float
+    detections: float
+    tuned: float
+    reported: float | None = None
+    front: bool = False
+
+
+def halves(image_ids: Sequence[int], seed: int) -> tuple[set[int], set[int]]:
+    """The images in two halves, drawn at random."""
+    shuffled = sorted(image_ids)
+    random.Random(seed).shuffle(shuffled)
+    middle = (len(shuffled) + 1) // 2
+    return set(shuffled[:middle]), set(shuffled[middle:])
+
+
+def outcomes(tracer: BudgetTracer, ground_truth: dict[str, Any], score: Score, *, seed: int) -> list[Outcome]:
+    """An outcome for each setting, in their order; `reported` for the first (the trained one) and for the front.
+
+    score: AP of COCO results on a COCO ground truth.
+    """
+    tuning, reporting = halves([image["id"] for image in ground_truth["images"]], seed)
+    first, second = _part(ground_truth, tuning), _part(ground_truth, reporting)
+    images = max(tracer.num_images, 1)
+    found = [
+        Outcome(
+            setting=setting,
+            milliseconds=tracer.milliseconds(number),
+            proposals=tracer.num_proposals[number] / images,
+            detections=len(tracer.results[number]) / images,
+            tuned=score(_of(tracer.results[number], tuning), first),
+        )
+        for number, setting in enumerate(tracer.settings)
+    ]
+    mark_front(found)
+    for number, outcome in enumerate(found):
+        if outcome.front or number == 0:
+            outcome.reported = score(_of(tracer.results[number], reporting), second)
+    return found
+
+
+def mark_front(found: Sequence[Outcome]) -> None:
+    """Mark the outcomes that nothing beats in both speed and AP."""
+    best = -1.0
+    for outcome in sorted(found, key=lambda each: (each.milliseconds, -each.tuned)):
+        outcome.front = outcome.tuned > best
+        best = max(best, outcome.tuned)
+
+
+def winners(found: Sequence[Outcome], tolerance: float) -> dict[str, Outcome]:
+    """best: the highest AP on the first half; fast: the fastest that loses at most `tolerance` to the trained one."""
+    trained = found[0]
+    good = [each for each in found if each.tuned >= trained.tuned - tolerance]
+    return {
+        "best": max(found, key=lambda each: (each.tuned, -each.milliseconds)),
+        "fast": min(good, key=lambda each: (each.milliseconds, -each.tuned)),
+    }
+
+
+def _part(ground_truth: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
+    images = [image for image in ground_truth["images"] if image["id"] in image_ids]
+    annotations = [each for each in ground_truth["annotations"] if each["image_id"] in image_ids]
+    return {**ground_truth, "images": images, "annotations": annotations}
+
+
+def _of(results: list[dict[str, Any]], image_ids: set[int]) -> list[dict[str, Any]]:
+    return [result for result in results if result["image_id"] in image_ids]

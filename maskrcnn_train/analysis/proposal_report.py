@@ -1,0 +1,142 @@
+"""How good the proposals are: the share of objects among the first N of them, and what the RPN's thresholds make of
+its anchors in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from maskrcnn_train.analysis.trace import Objects, ObjectsOfImages, Trace
+from maskrcnn_train.evaluation.coco import IOU_THRESHOLDS
+from maskrcnn_train.model.boxes import pairwise_iou
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.matching import nearest_objects
+from maskrcnn_train.model.proposals import clip_and_filter, suppress_overlaps, top_candidates
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass
+class ProposalRecall:
+    """Shares of some objects among the first `count` proposals of their images: at IoU .5, and the mean over .5 to .95
+    (average recall). group: a class, a size, or all."""
+
+    group: str
+    count: int
+    objects: int
+    recall50: float
+    average_recall: float
+
+
+@dataclass
+class AnchorShares:
+    """What training with these thresholds makes of the anchors of an image, on average.
+
+    positive, ignored, negative: shares of all anchors. per_object: positive anchors of an object; only_best: share of
+    the objects that have no anchor above `upper` and live from the best-anchor rule.
+    """
+
+    upper: float
+    lower: float
+    positive: float
+    ignored: float
+    negative: float
+    per_object: float
+    only_best: float
+
+
+class ProposalReporter:
+    """Collects, batch by batch, how well proposals and anchors of a model fit the objects.
+
+    counts: numbers of proposals to look at, ascending; thresholds: (upper, lower) pairs of `rpn.iou`.
+    """
+
+    def __init__(
+        self,
+        model: MaskRCNN,
+        objects: ObjectsOfImages,
+        *,
+        counts: Sequence[int],
+        thresholds: Sequence[tuple[float, float]],
+    ) -> None:
+        self.model = model
+        self.objects = objects
+        self.counts, self.thresholds = list(counts), list(thresholds)
+        self.places: list[int] = []
+        self.best_ious: list[Array] = []  # of each object the IoU with the best of the first N proposals, [N]
+        self.anchor_counts = np.zeros((len(self.thresholds), 3))  # positive, ignored, negative
+        self.only_best = np.zeros(len(self.thresholds))
+        self.num_objects = 0
+
+    def add(self, trace: Trace) -> None:
+        """Look at one batch."""
+        budget, predictions = self.model.rpn.test_budget, trace.predictions
+        pre_nms = max(budget.pre_nms, self.counts[-1])
+        tops = top_candidates(
+            predictions.objectness, predictions.deltas, predictions.anchors, predictions.level_sizes, pre_nms
+        )
+        for image, top in enumerate(tops):
+            own = self.objects.of(trace, image)
+            visible = clip_and_filter(top, trace.inputs.sizes[image], budget.min_size)
+            proposals = suppress_overlaps(visible, budget.nms_threshold)
+            self._add_recall(own, proposals.boxes)
+            self._add_anchors(own, predictions.anchors)
+
+    def _add_recall(self, own: Objects, proposals: Tensor) -> None:
+        if not own.places:
+            return
+        proposals = proposals[: self.counts[-1]]
+        best = torch.zeros((len(own.places), len(self.counts)))
+        if len(proposals):
+            running = pairwise_iou(own.boxes, proposals).cummax(dim=1).values
+            reach = torch.tensor([min(count, len(proposals)) - 1 for count in self.counts], device=running.device)
+            best = running[:, reach].cpu()
+        self.places += own.places
+        self.best_ious.append(best.double().numpy())
+
+    def _add_anchors(self, own: Objects, anchors: Tensor) -> None:
+        if not own.places:
+            self.anchor_counts += [0, 0, len(anchors)]
+            return
+        nearest = nearest_objects(own.boxes, anchors)
+        best_rule = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
+        best_rule[nearest.best] = True
+        for row, (upper, lower) in enumerate(self.thresholds):
+            positive = (nearest.ious >= upper) | best_rule
+            negative = (nearest.ious < lower) & ~best_rule
+            counts = int(positive.sum()), int((~positive & ~negative).sum()), int(negative.sum())
+            self.anchor_counts[row] += counts
+            self.only_best[row] += int((nearest.object_ious < upper).sum())
+        self.num_objects += len(own.places)
+
+    def recalls(self, groups: Mapping[str, Sequence[str]]) -> list[ProposalRecall]:
+        """Recall of every group at every count. groups: a kind of group -> the group of each ground-truth row."""
+        if not self.places:
+            return []
+        ious = np.concatenate(self.best_ious)
+        rows: list[ProposalRecall] = []
+        members = {"all": np.ones(len(ious), bool)}
+        for of_row in groups.values():
+            own = np.array([of_row[place] for place in self.places])
+            members |= {name: own == name for name in dict.fromkeys(own.tolist())}
+        for name, chosen in members.items():
+            for column, count in enumerate(self.counts):
+                best = ious[chosen, column]
+                average = np.mean([(best >= iou).mean() for iou in IOU_THRESHOLDS])
+                rows.append(ProposalRecall(name, count, int(chosen.sum()), float((best >= 0.5).mean()), float(average)))
+        return rows
+
+    def anchor_shares(self) -> list[AnchorShares]:
+        """A row for each pair of thresholds."""
+        rows = []
+        objects = max(self.num_objects, 1)
+        for (upper, lower), counts, only_best in zip(self.thresholds, self.anchor_counts, self.only_best, strict=True):
+            positive, ignored, negative = (counts / max(counts.sum(), 1)).tolist()
+            per_object, saved = float(counts[0] / objects), float(only_best / objects)
+            rows.append(AnchorShares(upper, lower, positive, ignored, negative, per_object, saved))
+        return rows

@@ -1,0 +1,94 @@
+"""One pass of a model over a split, stopped between its stages: what every analysis looks at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrcnn_train.batch import ImageBatch, Target
+from maskrcnn_train.evaluation.inference import evaluating
+from maskrcnn_train.model.inputs import NetworkInput
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.rpn import RPNPredictions
+
+
+@dataclass
+class Trace:
+    """A batch after the RPN's head. seconds: what backbone, FPN and that head took for the batch."""
+
+    image_ids: list[int]
+    inputs: NetworkInput
+    features: list[Tensor]
+    predictions: RPNPredictions
+    seconds: float
+
+    def of_image(self, image: int) -> RPNPredictions:
+        """The RPN's predictions of one image of the batch, as a batch of one."""
+        whole, own = self.predictions, slice(image, image + 1)
+        return RPNPredictions(whole.hidden, whole.objectness[own], whole.deltas[own], whole.anchors, whole.level_sizes)
+
+
+def trace_batches(
+    model: MaskRCNN,
+    loader: Iterable[tuple[ImageBatch, list[Target]]],
+    *,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Iterator[Trace]:
+    """Every batch of the loader; what is done with one is done without gradients and in the model's number format."""
+    with evaluating(model):
+        for images, targets in loader:
+            with torch.inference_mode(), autocast():
+                began = now(device)
+                inputs = model.prepare(images.to(device))
+                features = model.features(inputs)
+                predictions = model.rpn.predict(features, inputs.padded_size)
+                ids = [target["image_id"] for target in targets]
+                yield Trace(ids, inputs, features, predictions, now(device) - began)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after everything that a GPU was told to do is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@dataclass
+class Objects:
+    """The objects of one image, crowd regions apart. boxes: float32 [G, 4], network pixels; labels: int64 [G];
+    places: rows in the ground truth's annotations."""
+
+    boxes: Tensor
+    labels: Tensor
+    places: list[int]
+
+
+class ObjectsOfImages:
+    """Objects in network pixels from a COCO ground truth; labels: category id -> label."""
+
+    def __init__(self, ground_truth: dict[str, Any], labels: dict[int, int]) -> None:
+        self.annotations = ground_truth["annotations"]
+        self.labels = labels
+        self.places: dict[int, list[int]] = {image["id"]: [] for image in ground_truth["images"]}
+        for place, annotation in enumerate(self.annotations):
+            if not annotation["iscrowd"]:
+                self.places[annotation["image_id"]].append(place)
+
+    def of(self, trace: Trace, image: int) -> Objects:
+        """Those of one image of a batch, on the batch's device."""
+        places = self.places[trace.image_ids[image]]
+        device = trace.predictions.anchors.device
+        own = [self.annotations[place] for place in places]
+        boxes = torch.tensor([each["bbox"] for each in own], dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        size, original = trace.inputs.sizes[image], trace.inputs.original_sizes[image]
+        scale = torch.tensor([size[1] / original[1], size[0] / original[0]] * 2)
+        labels = torch.tensor([self.labels[each["category_id"]] for each in own], dtype=torch.int64)
+        return Objects((boxes * scale).to(device), labels.to(device), places)

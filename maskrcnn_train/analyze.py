@@ -1,0 +1,87 @@
+"""`python -m maskrcnn_train.analyze`: at which stage a model loses objects, and what other budgets would give."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskrcnn_train.cli import run_command
+from maskrcnn_train.command_config import AnalyzeConfig
+from maskrcnn_train.command_rules import check_analyze_rules
+
+if TYPE_CHECKING:
+    from maskrcnn_train.analysis.analyst import Analysis, Analyst
+    from maskrcnn_train.data.splitting import Split
+    from maskrcnn_train.predictor import Predictor
+
+HELP = """
+Where a model loses objects - which stage, which budget - and what other test-time budgets would give, without training.
+
+  python -m maskrcnn_train.analyze checkpoint=RUN/checkpoints/best.pt
+  python -m maskrcnn_train.analyze checkpoint=RUN/checkpoints/best.pt what=[funnel] split=test
+  python -m maskrcnn_train.analyze checkpoint=RUN/checkpoints/best.pt budgets.post_test=[100,300,1000,2000]
+"""
+logger = logging.getLogger("maskrcnn_train")
+
+
+def analyze(config: AnalyzeConfig) -> Analysis:
+    """Analyse as configured and write everything into the folder. Raises ValueError for the person's mistakes."""
+    from maskrcnn_train.data.loading import evaluation_loader
+    from maskrcnn_train.engine.run_folder import open_run_folder
+    from maskrcnn_train.reporting.analyses import analysis_tables, write_analysis
+    from maskrcnn_train.reporting.progress import Progress, setup_logging
+    from maskrcnn_train.scoring import open_on_split
+
+    predictor, split = open_on_split(Path(config.checkpoint), config)
+    split = _some_images(split, config.max_images, config.seed)
+    loader = evaluation_loader(predictor.config, split, predictor.classes)
+    folder = open_run_folder(config, "analyze")
+    console = setup_logging(folder)
+    with Progress("analyze", log_every=20, console=console) as progress:
+        analyst = _analyst(predictor, loader.dataset.ground_truth(), config)
+        analysis = analyst.analyze(loader, lambda done: progress.update(done, len(split), {}))
+    write_analysis(folder, analysis)
+    for text in analysis_tables(analysis):
+        logger.info("%s", text)
+    logger.info("written to %s", folder)
+    return analysis
+
+
+def _analyst(predictor: Predictor, ground_truth: dict[str, Any], config: AnalyzeConfig) -> Analyst:
+    from maskrcnn_train.analysis.analyst import Analyst
+    from maskrcnn_train.engine import precision
+
+    number_format = precision.resolve_precision(predictor.config.trainer.precision, predictor.device)
+    return Analyst(
+        predictor.model,
+        predictor.config,
+        config,
+        class_names=predictor.classes.names,
+        class_ids=predictor.classes.ids,
+        ground_truth=ground_truth,
+        autocast=lambda: precision.autocast(number_format, predictor.device),
+    )
+
+
+def _some_images(split: Split, most: int | None, seed: int) -> Split:
+    """The split, or `most` of its images drawn at random, in their order."""
+    import numpy as np
+
+    if most is None or len(split) <= most:
+        return split
+    chosen = np.random.default_rng(seed).choice(split.rows, most, replace=False)
+    return replace(split, rows=np.sort(chosen))
+
+
+def run(config: AnalyzeConfig) -> None:
+    analyze(config)
+
+
+def main() -> None:
+    run_command("analyze", AnalyzeConfig, check_analyze_rules, run, HELP)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""An analysis' files: tables as CSV, everything as JSON, pictures, and the winning budgets as files to use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskrcnn_train.analysis.analyst import Analysis
+from maskrcnn_train.analysis.funnel import FOUND, SIZES, STAGES, Funnel
+from maskrcnn_train.analysis.pareto import Outcome
+from maskrcnn_train.reporting.tables import percent, table, write_csv
+
+
+def write_analysis(folder: Path, analysis: Analysis) -> None:
+    """Write `analysis.json`, CSV tables, pictures and `budgets/*.yaml` of what was analysed."""
+    from maskrcnn_train.reporting.analysis_figures import draw_analysis
+    from maskrcnn_train.reporting.figures import save_figure  # half a second of matplotlib
+
+    (folder / "analysis.json").write_text(json.dumps(_plain(analysis)))
+    if analysis.funnel is not None:
+        write_csv(folder / "objects.csv", [asdict(each) for each in analysis.funnel.objects])
+        write_csv(folder / "funnel.csv", funnel_rows(analysis.funnel))
+    if analysis.recalls is not None and analysis.shares is not None:
+        write_csv(folder / "proposal_recall.csv", [asdict(each) for each in analysis.recalls])
+        write_csv(folder / "anchors.csv", [asdict(each) for each in analysis.shares])
+    if analysis.outcomes is not None and analysis.winners is not None:
+        write_csv(folder / "budgets.csv", [_outcome_row(each) for each in analysis.outcomes])
+        for name, outcome in analysis.winners.items():
+            _write_budgets(folder / "budgets" / f"{name}.yaml", name, outcome, analysis)
+    for name, figure in draw_analysis(analysis).items():
+        save_figure(figure, folder / f"{name}.png")
+
+
+def _plain(analysis: Analysis) -> dict[str, Any]:
+    """As JSON has it; the funnel's objects are in objects.csv."""
+    plain = {key: value for key, value in asdict(analysis).items() if key != "funnel"}
+    if analysis.funnel is not None:
+        plain["funnel"] = {
+            "kind": analysis.funnel.kind,
+            "iou": analysis.funnel.iou,
+            "rows": funnel_rows(analysis.funnel),
+        }
+    return plain
+
+
+def funnel_rows(funnel: Funnel) -> list[dict[str, Any]]:
+    """A row for all objects, each size and each class: how many were found, and lost at each stage."""
+    groups: list[tuple[str, dict[str, str]]] = [("all", {})]
+    groups += [(size, {"size": size}) for size in SIZES]
+    groups += [(name, {"class_name": name}) for name in dict.fromkeys(each.class_name for each in funnel.objects)]
+    rows = []
+    for name, wanted in groups:
+        counts = funnel.counts(**wanted)
+        rows.append({"group": name, "objects": counts.total(), FOUND: counts[FOUND]} | {s: counts[s] for s in STAGES})
+    return rows
+
+
+def _outcome_row(outcome: Outcome) -> dict[str, Any]:
+    return asdict(outcome.setting) | {key: value for key, value in asdict(outcome).items() if key != "setting"}
+
+
+def _write_budgets(path: Path, name: str, outcome: Outcome, analysis: Analysis) -> None:
+    """A group option for evaluate and predict, with what it gave in its head."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nested: dict[str, Any] = {}
+    for key, value in outcome.setting.overrides().items():
+        section = nested
+        *sections, leaf = key.split(".")
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[leaf] = value
+    reported = percent(outcome.reported)
+    path.write_text(
+        f"# @package _global_\n"
+        f"# {analysis.kind} AP {percent(outcome.tuned)} on the images it was chosen on, {reported} on the others; "
+        f"{outcome.milliseconds:.0f} ms an image\n"
+        f"# use: --config-dir {path.parent.parent} +budgets={name}\n" + yaml.safe_dump(nested, sort_keys=False)
+    )
+
+
+# ---------------------------------------------------------------- the terminal
+
+
+def analysis_tables(analysis: Analysis) -> list[str]:
+    """What a person reads first."""
+    texts = []
+    if analysis.recalls is not None and analysis.shares is not None:
+        texts += [_recall_table(analysis), _anchor_table(analysis)]
+    if analysis.outcomes is not None:
+        texts.append(_budget_table(analysis))
+    if analysis.funnel is not None:
+        texts.append(_funnel_table(analysis.funnel))
+    return texts
+
+
+def _funnel_table(funnel: Funnel) -> str:
+    counts, sizes = funnel.counts(), {size: funnel.counts(size=size) for size in SIZES}
+    total = max(counts.total(), 1)
+    stages: Mapping[str, tuple[str, str]] = {FOUND: ("", "")} | STAGES
+    rows = [
+        (name, counts[name], percent(counts[name] / total), *(sizes[size][name] for size in SIZES), key, meaning)
+        for name, (meaning, key) in stages.items()
+        if counts[name] or name == FOUND
+    ]
+    title = f"where the {counts.total()} objects go ({funnel.kind}, IoU {funnel.iou:g})"
+    return table(title, ["", "objects", "%", *SIZES, "key", ""], rows)
+
+
+def _recall_table(analysis: Analysis) -> str:
+    recalls = analysis.recalls or []
+    counts = list(dict.fromkeys(each.count for each in recalls))
+    by_group: dict[str, dict[int, Any]] = {}
+    for each in recalls:
+        by_group.setdefault(each.group, {})[each.count] = each
+    rows = [
+        (group, found[counts[0]].objects, *(percent(found[count].recall50) for count in counts))
+        for group, found in by_group.items()
+    ]
+    title = "objects covered (IoU 0.5) by the first N proposals, x 100"
+    return table(title, ["", "objects", *(f"N={count}" for count in counts)], rows)
+
+
+def _anchor_table(analysis: Analysis) -> str:
+    rows = [
+        (
+            f"{each.upper:g} / {each.lower:g}" + (" *" if (each.upper, each.lower) == analysis.trained_iou else ""),
+            f"{100 * each.positive:.3f}",
+            f"{100 * each.ignored:.2f}",
+            f"{100 * each.negative:.1f}",
+            f"{each.per_object:.1f}",
+            percent(each.only_best),
+        )
+        for each in analysis.shares or []
+    ]
+    title = "what rpn.iou makes of the anchors (* : as trained); only best: objects that no anchor reaches otherwise"
+    columns = [
+        "upper / lower",
+        "% object",
+        "% ignored",
+        "% background",
+        "anchors an object",
+        "% of objects by best anchor only",
+    ]
+    return table(title, columns, rows)
+
+
+def _budget_table(analysis: Analysis) -> str:
+    found, chosen = analysis.outcomes or [], analysis.winners or {}
+    shown = [each for each in found if each.front or each is found[0]]
+    rows = []
+    for each in sorted(shown, key=lambda outcome: outcome.milliseconds):
+        names = [name for name, winner in chosen.items() if winner is each] + (["trained"] if each is found[0] else [])
+        setting = each.setting
+        rows.append(
+            (
+                " ".join(names),
+                f"{each.milliseconds:.0f}",
+                percent(each.tuned),
+                percent(each.reported),
+                f"{setting.pre_test} > {setting.rpn_threshold:g} > {setting.post_test}",
+                f"{setting.score_threshold:g} > {setting.nms_threshold:g} > {setting.detections_per_image}",
+                f"{setting.mask_threshold:g}",
+                f"{each.proposals:.0f}",
+                f"{each.detections:.0f}",
+            )
+        )
+    timed = ", ".join(f"{name} {value:.0f} ms" for name, value in (analysis.timed or {}).items())
+    title = (
+        f"{len(found)} test-time settings; shown: those that no other beats in speed and {analysis.kind} AP (x 100)\n"
+        "rpn.nms: pre_test > threshold > post_test; roi_head: score_threshold > nms_threshold > detections_per_image"
+    )
+    columns = [
+        "",
+        "ms an image",
+        "AP, chosen on",
+        "AP, other half",
+        "rpn.nms",
+        "roi_head",
+        "mask",
+        "proposals",
+        "detections",
+    ]
+    text = table(title, columns, rows)
+    return f"{text}\nmeasured whole, in turn: {timed}" if timed else text
