@@ -77,7 +77,7 @@ def read_splits(config: TrainConfig) -> Splits:
         notes += more if name != "train" else []
         parts[name] = Split(name, index, np.arange(index.num_images), labels, paths[name][0], index.skipped.copy())
     if data.split.fractions is not None:
-        parts = _cut(parts["train"], len(classes.names), data.split.fractions, data.split.seed)
+        parts = cut_split(parts["train"], len(classes.names), data.split.fractions, data.split.seed)
     for split in parts.values():
         check_split(split, with_masks=with_masks, on_bad_image=data.on_bad_image)
     if parts["val"].num_objects == 0:
@@ -85,7 +85,7 @@ def read_splits(config: TrainConfig) -> Splits:
     return Splits(parts["train"], parts["val"], parts.get("test"), classes, notes)
 
 
-def _cut(whole: Split, num_classes: int, fractions: Sequence[float], seed: int) -> dict[str, Split]:
+def cut_split(whole: Split, num_classes: int, fractions: Sequence[float], seed: int) -> dict[str, Split]:
     """Parts of one split; what was skipped of its JSON stays with the first."""
     counts = count_objects(whole.index, whole.labels, num_classes)
     return {
@@ -111,7 +111,7 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
     labels, notes = _labels(index, classes, source_name(paths[1]), "the model")
     split = Split(name, index, np.arange(index.num_images), labels, paths[0], index.skipped.copy())
     if fractions is not None:
-        split = _cut(split, len(classes.names), fractions, data.split.seed)[name]
+        split = cut_split(split, len(classes.names), fractions, data.split.seed)[name]
     check_split(split, with_masks=with_masks, on_bad_image=data.on_bad_image)
     return split, notes
 
