@@ -20,6 +20,8 @@ CHUNK = 65_536  # objects compared at a time
 SAMPLE = 4_000  # objects that other anchors are tried on
 POOR_SHARE = 0.1  # of objects that meet no anchor at `rpn.iou.lower`; above it is a warning
 GAIN = 0.05  # of the mean best IoU for which other anchors are advised
+ROUNDS = 3
+COST = 0.01  # mean IoU that an aspect ratio must bring: each is a third more anchors
 FACTORS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0)
 RATIOS = ([0.5, 1.0, 2.0], [0.33, 1.0, 3.0], [0.25, 0.5, 1.0, 2.0], [0.5, 1.0, 2.0, 4.0], [0.25, 0.5, 1.0, 2.0, 4.0])
 
@@ -124,15 +126,19 @@ def _better_anchors(objects: NetworkObjects, config: TrainConfig) -> tuple[dict[
         fit = fit_anchors(some, sizes, ratios, rounding=numerics.anchor_rounding, fixed_strides=strides)
         return float(fit.best.mean()) if len(some) else 0.0
 
-    now = score(anchors.sizes, anchors.aspect_ratios)
-    tried = [*_scaled(anchors.sizes), *_quantiles(some.sides)]
-    sizes = max(tried, key=lambda sizes: score(sizes, anchors.aspect_ratios))
+    sizes, ratios = anchors.sizes, anchors.aspect_ratios
+    now = reached = score(sizes, ratios)
+    keeps_predictors = config.weights.source not in ("none", "imagenet")
+    for _ in range(ROUNDS):
+        sizes = max([sizes, *_scaled(sizes), *_quantiles(some.sides)], key=lambda sizes: score(sizes, ratios))
+        if not keeps_predictors:
+            ratios = max([ratios, *RATIOS], key=lambda ratios: score(sizes, ratios) - COST * len(ratios))
+        before, reached = reached, score(sizes, ratios)
+        if reached <= before:
+            break
     found: dict[str, Any] = {"rpn.anchors.sizes": sizes}
-    reached = score(sizes, anchors.aspect_ratios)
-    if config.weights.source in ("none", "imagenet"):
-        ratios = max(RATIOS, key=lambda ratios: score(sizes, ratios) - 0.01 * len(ratios))  # anchors cost time
-        if score(sizes, ratios) > reached + GAIN / 2:
-            found["rpn.anchors.aspect_ratios"], reached = ratios, score(sizes, ratios)
+    if ratios != anchors.aspect_ratios:
+        found["rpn.anchors.aspect_ratios"] = ratios
     return (found, reached) if reached > now + GAIN else ({}, now)
 
 

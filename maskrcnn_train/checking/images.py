@@ -15,6 +15,7 @@ from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.data.splitting import Split
 
 Pairs = list[tuple[int, int]]
+Names = list[tuple[str, str]]  # split and file name of each image
 
 
 def check_images(
@@ -76,10 +77,8 @@ def _unlisted(split: Split) -> list[Finding]:
 # ---------------------------------------------------------------- the same picture twice
 
 
-def find_leaks(
-    names: list[tuple[str, str]], files: list[Path], facts: list[ImageFacts], distance: int
-) -> list[Finding]:
-    """Pictures that are in two splits, or twice in one. names: (split, file name) of each file."""
+def find_leaks(names: Names, files: list[Path], facts: list[ImageFacts], distance: int) -> list[Finding]:
+    """Pictures that are in two splits, or twice in one."""
     usable = [row for row, fact in enumerate(facts) if fact.fault is None]
     if not usable:
         return []
@@ -111,9 +110,7 @@ def _same_content(usable: list[int], facts: list[ImageFacts]) -> Pairs:
     return [(other, row) for other, row in pairs if other != row]
 
 
-def _leak(
-    severity: Severity, kind: str, what: str, names: list[tuple[str, str]], pairs: Pairs, fix: str
-) -> list[Finding]:
+def _leak(severity: Severity, kind: str, what: str, names: Names, pairs: Pairs, fix: str) -> list[Finding]:
     if not pairs:
         return []
     items = [f"{names[a][0]}/{names[a][1]} = {names[b][0]}/{names[b][1]}" for a, b in pairs]

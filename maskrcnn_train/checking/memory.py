@@ -17,6 +17,7 @@ WORKSPACE = 1.25  # gradients of activations and work areas, on top of what is k
 LIBRARIES = 0.6e9  # bytes that a process holds on a processor before its first step
 MOST_OF_IT = 0.9  # share of the memory that a step may take without a finding
 FULL = 4  # bytes of a float32
+SMALLEST = 64  # side of an image; below it a batch norm may see a single place
 
 
 @dataclass
@@ -44,6 +45,7 @@ def forecast_memory(model: MaskRCNN, config: TrainConfig, size: tuple[int, int])
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad) * FULL
     moments = {"sgd": 1, "adamw": 2}[config.optimizer.name]
     fixed = weights * (2 if config.trainer.ema else 1) + trained * (1 + moments)
+    size = (max(SMALLEST, size[0]), max(SMALLEST, size[1]))
     kept = _kept_numbers(model.to("meta").train(), config, size) * number
     return MemoryForecast(
         fixed + WORKSPACE * kept + (LIBRARIES if device.type == "cpu" else 0), _available(device), str(device)

@@ -64,12 +64,15 @@ def read_coco(path: Path, content: dict[str, Any] | None = None) -> AnnotationIn
 # ---------------------------------------------------------------- the file
 
 
-def parse_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO JSON. Raises ValueError with one line when it is none."""
+def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
+    """The content of a COCO JSON. Raises ValueError with one line when it is none.
+
+    exact: with whole numbers beyond 64 bits as they are, which takes a few times longer.
+    """
     try:
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
         # Python's own json writes NaN, which is no JSON: such files must be read to say which object is wrong
-        content = json.loads(text) if b"NaN" in text or b"Infinity" in text else orjson.loads(text)
+        content = json.loads(text) if exact or b"NaN" in text or b"Infinity" in text else orjson.loads(text)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
