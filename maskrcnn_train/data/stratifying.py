@@ -15,6 +15,7 @@ from maskrcnn_train.data.index import AnnotationIndex
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+SWAPPED, ROUNDS = 400, 3  # units that are exchanged to improve small data sets, and how often each is tried
 CROWDING = (0.25, 0.5, 0.75)  # quantiles of objects an image between which images count as equally crowded
 
 
@@ -33,7 +34,8 @@ def stratify(
     counts: int64 [M, K], objects of each class in each image. groups: int64 [M], images of one number stay together.
     favour_first: the first image of every class goes to the first part, which is the one to train on.
     Units (groups, or single images) with the rarest class come first, large ones before small ones, and each goes
-    where it brings the parts nearest to their shares; after the iterative stratification of Sechidis et al. 2011.
+    where it brings the parts nearest to their shares, after the iterative stratification of Sechidis et al. 2011; then
+    units are exchanged while that helps.
     """
     rng = np.random.default_rng(seed)
     _, unit_of = np.unique(np.arange(len(counts)) if groups is None else groups, return_inverse=True)
@@ -58,7 +60,43 @@ def stratify(
         part_of[unit] = part
         filled[part] += own
         room[part] -= sizes[unit]
+    kept = counts.shape[1] if favour_first else 0
+    _swap(part_of, columns, sizes, filled, goals, weights, rng, kept)
     return [np.flatnonzero(part_of[unit_of] == part) for part in range(len(fractions))]
+
+
+def _swap(
+    part_of: Ints,
+    columns: Floats,
+    sizes: Ints,
+    filled: Floats,
+    goals: Floats,
+    weights: Floats,
+    rng: np.random.Generator,
+    kept: int,
+) -> None:
+    """Exchange units of equal size between parts wherever that brings both nearer to their shares, in place.
+
+    kept: the first so many columns of the first part do not become empty. Of many units a sample takes part: their
+    shares are good already.
+    """
+    sample = rng.permutation(len(part_of))[:SWAPPED]
+    for unit in np.tile(sample, ROUNDS).tolist():
+        here = part_of[unit]
+        others = sample[(part_of[sample] != here) & (sizes[sample] == sizes[unit])]
+        if not len(others):
+            continue
+        gained = columns[others] - columns[unit]
+        error, there = filled - goals, part_of[others]
+        growth = (gained * (gained + 2 * error[here]) * weights[here]).sum(axis=1)
+        growth += (gained * (gained - 2 * error[there]) * weights[there]).sum(axis=1)
+        best = int(np.argmin(growth))
+        after = filled.copy()
+        after[here] += gained[best]
+        after[there[best]] -= gained[best]
+        if growth[best] < -1e-12 and not ((filled[0] > 0) & (after[0] <= 0))[:kept].any():
+            part_of[unit], part_of[others[best]] = there[best], here
+            filled[:] = after
 
 
 def _columns(counts: Ints) -> Floats:
