@@ -31,9 +31,8 @@ def enlarged(source: Path, target: Path, count: int) -> None:
         name = f"{number}{Path(image['file_name']).suffix}"
         os.symlink((source / image["file_name"]).resolve(), target / name)
         images.append(image | {"id": number, "file_name": name})
-        annotations += [
-            each | {"id": len(annotations) + n, "image_id": number} for n, each in enumerate(own.get(image["id"], []))
-        ]
+        for annotation in own.get(image["id"], []):
+            annotations.append(annotation | {"id": len(annotations), "image_id": number})
     content |= {"images": images, "annotations": annotations}
     (target / "_annotations.coco.json").write_text(json.dumps(content))
 
@@ -51,13 +50,10 @@ def main() -> None:
         enlarged(data_root() / "valid", root / "valid", num_val)
         os.environ["MASKRCNN_TRAIN_CACHE"] = str(root / "cache")
 
-        def command(*words: str) -> None:
-            subprocess.run(
-                [sys.executable, "-m", f"maskrcnn_train.{words[0]}", *words[1:]],
-                cwd=root,
-                check=False,
-                stdout=subprocess.DEVNULL,
-            )
+        def command(name: str, *overrides: str) -> None:
+            words = [sys.executable, "-m", f"maskrcnn_train.{name}", *overrides]
+            done = subprocess.run(words, cwd=root, capture_output=True, text=True)
+            assert done.returncode in (0, 1), done.stderr  # 1: listed twice, so the same picture is in a split twice
 
         data = ("data=roboflow", f"data.root={root}")
         file = f"annotations={root}/train/_annotations.coco.json"
