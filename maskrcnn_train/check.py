@@ -79,7 +79,7 @@ def check(config: CheckConfig) -> CheckResult:
         logger.info("memory of a training step: %s", forecast)
     _write(folder, findings, data, outcome, forecast)
     if config.view:
-        logger.info("what the model sees: %s", _view(config, folder))
+        _view(config, folder)
     return CheckResult(findings, folder)
 
 
@@ -115,11 +115,17 @@ def _check_model(config: CheckConfig, train: Split, classes: ClassMap) -> tuple[
     return [*findings, *check_memory(forecast, config)], forecast
 
 
-def _view(config: CheckConfig, folder: Path) -> Path:
+def _view(config: CheckConfig, folder: Path) -> None:
+    """Draw the sheet; faults that keep a training from starting keep it from being drawn."""
     from maskrcnn_train.data.splitting import read_splits
     from maskrcnn_train.reporting.sheet import write_sheet
 
-    return write_sheet(config, read_splits(config), folder / "view.png", count=config.view_count)
+    try:
+        sheet = write_sheet(config, read_splits(config), folder / "view.png", count=config.view_count)
+    except ValueError as error:
+        logger.warning("no sheet of what the model sees: %s", error)
+    else:
+        logger.info("what the model sees: %s", sheet)
 
 
 # ---------------------------------------------------------------- what a person sees

@@ -51,9 +51,14 @@ def _unusable(split: str, images: list[tuple[str, ImageFacts]], on_bad_image: st
         faulty = [(name, fact.fault) for name, fact in images if fact.fault and fact.wrong_size == wrong_size]
         if faulty:
             names = [name for name, _ in faulty]
-            fix = f"{fix}; first: {Path(str(faulty[0][1])).name}"
+            fix = f"{fix}; first: {_reason(str(faulty[0][1]))}"
             findings.append(Finding(severity, kind, what, split, "image", names, override, fix))
     return findings
+
+
+def _reason(fault: str) -> str:
+    """An ImageError's message without the folder and without the advice, which the finding gives."""
+    return Path(fault.split("; ")[0]).name
 
 
 def _unlisted(split: Split) -> list[Finding]:

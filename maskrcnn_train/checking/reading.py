@@ -51,10 +51,8 @@ def read_data(config: TrainConfig) -> CheckedData:
         checked.findings += findings
         if index is not None:
             indices[name] = (index, paths[0])
-    for name in [name for name in ("train", "val", "test") if name in indices][
-        :1
-    ]:  # without train: to look at the rest
-        checked.classes = _read_classes(indices[name][0], name, checked.findings)
+    for name, (index, _) in indices.items():  # where train has none: any, to look at the rest
+        checked.classes = checked.classes or _read_classes(index, name, checked.findings)
     if checked.classes is None:
         return checked
     for name, (index, images) in indices.items():

@@ -48,9 +48,9 @@ def _length(config: TrainConfig, num_images: int) -> list[Finding]:
 def _batch(config: TrainConfig, num_images: int) -> list[Finding]:
     trainer, norm = config.trainer, config.backbone.norm
     findings = []
-    if trainer.batch_size > num_images:
+    if trainer.batch_size > num_images > 0:
         what = f"a batch of {trainer.batch_size} is more than the {num_images} training images"
-        override = {"trainer.batch_size": max(num_images, 1)}
+        override = {"trainer.batch_size": num_images}
         findings.append(Finding("warning", "batch-large", what, override=override))
     trains_norms = norm == "batch" or (norm == "auto" and config.weights.source == "none")
     if trains_norms and trainer.batch_size == 1 and not trainer.sync_batchnorm:
@@ -60,7 +60,7 @@ def _batch(config: TrainConfig, num_images: int) -> list[Finding]:
 
 
 def _start(config: TrainConfig, num_images: int) -> list[Finding]:
-    if config.weights.source != "none" or config.data.name == "shapes" or num_images >= FROM_NOTHING:
+    if config.weights.source != "none" or config.data.name == "shapes" or not 0 < num_images < FROM_NOTHING:
         return []
     what = f"random initial weights with {num_images} training images"
     fix = "weights=coco gains more still, where the backbone is resnet50"
