@@ -191,3 +191,14 @@ def test_the_facade_data_has_no_error(tmp_path: Path) -> None:
     result = checked(tmp_path / "check", *overrides)
     assert [finding for finding in result.findings if finding.severity == "error"] == []
     assert "leak-similar" not in {finding.kind for finding in result.findings}
+
+
+def test_a_folder_that_splits_share_holds_no_unlisted_picture(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    paths = [f"data.{name}.annotations={folder}/_annotations.coco.json" for name, folder in data.folders.items()]
+    settings = [text for text in data.write() if not text.startswith(("data=", "data.root"))]
+    for file in data.folders["val"].glob("*.png"):
+        file.rename(data.folders["train"] / file.name)
+    shared = [f"data.{name}.images={data.folders['train']}" for name in data.folders]
+    result = checked(tmp_path / "check", "data=custom", *settings, *paths, *shared)
+    assert not {"image-unlisted", "image-missing"} & {finding.kind for finding in result.findings}

@@ -16,7 +16,7 @@ ALLOWED = {
     "evaluation": {"config", "batch", "data", "model", "evaluation"},
     "reporting": {"config", "batch", "data", "model", "evaluation", "reporting"},
     "engine": {"config", "batch", "data", "model", "engine"},
-    "checking": {"config", "batch", "data", "model", "engine", "reporting", "checking"},
+    "checking": {"config", "batch", "data", "model", "engine", "checking"},
 }
 
 

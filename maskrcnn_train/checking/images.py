@@ -36,7 +36,7 @@ def check_images(
             if other is split
         ]
         findings += _unusable(split.name, own, on_bad_image)
-        findings += _unlisted(split)
+    findings += _unlisted(splits)
     names = [(split.name, split.index.file_name(row)) for split, row in places]
     return [*findings, *find_leaks(names, [path for path, _ in files], facts, distance)]
 
@@ -61,22 +61,20 @@ def _reason(fault: str) -> str:
     return Path(fault.split("; ")[0]).name
 
 
-def _unlisted(split: Split) -> list[Finding]:
-    """Pictures beside the listed ones that the JSON does not name."""
-    listed = {split.index.file_name(row) for row in range(split.index.num_images)}
-    folders = {split.images / name for name in {Path(name).parent for name in listed}}
-    found = [
-        path.relative_to(split.images).as_posix()
-        for folder in folders
-        if folder.is_dir()
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES
-    ]
-    names = sorted(set(found) - listed)
-    if not names or split.name != "train":
+def _unlisted(splits: dict[str, Split]) -> list[Finding]:
+    """Pictures beside the training images that no JSON names."""
+    if "train" not in splits:
         return []
-    what, fix = "pictures in the folder that the JSON does not list", "annotate them, or list them as empty images"
-    return [Finding("advice", "image-unlisted", what, split.name, "image", names, fix=fix)]
+    root = splits["train"].images
+    sharing = [split.index for split in splits.values() if split.images == root]
+    listed = {index.file_name(row) for index in sharing for row in range(index.num_images)}
+    folders = [folder for name in {Path(name).parent for name in listed} if (folder := root / name).is_dir()]
+    files = [path for folder in folders for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    names = sorted({path.relative_to(root).as_posix() for path in files} - listed)
+    if not names:
+        return []
+    what, fix = "pictures in the folder that no JSON lists", "annotate them, or list them as empty images"
+    return [Finding("advice", "image-unlisted", what, "train", "image", names, fix=fix)]
 
 
 # ---------------------------------------------------------------- the same picture twice
