@@ -9,6 +9,7 @@ from typing import Any, Literal
 Severity = Literal["error", "warning", "advice"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "advice")
 SHOWN = 3  # items named in a table
+LONGEST = 40  # letters of such a name
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Finding:
     @property
     def examples(self) -> str:
         """The first items in words: annotation 17, 20, 21, ..."""
-        shown = ", ".join(str(item) for item in self.items[:SHOWN])
+        shown = ", ".join(_short(str(item)) for item in self.items[:SHOWN])
         return f"{self.noun} {shown}{', ...' if len(self.items) > SHOWN else ''}" if shown else ""
 
     def to_plain(self) -> dict[str, Any]:
@@ -49,6 +50,12 @@ class Finding:
             "override": self.override,
             "fix": self.fix,
         }
+
+
+def _short(name: str) -> str:
+    """A name, or a pair of names, that fits a table: exported files are often named by a hash."""
+    parts = name.split(" = ")
+    return " = ".join(part if len(part) <= LONGEST else f"{part[: LONGEST - 16]}...{part[-13:]}" for part in parts)
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,10 +17,18 @@ from maskrcnn_train.data.transforms import resized_size
 from .planted import DataSet
 
 
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setenv("MASKRCNN_TRAIN_CACHE", str(tmp_path / "cache"))
-    return DataSet(tmp_path / "data").write()
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    root = tmp_path_factory.mktemp("sound")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASKRCNN_TRAIN_CACHE", str(root / "cache"))
+        yield DataSet(root / "data").write()
+
+
+@pytest.fixture(scope="module")
+def usual(settings: list[str]) -> set[str]:
+    """What is found without a change."""
+    return set(kinds(settings))
 
 
 def kinds(overrides: list[str]) -> dict[str, Finding]:
@@ -49,9 +57,9 @@ def kinds(overrides: list[str]) -> dict[str, Finding]:
     ],
 )
 def test_a_setting_that_does_not_fit_the_data_is_found_and_answered(
-    settings: list[str], change: list[str], kind: str, advised: dict[str, object]
+    settings: list[str], usual: set[str], change: list[str], kind: str, advised: dict[str, object]
 ) -> None:
-    assert kind not in kinds(settings)
+    assert kind not in usual
     assert kinds([*settings, *change])[kind].override == advised
     answers = [f"{key}={value}" for key, value in advised.items()]
     assert kind not in kinds([*settings, *change, *answers])
@@ -91,3 +99,10 @@ def test_the_table_fits_the_terminal_and_says_it_all() -> None:
         "data.keep_empty=false",
     ):
         assert part in text
+
+
+def test_long_file_names_are_shortened_in_the_table_only() -> None:
+    name = "20230417_200705_767_R_scaled_0_png_jpg.rf.08da2808b5d6a51f6a71ff1f50207508.jpg"
+    finding = Finding("error", "k", "w", "", "pair", [f"{name} = b.jpg"])
+    assert finding.examples == "pair 20230417_200705_767_R_sc...f50207508.jpg = b.jpg"
+    assert finding.to_plain()["items"] == [f"{name} = b.jpg"]
