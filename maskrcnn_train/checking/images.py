@@ -93,15 +93,18 @@ def find_leaks(names: Names, files: list[Path], facts: list[ImageFacts], distanc
     def between(pairs: Pairs) -> Pairs:
         return [(first, second) for first, second in pairs if names[first][0] != names[second][0]]
 
-    def within(pairs: Pairs) -> Pairs:  # one file that is listed twice is a fault of the JSON, found there
-        return [(a, b) for a, b in pairs if names[a][0] == names[b][0] and files[a] != files[b]]
+    def within(split: str) -> Pairs:  # one file that is listed twice is a fault of the JSON, found there
+        return [(a, b) for a, b in same if names[a][0] == names[b][0] == split and files[a] != files[b]]
 
     again = "cut the data anew with duplicates=true: python -m maskrcnn_train.split"
+    twice, delete = "the same picture twice in a split", "delete one of each"
     return [
         *_leak("error", "leak", "the same picture in two splits", names, between(same), again),
         *_leak("warning", "leak-similar", "nearly the same picture in two splits", names, between(alike), again),
-        *_leak(
-            "warning", "picture-twice", "the same picture twice in a split", names, within(same), "delete one of each"
+        *(
+            finding
+            for split in dict.fromkeys(split for split, _ in names)
+            for finding in _leak("warning", "picture-twice", twice, names, within(split), delete)
         ),
     ]
 
