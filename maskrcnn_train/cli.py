@@ -188,8 +188,9 @@ COMMON_KEYS = (
 def help_page(name: str, text: str) -> str:
     """The page of `--help`: what the command does, its groups, its keys (of a training the commonest), examples."""
     values = (conf_dir() / f"{name}.yaml").read_text()
-    own = re.findall(r"^  - ([\w/]+):", values, flags=re.MULTILINE)
-    lines = [text.strip(), "", "Groups (GROUP=OPTION):"]
+    included = (conf_dir() / "train.yaml").read_text() if "\n  - train\n" in values else ""
+    own = re.findall(r"^  - ([\w/]+):", values + included, flags=re.MULTILINE)
+    lines = [text.strip(), *(["", "Groups (GROUP=OPTION):"] if own else [])]
     for group, options in groups().items():
         if group.split("/")[0] in own:
             lines.append(f"  {group:<13} {', '.join(options)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from maskrcnn_train.config import DataConfig, EvaluationConfig, between, fraction, one_of
+from maskrcnn_train.config import DataConfig, EvaluationConfig, TrainConfig, between, fraction, one_of
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -148,3 +148,31 @@ class PredictConfig:
     device: str
     precision: Optional[str] = one_of(*PRECISIONS)
     output_dir: Optional[str]
+
+
+@dataclass(kw_only=True)
+class CheckConfig(TrainConfig):
+    """Everything that `python -m maskrcnn_train.check` reads: the settings of the training to judge, and its own."""
+
+    decode: bool
+    duplicate_distance: int = between(0, 64)
+    workers: Optional[int] = between(1)
+    view: bool
+    view_count: int = between(1)
+
+
+@dataclass(kw_only=True)
+class SplitCommandConfig:
+    """Everything that `python -m maskrcnn_train.split` reads."""
+
+    annotations: str
+    images: Optional[str]
+    fractions: list[float] = fraction()
+    folds: Optional[int] = between(2)
+    group_by: Optional[str]
+    group_pattern: Optional[str]
+    duplicates: bool
+    duplicate_distance: int = between(0, 64)
+    workers: Optional[int] = between(1)
+    output_dir: Optional[str]
+    seed: int = between(0)

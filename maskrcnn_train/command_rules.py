@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from maskrcnn_train.command_config import AnalyzeConfig, EvaluateConfig, PredictConfig
-from maskrcnn_train.rules import check_data_rules, check_evaluation_rules
+import re
+
+from maskrcnn_train.command_config import AnalyzeConfig, CheckConfig, EvaluateConfig, PredictConfig, SplitCommandConfig
+from maskrcnn_train.rules import check_data_rules, check_evaluation_rules, check_train_rules
 
 
 def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
@@ -59,4 +61,30 @@ def check_predict_rules(config: PredictConfig) -> list[str]:
     wanted = config.roi_head.score_threshold
     if wanted is not None and wanted > config.score_threshold:
         return [f"roi_head.score_threshold={wanted} is above score_threshold={config.score_threshold} and decides"]
+    return []
+
+
+def check_preflight_rules(config: CheckConfig) -> list[str]:
+    """Rules between the settings of a check: those of the training."""
+    warnings = check_train_rules(config)
+    return [*warnings, "replay has no effect on a check"] if config.replay is not None else warnings
+
+
+def check_split_rules(config: SplitCommandConfig) -> list[str]:
+    """Rules between the settings of a division into splits."""
+    fractions = config.fractions
+    if config.folds is None and (len(fractions) not in (2, 3) or abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0):
+        raise ValueError(
+            f"fractions={fractions} must be two or three numbers above 0 that add up to 1: "
+            "[train,val] or [train,val,test]"
+        )
+    if config.duplicates and config.images is None:
+        raise ValueError("images is not set; duplicates=true looks at the pictures: images=FOLDER")
+    if config.group_pattern is not None:
+        try:
+            re.compile(config.group_pattern)
+        except re.error as error:
+            raise ValueError(f"group_pattern={config.group_pattern} is no regular expression: {error}") from None
+    if config.images is not None and not config.duplicates:
+        return ["images has no effect without duplicates=true"]
     return []

@@ -60,7 +60,7 @@ def load_command_config(
             try:
                 composed = compose(name, [*overrides, *extra])
             except (HydraException, OmegaConfBaseException) as error:
-                raise ValueError(_explain(schema, overrides, error)) from error
+                raise ValueError(_explain(schema, overrides, config_dir, error)) from error
     finally:
         GlobalHydra.instance().clear()
         if outer is not None:
@@ -114,12 +114,12 @@ def to_dataclass(
     return config, check_rules(config)
 
 
-def _explain(schema: type[Any], overrides: list[str], error: Exception) -> str:
+def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, error: Exception) -> str:
     """One line for a failed composition: the override at fault and the nearest valid name."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    keys, options_of = _schema_keys(schema), groups()
+    keys, options_of = _schema_keys(schema), groups(config_dir)
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
@@ -129,10 +129,11 @@ def _explain(schema: type[Any], overrides: list[str], error: Exception) -> str:
         if override.is_sweep_override():
             return f"{text} has several values; add -m to run one job for each"
         if key in options_of:
-            value = str(override.value())
-            if value not in options_of[key] and override.value() is not None:
-                options = ", ".join(options_of[key])
-                return f"{key}={value} is not an option{_nearest(value, options_of[key])}; choose one of {options}"
+            given = override.value()
+            for value in map(str, given if isinstance(given, list) else [given] if given is not None else []):
+                if value not in options_of[key]:
+                    options = ", ".join(options_of[key])
+                    return f"{key}={value} is not an option{_nearest(value, options_of[key])}; choose one of {options}"
         elif not override.is_add() and not key.startswith("hydra") and key not in keys:
             return f"{key} is not a setting{_nearest(key, [*keys, *options_of])}"
     return str(error).split("\n", 1)[0]
@@ -156,11 +157,12 @@ def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
     return found
 
 
-def groups() -> dict[str, list[str]]:
-    """Config groups and their options, read from conf/."""
+def groups(config_dir: str | None = None) -> dict[str, list[str]]:
+    """Config groups and their options, read from conf/ and from the folder of `--config-dir`."""
     found: dict[str, list[str]] = {}
-    for path in sorted(conf_dir().rglob("*.yaml")):
-        group = path.parent.relative_to(conf_dir()).as_posix()
-        if group != "." and not path.stem.startswith("_"):
-            found.setdefault(group, []).append(path.stem)
+    for root in (conf_dir(), *([] if config_dir is None else [Path(config_dir)])):
+        for path in sorted(root.rglob("*.yaml")):
+            group = path.parent.relative_to(root).as_posix()
+            if group != "." and not path.stem.startswith("_"):
+                found.setdefault(group, []).append(path.stem)
     return found

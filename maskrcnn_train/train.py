@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from maskrcnn_train.checking.data import quick_check
+from maskrcnn_train.checking.table import findings_table
 from maskrcnn_train.composing import load_config
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.loading import Loaders, build_loaders, naming_lost_workers
@@ -144,7 +146,7 @@ def _resume(state: TrainingState, checkpoints: Checkpoints) -> None:
 
 
 def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: Plan, world_size: int) -> None:
-    """What is about to happen: data and what of it is not used, classes, device, precision, length, learning rate."""
+    """What is about to happen: data and what of it is not used, classes, doubts, device, precision, length, lr."""
     for note in splits.notes:
         logger.info("note: %s", note)
     rows = [
@@ -157,6 +159,8 @@ def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: 
     classes = zip(splits.classes.ids, splits.classes.names, strict=True)
     class_rows = [(label, *row) for label, row in enumerate(classes, start=1)]
     logger.info("%s", table("classes", ["label", "category id", "name"], class_rows))
+    if findings := quick_check(config, splits):
+        logger.info("%s", findings_table(findings))
     device = next(state.model.parameters()).device
     logger.info(
         "%d training and %d validation images; %s on %s in %s; up to %d steps of %d images; learning rate %.3g",

@@ -18,6 +18,7 @@ ALLOWED = {
     "analysis": {"config", "command_config", "batch", "data", "model", "evaluation", "analysis"},
     "reporting": {"config", "batch", "data", "model", "evaluation", "analysis", "reporting"},
     "engine": {"config", "batch", "data", "model", "engine"},
+    "checking": {"config", "batch", "data", "model", "engine", "checking"},
 }
 
 

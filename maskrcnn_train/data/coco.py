@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 
+MAX_SIDE = 2**20  # of an image, pixels
+
 
 def open_index(path: Path) -> AnnotationIndex:
     """The index of a COCO JSON, from the cache while the file is unchanged, else read, checked and cached.
@@ -40,9 +42,12 @@ def open_index(path: Path) -> AnnotationIndex:
     return save_index(read_coco(path), folder)
 
 
-def read_coco(path: Path) -> AnnotationIndex:
-    """Read and check one COCO JSON. Raises ValueError with one line naming the file and the item at fault."""
-    content = parse_json(path)
+def read_coco(path: Path, content: dict[str, Any] | None = None) -> AnnotationIndex:
+    """Read and check one COCO JSON. Raises ValueError with one line naming the file and the item at fault.
+
+    content: what `parse_json` gave, if it was called before.
+    """
+    content = parse_json(path) if content is None else content
     file = path.name
     images = _objects(content, "images", file)
     categories = _read_categories(_objects(content, "categories", file), file)
@@ -59,12 +64,15 @@ def read_coco(path: Path) -> AnnotationIndex:
 # ---------------------------------------------------------------- the file
 
 
-def parse_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO JSON. Raises ValueError with one line when it is none."""
+def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
+    """The content of a COCO JSON. Raises ValueError with one line when it is none.
+
+    exact: with whole numbers beyond 64 bits as they are, which takes a few times longer.
+    """
     try:
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
         # Python's own json writes NaN, which is no JSON: such files must be read to say which object is wrong
-        content = json.loads(text) if b"NaN" in text or b"Infinity" in text else orjson.loads(text)
+        content = json.loads(text) if exact or b"NaN" in text or b"Infinity" in text else orjson.loads(text)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -138,7 +146,7 @@ def _file_names(images: list[dict[str, Any]], ids: Ints, file: str) -> list[str]
         name = item.get("file_name")
         if not isinstance(name, str) or not name or "\0" in name:
             raise ValueError(f"image {number} in {file} has file_name {_shown(name)}; it should be a path")
-        if _escapes(name):
+        if leaves_folder(name):
             raise ValueError(
                 f"image {number} in {file} has file_name {_shown(name)}, outside the folder of images; "
                 "use a path relative to that folder"
@@ -147,7 +155,8 @@ def _file_names(images: list[dict[str, Any]], ids: Ints, file: str) -> list[str]
     return names
 
 
-def _escapes(name: str) -> bool:
+def leaves_folder(name: str) -> bool:
+    """Whether a file name points outside the folder that it is relative to."""
     if name[0] not in "/\\" and ".." not in name and ":" not in name:
         return False
     paths = PurePosixPath(name), PureWindowsPath(name)
@@ -157,7 +166,7 @@ def _escapes(name: str) -> bool:
 def _image_sizes(images: list[dict[str, Any]], ids: Ints, file: str) -> Ints:
     columns = [_whole_numbers(images, key, "image", file) for key in ("height", "width")]
     sizes = np.stack(columns, axis=1) if images else np.zeros((0, 2), dtype=np.int64)
-    wrong = (sizes < 1).any(axis=1) | (sizes > 2**20).any(axis=1)
+    wrong = (sizes < 1).any(axis=1) | (sizes > MAX_SIDE).any(axis=1)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         height, width = sizes[row].tolist()

@@ -18,6 +18,7 @@ from maskrcnn_train.data.classes import ClassMap, build_class_map, map_categorie
 from maskrcnn_train.data.coco import open_index
 from maskrcnn_train.data.index import NO_MASK, AnnotationIndex, SkippedTable
 from maskrcnn_train.data.layouts import NAMES, data_root, locate, source_name
+from maskrcnn_train.data.stratifying import count_objects, stratify
 
 Ints = NDArray[np.int64]
 
@@ -76,7 +77,7 @@ def read_splits(config: TrainConfig) -> Splits:
         notes += more if name != "train" else []
         parts[name] = Split(name, index, np.arange(index.num_images), labels, paths[name][0], index.skipped.copy())
     if data.split.fractions is not None:
-        parts = _cut(parts["train"], len(classes.names), data.split.fractions, data.split.seed)
+        parts = cut_split(parts["train"], len(classes.names), data.split.fractions, data.split.seed)
     for split in parts.values():
         check_split(split, with_masks=with_masks, on_bad_image=data.on_bad_image)
     if parts["val"].num_objects == 0:
@@ -84,12 +85,12 @@ def read_splits(config: TrainConfig) -> Splits:
     return Splits(parts["train"], parts["val"], parts.get("test"), classes, notes)
 
 
-def _cut(whole: Split, num_classes: int, fractions: Sequence[float], seed: int) -> dict[str, Split]:
+def cut_split(whole: Split, num_classes: int, fractions: Sequence[float], seed: int) -> dict[str, Split]:
     """Parts of one split; what was skipped of its JSON stays with the first."""
-    presence = class_presence(whole.index, whole.labels, num_classes)
+    counts = count_objects(whole.index, whole.labels, num_classes)
     return {
         name: replace(whole, name=name, rows=rows, skipped=whole.skipped if name == "train" else SkippedTable())
-        for name, rows in zip(NAMES, split_images(presence, fractions, seed), strict=False)
+        for name, rows in zip(NAMES, stratify(counts, fractions, seed), strict=False)
     }
 
 
@@ -110,7 +111,7 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
     labels, notes = _labels(index, classes, source_name(paths[1]), "the model")
     split = Split(name, index, np.arange(index.num_images), labels, paths[0], index.skipped.copy())
     if fractions is not None:
-        split = _cut(split, len(classes.names), fractions, data.split.seed)[name]
+        split = cut_split(split, len(classes.names), fractions, data.split.seed)[name]
     check_split(split, with_masks=with_masks, on_bad_image=data.on_bad_image)
     return split, notes
 
@@ -186,68 +187,3 @@ def _list_folder(folder: Path) -> set[str]:
         return set(os.listdir(folder))
     except OSError:
         return set()
-
-
-# ---------------------------------------------------------------- cutting one JSON
-
-
-def class_presence(index: AnnotationIndex, labels: Ints, num_classes: int) -> NDArray[np.bool_]:
-    """Which classes occur in which image, crowd regions aside: bool [M, num_classes]."""
-    presence = np.zeros((index.num_images, num_classes), dtype=bool)
-    single = ~np.asarray(index.crowd)
-    presence[index.image_rows[single], labels[single] - 1] = True
-    return presence
-
-
-def split_images(
-    presence: NDArray[np.bool_], fractions: Sequence[float], seed: int, groups: Ints | None = None
-) -> list[Ints]:
-    """Cut images into parts that have alike shares of every class; sorted rows of each part.
-
-    presence: bool [M, K], which classes an image shows. groups: int64 [M], images of one number stay together.
-    The rarest class is dealt out first, its first image to the first part (training). Sechidis et al. 2011.
-    """
-    rng = np.random.default_rng(seed)
-    _, unit_of = np.unique(np.arange(len(presence)) if groups is None else groups, return_inverse=True)
-    sizes = np.bincount(unit_of)
-    shown = np.zeros((len(sizes), presence.shape[1]), dtype=bool)
-    np.logical_or.at(shown, unit_of, presence)
-    room = _part_sizes(len(presence), fractions).astype(np.float64)
-    wanted = np.outer(np.asarray(fractions), shown.sum(axis=0))
-    part_of = np.full(len(sizes), -1)
-    order = rng.permutation(len(sizes))
-    for column in [*np.argsort(shown.sum(axis=0), kind="stable").tolist(), None]:
-        for unit in order[part_of[order] < 0].tolist():
-            if column is not None and not shown[unit, column]:
-                continue
-            part = _choose_part(room, None if column is None else wanted[:, column], column, part_of, shown)
-            part_of[unit] = part
-            room[part] -= sizes[unit]
-            wanted[part] -= shown[unit]
-    return [np.flatnonzero(part_of[unit_of] == part) for part in range(len(fractions))]
-
-
-def _choose_part(
-    room: NDArray[np.float64],
-    wanted: NDArray[np.float64] | None,
-    column: int | None,
-    part_of: Ints,
-    shown: NDArray[np.bool_],
-) -> int:
-    if wanted is None:
-        return int(np.argmax(room))
-    if room[0] > 0 and not (shown[:, column] & (part_of == 0)).any():
-        return 0
-    open_parts = room > 0 if (room > 0).any() else np.ones(len(room), dtype=bool)
-    return int(np.lexsort((room, np.where(open_parts, wanted, -np.inf)))[-1])
-
-
-def _part_sizes(count: int, fractions: Sequence[float]) -> Ints:
-    """Whole numbers of images that add up to `count`, at least one for each part that can have one."""
-    ends = np.round(np.cumsum(fractions) / sum(fractions) * count).astype(np.int64)
-    sizes = np.diff(np.concatenate([[0], ends]))
-    for part in np.flatnonzero(sizes == 0):
-        if sizes.max() > 1:
-            sizes[np.argmax(sizes)] -= 1
-            sizes[part] = 1
-    return np.asarray(sizes)

@@ -9,7 +9,7 @@ import pytest
 
 from maskrcnn_train import load_config
 from maskrcnn_train.data.classes import ClassMap
-from maskrcnn_train.data.splitting import read_split, read_splits, split_images
+from maskrcnn_train.data.splitting import read_split, read_splits
 
 from .conftest import Configure, roboflow, small_coco, write_images, write_json
 
@@ -112,34 +112,6 @@ def test_one_json_is_cut_into_parts(tmp_path: Path) -> None:
     assert sorted(np.concatenate(parts).tolist()) == list(range(20))
     again, _ = read_split(config.data, "val", splits.classes, with_masks=True)
     assert again.rows.tolist() == splits.val.rows.tolist()
-
-
-def test_the_seed_decides_the_parts() -> None:
-    presence = np.ones((50, 1), dtype=bool)
-    first, again, other = (split_images(presence, [0.5, 0.5], seed) for seed in (0, 0, 1))
-    assert first[0].tolist() == again[0].tolist() != other[0].tolist()
-
-
-def test_every_class_is_in_training_and_shares_are_alike() -> None:
-    rng = np.random.default_rng(0)
-    presence = rng.random((200, 6)) < [0.9, 0.5, 0.2, 0.05, 0.01, 0.0]
-    presence[7, 5] = True
-    parts = split_images(presence, [0.7, 0.2, 0.1], 0)
-    assert [len(part) for part in parts] == [140, 40, 20]
-    assert presence[parts[0]].any(axis=0).all()
-    shares = np.array([presence[part].mean(axis=0) for part in parts])
-    np.testing.assert_allclose(shares[1, :3], presence.mean(axis=0)[:3], atol=0.06)
-
-
-def test_images_of_one_group_stay_together() -> None:
-    groups = np.arange(60) // 3
-    parts = split_images(np.ones((60, 2), dtype=bool), [0.5, 0.5], 0, groups)
-    assert not set(groups[parts[0]].tolist()) & set(groups[parts[1]].tolist())
-    assert abs(len(parts[0]) - 30) <= 3
-
-
-def test_a_handful_of_images_leaves_no_part_empty() -> None:
-    assert [len(part) for part in split_images(np.ones((3, 1), dtype=bool), [0.9, 0.05, 0.05], 0)] == [1, 1, 1]
 
 
 def test_reading_data_does_not_import_torch() -> None:

@@ -1,0 +1,192 @@
+"""`python -m maskrcnn_train.check`: every fault of data, settings, weights and machine before a minute is spent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskrcnn_train.checking.advice import combined, write_advice
+from maskrcnn_train.checking.classes import count_classes
+from maskrcnn_train.checking.data import Outcome, check_content, check_settings
+from maskrcnn_train.checking.findings import SEVERITIES, Finding, in_order
+from maskrcnn_train.checking.images import check_images
+from maskrcnn_train.checking.objects import largest_size, training_min_size
+from maskrcnn_train.checking.reading import CheckedData, read_data
+from maskrcnn_train.checking.table import findings_table
+from maskrcnn_train.cli import run_command
+from maskrcnn_train.command_config import CheckConfig
+from maskrcnn_train.command_rules import check_preflight_rules
+
+if TYPE_CHECKING:
+    from maskrcnn_train.checking.memory import MemoryForecast
+    from maskrcnn_train.data.classes import ClassMap
+    from maskrcnn_train.data.splitting import Split
+
+HELP = """
+Check a training before it runs: data, settings, weights, memory. Takes the keys of the training.
+
+  python -m maskrcnn_train.check data=roboflow data.root=DIR weights=coco
+  python -m maskrcnn_train.check data=roboflow data.root=DIR decode=false        opens no image
+  python -m maskrcnn_train.check data=roboflow data.root=DIR view=true           and draws what the model sees
+"""
+logger = logging.getLogger("maskrcnn_train")
+
+
+@dataclass
+class CheckResult:
+    """findings: errors first. folder: where findings.json and experiment/advice.yaml are."""
+
+    findings: list[Finding]
+    folder: Path
+
+    @property
+    def has_errors(self) -> bool:
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+def check(config: CheckConfig) -> CheckResult:
+    """Check as configured, print the tables and write the files. Raises ValueError for mistakes in the settings.
+
+    Faults of the data are findings, and no fault hides another where that can be helped.
+    """
+    from maskrcnn_train.engine.run_folder import open_run_folder
+    from maskrcnn_train.reporting.progress import Progress, setup_logging
+
+    data = read_data(config)
+    folder = open_run_folder(replace(config, resume=None), "check")
+    console = setup_logging(folder)
+    findings = [*data.findings, *check_content(data.splits)]
+    outcome, forecast = Outcome(), None
+    if data.classes is not None:
+        outcome = check_settings(config, data.splits, data.classes)
+        findings += outcome.findings
+    if config.decode:
+        with Progress("images", log_every=1000, console=console) as bar:
+            findings += _decoded(config, data.splits, lambda done, total: bar.update(done, total, {}))
+    if data.classes is not None and "train" in data.splits and len(data.splits["train"]):
+        model_findings, forecast = _check_model(config, data.splits["train"], data.classes)
+        findings += model_findings
+    findings = in_order(findings)
+    _log_tables(config, data, outcome, findings)
+    if forecast is not None:
+        logger.info("memory of a training step: %s", forecast)
+    _write(folder, findings, data, outcome, forecast)
+    if config.view:
+        _view(config, folder)
+    return CheckResult(findings, folder)
+
+
+def _decoded(config: CheckConfig, splits: dict[str, Split], progress: Callable[[int, int], None]) -> list[Finding]:
+    return check_images(
+        splits,
+        on_bad_image=config.data.on_bad_image,
+        workers=config.workers or os.cpu_count() or 1,
+        distance=config.duplicate_distance,
+        progress=progress,
+    )
+
+
+def _check_model(config: CheckConfig, train: Split, classes: ClassMap) -> tuple[list[Finding], MemoryForecast]:
+    """Initial weights and memory, with the model that the training would build."""
+    import torch
+
+    from maskrcnn_train.checking.memory import check_memory, forecast_memory
+    from maskrcnn_train.checking.weights import check_weights
+    from maskrcnn_train.model.mask_rcnn import build_model
+    from maskrcnn_train.pretrained import start_from_weights
+
+    torch.manual_seed(config.seed)
+    model = build_model(config, classes.num_classes)
+    try:
+        report = start_from_weights(model, config, classes.names, run_dir=None)
+        findings = [] if report is None else check_weights(report)
+    except ValueError as error:
+        findings = [Finding("error", "weights", str(error))]
+    min_size, max_size = training_min_size(config), config.data.max_size
+    size = largest_size(train, min_size=min_size, max_size=max_size)
+    forecast = forecast_memory(model, config, size)
+    return [*findings, *check_memory(forecast, config)], forecast
+
+
+def _view(config: CheckConfig, folder: Path) -> None:
+    """Draw the sheet; faults that keep a training from starting keep it from being drawn."""
+    from maskrcnn_train.data.splitting import read_splits
+    from maskrcnn_train.reporting.sheet import write_sheet
+
+    try:
+        sheet = write_sheet(config, read_splits(config), folder / "view.png", count=config.view_count)
+    except ValueError as error:
+        logger.warning("no sheet of what the model sees: %s", error)
+    else:
+        logger.info("what the model sees: %s", sheet)
+
+
+# ---------------------------------------------------------------- what a person sees
+
+
+def _log_tables(config: CheckConfig, data: CheckedData, outcome: Outcome, findings: list[Finding]) -> None:
+    from maskrcnn_train.reporting.tables import table
+
+    if data.classes is not None:
+        counts = count_classes(data.splits, data.classes)
+        rows: list[tuple[Any, ...]] = [
+            (name, *numbers) for name, *numbers in zip(data.classes.names, *counts.values(), strict=True)
+        ]
+        rows.append(("all", *(sum(numbers) for numbers in counts.values())))
+        logger.info("%s", table("objects of each class", ["class", *counts], rows))
+    if outcome.anchors:
+        title = f"training objects and the anchors that meet them best, shorter side {training_min_size(config)} px"
+        upper, lower = config.rpn.iou.upper, config.rpn.iou.lower
+        columns = ["level", "anchor", "objects", "mean IoU", f"only as best (< {upper:g})", f"hardly (< {lower:g})"]
+        rows = [
+            (name, f"{size:g}", count, f"{iou:.2f}", saved, poor)
+            for name, size, count, iou, saved, poor in outcome.anchors
+        ]
+        logger.info("%s", table(title, columns, rows))
+    if findings:
+        logger.info("%s", findings_table(findings, width=shutil.get_terminal_size((140, 0)).columns))
+
+
+def _write(
+    folder: Path, findings: list[Finding], data: CheckedData, outcome: Outcome, forecast: MemoryForecast | None
+) -> None:
+    """findings.json with everything, and the advice as an experiment."""
+    plain = {
+        "findings": [finding.to_plain() for finding in findings],
+        "classes": {}
+        if data.classes is None
+        else {"names": data.classes.names, **count_classes(data.splits, data.classes)},
+        "anchors": [
+            dict(zip(("level", "size", "objects", "mean_iou", "only_as_best", "hardly"), row, strict=True))
+            for row in outcome.anchors
+        ],
+        "memory": None
+        if forecast is None
+        else {"step_bytes": int(forecast.step), "available_bytes": forecast.available},
+    }
+    (folder / "findings.json").write_text(json.dumps(plain, indent=2) + "\n")
+    advice = write_advice(findings, folder)
+    counts = [sum(finding.severity == severity for finding in findings) for severity in SEVERITIES]
+    logger.info("%d errors, %d warnings, %d pieces of advice; all items: %s", *counts, folder / "findings.json")
+    if combined(findings):
+        logger.info("to take the answers: --config-dir %s experiment=advice   (%s)", folder, advice)
+
+
+def run(config: CheckConfig) -> None:
+    if check(config).has_errors:
+        sys.exit(1)
+
+
+def main() -> None:
+    run_command("check", CheckConfig, check_preflight_rules, run, HELP)
+
+
+if __name__ == "__main__":
+    main()

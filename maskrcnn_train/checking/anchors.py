@@ -1,0 +1,159 @@
+"""How well anchors meet the objects at the network size, and which anchors would meet them better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_train.checking.findings import Finding, percent
+from maskrcnn_train.checking.objects import NetworkObjects
+from maskrcnn_train.config import FPN_LEVELS, TrainConfig
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+STRIDES = (4, 8, 16, 32, 64)
+CHUNK = 65_536  # objects compared at a time
+SAMPLE = 4_000  # objects that other anchors are tried on
+POOR_SHARE = 0.1  # of objects that meet no anchor at `rpn.iou.lower`; above it is a warning
+GAIN = 0.05  # of the mean best IoU for which other anchors are advised
+ROUNDS = 3
+COST = 0.01  # mean IoU that an aspect ratio must bring: each is a third more anchors
+FACTORS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0)
+RATIOS = ([0.5, 1.0, 2.0], [0.33, 1.0, 3.0], [0.25, 0.5, 1.0, 2.0], [0.5, 1.0, 2.0, 4.0], [0.25, 0.5, 1.0, 2.0, 4.0])
+
+
+@dataclass
+class AnchorFit:
+    """best: float64 [N], highest IoU of each object with an anchor; levels: int64 [N], that anchor's level."""
+
+    best: Floats
+    levels: Ints
+
+
+def fit_anchors(
+    objects: NetworkObjects, sizes: list[float], ratios: list[float], *, rounding: bool, fixed_strides: bool
+) -> AnchorFit:
+    """The best IoU of every object over all anchors of its image, as the RPN lays them out.
+
+    The IoU with an anchor of given size falls with the distance of the centres along each axis, so that only the
+    nearest place of each level has to be looked at.
+    """
+    best, levels = np.full(len(objects), -1.0), np.zeros(len(objects), dtype=np.int64)
+    for start in range(0, len(objects), CHUNK):
+        part = slice(start, start + CHUNK)
+        boxes, padded = objects.boxes[part], -(-objects.sizes[part] // 32) * 32
+        for level, size in enumerate(sizes):
+            distance = _distance(boxes, padded, level, fixed_strides)
+            for ratio in ratios:
+                iou = _iou(boxes, distance, _cell(size, ratio, rounding))
+                better = iou > best[part]
+                best[part] = np.where(better, iou, best[part])
+                levels[part] = np.where(better, level, levels[part])
+    return AnchorFit(best, levels)
+
+
+def _cell(size: float, ratio: float, rounding: bool) -> tuple[float, float]:
+    """(width, height) of an anchor; see `model.anchors.cell_anchors`."""
+    width, height = size / ratio**0.5, size * ratio**0.5
+    return (2.0 * round(width / 2), 2.0 * round(height / 2)) if rounding else (width, height)
+
+
+def _distance(boxes: Floats, padded: Ints, level: int, fixed_strides: bool) -> Floats:
+    """Of each object's centre to the nearest anchor place: float64 [N, 2] x y, network pixels."""
+    grids = -(-padded // STRIDES[level])
+    strides = np.full_like(padded, STRIDES[level]) if fixed_strides else padded // grids
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    places = np.clip(np.round(centres / strides[:, ::-1]), 0, grids[:, ::-1] - 1) * strides[:, ::-1]
+    return np.asarray(np.abs(centres - places))
+
+
+def _iou(boxes: Floats, distance: Floats, cell: tuple[float, float]) -> Floats:
+    sides = boxes[:, 2:] - boxes[:, :2]
+    anchor = np.asarray(cell)
+    shared = np.clip(np.minimum(np.minimum(sides, anchor), (sides + anchor) / 2 - distance), 0, None).prod(axis=1)
+    return np.asarray(shared / (sides.prod(axis=1) + anchor.prod() - shared))
+
+
+def anchor_table(fit: AnchorFit, config: TrainConfig) -> list[tuple[str, float, int, float, int, int]]:
+    """For each level: name, anchor size, objects that it meets best, their mean IoU, how many of them only the rule
+    "the best anchor of each object is object" makes positives, and how many stay below rpn.iou.lower."""
+    rows = []
+    for level, (name, size) in enumerate(zip(FPN_LEVELS, config.rpn.anchors.sizes, strict=True)):
+        best = fit.best[fit.levels == level]
+        saved, poor = int((best < config.rpn.iou.upper).sum()), int((best < config.rpn.iou.lower).sum())
+        rows.append((name, size, len(best), float(best.mean()) if len(best) else 0.0, saved, poor))
+    return rows
+
+
+def check_anchors(objects: NetworkObjects, fit: AnchorFit, config: TrainConfig) -> list[Finding]:
+    """Objects that anchors hardly meet, and anchors that would meet them better."""
+    section, findings = config.rpn, []
+    poor = fit.best < section.iou.lower
+    better, gained = _better_anchors(objects, config)
+    if poor.sum() > POOR_SHARE * len(objects):
+        what = f"{percent(int(poor.sum()), len(objects))} of the objects meet no anchor at IoU {section.iou.lower}"
+        fix = "" if better else "smaller or larger rpn.anchors.sizes, or another data.min_size"
+        ids = objects.ids[poor].tolist()
+        findings.append(Finding("warning", "anchors-poor", what, "train", "annotation", ids, better, fix))
+    if better:
+        saved = fit.best < section.iou.upper
+        what = (
+            f"{percent(int(saved.sum()), len(objects))} of the objects have only their best anchor; other anchors "
+            f"raise the mean best IoU from {fit.best.mean():.2f} to {gained:.2f}"
+        )
+        ids = objects.ids[saved].tolist()
+        findings.append(Finding("advice", "anchors-better", what, "train", "annotation", ids, better))
+    return findings
+
+
+def _better_anchors(objects: NetworkObjects, config: TrainConfig) -> tuple[dict[str, Any], float]:
+    """The overrides of the anchors that fit best by a clear margin, and their mean best IoU; {} where there are none.
+
+    With published weights the ratios stay: another number of them would re-initialise the RPN's predictors.
+    """
+    sample = np.random.default_rng(0).permutation(len(objects))[:SAMPLE]
+    some = NetworkObjects(
+        objects.ids[sample], objects.boxes[sample], objects.sizes[sample], objects.per_image, objects.scales
+    )
+    anchors, numerics = config.rpn.anchors, config.numerics
+
+    def score(sizes: list[float], ratios: list[float]) -> float:
+        strides = numerics.anchor_strides == "fixed"
+        fit = fit_anchors(some, sizes, ratios, rounding=numerics.anchor_rounding, fixed_strides=strides)
+        return float(fit.best.mean()) if len(some) else 0.0
+
+    sizes, ratios = anchors.sizes, anchors.aspect_ratios
+    now = reached = score(sizes, ratios)
+    keeps_predictors = config.weights.source not in ("none", "imagenet")
+    for _ in range(ROUNDS):
+        sizes = max([sizes, *_scaled(sizes), *_quantiles(some.sides)], key=lambda sizes: score(sizes, ratios))
+        if not keeps_predictors:
+            ratios = max([ratios, *RATIOS], key=lambda ratios: score(sizes, ratios) - COST * len(ratios))
+        before, reached = reached, score(sizes, ratios)
+        if reached <= before:
+            break
+    found: dict[str, Any] = {"rpn.anchors.sizes": sizes}
+    if ratios != anchors.aspect_ratios:
+        found["rpn.anchors.aspect_ratios"] = ratios
+    return (found, reached) if reached > now + GAIN else ({}, now)
+
+
+def _scaled(sizes: list[float]) -> list[list[float]]:
+    return [[float(max(4, round(size * factor))) for size in sizes] for factor in FACTORS]
+
+
+def _quantiles(sides: Floats) -> list[list[float]]:
+    """Sizes that the objects have themselves, ascending and each at least a quarter above the one before."""
+    if not len(sides):
+        return []
+    tried = []
+    for low, high in ((0.1, 0.9), (0.05, 0.95), (0.02, 0.98)):
+        sizes = [float(max(4, round(size))) for size in np.quantile(sides, np.linspace(low, high, len(STRIDES)))]
+        for level in range(1, len(sizes)):
+            sizes[level] = max(sizes[level], float(np.ceil(1.25 * sizes[level - 1])))
+        tried.append(sizes)
+    return tried

@@ -1,0 +1,85 @@
+"""The objects of a split as the network sees them: boxes in network pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.data.splitting import Split
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class NetworkObjects:
+    """N objects of the images of a split, crowd regions aside.
+
+    ids: int64 [N] annotation ids. boxes: float64 [N, 4] x1 y1 x2 y2, network pixels. sizes: int64 [N, 2], (height,
+    width) of each object's image, network pixels. per_image: int64 [images], objects of each image. scales: float64
+    [images], network pixels for one image pixel.
+    """
+
+    ids: Ints
+    boxes: Floats
+    sizes: Ints
+    per_image: Ints
+    scales: Floats
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def widths(self) -> Floats:
+        return np.asarray(self.boxes[:, 2] - self.boxes[:, 0])
+
+    @property
+    def heights(self) -> Floats:
+        return np.asarray(self.boxes[:, 3] - self.boxes[:, 1])
+
+    @property
+    def sides(self) -> Floats:
+        """Square roots of the box areas."""
+        return np.asarray(np.sqrt(self.widths * self.heights))
+
+
+def training_min_size(config: TrainConfig) -> int:
+    """The shorter side that training images have: with several to draw from, the middle one."""
+    sizes = sorted(config.augmentation.min_sizes or [config.data.min_size])
+    return sizes[len(sizes) // 2]
+
+
+def network_objects(split: Split, *, min_size: int, max_size: int) -> NetworkObjects:
+    """Objects of a split at the network size, before any random scaling or cropping."""
+    index = split.index
+    single = np.flatnonzero(~np.asarray(index.crowd) & np.isin(index.image_rows, split.rows))
+    sizes = np.asarray(index.image_sizes)
+    resized, scales = resized_sizes(sizes, min_size, max_size)
+    rows = index.image_rows[single]
+    factors = (resized / sizes)[rows]
+    boxes = np.asarray(index.boxes)[single]
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return NetworkObjects(
+        ids=np.asarray(index.annotation_ids[single]),
+        boxes=corners * np.tile(factors[:, ::-1], 2),
+        sizes=resized[rows],
+        per_image=np.bincount(rows, minlength=index.num_images)[split.rows],
+        scales=scales[split.rows],
+    )
+
+
+def resized_sizes(sizes: Ints, min_size: int, max_size: int) -> tuple[Ints, Floats]:
+    """`data.transforms.resized_size` of many images: int64 [M, 2] height, width, and the scale of each."""
+    scales = np.minimum(min_size / sizes.min(axis=1), max_size / sizes.max(axis=1))
+    return np.maximum(1, (sizes * scales[:, None] + 1e-6).astype(np.int64)), scales
+
+
+def largest_size(split: Split, *, min_size: int, max_size: int) -> tuple[int, int]:
+    """(height, width) of the largest padded image of a split, network pixels."""
+    resized, _ = resized_sizes(np.asarray(split.index.image_sizes)[split.rows], min_size, max_size)
+    padded = -(-resized // 32) * 32
+    height, width = padded[int(padded.prod(axis=1).argmax())].tolist()
+    return height, width

@@ -1,0 +1,168 @@
+"""Reads the data of a training as `read_splits` does, but goes on after a fault and lists all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_train.checking.findings import Finding, Severity
+from maskrcnn_train.checking.structure import without_faults
+from maskrcnn_train.config import DataConfig, TrainConfig
+from maskrcnn_train.data.classes import ClassMap, build_class_map, map_categories
+from maskrcnn_train.data.coco import open_index, parse_json, read_coco
+from maskrcnn_train.data.index import NO_MASK, AnnotationIndex, Category
+from maskrcnn_train.data.layouts import NAMES, data_root, locate, source_name
+from maskrcnn_train.data.splitting import Split, cut_split, find_missing
+
+Ints = NDArray[np.int64]
+
+
+@dataclass
+class CheckedData:
+    """What could be read. splits: by name; an annotation of a class unknown to training has label 0.
+
+    classes: of training, or where that cannot be read of the first split that can; None where none can.
+    """
+
+    splits: dict[str, Split] = field(default_factory=dict)
+    classes: ClassMap | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def read_data(config: TrainConfig) -> CheckedData:
+    """All splits of a training and their faults. Raises ValueError where the settings name no training data."""
+    data, checked = config.data, CheckedData()
+    root = data_root(data)
+    indices: dict[str, tuple[AnnotationIndex, Path]] = {}
+    for name in NAMES:
+        try:
+            paths = locate(data, root, name)
+        except ValueError as error:
+            if name == "train":
+                raise
+            checked.findings.append(_no_split(data, name, error))
+            continue
+        if paths is None:
+            continue
+        index, findings = _read_json(paths[1], name)
+        checked.findings += findings
+        if index is not None:
+            indices[name] = (index, paths[0])
+    for name, (index, _) in indices.items():  # where train has none: any, to look at the rest
+        checked.classes = checked.classes or _read_classes(index, name, checked.findings)
+    if checked.classes is None:
+        return checked
+    for name, (index, images) in indices.items():
+        labels, findings = _label(index, checked.classes, name)
+        checked.findings += findings
+        checked.splits[name] = Split(name, index, np.arange(index.num_images), labels, images, index.skipped.copy())
+    if data.split.fractions is not None and checked.splits:
+        whole, classes = checked.splits["train"], len(checked.classes.names)
+        checked.splits = cut_split(whole, classes, data.split.fractions, data.split.seed)
+    for split in checked.splits.values():
+        checked.findings += _missing_files(split, data.on_bad_image)
+        checked.findings += _content(split, with_masks=config.mask_head.name != "none")
+    return checked
+
+
+def _no_split(data: DataConfig, name: str, error: ValueError) -> Finding:
+    given = getattr(data, name).annotations
+    override = {"data.split.fractions": [0.8, 0.2]} if name == "val" and given is None else {}
+    return Finding("error", "split-missing", "no JSON for this split", name, override=override, fix=str(error))
+
+
+def _read_json(path: Path, split: str) -> tuple[AnnotationIndex | None, list[Finding]]:
+    """The index of what can be read of a JSON, and the faults for which a training would stop."""
+    try:
+        index = open_index(path)
+    except ValueError as error:
+        fault = Finding("error", "json", str(error), split, "file", [str(path)])
+    else:
+        if index.num_images:
+            return index, []
+        return None, [Finding("error", "json", f"{path} lists no images", split, "file", [str(path)])]
+    try:
+        content, findings = without_faults(parse_json(path), split)
+        return read_coco(path, content), findings or [fault]
+    except ValueError:
+        return None, [fault]
+
+
+def _read_classes(index: AnnotationIndex, split: str, findings: list[Finding]) -> ClassMap | None:
+    source = source_name(Path(index.source))
+    try:
+        classes, _ = build_class_map(index.categories, set(index.category_ids.tolist()), source)
+    except ValueError as error:
+        findings.append(Finding("error", "no-classes", str(error), split))
+        return None
+    twice = [name for name, number in zip(classes.names, classes.ids, strict=True) if name.endswith(f" (id {number})")]
+    if twice:
+        what, fix = "several classes share a name; each stays a class", "give each its own name, or merge them"
+        findings.append(Finding("warning", "class-name-repeated", what, split, "class", twice, fix=fix))
+    return classes
+
+
+def _label(index: AnnotationIndex, classes: ClassMap, split: str) -> tuple[Ints, list[Finding]]:
+    """Label of each annotation, int64 [A], 0 for classes that training has not."""
+    used, inverse = np.unique(index.category_ids, return_inverse=True)
+    labels: dict[int, int] = {}
+    strangers: list[Category] = []
+    moved = []
+    for category in index.categories:
+        if category.id not in used:
+            continue
+        try:
+            found, notes = map_categories(classes, [category], {category.id}, "", "")
+        except ValueError:
+            strangers.append(category)
+        else:
+            labels |= found
+            moved += [category.name] if notes else []
+    findings = []
+    if strangers:
+        names = [category.name for category in strangers]
+        what, fix = "objects of classes that training has not", "rename them as in training, or add them to it"
+        findings.append(Finding("error", "class-unknown", what, split, "class", names, fix=fix))
+    if moved:
+        what, fix = "classes with other ids than in training", "nothing: classes are matched by name"
+        findings.append(Finding("advice", "class-ids-differ", what, split, "class", moved, fix=fix))
+    return np.array([labels.get(number, 0) for number in used.tolist()], dtype=np.int64)[inverse], findings
+
+
+def _missing_files(split: Split, on_bad_image: str) -> list[Finding]:
+    """Images without a file; they leave `split`."""
+    severity, override = bad_image_answer(on_bad_image)
+    if not split.images.is_dir():
+        what, split.rows = f"the folder of images {split.images} does not exist", split.rows[:0]
+        fix = f"correct data.{split.name}.images"
+        return [Finding("error", "folder-missing", what, split.name, "folder", [str(split.images)], fix=fix)]
+    missing = find_missing(split.index, split.rows, split.images)
+    split.rows = np.setdiff1d(split.rows, missing)
+    if not len(missing):
+        return []
+    names = [split.index.file_name(row) for row in missing.tolist()]
+    fix = "add the files, or leave the images out"
+    return [Finding(severity, "image-missing", "image file missing", split.name, "image", names, override, fix)]
+
+
+def bad_image_answer(on_bad_image: str) -> tuple[Severity, dict[str, str]]:
+    """Severity of an image that cannot be used, and the setting that trains without it."""
+    return ("error", {"data.on_bad_image": "skip"}) if on_bad_image == "error" else ("warning", {})
+
+
+def _content(split: Split, *, with_masks: bool) -> list[Finding]:
+    """A split without objects, and objects without masks."""
+    index = split.index
+    if split.num_objects == 0 and split.name != "test":
+        why = "nothing to train on" if split.name == "train" else "its mAP is undefined"
+        return [Finding("error", "no-objects", f"no usable objects: {why}", split.name, fix="annotate some images")]
+    bare = (index.kinds == NO_MASK) & ~np.asarray(index.crowd) & np.isin(index.image_rows, split.rows)
+    if not with_masks or not bare.any():
+        return []
+    share = "all objects are" if bare.sum() == (~np.asarray(index.crowd)).sum() else "objects"
+    what, fix = f"{share} without segmentation", "add the masks, or train boxes only"
+    ids = index.annotation_ids[bare].tolist()
+    return [Finding("error", "no-masks", what, split.name, "annotation", ids, {"mask_head.name": "none"}, fix)]

@@ -1,0 +1,163 @@
+"""`python -m maskrcnn_train.split`: one COCO JSON into train, val and test, or into folds, with alike classes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_train.cli import run_command
+from maskrcnn_train.command_config import SplitCommandConfig
+from maskrcnn_train.command_rules import check_split_rules
+from maskrcnn_train.data.coco import parse_json, read_coco
+from maskrcnn_train.data.grouping import group_by_field, group_by_looks, group_by_pattern, joined
+from maskrcnn_train.data.index import AnnotationIndex
+from maskrcnn_train.data.layouts import NAMES
+from maskrcnn_train.data.stratifying import count_objects, stratify
+
+HELP = """
+Cut one COCO JSON into train, val and test, or into folds: alike shares of every class and of crowded images.
+
+  python -m maskrcnn_train.split annotations=all.json fractions=[0.8,0.2]
+  python -m maskrcnn_train.split annotations=all.json folds=5 seed=1
+  python -m maskrcnn_train.split annotations=all.json group_by=video_id            one video, one split
+  python -m maskrcnn_train.split annotations=all.json "group_pattern='^(.*)_tile'"
+  python -m maskrcnn_train.split annotations=all.json duplicates=true images=FOLDER
+"""
+Ints = NDArray[np.int64]
+logger = logging.getLogger("maskrcnn_train")
+
+
+@dataclass
+class SplitResult:
+    """files: the JSONs by name, "train" or "fold_0/train". rows: int64, the images of each part (folds: of its val)."""
+
+    folder: Path
+    files: dict[str, Path]
+    parts: dict[str, Ints]
+
+
+def split(config: SplitCommandConfig) -> SplitResult:
+    """Cut as configured and write the parts; nothing of the JSON is lost. Raises ValueError for a faulty JSON."""
+    from maskrcnn_train.engine.run_folder import open_run_folder
+    from maskrcnn_train.reporting.progress import setup_logging
+
+    path = Path(config.annotations).expanduser()
+    if not path.is_file():
+        raise ValueError(f"annotations={config.annotations} does not exist; it should be a COCO JSON")
+    content = parse_json(path, exact=True)
+    index = read_coco(path, content)
+    fractions = [1 / config.folds] * config.folds if config.folds else config.fractions
+    if index.num_images < len(fractions):
+        raise ValueError(f"{path} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
+    folder = open_run_folder(config, "split")
+    setup_logging(folder)
+    counts = _objects(index)
+    groups = _groups(config, content["images"])
+    rows = stratify(counts, fractions, config.seed, groups, favour_first=config.folds is None)
+    names = [f"fold_{number}" for number in range(len(rows))] if config.folds else list(NAMES)
+    parts = dict(zip(names, rows, strict=False))
+    files = _write_folds(content, parts, folder) if config.folds else _write_parts(content, parts, folder)
+    _log_table(index, counts, parts, groups)
+    logger.info("written to %s", folder)
+    if not config.folds:
+        keys = " ".join(f"data.{name}.annotations={file} data.{name}.images=FOLDER" for name, file in files.items())
+        logger.info("train on them: data=custom %s", keys)
+    return SplitResult(folder, files, parts)
+
+
+def _objects(index: AnnotationIndex) -> Ints:
+    """Objects of each category in each image: int64 [M, K], categories in the order of the JSON."""
+    ids = np.array([category.id for category in index.categories], dtype=np.int64)
+    by_id = np.argsort(ids)
+    labels = by_id[np.searchsorted(ids, index.category_ids, sorter=by_id)] + 1 if len(ids) else index.category_ids
+    return count_objects(index, labels, len(ids))
+
+
+def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
+    """A number for each image, the same for those that stay together."""
+    from maskrcnn_train.reporting.progress import Progress
+
+    groupings = []
+    if config.group_by is not None:
+        groupings.append(group_by_field(images, config.group_by))
+    if config.group_pattern is not None:
+        groupings.append(group_by_pattern(images, config.group_pattern))
+    if config.duplicates:
+        with Progress("images", log_every=1000) as bar:
+            grouping, faults = group_by_looks(
+                images,
+                Path(str(config.images)).expanduser(),
+                distance=config.duplicate_distance,
+                workers=config.workers or os.cpu_count() or 1,
+                progress=lambda done, total: bar.update(done, total, {}),
+            )
+        if faults:
+            logger.warning("%d images cannot be looked at and stay alone, first: %s", len(faults), faults[0])
+        groupings.append(grouping)
+    return joined(groupings, len(images))
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _write_parts(content: dict[str, Any], parts: dict[str, Ints], folder: Path) -> dict[str, Path]:
+    return {name: _write(content, rows, folder / f"{name}.json") for name, rows in parts.items()}
+
+
+def _write_folds(content: dict[str, Any], parts: dict[str, Ints], folder: Path) -> dict[str, Path]:
+    """For each fold its images as val.json, and all others as train.json."""
+    files = {}
+    for name, rows in parts.items():
+        others = np.setdiff1d(np.arange(len(content["images"])), rows)
+        files[f"{name}/train"] = _write(content, others, folder / name / "train.json")
+        files[f"{name}/val"] = _write(content, rows, folder / name / "val.json")
+    return files
+
+
+def _write(content: dict[str, Any], rows: Ints, path: Path) -> Path:
+    """The JSON with these images and their annotations only; everything else of it, and every order, as it was."""
+    images = [content["images"][row] for row in rows.tolist()]
+    ids = {image["id"] for image in images}
+    annotations = [each for each in content["annotations"] if each["image_id"] in ids]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".writing")
+    temporary.write_text(json.dumps(content | {"images": images, "annotations": annotations}))
+    os.replace(temporary, path)
+    return path
+
+
+def _log_table(index: AnnotationIndex, counts: Ints, parts: dict[str, Ints], groups: Ints) -> None:
+    """Objects of each class in each part, with its share of the class."""
+    from maskrcnn_train.reporting.tables import table
+
+    def row(name: str, total: int, numbers: list[int]) -> list[object]:
+        return [name, total, *(f"{number} ({100 * number / max(total, 1):.1f} %)" for number in numbers)]
+
+    names = [category.name for category in index.categories]
+    inside = np.array([counts[rows].sum(axis=0) for rows in parts.values()]).T.tolist()
+    rows = [row(name, total, own) for name, total, own in zip(names, counts.sum(axis=0).tolist(), inside, strict=True)]
+    rows.append(row("all objects", int(counts.sum()), [int(counts[part].sum()) for part in parts.values()]))
+    rows.append(row("images", index.num_images, [len(part) for part in parts.values()]))
+    logger.info("%s", table("objects of each class, crowd regions aside", ["class", "all", *parts], rows))
+    together = index.num_images - len(np.unique(groups))
+    if together:
+        logger.info("%d images in %d groups that stay together", index.num_images, len(np.unique(groups)))
+
+
+def run(config: SplitCommandConfig) -> None:
+    split(config)
+
+
+def main() -> None:
+    run_command("split", SplitCommandConfig, check_split_rules, run, HELP)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from maskrcnn_train import load_config
+from maskrcnn_train.checking.anchors import anchor_table, check_anchors, fit_anchors
+from maskrcnn_train.checking.objects import NetworkObjects
+from maskrcnn_train.model.anchors import AnchorGrid
+from maskrcnn_train.model.boxes import pairwise_iou
+
+SIZES, RATIOS = [20.0, 33.0, 64.0, 128.0, 200.0], [0.5, 1.0, 2.0]
+
+
+def random_objects(count: int, size: tuple[int, int], seed: int = 0, longest: float = 150) -> NetworkObjects:
+    rng = np.random.default_rng(seed)
+    sides = np.exp(rng.uniform(0, np.log(longest), (count, 2)))
+    corners = rng.uniform(0, 1, (count, 2)) * np.maximum(1, np.array(size[::-1]) - sides)
+    boxes = np.concatenate([corners, np.minimum(corners + sides, np.array(size[::-1]))], axis=1)
+    sizes = np.tile(np.array(size), (count, 1))
+    return NetworkObjects(np.arange(count), boxes, sizes, np.array([count]), np.ones(1))
+
+
+@pytest.mark.parametrize(("rounding", "strides"), [(True, "inferred"), (False, "fixed")])
+def test_the_best_iou_is_that_over_all_anchors_of_the_network(rounding: bool, strides: str) -> None:
+    size = (230, 301)
+    objects = random_objects(300, size)
+    padded = (256, 320)
+    grids = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in (4, 8, 16, 32, 64)]
+    grid = AnchorGrid(sizes=SIZES, aspect_ratios=RATIOS, rounding=rounding, strides=strides)
+    anchors = grid(padded, grids, torch.device("cpu"))
+    expected, places = pairwise_iou(torch.from_numpy(objects.boxes).float(), anchors).max(dim=1)
+    fit = fit_anchors(objects, SIZES, RATIOS, rounding=rounding, fixed_strides=strides == "fixed")
+    np.testing.assert_allclose(fit.best, expected.numpy(), atol=1e-5)
+    ends = np.cumsum([rows * columns * len(RATIOS) for rows, columns in grids])
+    levels = np.searchsorted(ends, places.numpy(), side="right")
+    assert (fit.levels == levels).mean() > 0.99  # ties between levels aside
+
+
+def test_anchors_of_the_objects_size_are_advised_and_good_ones_left_alone() -> None:
+    tiny = random_objects(500, (800, 1088), longest=24)
+    config = load_config()
+
+    def kinds(sizes: list[float]) -> dict[str, dict[str, object]]:
+        config.rpn.anchors.sizes = sizes
+        anchors = config.rpn.anchors
+        fit = fit_anchors(tiny, sizes, anchors.aspect_ratios, rounding=True, fixed_strides=False)
+        assert sum(row[2] for row in anchor_table(fit, config)) == 500
+        return {finding.kind: finding.override for finding in check_anchors(tiny, fit, config)}
+
+    found = kinds([64, 128, 256, 512, 1024])
+    assert set(found) == {"anchors-poor", "anchors-better"}
+    advised = found["anchors-better"]["rpn.anchors.sizes"]
+    assert isinstance(advised, list)
+    assert max(advised) < 64
+    assert "anchors-better" not in kinds(advised)

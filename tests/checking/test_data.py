@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from maskrcnn_train import load_config
+from maskrcnn_train.checking.advice import combined
+from maskrcnn_train.checking.data import quick_check
+from maskrcnn_train.checking.findings import Finding
+from maskrcnn_train.checking.objects import resized_sizes
+from maskrcnn_train.checking.table import findings_table
+from maskrcnn_train.data.splitting import read_splits
+from maskrcnn_train.data.transforms import resized_size
+
+from .planted import DataSet
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    root = tmp_path_factory.mktemp("sound")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASKRCNN_TRAIN_CACHE", str(root / "cache"))
+        yield DataSet(root / "data").write()
+
+
+@pytest.fixture(scope="module")
+def usual(settings: list[str]) -> set[str]:
+    """What is found without a change."""
+    return set(kinds(settings))
+
+
+def kinds(overrides: list[str]) -> dict[str, Finding]:
+    config = load_config(overrides)
+    return {finding.kind: finding for finding in quick_check(config, read_splits(config))}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "advised"),
+    [
+        (["data.min_size=200", "data.max_size=300"], "images-enlarged", {"data.min_size": 40, "data.max_size": 60}),
+        (["data.min_size=20", "data.max_size=30"], "objects-small", {"data.min_size": 40, "data.max_size": 60}),
+        (["rpn.sampling.batch_size=2"], "rpn-sampling", {"rpn.sampling.batch_size": 100}),
+        (["roi_head.sampling.batch_size=4"], "roi-sampling", {"roi_head.sampling.batch_size": 200}),
+        (["rpn.nms.post_test=1"], "proposals-too-few", {"rpn.nms.post_test": 100}),
+        (
+            ["data.min_size=80", "data.max_size=120", "mask_head.pooler.resolution=1"],
+            "masks-coarse",
+            {"mask_head.pooler.resolution": 2},
+        ),
+        (["schedule.warmup_steps=5000"], "warmup-long", {"schedule.warmup_steps": 14}),
+        (["trainer.batch_size=99"], "batch-large", {"trainer.batch_size": 24}),
+        (["trainer.batch_size=1"], "norm-of-one", {"backbone.norm": "group"}),
+        (["optimizer=adamw", "optimizer.lr=0.1"], "learning-rate-high", {"optimizer.lr": 0.0005}),
+        (["optimizer.lr=0.02", "optimizer.scale_lr=false"], "learning-rate-high", {"optimizer.lr": 0.0025}),
+    ],
+)
+def test_a_setting_that_does_not_fit_the_data_is_found_and_answered(
+    settings: list[str], usual: set[str], change: list[str], kind: str, advised: dict[str, object]
+) -> None:
+    assert kind not in usual
+    assert kinds([*settings, *change])[kind].override == advised
+    answers = [f"{key}={value}" for key, value in advised.items()]
+    assert kind not in kinds([*settings, *change, *answers])
+
+
+def test_anchors_are_not_advised_for_a_size_that_will_change(settings: list[str]) -> None:
+    found = kinds([*settings, "data.min_size=20", "data.max_size=30", "rpn.anchors.sizes=[64,128,256,512,999]"])
+    assert found["anchors-better"].override == {}
+    assert "data.min_size" in found["objects-small"].override
+
+
+def test_sizes_are_those_of_the_loader() -> None:
+    sizes = np.random.default_rng(0).integers(1, 4000, (500, 2))
+    expected = [resized_size((height, width), 800, 1333) for height, width in sizes.tolist()]
+    assert resized_sizes(sizes, 800, 1333)[0].tolist() == [list(size) for size in expected]
+
+
+def test_the_most_severe_finding_decides_a_key() -> None:
+    findings = [
+        Finding("advice", "a", "a", override={"x.y": 1, "z": 5}),
+        Finding("error", "b", "b", override={"x.y": 2}),
+    ]
+    assert combined(findings) == {"x.y": 2, "z": 5}
+
+
+def test_the_table_fits_the_terminal_and_says_it_all() -> None:
+    override = {"rpn.anchors.sizes": [8.0, 16.5], "data.keep_empty": False}
+    finding = Finding("warning", "k", "what was [found]", "train", "annotation", [3, 4, 5, 6], override, "look at it")
+    text = findings_table([finding], width=120)
+    assert max(map(len, text.splitlines())) <= 120
+    for part in (
+        "warning",
+        "train",
+        "what was [found]",
+        "annotation 3, 4, 5, ...",
+        "[8,16.5]",
+        "data.keep_empty=false",
+    ):
+        assert part in text
+
+
+def test_long_file_names_are_shortened_in_the_table_only() -> None:
+    name = "20230417_200705_767_R_scaled_0_png_jpg.rf.08da2808b5d6a51f6a71ff1f50207508.jpg"
+    finding = Finding("error", "k", "w", "", "pair", [f"{name} = b.jpg"])
+    assert finding.examples == "pair 20230417_200705_767_R_sc...f50207508.jpg = b.jpg"
+    assert finding.to_plain()["items"] == [f"{name} = b.jpg"]

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskrcnn_train import build_model, load_config
+from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
+from maskrcnn_train.checking.memory import WORKSPACE, MemoryForecast, check_memory, forecast_memory
+from maskrcnn_train.config import TrainConfig
+
+SIDE = 256
+
+
+def configured(*overrides: str) -> TrainConfig:
+    small = ["backbone=resnet18", "backbone.fpn_channels=64", "roi_head.fc_dim=64", "trainer.precision=fp32"]
+    return load_config([*small, "trainer.device=cpu", "roi_head.sampling.batch_size=64", *overrides])
+
+
+def kept_by_a_real_step(config: TrainConfig) -> int:
+    """Bytes that autograd keeps in the losses of real images, every sampled proposal included."""
+    model = build_model(config, 3).train()
+    own = {each.data_ptr() for each in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    count, batch = 40, config.trainer.batch_size
+    corners = torch.linspace(0, SIDE - 40, count)
+    boxes = torch.stack((corners, corners, corners + 30, corners + 30), dim=1)
+    whole = torch.cat((boxes[:, :2].floor(), boxes[:, :2].floor() + 32), dim=1).long()
+    crops = MaskCrops(
+        torch.ones(count * 32 * 32, dtype=torch.uint8), whole, torch.arange(count + 1) * 32 * 32, (SIDE, SIDE)
+    )
+    target = Target(boxes=boxes, labels=torch.ones(count, dtype=torch.int64), masks=crops, image_id=0)  # type: ignore[typeddict-item]
+    sizes = [(SIDE, SIDE)] * batch
+    images = ImageBatch(torch.zeros(batch, 3, SIDE, SIDE, dtype=torch.uint8), sizes, sizes)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        losses = model(images, [target] * batch)
+    assert len(losses) == 5
+    return sum(kept.values())
+
+
+def forecast(config: TrainConfig, size: tuple[int, int] = (SIDE, SIDE)) -> float:
+    return forecast_memory(build_model(config, 3), config, size).step
+
+
+def test_the_forecast_counts_what_a_real_step_keeps() -> None:
+    config = configured("trainer.batch_size=2")
+    one, two, four = (forecast(configured(f"trainer.batch_size={number}")) for number in (1, 2, 4))
+    assert four - two == pytest.approx(2 * (two - one), rel=0.02)
+    assert 2 * (two - one) / WORKSPACE == pytest.approx(kept_by_a_real_step(config), rel=0.2)
+
+
+def test_it_grows_with_pixels_and_optimizer_and_shrinks_with_precision_and_frozen_stages() -> None:
+    usual = forecast(configured())
+    assert forecast(configured(), (2 * SIDE, SIDE)) > 1.05 * usual
+    assert forecast(configured("optimizer=adamw")) > usual
+    assert forecast(configured("trainer.precision=bf16")) < usual
+    assert forecast(configured("backbone.trainable_stages=0", "backbone.norm=frozen")) < usual
+
+
+def test_a_step_that_does_not_fit_is_a_warning_that_keeps_the_images_a_step() -> None:
+    config = configured("trainer.batch_size=4", "trainer.accumulate=2")
+    assert check_memory(MemoryForecast(8e9, 16e9, "cuda:0"), config) == []
+    assert check_memory(MemoryForecast(8e9, None, "cpu"), config) == []
+    (finding,) = check_memory(MemoryForecast(8e9, 8e9, "cuda:0"), config)
+    assert finding.override == {"trainer.batch_size": 2, "trainer.accumulate": 4}

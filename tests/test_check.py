@@ -1,0 +1,204 @@
+"""`check`: every planted fault by name, none where there is none, and settings that answer them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checking.planted import DataSet, Found, planted
+from data.conftest import FACADE
+from tiny import TINY
+
+from maskrcnn_train import load_config, train
+from maskrcnn_train.check import CheckResult, check, run
+from maskrcnn_train.checking.data import quick_check
+from maskrcnn_train.command_config import CheckConfig
+from maskrcnn_train.command_rules import check_preflight_rules
+from maskrcnn_train.composing import load_command_config
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.data.splitting import read_splits
+from maskrcnn_train.rules import check_train_rules
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKRCNN_TRAIN_CACHE", str(tmp_path / "cache"))
+
+
+def configured(*overrides: str) -> CheckConfig:
+    return load_command_config("check", CheckConfig, check_preflight_rules, ["workers=1", *overrides])[0]
+
+
+def checked(folder: Path, *overrides: str) -> CheckResult:
+    return check(configured(*overrides, f"output_dir={folder}"))
+
+
+def found_in(result: CheckResult) -> dict[Found, list[int | str]]:
+    found: dict[Found, list[int | str]] = {}
+    for finding in result.findings:
+        found.setdefault((finding.severity, finding.kind, finding.split), []).extend(finding.items)
+    return found
+
+
+def only_faults(found: dict[Found, list[int | str]]) -> dict[Found, list[int | str]]:
+    return {key: items for key, items in found.items() if key[0] != "advice"}
+
+
+def test_every_planted_fault_is_found_and_nothing_else(tmp_path: Path) -> None:
+    overrides, expected = planted(tmp_path / "data")
+    assert len(expected) >= 25
+    result = checked(tmp_path / "check", *overrides)
+    found = found_in(result)
+    unordered = {key: sorted(map(str, items)) for key, items in only_faults(found).items()}
+    assert unordered == {key: sorted(map(str, items)) for key, items in only_faults(expected).items()}
+    assert found["advice", "image-unlisted", "train"] == ["spare.png"]
+    reasons = [finding.what for finding in result.findings if finding.kind == "annotation-left-out"]
+    assert len(set(reasons)) == len(expected["warning", "annotation-left-out", "train"])
+
+
+def test_a_sound_data_set_has_no_fault(tmp_path: Path) -> None:
+    result = checked(tmp_path / "check", *DataSet(tmp_path / "data").write())
+    assert only_faults(found_in(result)) == {}
+    assert not result.has_errors
+
+
+def test_everything_is_in_the_json(tmp_path: Path) -> None:
+    overrides, _ = planted(tmp_path / "data")
+    result = checked(tmp_path / "check", *overrides, "decode=false")
+    plain = json.loads((tmp_path / "check/findings.json").read_text())
+    assert [row["kind"] for row in plain["findings"]] == [finding.kind for finding in result.findings]
+    assert [row["items"] for row in plain["findings"]] == [list(finding.items) for finding in result.findings]
+    assert plain["classes"]["names"] == ["door", "window", "arch", "attic"]
+    assert sum(row["objects"] for row in plain["anchors"]) == sum(plain["classes"]["train"])
+    assert plain["memory"]["step_bytes"] > 1e8
+
+
+def test_the_advice_composes_with_a_training_and_answers_what_was_found(tmp_path: Path) -> None:
+    overrides, _ = planted(tmp_path / "data")
+    result = checked(tmp_path / "check", *overrides)
+    bad = "# @package _global_\noptimizer: {lr: 1.0}\nroi_head: {detections_per_image: 5}\n"
+    bad += "rpn: {anchors: {sizes: [8, 12, 16, 24, 32]}}\n"
+    (result.folder / "experiment/mine.yaml").write_text(bad)
+    given = ("optimizer", "roi_head", "rpn")  # what the command line says wins over an experiment
+    settings = [*(text for text in overrides if not text.startswith(given)), "experiment=[mine,advice]"]
+    config, _ = load_command_config("train", TrainConfig, check_train_rules, settings, str(result.folder))
+    assert (config.data.on_bad_image, config.optimizer.lr) == ("skip", 0.02)
+    assert config.roi_head.detections_per_image == 50
+    with_advice = [*settings, "workers=1", f"output_dir={tmp_path}/again"]
+    again = check(load_command_config("check", CheckConfig, check_preflight_rules, with_advice, str(result.folder))[0])
+    answered = {"learning-rate-high", "detections-too-few", "anchors-better"}
+    assert answered <= {finding.kind for finding in result.findings}
+    assert not answered & {finding.kind for finding in again.findings}
+    skipped = [each.severity for each in again.findings if each.kind in ("image-missing", "image-unreadable")]
+    assert skipped == ["warning", "warning"]
+
+
+def test_config_dir_finds_the_advice(tmp_path: Path) -> None:
+    overrides, _ = planted(tmp_path / "data")
+    result = checked(tmp_path / "check", *overrides, "decode=false")
+    settings = [text for text in overrides if not text.startswith("optimizer.lr")]
+    folder = str(result.folder)
+    config, _ = load_command_config("train", TrainConfig, check_train_rules, [*settings, "experiment=advice"], folder)
+    assert config.optimizer.lr == 0.02
+    wrong = [*settings, "experiment=advice", "rpn.nms.post_tran=5"]
+    with pytest.raises(ValueError, match=r"rpn\.nms\.post_tran is not a setting"):
+        load_command_config("train", TrainConfig, check_train_rules, wrong, folder)
+
+
+@pytest.mark.parametrize("broken", ["train", "valid"])
+def test_a_json_that_is_none_does_not_hide_the_other(tmp_path: Path, broken: str) -> None:
+    data = DataSet(tmp_path / "data")
+    for content in data.content.values():
+        content["annotations"][0]["bbox"] = [5, 5, 0, 9]
+    overrides = data.write()
+    (tmp_path / "data" / broken / "_annotations.coco.json").write_text("{")
+    found = found_in(checked(tmp_path / "check", *overrides))
+    name, other = ("train", "val") if broken == "train" else ("val", "train")
+    assert len(found["error", "json", name]) == 1
+    assert found["warning", "annotation-left-out", other] == [1]
+
+
+def test_a_missing_val_can_be_cut_from_train(tmp_path: Path) -> None:
+    overrides = DataSet(tmp_path / "data").write()
+    (tmp_path / "data/valid/_annotations.coco.json").unlink()
+    result = checked(tmp_path / "check", *overrides, "decode=false")
+    (finding,) = [finding for finding in result.findings if finding.severity == "error"]
+    assert (finding.kind, finding.override) == ("split-missing", {"data.split.fractions": [0.8, 0.2]})
+    again = checked(tmp_path / "again", *overrides, "decode=false", "data.split.fractions=[0.8,0.2]")
+    assert not again.has_errors
+
+
+def test_boxes_without_masks_are_an_error_that_says_how_to_train_them(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for content in data.content.values():
+        for each in content["annotations"]:
+            del each["segmentation"]
+    overrides = data.write()
+    errors = [finding for finding in checked(tmp_path / "a", *overrides).findings if finding.severity == "error"]
+    assert {finding.kind for finding in errors} == {"no-masks"}
+    assert errors[0].override == {"mask_head.name": "none"}
+    assert not checked(tmp_path / "b", *overrides, "mask_head=none").has_errors
+
+
+def test_missing_weights_are_a_finding(tmp_path: Path) -> None:
+    overrides = [*DataSet(tmp_path / "data").write(), "weights=file", "weights.path=nowhere.pt", "decode=false"]
+    (finding,) = [each for each in checked(tmp_path / "check", *overrides).findings if each.severity == "error"]
+    assert "nowhere.pt does not exist" in finding.what
+
+
+def test_the_exit_code_is_1_for_errors_0_without_2_for_settings(tmp_path: Path) -> None:
+    overrides = [*DataSet(tmp_path / "data").write(), "decode=false", f"output_dir={tmp_path}/check"]
+    run(configured(*overrides))
+    (tmp_path / "data/train/train1.png").unlink()
+    with pytest.raises(SystemExit) as ended:
+        run(configured(*overrides[:-1], f"output_dir={tmp_path}/again"))
+    assert ended.value.code == 1
+    command = [sys.executable, "-m", "maskrcnn_train.check", "data=roboflow", f"data.root={tmp_path}/nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data.root=")
+
+
+def test_several_processes_find_the_same(tmp_path: Path) -> None:
+    overrides, _ = planted(tmp_path / "data")
+    one = found_in(checked(tmp_path / "one", *overrides))
+    two = found_in(checked(tmp_path / "two", *overrides, "workers=2"))
+    assert one == two
+
+
+def test_a_training_says_at_its_start_what_it_doubts(tmp_path: Path) -> None:
+    crowded = ["trainer.max_steps=1", "evaluation.max_detections=[1,1,2]"]
+    config = load_config([*TINY, f"data.root={tmp_path}/shapes", *crowded])
+    kinds = {finding.kind for finding in quick_check(config, read_splits(config))}
+    assert "detections-too-few" in kinds
+    config.output_dir = str(tmp_path / "run")
+    train(config)
+    assert "roi_head.detections_per_image" in (tmp_path / "run/train.log").read_text()
+
+
+def test_neither_the_command_nor_the_quick_check_imports_torch() -> None:
+    code = "import sys, maskrcnn_train.check, maskrcnn_train.checking.data; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_facade_data_has_no_error(tmp_path: Path) -> None:
+    if not FACADE.is_dir():
+        pytest.skip("the facade data set is not beside the repository")
+    overrides = ["data=roboflow", f"data.root={FACADE}", "backbone=resnet18", "trainer.device=cpu"]
+    result = checked(tmp_path / "check", *overrides)
+    assert [finding for finding in result.findings if finding.severity == "error"] == []
+    assert "leak-similar" not in {finding.kind for finding in result.findings}
+
+
+def test_a_folder_that_splits_share_holds_no_unlisted_picture(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    paths = [f"data.{name}.annotations={folder}/_annotations.coco.json" for name, folder in data.folders.items()]
+    settings = [text for text in data.write() if not text.startswith(("data=", "data.root"))]
+    for file in data.folders["val"].glob("*.png"):
+        file.rename(data.folders["train"] / file.name)
+    shared = [f"data.{name}.images={data.folders['train']}" for name in data.folders]
+    result = checked(tmp_path / "check", "data=custom", *settings, *paths, *shared)
+    assert not {"image-unlisted", "image-missing"} & {finding.kind for finding in result.findings}
