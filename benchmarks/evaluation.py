@@ -1,0 +1,135 @@
+"""A whole evaluation of a validation set - images, model, masks, mAP - with the same weights on both sides.
+
+torchvision's Mask R-CNN with its own resize and paste, and pycocotools, against `validation.Validation`:
+ours as it is used, and ours with torchvision's number format. Needs a checkpoint of `experiment=torchvision_v1`.
+
+python benchmarks/evaluation.py --checkpoint RUN/checkpoints/last.pt [--images 8] [--rounds 3] [--min-size 800]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from sides import data_root, in_turn, machine, print_ratios
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.transforms.functional import to_tensor
+
+from maskrcnn_train.data.loading import evaluation_loader
+from maskrcnn_train.data.splitting import Split, read_split
+from maskrcnn_train.engine.distributed import ALONE
+from maskrcnn_train.model.weight_files import torchvision_state
+from maskrcnn_train.predictor import Predictor, load_checkpoint
+from maskrcnn_train.validation import Validation
+
+Results = list[dict[str, Any]]
+
+
+def torchvision_model(predictor: Predictor, min_size: int) -> torch.nn.Module:
+    """The same layers and weights, with the checkpoint's budgets and thresholds."""
+    config = predictor.config
+    model = maskrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=predictor.model.num_classes,
+        min_size=min_size,
+        max_size=round(min_size * 5 / 3),
+        rpn_pre_nms_top_n_test=config.rpn.nms.pre_test,
+        rpn_post_nms_top_n_test=config.rpn.nms.post_test,
+        rpn_nms_thresh=config.rpn.nms.threshold,
+        box_score_thresh=config.roi_head.score_threshold,
+        box_nms_thresh=config.roi_head.nms_threshold,
+        box_detections_per_img=config.roi_head.detections_per_image,
+    )
+    model.load_state_dict(torchvision_state(predictor.model))
+    return model.eval()
+
+
+def theirs(model: torch.nn.Module, truth: dict[str, Any], folder: Path, class_ids: list[int]) -> dict[str, float]:
+    """As the reference scripts do it: full-size masks, one code at a time."""
+    results: Results = []
+    for image in truth["images"]:
+        pixels = to_tensor(Image.open(folder / image["file_name"]).convert("RGB"))
+        with torch.inference_mode():
+            (output,) = model([pixels])
+        masks = output["masks"] > 0.5  # pasted into the image by the model
+        for box, label, score, mask in zip(
+            output["boxes"].tolist(), output["labels"].tolist(), output["scores"].tolist(), masks, strict=True
+        ):
+            code = coco_mask.encode(np.asfortranarray(mask[0].numpy().astype(np.uint8)))
+            x0, y0, x1, y1 = box
+            results.append(
+                {"image_id": image["id"], "category_id": class_ids[label - 1], "score": score}
+                | {"bbox": [x0, y0, x1 - x0, y1 - y0], "segmentation": code}
+            )
+    scores = {}
+    for kind in ("bbox", "segm"):
+        plain = [{key: value for key, value in each.items() if kind == "bbox" or key != "bbox"} for each in results]
+        with contextlib.redirect_stdout(io.StringIO()):
+            reference = COCO()
+            reference.dataset = {"info": {}, **truth}
+            reference.createIndex()
+            evaluation = COCOeval(reference, reference.loadRes(plain), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        scores[f"{kind}/AP"] = float(evaluation.stats[0])
+    return scores
+
+
+def ours(predictor: Predictor, split: Split, number_format: str, min_size: int) -> dict[str, float]:
+    data = replace(predictor.config.data, min_size=min_size, max_size=round(min_size * 5 / 3))
+    trainer = replace(predictor.config.trainer, precision=number_format, num_workers=1)
+    config = replace(predictor.config, data=data, trainer=trainer)
+    metrics = Validation(evaluation_loader(config, split, predictor.classes), config, ALONE).evaluate(predictor.model)
+    return {key: metrics[key] for key in ("bbox/AP", "segm/AP")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--min-size", type=int, default=800)
+    arguments = parser.parse_args()
+    print(machine())
+    predictor = load_checkpoint(arguments.checkpoint, device="cpu")
+    predictor.config.data.name, predictor.config.data.root = "roboflow", str(data_root())
+    split, _ = read_split(predictor.config.data, "val", predictor.classes, with_masks=True)
+    split = replace(split, rows=split.rows[: arguments.images])
+    truth = evaluation_loader(predictor.config, split, predictor.classes).dataset.ground_truth()
+    model = torchvision_model(predictor, arguments.min_size)
+    scores: dict[str, dict[str, float]] = {}
+
+    def keep(name: str, run: Any) -> Any:
+        def timed() -> None:
+            scores[name] = run()
+
+        return timed
+
+    size = arguments.min_size
+    sides = {
+        "torchvision": keep("torchvision", lambda: theirs(model, truth, split.images, predictor.classes.ids)),
+        "ours": keep("ours", lambda: ours(predictor, split, "auto", size)),
+        "ours, fp32": keep("ours, fp32", lambda: ours(predictor, split, "fp32", size)),
+    }
+    seconds = in_turn(sides, arguments.rounds, warmup=0)
+    print_ratios(seconds, "ours")
+    ratios = [a / b for a, b in zip(seconds["torchvision"], seconds["ours, fp32"], strict=True)]
+    print(f"both in fp32: {sorted(ratios)[len(ratios) // 2]:.2f} x ours")
+    for name, found in scores.items():
+        print(name, {key: round(value, 5) for key, value in found.items()})
+
+
+if __name__ == "__main__":
+    main()
