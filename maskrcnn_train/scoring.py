@@ -15,7 +15,6 @@ from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluatio
 from maskrcnn_train.data.results import read_ground_truth, read_results
 from maskrcnn_train.data.splitting import Split, read_split
 from maskrcnn_train.engine.distributed import ALONE
-from maskrcnn_train.evaluation.bootstrap import draw_images
 from maskrcnn_train.evaluation.coco import CocoResult, evaluate_coco
 from maskrcnn_train.evaluation.study import Study, study_results
 from maskrcnn_train.model.augmented import AugmentedDetector
@@ -35,9 +34,8 @@ class Scored:
     results: list[dict[str, Any]]
 
     def study(self, num_draws: int, seed: int) -> dict[str, Study]:
-        """More than mAP; the draws for the intervals are the same for every model that is scored on these images."""
-        draws = draw_images(len(self.ground_truth["images"]), num_draws, seed) if num_draws else None
-        return study_results(self.ground_truth, self.results, self.result, draws)
+        """More than mAP, with intervals if there are draws."""
+        return study_results(self.ground_truth, self.results, self.result, num_draws=num_draws, seed=seed)
 
 
 def open_on_split(path: Path, config: EvaluateConfig | AnalyzeConfig) -> tuple[Predictor, Split]:

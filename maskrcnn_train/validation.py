@@ -16,7 +16,6 @@ from maskrcnn_train.data.images import decode
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.distributed import World
-from maskrcnn_train.evaluation.bootstrap import draw_images
 from maskrcnn_train.evaluation.coco import CocoResult, evaluate_coco
 from maskrcnn_train.evaluation.inference import detect, validation_losses
 from maskrcnn_train.evaluation.study import Study, study_results
@@ -90,9 +89,8 @@ class Validation:
     def study(self, seed: int) -> dict[str, Study]:
         """More than mAP of the last evaluation, with intervals if `evaluation.bootstrap` draws any images."""
         assert self.result is not None
-        count = self.config.evaluation.bootstrap
-        draws = draw_images(len(self.ground_truth["images"]), count, seed) if count else None
-        return study_results(self.ground_truth, self.results, self.result, draws)
+        num_draws = self.config.evaluation.bootstrap
+        return study_results(self.ground_truth, self.results, self.result, num_draws=num_draws, seed=seed)
 
     def write_predictions(self, path: Path) -> None:
         """All detections as COCO results."""

@@ -57,13 +57,20 @@ class Study:
 
 
 def study_results(
-    ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], result: CocoResult, draws: Ints | None
+    ground_truth: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    result: CocoResult,
+    *,
+    num_draws: int,
+    seed: int,
 ) -> dict[str, Study]:
     """A study of each kind that `result` has the metrics of.
 
-    draws: of `draw_images`, int64 [1 + B, I] with the images by id, for the intervals; None for none.
+    num_draws: of the images, behind each interval; 0 for no intervals. The draws follow from the seed and the number of
+    images: they are the same for every model that is scored on them.
     """
     kinds = list(result.precision)
+    draws = draw_images(len(ground_truth["images"]), num_draws, seed) if num_draws else None
     truth = complete_ground_truth(ground_truth, kinds)
     overlaps = {
         kind: image_overlaps(truth, results, kind=kind, max_detections=result.max_detections[-1]) for kind in kinds

@@ -178,7 +178,7 @@ def test_a_better_model_is_told_from_chance():
 def studied():
     truth, results = random_data(2, num_images=10)
     result = evaluate_coco(truth, results, **LIMITS, class_names=NAMES)
-    return truth, result, study_results(truth, results, result, draw_images(10, 100, seed=0))
+    return truth, result, study_results(truth, results, result, num_draws=100, seed=0)
 
 
 def test_a_study_agrees_with_the_metrics(studied):
