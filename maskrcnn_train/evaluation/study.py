@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn_train.evaluation.bootstrap import Array, Interval, Ints, headline_draws, interval
+from maskrcnn_train.evaluation.bootstrap import Array, Interval, Ints, draw_images, headline_draws, interval
 from maskrcnn_train.evaluation.calibration import Calibration, calibrate
 from maskrcnn_train.evaluation.coco import AREA_NAMES, CocoResult, area_ranges
 from maskrcnn_train.evaluation.confusion import confusion_matrix
