@@ -22,6 +22,7 @@ from maskrcnn_train.predictor import Predictor, load_checkpoint
 from maskrcnn_train.validation import Validation
 
 logger = logging.getLogger("maskrcnn_train")
+KEYS = {"bbox": "bbox", "segm": "segmentation"}  # where a result has each kind
 
 
 @dataclass
@@ -74,14 +75,16 @@ def score_checkpoint(path: Path, config: EvaluateConfig) -> Scored:
 
 
 def score_file(predictions: Path, annotations: Path, section: EvaluationConfig) -> Scored:
-    """A results file against a JSON; masks count where both have them. Raises ValueError for faulty files."""
+    """A results file against a JSON; boxes and masks count where both have them. Raises ValueError for faulty files."""
     truth, results = read_ground_truth(annotations), read_results(predictions)
-    kinds = ["bbox"]
-    if results and all(result.get("segmentation") for result in results):
-        if all(annotation.get("segmentation") for annotation in truth["annotations"]):
-            kinds.append("segm")
-        else:
-            logger.warning("%s has objects without masks: boxes only are scored", annotations)
+    kinds = [kind for kind, key in KEYS.items() if all(key in result for result in results)]
+    if not kinds:
+        raise ValueError(f"{predictions}: neither do all results have a bbox nor all a segmentation")
+    if "segm" in kinds and not all(annotation.get("segmentation") for annotation in truth["annotations"]):
+        logger.warning("%s has objects without masks: boxes only are scored", annotations)
+        kinds.remove("segm")
+    if kinds != ["bbox", "segm"]:
+        logger.info("scored: %s", kinds[0])
     result = evaluate_coco(
         truth,
         results,

@@ -147,6 +147,20 @@ def test_results_of_others_score_as_in_pycocotools(backend: str, foreign: tuple[
             assert metrics[f"{kind}/{name}"] == pytest.approx(expected, abs=1e-9), (kind, name)
 
 
+@pytest.mark.parametrize(("missing", "left"), [("bbox", "segm"), ("segmentation", "bbox")])
+def test_results_without_boxes_or_without_masks_are_scored_by_what_they_have(
+    missing: str, left: str, foreign: tuple[Path, Path], tmp_path: Path
+) -> None:
+    annotations, predictions = foreign
+    both = evaluated(f"predictions={predictions}", f"annotations={annotations}", folder=tmp_path / "both")
+    results = json.loads(predictions.read_text())
+    for result in results:
+        del result[missing]
+    predictions.write_text(json.dumps(results))
+    metrics = evaluated(f"predictions={predictions}", f"annotations={annotations}", folder=tmp_path / "one")
+    assert metrics == {key: value for key, value in both.items() if key.startswith(left)}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -94,7 +94,7 @@ def _study(kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResu
         precision_recall=precision_recall_curves(result, kind=kind),
         confidence=confidence,
         confusion=confusion_matrix(own, num_classes=len(names), score_threshold=threshold, iou=IOU),
-        errors=break_down_errors(own, iou=IOU, boxes=overlaps["bbox"] if kind == "segm" else None),
+        errors=break_down_errors(own, iou=IOU, boxes=overlaps.get("bbox") if kind == "segm" else None),
         calibration=calibrate(at_half, row=0, iou=IOU),
         sizes=size_buckets(own, at_half, confident, row=0),
         intervals={name: each for name, each in intervals.items() if each is not None},
