@@ -5,18 +5,19 @@ This module never imports torch: a wrong file must be reported at once.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from maskrcnn_train.data.annotations import AnnotationColumns, read_annotations
+from maskrcnn_train.data import masks
+from maskrcnn_train.data.annotations import AnnotationColumns, check_annotations
 from maskrcnn_train.data.index import AnnotationIndex, Category, SkippedTable, cache_folder, load_index, save_index
+from maskrcnn_train.data.json_file import BLOCK_SIZE, NotInBlocks, in_blocks, parse_json, read_text
+from maskrcnn_train.data.raw_annotations import NO_ID, RawAnnotations, join, read_items, shown, whole_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -42,49 +43,43 @@ def open_index(path: Path) -> AnnotationIndex:
     return save_index(read_coco(path), folder)
 
 
-def read_coco(path: Path, content: dict[str, Any] | None = None) -> AnnotationIndex:
+def read_coco(path: Path, *, block_size: int = BLOCK_SIZE) -> AnnotationIndex:
     """Read and check one COCO JSON. Raises ValueError with one line naming the file and the item at fault.
 
-    content: what `parse_json` gave, if it was called before.
+    block_size: bytes of annotations that are parsed at once; it bounds the memory, and changes no result.
     """
-    content = parse_json(path) if content is None else content
+    content, raw = _read_file(path, block_size)
     file = path.name
     images = _objects(content, "images", file)
     categories = _read_categories(_objects(content, "categories", file), file)
-    image_ids = _whole_numbers(images, "id", "image", file)
+    image_ids = whole_numbers(images, "id", "image", file)
     _check_unique(image_ids, "image", file)
     names = _file_names(images, image_ids, file)
     sizes = _image_sizes(images, image_ids, file)
+    del content, images
     skipped = SkippedTable()
-    annotations = _objects(content, "annotations", file)
-    columns = _read_annotations(annotations, image_ids, categories, sizes, file, skipped)
+    columns = _check(raw, image_ids, categories, sizes, file, skipped)
     return _assemble(str(path), categories, skipped, image_ids, sizes, names, columns)
 
 
 # ---------------------------------------------------------------- the file
 
 
-def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
-    """The content of a COCO JSON. Raises ValueError with one line when it is none.
-
-    exact: with whole numbers beyond 64 bits as they are, which takes a few times longer.
-    """
-    try:
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        # Python's own json writes NaN, which is no JSON: such files must be read to say which object is wrong
-        content = json.loads(text) if exact or b"NaN" in text or b"Infinity" in text else orjson.loads(text)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}. Export the annotations as COCO JSON again") from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}, not a COCO object with images, annotations and categories"
-        )
-    for key in ("images", "annotations", "categories"):
-        if key not in content:
-            raise ValueError(f"{path} has no `{key}`; a COCO JSON has images, annotations and categories")
-    return content
+def _read_file(path: Path, block_size: int) -> tuple[dict[str, Any], RawAnnotations]:
+    """The JSON, and its annotations as columns."""
+    text = read_text(path)
+    if len(text) > block_size:
+        try:
+            content, blocks = in_blocks(text, block_size)
+            columns: list[RawAnnotations] = []
+            for items in blocks:
+                columns.append(read_items(items, path.name, sum(map(len, columns))))
+            del text
+            return content, join(columns)
+        except NotInBlocks:
+            pass  # then whole, which takes more memory
+    content = parse_json(path)
+    return content, read_items(_objects(content, "annotations", path.name), path.name)
 
 
 def _objects(content: dict[str, Any], key: str, file: str) -> list[dict[str, Any]]:
@@ -97,23 +92,9 @@ def _objects(content: dict[str, Any], key: str, file: str) -> list[dict[str, Any
     return items
 
 
-def _whole_numbers(items: list[dict[str, Any]], key: str, what: str, file: str) -> Ints:
-    """Column `key` as int64. Raises ValueError for the first item where it is missing or no whole number."""
-    values = [item.get(key) for item in items]
-    for position, value in enumerate(values):
-        if type(value) is not int and not (type(value) is float and value.is_integer()):
-            name = f"{what} {items[position]['id']}" if "id" in items[position] else f"{what} number {position}"
-            raise ValueError(f"{name} in {file} has {key} {_shown(value)}; it should be a whole number")
-        if abs(value) >= 2**63:
-            raise ValueError(f"{what} number {position} in {file} has {key} {_shown(value)}; it is too large")
-    return np.array(values, dtype=np.int64)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "missing"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether it is a text that can be written to a file; half a surrogate pair cannot."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
 def _check_unique(ids: Ints, what: str, file: str) -> None:
@@ -126,14 +107,14 @@ def _check_unique(ids: Ints, what: str, file: str) -> None:
 
 
 def _read_categories(items: list[dict[str, Any]], file: str) -> list[Category]:
-    ids = _whole_numbers(items, "id", "category", file)
+    ids = whole_numbers(items, "id", "category", file)
     _check_unique(ids, "category", file)
     categories = []
     for number, item in zip(ids.tolist(), items, strict=True):
         name, parent = item.get("name"), item.get("supercategory")
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"category {number} in {file} has name {_shown(name)}; it should be a text")
-        categories.append(Category(number, name.strip(), parent if isinstance(parent, str) else None))
+        if not _is_text(name):
+            raise ValueError(f"category {number} in {file} has name {shown(name)}; it should be a text")
+        categories.append(Category(number, name.strip(), parent if _is_text(parent) else None))
     return categories
 
 
@@ -144,11 +125,11 @@ def _file_names(images: list[dict[str, Any]], ids: Ints, file: str) -> list[str]
     names = []
     for number, item in zip(ids.tolist(), images, strict=True):
         name = item.get("file_name")
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise ValueError(f"image {number} in {file} has file_name {_shown(name)}; it should be a path")
-        if leaves_folder(name):
+        if not _is_text(name) or "\0" in name:
+            raise ValueError(f"image {number} in {file} has file_name {shown(name)}; it should be a path")
+        if _escapes(name):
             raise ValueError(
-                f"image {number} in {file} has file_name {_shown(name)}, outside the folder of images; "
+                f"image {number} in {file} has file_name {shown(name)}, outside the folder of images; "
                 "use a path relative to that folder"
             )
         names.append(name)
@@ -164,9 +145,9 @@ def leaves_folder(name: str) -> bool:
 
 
 def _image_sizes(images: list[dict[str, Any]], ids: Ints, file: str) -> Ints:
-    columns = [_whole_numbers(images, key, "image", file) for key in ("height", "width")]
+    columns = [whole_numbers(images, key, "image", file) for key in ("height", "width")]
     sizes = np.stack(columns, axis=1) if images else np.zeros((0, 2), dtype=np.int64)
-    wrong = (sizes < 1).any(axis=1) | (sizes > MAX_SIDE).any(axis=1)
+    wrong = (sizes < 1).any(axis=1) | (sizes > 2**20).any(axis=1) | (sizes.prod(axis=1) >= masks.MAX_PIXELS)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         height, width = sizes[row].tolist()
@@ -177,42 +158,32 @@ def _image_sizes(images: list[dict[str, Any]], ids: Ints, file: str) -> Ints:
 # ---------------------------------------------------------------- annotations
 
 
-def _read_annotations(
-    items: list[dict[str, Any]],
-    image_ids: Ints,
-    categories: list[Category],
-    sizes: Ints,
-    file: str,
-    skipped: SkippedTable,
+def _check(
+    raw: RawAnnotations, image_ids: Ints, categories: list[Category], sizes: Ints, file: str, skipped: SkippedTable
 ) -> AnnotationColumns:
-    ids = _annotation_ids(items, skipped)
-    own_images = _whole_numbers(items, "image_id", "annotation", file)
-    category_ids = _whole_numbers(items, "category_id", "annotation", file)
+    ids = _annotation_ids(raw.ids, skipped)
     known = np.array([category.id for category in categories], dtype=np.int64)
-    _check_known(ids, category_ids, known, f"in {file} has category_id", "categories are", "category", file)
-    _check_known(ids, own_images, image_ids, f"in {file} has image_id", "images are", "image", file)
+    _check_known(ids, raw.category_ids, known, f"in {file} has category_id", "categories are", "category", file)
+    _check_known(ids, raw.image_ids, image_ids, f"in {file} has image_id", "images are", "image", file)
     by_id = np.argsort(image_ids)
-    image_rows = by_id[np.searchsorted(image_ids, own_images, sorter=by_id)] if len(ids) else own_images
-    order = np.argsort(image_rows, kind="stable")
-    ordered = [items[row] for row in order.tolist()]
-    return read_annotations(ordered, ids[order], image_rows[order], category_ids[order], sizes, skipped)
+    found = np.searchsorted(image_ids, raw.image_ids, sorter=by_id)
+    return check_annotations(raw, ids, by_id[found] if len(ids) else found, sizes, skipped)
 
 
-def _annotation_ids(items: list[dict[str, Any]], skipped: SkippedTable) -> Ints:
+def _annotation_ids(given: Ints, skipped: SkippedTable) -> Ints:
     """Ids of the annotations; missing, wrong and repeated ones are numbered anew, after the largest."""
-    values = [item.get("id") for item in items]
-    usable = [value if type(value) is int and abs(value) < 2**62 else None for value in values]
-    following = max((value for value in usable if value is not None), default=0) + 1
-    seen: set[int] = set()
-    for row, value in enumerate(usable):
-        if value is None or value in seen:
-            reason = "annotation id missing or not a whole number" if value is None else "annotation id repeated"
-            example = f"annotation number {row} (id {_shown(values[row])}) is now {following}"
-            skipped.add(f"{reason}: numbered anew", following, example, dropped=False)
-            value, following = following, following + 1
-            usable[row] = value
-        seen.add(value)
-    return np.array(usable, dtype=np.int64)
+    usable = given != NO_ID
+    first = np.zeros(len(given), dtype=bool)
+    first[np.unique(given, return_index=True)[1]] = True
+    ids = given.copy()
+    following = max(int(given.max(initial=0)), 0) + 1
+    for row in np.flatnonzero(~usable | ~first).tolist():
+        reason = "annotation id repeated" if usable[row] else "annotation id missing or not a whole number"
+        was = f" (id {given[row]})" if usable[row] else ""
+        example = f"annotation number {row}{was} is now {following}"
+        skipped.add(f"{reason}: numbered anew", following, example, dropped=False)
+        ids[row], following = following, following + 1
+    return ids
 
 
 def _check_known(ids: Ints, values: Ints, known: Ints, has: str, are: str, what: str, file: str) -> None:
@@ -246,8 +217,7 @@ def _assemble(
     names: list[str],
     columns: AnnotationColumns,
 ) -> AnnotationIndex:
-    encoded = [name.encode("utf-8", errors="surrogatepass") for name in names]
-    found = columns.segmentations
+    encoded = [name.encode() for name in names]
     return AnnotationIndex(
         source=source,
         categories=categories,
@@ -257,17 +227,18 @@ def _assemble(
         names=np.frombuffer(b"".join(encoded), dtype=np.uint8),
         name_offsets=np.cumsum([0, *map(len, encoded)]),
         first=np.searchsorted(columns.image_rows, np.arange(len(image_ids) + 1)),
+        positions=columns.positions,
         annotation_ids=columns.ids,
         category_ids=columns.category_ids,
         image_rows=columns.image_rows,
         boxes=columns.boxes,
         areas=columns.areas,
         crowd=columns.crowd,
-        kinds=found.kinds,
-        extents=found.extents,
-        part_offsets=found.part_offsets,
-        point_offsets=found.point_offsets,
-        coordinates=found.coordinates,
-        run_offsets=found.run_offsets,
-        runs=found.runs,
+        kinds=columns.kinds,
+        extents=columns.extents,
+        part_offsets=columns.part_offsets,
+        point_offsets=columns.point_offsets,
+        coordinates=columns.coordinates,
+        run_offsets=columns.run_offsets,
+        runs=columns.runs,
     )

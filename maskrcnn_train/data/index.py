@@ -21,8 +21,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-FORMAT_VERSION = 1  # raise it when a column changes: older caches are then built anew
+FORMAT_VERSION = 2  # raise it when a column changes: older caches are then built anew
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
+SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that tell its states apart, and the bytes of each
 EXAMPLES = 5  # named per reason in the table of what was skipped
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class AnnotationIndex:
 
     image_ids int64 [M]; image_sizes int64 [M, 2] height, width; names uint8, utf-8, image i at
     name_offsets[i]:name_offsets[i+1]; annotations of image i are rows first[i]:first[i+1].
+    positions int64 [A], of each annotation in the JSON's list.
     boxes float64 [A, 4] x y w h, clipped to the image; areas float64; crowd bool; kinds uint8.
     extents float64 [A, 4] x1 y1 x2 y2 around the segmentation (the box where there is none).
     Polygon parts of annotation a: part_offsets[a]:part_offsets[a+1]; numbers x y x y ... of part p:
@@ -114,6 +116,7 @@ class AnnotationIndex:
     names: NDArray[np.uint8]
     name_offsets: NDArray[np.int64]
     first: NDArray[np.int64]
+    positions: NDArray[np.int64]
     annotation_ids: NDArray[np.int64]
     category_ids: NDArray[np.int64]
     image_rows: NDArray[np.int64]
@@ -179,12 +182,27 @@ def cache_root() -> Path:
 
 
 def cache_folder(annotations: Path) -> Path:
-    """Where the index of this JSON, in its present state, is or would be kept."""
+    """Where the index of this JSON, in its present state, is or would be kept.
+
+    The state is the file's size, the times of its last change (its content's, and its entry's, which programs cannot
+    set back) and a hash of samples of its content; hashing a large file whole would take longer than all the rest.
+    """
     path = annotations.resolve()
     stat = path.stat()
-    state = f"{stat.st_size} {stat.st_mtime_ns} {FORMAT_VERSION}"
+    state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {sample_hash(path)} {FORMAT_VERSION}"
     place, content = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (str(path), state))
     return cache_root() / f"{place}-{content}"
+
+
+def sample_hash(path: Path) -> str:
+    """Hash of the first and the last block of a file and of others evenly between: of all of it up to 4 MB."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        last = max(0, path.stat().st_size - SAMPLE)
+        for start in dict.fromkeys(last * number // (SAMPLES - 1) for number in range(SAMPLES)):
+            file.seek(start)
+            found.update(file.read(SAMPLE))
+    return found.hexdigest()
 
 
 def load_index(folder: Path) -> AnnotationIndex:

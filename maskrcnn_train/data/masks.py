@@ -1,7 +1,7 @@
 """Masks as COCO writes them (polygons, run lengths), and as small bitmaps inside their own boxes.
 
 pycocotools crashes on malformed masks instead of raising, so nothing reaches it that was not checked by
-`check_polygons` or `check_counts`. Boxes here are x0 y0 x1 y1 in whole pixels, x1 and y1 exclusive.
+`polygon_faults` or `read_code`. Boxes here are x0 y0 x1 y1 in whole pixels, x1 and y1 exclusive.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ Bitmap = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
 FAR = 10  # polygons may reach this many image sides beyond the image; further out is a fault
+MAX_CROSSINGS = 1000  # of the image by one outline; pycocotools takes memory for every pixel of it and crashes without
+MAX_OUTLINE = 2**22  # pixels
 MIN_AREA = 1e-3  # square pixels; polygons below it are lines
 MAX_PIXELS = 2**31  # of an image that an RLE describes
 
@@ -33,53 +35,69 @@ def flatten_polygons(parts: Sequence[Any]) -> tuple[Floats, Ints, NDArray[np.boo
 
     A part that is not a list of at least three points in pairs of numbers is not readable, and empty.
     """
-    readable = np.array([type(part) is list and len(part) >= 6 and len(part) % 2 == 0 for part in parts], dtype=bool)
-    lists = [part if ok else [] for part, ok in zip(parts, readable, strict=True)]
-    try:
-        flat = np.fromiter(chain.from_iterable(lists), dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        for row, part in enumerate(lists):
-            if not all(type(number) in (int, float) and abs(number) < 1e300 for number in part):
-                readable[row], lists[row] = False, []
-        flat = np.fromiter(chain.from_iterable(lists), dtype=np.float64)
-    lengths = np.fromiter((len(part) for part in lists), dtype=np.int64, count=len(lists))
-    return flat, np.concatenate([[0], np.cumsum(lengths)]), readable
+    readable = [type(part) is list and len(part) >= 6 and len(part) % 2 == 0 for part in parts]
+    return flatten_numbers(parts, readable)
 
 
-def check_polygons(
-    flat: Floats, offsets: Ints, readable: NDArray[np.bool_], sides: Floats
-) -> tuple[dict[str, NDArray[np.bool_]], Floats, Floats]:
-    """Find the faults of many polygons at once.
+def flatten_numbers(lists: Sequence[Any], usable: Sequence[bool]) -> tuple[Floats, Ints, NDArray[np.bool_]]:
+    """Lists of numbers as one array: (numbers, offsets, which lists hold numbers only); the others are empty."""
+    used = [values if ok else [] for values, ok in zip(lists, usable, strict=True)]
+    numeric = np.array(usable, dtype=bool)
+    if not {*map(type, chain.from_iterable(used))} <= {int, float}:
+        for row, values in enumerate(used):
+            if not {*map(type, values)} <= {int, float}:
+                numeric[row], used[row] = False, []
+    lengths = np.fromiter(map(len, used), dtype=np.int64, count=len(used))
+    flat = np.fromiter(chain.from_iterable(used), dtype=np.float64, count=int(lengths.sum()))
+    return flat, np.concatenate([[0], np.cumsum(lengths)]), numeric
 
-    sides [P]: the longer side of each polygon's image. Returns the faults (reason -> [P]), the extents
-    [P, 4] x1 y1 x2 y2 and the areas [P] in square pixels; both are NaN where a polygon is not readable.
+
+def measure_polygons(flat: Floats, offsets: Ints, readable: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    """Extents [P, 4] x1 y1 x2 y2, areas [P] in square pixels and lengths of outlines [P] in steps of one pixel.
+
+    All are NaN where a polygon is not readable or has a coordinate that is not finite.
     """
-    extents, areas = np.full((len(readable), 4), np.nan), np.full(len(readable), np.nan)
+    extents = np.full((len(readable), 4), np.nan)
+    areas, outlines = np.full((2, len(readable)), np.nan)
     if readable.any():
-        starts = offsets[:-1][readable]
-        points = flat.reshape(-1, 2)
+        points, starts = flat.reshape(-1, 2), offsets[:-1][readable] // 2
         with np.errstate(invalid="ignore", over="ignore"):
-            extents[readable, :2] = np.minimum.reduceat(points, starts // 2, axis=0)
-            extents[readable, 2:] = np.maximum.reduceat(points, starts // 2, axis=0)
-            areas[readable] = _areas(points, starts // 2)
-    finite = np.isfinite(extents).all(axis=1)
-    far = finite & (np.abs(np.where(finite[:, None], extents, 0)).max(axis=1, initial=0) > FAR * sides)
-    faults = {
-        "polygon is not a list of three or more points": ~readable,
-        "polygon has a coordinate that is not a number": readable & ~finite,
-        "polygon reaches far outside the image": far,
-        "polygon has no area": finite & ~far & ~(areas > MIN_AREA),
-    }
-    return faults, extents, areas
+            extents[readable, :2] = np.minimum.reduceat(points, starts, axis=0)
+            extents[readable, 2:] = np.maximum.reduceat(points, starts, axis=0)
+            areas[readable], outlines[readable] = _areas_and_outlines(points, starts)
+    extents[~np.isfinite(extents).all(axis=1)] = np.nan
+    return extents, areas, outlines
 
 
-def _areas(points: Floats, starts: Ints) -> Floats:
+def _areas_and_outlines(points: Floats, starts: Ints) -> tuple[Floats, Floats]:
     following = np.arange(1, len(points) + 1)
     following[np.append(starts[1:], len(points)) - 1] = starts
     # relative to the first point of each polygon: large coordinates would cost digits
     local = points - np.repeat(points[starts], np.diff(np.append(starts, len(points))), axis=0)
-    cross = local[:, 0] * local[following, 1] - local[following, 0] * local[:, 1]
-    return np.abs(np.add.reduceat(cross, starts)) / 2
+    after = local[following]
+    cross = local[:, 0] * after[:, 1] - after[:, 0] * local[:, 1]
+    steps = np.abs(after - local).max(axis=1)
+    return np.abs(np.add.reduceat(cross, starts)) / 2, np.add.reduceat(steps, starts)
+
+
+def polygon_faults(
+    readable: NDArray[np.bool_], extents: Floats, areas: Floats, outlines: Floats, sides: Floats
+) -> dict[str, NDArray[np.bool_]]:
+    """Find the faults of many polygons at once: reason -> [P].
+
+    readable [P]; extents, areas, outlines: of `measure_polygons`. sides [P]: the longer side of each polygon's image.
+    """
+    finite = np.isfinite(extents).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        far = finite & (np.abs(extents).max(axis=1, initial=0) > FAR * sides)
+        long = finite & ~far & (outlines > np.minimum(MAX_CROSSINGS * sides, MAX_OUTLINE))
+    return {
+        "polygon is not a list of three or more points": ~readable,
+        "polygon has a coordinate that is not a number": readable & ~finite,
+        "polygon reaches far outside the image": far,
+        "polygon has an outline too long to be drawn": long,
+        "polygon has no area": finite & ~far & ~long & ~(areas > MIN_AREA),
+    }
 
 
 def polygon_crop(parts: Sequence[Floats], size: tuple[int, int], box: Box) -> Bitmap:
@@ -98,25 +116,21 @@ def polygon_crop(parts: Sequence[Floats], size: tuple[int, int], box: Box) -> Bi
 # ---------------------------------------------------------------- run lengths
 
 
-def check_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> NDArray[np.uint32] | str:
-    """Run lengths of an RLE of an image of `size` (height, width), or in words why they cannot be read."""
-    if _whole_numbers(segmentation.get("size"), 2) != list(size):
-        return "RLE has another size than its image"
-    counts = segmentation.get("counts")
+def read_code(code: dict[str, Any]) -> tuple[tuple[int, int], Ints | None]:
+    """(height, width) that an RLE names, and its run lengths; (0, 0) and None where these cannot be read."""
+    size, counts = code.get("size"), code.get("counts")
+    if type(size) is not list or len(size) != 2 or not all(_is_length(number) for number in size):
+        size = [0, 0]
     if isinstance(counts, str):
         counts = counts.encode("ascii", errors="replace")
     runs = decode_counts(counts) if isinstance(counts, bytes) else _count_list(counts)
     if runs is None or (runs < 0).any():
-        return "RLE has counts that cannot be read"
-    if runs.sum() != size[0] * size[1]:
-        return "RLE counts do not add up to the image"
-    return runs.astype(np.uint32)
+        runs = None
+    return (int(size[0]), int(size[1])), runs
 
 
-def _whole_numbers(value: Any, length: int) -> list[int] | None:
-    if not isinstance(value, list) or len(value) != length:
-        return None
-    return [int(number) if type(number) in (int, float) and number == number else -1 for number in value]
+def _is_length(number: Any) -> bool:
+    return type(number) in (int, float) and 0 < number < MAX_PIXELS
 
 
 def _count_list(counts: Any) -> Ints | None:
@@ -147,7 +161,7 @@ def decode_counts(text: bytes) -> Ints | None:
     return values
 
 
-def runs_extent(runs: NDArray[np.uint32], height: int) -> tuple[Box, int]:
+def runs_extent(runs: NDArray[np.integer[Any]], height: int) -> tuple[Box, int]:
     """Box around the ones of an RLE, and how many there are; ((0, 0, 0, 0), 0) without any."""
     edges = np.cumsum(runs, dtype=np.int64)
     starts, ends = edges[:-1:2], edges[1::2] - 1

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from maskrcnn_train.data.coco import open_index, parse_json
+from maskrcnn_train.data.coco import open_index
+from maskrcnn_train.data.index import POLYGON, RLE, AnnotationIndex
+from maskrcnn_train.data.json_file import parse_json
 
 RESULT_KEYS = ("image_id", "category_id", "score")
 
 
 def read_ground_truth(path: Path) -> dict[str, Any]:
-    """A COCO JSON as its author wrote it, without the annotations that no evaluator could read.
+    """A COCO JSON as its author wrote it, without the annotations and polygons that no evaluator could read.
 
-    Raises ValueError with one line for a fault of the file.
+    Boxes are not clipped; ids, areas and the form of masks are those of the index. Raises ValueError with one line
+    for a fault of the file.
     """
     index = open_index(path)
-    dropped = {item for finding in index.skipped if finding.dropped for item in finding.ids}
-    content = parse_json(path)
-    kept = [each for each in content["annotations"] if each.get("id") not in dropped]
-    return {"images": content["images"], "categories": content["categories"], "annotations": kept}
+    written = parse_json(path)["annotations"]
+    names = [index.file_name(row) for row in range(index.num_images)]
+    columns = zip(index.image_ids.tolist(), index.image_sizes.tolist(), names, strict=True)
+    return {
+        "images": [{"id": i, "height": h, "width": w, "file_name": name} for i, (h, w), name in columns],
+        "categories": [asdict(category) for category in index.categories],
+        "annotations": [_annotation(index, row, written) for row in range(index.num_annotations)],
+    }
+
+
+def _annotation(index: AnnotationIndex, row: int, written: list[dict[str, Any]]) -> dict[str, Any]:
+    image = int(index.image_rows[row])
+    found = {
+        "id": int(index.annotation_ids[row]),
+        "image_id": int(index.image_ids[image]),
+        "category_id": int(index.category_ids[row]),
+        "iscrowd": int(index.crowd[row]),
+        "area": float(index.areas[row]),
+        "bbox": written[int(index.positions[row])].get("bbox") or index.boxes[row].tolist(),
+    }
+    if index.kinds[row] == POLYGON:
+        found["segmentation"] = [part.tolist() for part in index.parts(row)]
+    elif index.kinds[row] == RLE:
+        found["segmentation"] = {"size": list(index.size(image)), "counts": index.counts(row).tolist()}
+    return found
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

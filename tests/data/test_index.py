@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from maskrcnn_train.data import coco as coco_module
 from maskrcnn_train.data.coco import open_index, read_coco
-from maskrcnn_train.data.index import AnnotationIndex, SkippedTable, cache_folder, save_index
+from maskrcnn_train.data.index import AnnotationIndex, SkippedTable, cache_folder, sample_hash, save_index
 
 from .conftest import small_coco, write_json
 
@@ -57,6 +59,47 @@ def test_a_touched_file_of_the_same_size_is_read_again(tmp_path: Path) -> None:
     before = cache_folder(path)
     os.utime(path, ns=(1, 1))
     assert cache_folder(path) != before
+
+
+def test_other_content_of_the_same_size_and_time_is_read_again(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "train.json", small_coco())
+    open_index(path)
+    stat = path.stat()
+    path.write_text(path.read_text().replace("door", "gate"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert open_index(path).categories[0].name == "gate"
+
+
+@pytest.mark.parametrize("place", [0, 2_000_000, 3_999_999])
+def test_every_byte_up_to_4_mb_is_hashed(tmp_path: Path, place: int) -> None:
+    content = bytearray(4_000_000)
+    (tmp_path / "a").write_bytes(content)
+    before = sample_hash(tmp_path / "a")
+    content[place] = 1
+    (tmp_path / "a").write_bytes(content)
+    assert sample_hash(tmp_path / "a") != before
+
+
+def test_samples_of_a_large_file_reach_from_end_to_end(tmp_path: Path) -> None:
+    content = bytearray(40_000_000)
+    seen = set()
+    for change in (None, (0, 1), (39_999_999, 1), (20_000_000, 700_000)):
+        if change is not None:
+            content[change[0] : change[0] + change[1]] = b"x" * change[1]
+        (tmp_path / "a").write_bytes(content)
+        seen.add(sample_hash(tmp_path / "a"))
+    assert len(seen) == 4
+
+
+def test_processes_that_build_one_index_at_once_agree(tmp_path: Path, cache: Path) -> None:
+    path = write_json(tmp_path / "train.json", small_coco(400))
+    code = "import sys, pathlib; from maskrcnn_train.data.coco import open_index as o; i = o(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", f"{code}; print(i.num_annotations, i.folder.name)", str(path)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = {process.communicate() for process in running}
+    assert said == {(f"800 {cache_folder(path).name}\n", "")}
+    assert [folder.name for folder in cache.iterdir()] == [cache_folder(path).name]
 
 
 def test_an_incomplete_cache_is_built_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,9 +5,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from maskrcnn_train.data.masks import (
-    check_counts,
     decode_counts,
     polygon_crop,
+    read_code,
     runs_crop,
     runs_extent,
     scaled_runs_crop,
@@ -53,8 +53,9 @@ def test_run_lengths_equal_pycocotools() -> None:
         bitmap = random_bitmap(rng)
         encoded = coco_mask.encode(bitmap)
         size = bitmap.shape[0], bitmap.shape[1]
-        runs = check_counts({"size": list(size), "counts": encoded["counts"].decode()}, size)
-        assert not isinstance(runs, str)
+        named, runs = read_code({"size": list(size), "counts": encoded["counts"].decode()})
+        assert runs is not None
+        assert named == size
         np.testing.assert_array_equal(runs_crop(runs, size[0], (0, 0, size[1], size[0])), bitmap)
         box, area = runs_extent(runs, size[0])
         assert area == bitmap.sum()
@@ -90,9 +91,14 @@ def test_malformed_counts_are_not_decoded(text: bytes) -> None:
     assert decode_counts(text) is None
 
 
-def test_random_bytes_never_pass_as_a_mask_of_another_size() -> None:
+def test_random_bytes_are_run_lengths_or_nothing() -> None:
     rng = np.random.default_rng(3)
     for _ in range(300):
         text = bytes(rng.integers(48, 112, rng.integers(1, 30)).astype(np.uint8))
-        runs = check_counts({"size": [30, 40], "counts": text.decode()}, (30, 40))
-        assert isinstance(runs, str) or runs.sum() == 1200
+        runs = read_code({"size": [30, 40], "counts": text.decode()})[1]
+        assert runs is None or (runs >= 0).all()
+
+
+@pytest.mark.parametrize("size", [None, [4], [0, 5], [4, -5], [4, float("inf")], [4, 2**40], "45", [4, "5"]])
+def test_an_rle_without_a_usable_size_names_none(size: object) -> None:
+    assert read_code({"size": size, "counts": [20]})[0] == (0, 0)
