@@ -190,6 +190,8 @@ class DataConfig:
     max_size: int = between(16)
     keep_empty: bool
     on_bad_image: str = one_of("error", "skip")
+    repeat_threshold: float = fraction()
+    group_by_shape: bool
 
 
 @dataclass(kw_only=True)
@@ -198,7 +200,10 @@ class AugmentationConfig:
     vertical_flip: float = fraction()
     min_sizes: Optional[list[int]] = between(16)
     scale_jitter: Optional[list[float]] = positive()
+    min_crop: float = between(0.05, 1)
+    rotation: float = between(0, 45)
     color_jitter: float = fraction()
+    copy_paste: float = fraction()
 
 
 # ---------------------------------------------------------------- training

@@ -155,13 +155,24 @@ def _check_weights(config: TrainConfig) -> list[str]:
     return warnings
 
 
+def _check_augmentation(config: TrainConfig) -> list[str]:
+    augmentation, warnings = config.augmentation, []
+    if augmentation.scale_jitter is not None:
+        if len(augmentation.scale_jitter) != 2:
+            raise ValueError("augmentation.scale_jitter needs two numbers: [smallest, largest] scale")
+        if augmentation.min_crop < 1:
+            warnings.append("augmentation.min_crop has no effect with augmentation.scale_jitter, which crops already")
+    if augmentation.copy_paste and config.mask_head.name == "none":
+        warnings.append("augmentation.copy_paste has no effect with mask_head=none: objects are cut out by their masks")
+    return warnings
+
+
 def check_train_rules(config: TrainConfig) -> list[str]:
     """All rules between the settings of a training; returns warnings for settings without effect."""
     warnings = check_model_rules(config)
     check_data_rules(config.data)
     warnings += _check_weights(config)
-    if config.augmentation.scale_jitter is not None and len(config.augmentation.scale_jitter) != 2:
-        raise ValueError("augmentation.scale_jitter needs two numbers: [smallest, largest] scale")
+    warnings += _check_augmentation(config)
     if config.optimizer.name == "adamw" and len(config.optimizer.betas) != 2:
         raise ValueError("optimizer.betas needs two numbers, e.g. [0.9,0.999]")
     if config.trainer.device not in ("auto", "cpu", "cuda") and not config.trainer.device.startswith("cuda:"):

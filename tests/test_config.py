@@ -55,6 +55,11 @@ def test_every_option_composes(option: str) -> None:
         (["backbone.trainable_stages=6"], ["backbone.trainable_stages=6", "auto"]),
         (["trainer.precision=fp8"], ["trainer.precision=fp8", "bf16"]),
         (["trainer.device=gpu"], ["trainer.device=gpu", "cuda"]),
+        (["augmentation.rotation=90"], ["augmentation.rotation=90", "from 0 to 45"]),
+        (["augmentation.min_crop=0"], ["augmentation.min_crop=0", "from 0.05 to 1"]),
+        (["augmentation.copy_paste=2"], ["augmentation.copy_paste=2", "from 0 to 1"]),
+        (["data.repeat_threshold=-1"], ["data.repeat_threshold=-1", "from 0 to 1"]),
+        (["augmentation=stong"], ["did you mean strong?"]),
         (["seed=null"], ["seed"]),
         (["seed"], ["key=value"]),
         (["rpn.nms.post_train=5,6"], ["add -m"]),
@@ -78,6 +83,8 @@ def test_a_mistake_is_one_clear_line(overrides: list[str], said: list[str]) -> N
         (["rpn.nms.pre_train=10"], "rpn.nms.post_train"),
         (["weights.path=x.pt"], "weights.path"),
         (["backbone.norm=frozen"], "backbone.norm"),
+        (["augmentation=lsj", "augmentation.min_crop=0.5"], "augmentation.min_crop"),
+        (["mask_head=none", "augmentation.copy_paste=0.5"], "augmentation.copy_paste"),
     ],
 )
 def test_a_setting_without_effect_is_a_warning(overrides: list[str], key: str) -> None:

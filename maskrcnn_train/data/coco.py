@@ -201,7 +201,7 @@ def _id_range(ids: Ints) -> str:
     values = sorted(ids.tolist())
     if not values:
         return "none"
-    if len(values) > 2 and values == list(range(values[0], values[-1] + 1)):
+    if len(values) > 2 and values[-1] - values[0] == len(set(values)) - 1:
         return f"{values[0]}..{values[-1]}"
     return ", ".join(str(value) for value in values[:10]) + (
         f", ... ({len(values)} in all)" if len(values) > 10 else ""

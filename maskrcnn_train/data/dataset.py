@@ -13,19 +13,18 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maskrcnn_train.batch import MaskCrops, Target
-from maskrcnn_train.data import masks
+from maskrcnn_train.batch import Target
 from maskrcnn_train.data.classes import ClassMap
+from maskrcnn_train.data.copy_paste import paste_objects
 from maskrcnn_train.data.images import ImageError, decode
 from maskrcnn_train.data.index import NO_MASK, RLE
-from maskrcnn_train.data.splitting import Split
-from maskrcnn_train.data.transforms import Geometry, Transform
+from maskrcnn_train.data.order import repeat_factors
+from maskrcnn_train.data.splitting import Split, class_presence
+from maskrcnn_train.data.targets import build_target
+from maskrcnn_train.data.transforms import Transform
 
-Key = int | tuple[int, int]  # position, or (epoch, position) for random augmentation
-Floats = NDArray[np.float64]
+Key = int | tuple[int, ...]  # position, or for random augmentation (epoch, position) or (epoch, position, repeat)
 Ints = NDArray[np.int64]
-
-MIN_SIDE = 1.0  # network pixels; smaller objects cannot be told from noise and are left out
 
 
 @dataclass
@@ -45,7 +44,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     """Images of one split, resized and augmented.
 
     An item is (uint8 [3, h, w], target, (height, width) as decoded). Its key is a position, or
-    (epoch, position) for training: augmentation then depends on nothing but seed, epoch and position.
+    (epoch, position) for training: augmentation then depends on nothing but seed, epoch and position, and on the
+    number of the repeat where an image comes several times in an epoch.
     skip_bad_images: an unreadable training image is replaced by the next; others raise ImageError.
     """
 
@@ -81,6 +81,13 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         sizes = self.split.index.image_sizes[self.rows]
         return np.asarray(sizes[:, 1] >= sizes[:, 0])
 
+    def repeats(self, threshold: float) -> NDArray[np.float64] | None:
+        """How often each image comes in an epoch so that rare classes are seen; None for once each."""
+        if threshold == 0:
+            return None
+        presence = class_presence(self.split.index, self.split.labels, len(self.classes.names))
+        return repeat_factors(presence[self.rows], threshold)
+
     def image_path(self, position: int) -> str:
         return str(self.split.images / self.split.index.file_name(int(self.rows[position])))
 
@@ -94,15 +101,36 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         return [self._load_or_skip(key) if self.skip_bad_images else self._load(key) for key in keys]
 
     def _load(self, key: Key) -> Sample:
-        epoch, position = key if isinstance(key, tuple) else (None, key)
+        rng = None if isinstance(key, int) else np.random.default_rng([self.seed, *key])
+        pixels, target, size = self._read(key if isinstance(key, int) else key[1], rng)
+        sample = Sample(None, target, size)
+        if rng is not None and self.with_masks and rng.random() < self.transform.copy_paste:
+            sample.target = self._paste(pixels, target, rng, sample.faults)
+        sample.pixels = torch.from_numpy(pixels).permute(2, 0, 1)
+        return sample
+
+    def _read(
+        self, position: int, rng: np.random.Generator | None
+    ) -> tuple[NDArray[np.uint8], Target, tuple[int, int]]:
+        """Pixels uint8 [h, w, 3] and objects in network pixels, and (height, width) as decoded."""
         index, row = self.split.index, int(self.rows[position])
-        rng = None if epoch is None else np.random.default_rng([self.seed, epoch, position])
         size = index.size(row)
         geometry = self.transform.geometry(size, rng)
         image = decode(self.split.images / index.file_name(row), expected=size, smallest=geometry.scaled)
         visible = self.transform.colors(geometry.resize(image), rng)
-        pixels = torch.from_numpy(geometry.window(visible, self.transform.fill)).permute(2, 0, 1)
-        return Sample(pixels, self._target(row, geometry), size)
+        target = build_target(index, self.split.labels, row, geometry, with_masks=self.with_masks)
+        return geometry.window(visible, self.transform.fill), target, size
+
+    def _paste(self, pixels: NDArray[np.uint8], target: Target, rng: np.random.Generator, faults: list[str]) -> Target:
+        """Paste objects of another image, drawn at random; `pixels` changes in place."""
+        try:
+            donor_pixels, donor, _ = self._read(int(rng.integers(0, len(self))), rng)
+        except ImageError as error:
+            if not self.skip_bad_images:
+                raise
+            faults.append(str(error))
+            return target
+        return paste_objects(pixels, target, donor_pixels, donor, rng)
 
     def _load_or_skip(self, key: Key) -> Sample:
         """The sample, or in training the next that can be read; validation images have no stand-in."""
@@ -110,7 +138,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         for step in range(len(self)):
             try:
                 if isinstance(key, tuple):
-                    sample = self._load((key[0], (key[1] + step) % len(self)))
+                    sample = self._load((key[0], (key[1] + step) % len(self), *key[2:]))
                 else:
                     sample = self._load(key)
             except ImageError as error:
@@ -118,50 +146,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
                 if isinstance(key, tuple):
                     continue
                 sample = Sample(None, Target(), (0, 0))
-            sample.faults = faults
+            sample.faults = faults + sample.faults
             return sample
         raise ImageError(f"none of the {len(self)} images of {self.split.name} can be read, first: {faults[0]}")
-
-    # ------------------------------------------------------------ targets
-
-    def _target(self, row: int, geometry: Geometry) -> Target:
-        index = self.split.index
-        own = np.arange(int(index.first[row]), int(index.first[row + 1]))
-        own = own[~np.asarray(index.crowd[own])]
-        whole = xywh_to_xyxy(index.boxes[own])
-        boxes = geometry.boxes(whole)
-        kept = np.asarray(((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1))
-        target = Target(image_id=int(index.image_ids[row]))
-        if self.with_masks:
-            crops, crop_boxes = self._crops(own, geometry, kept)
-            if geometry.crops:
-                kept &= _fit_to_masks(boxes, crops, crop_boxes, kept, geometry, whole)
-            target["masks"] = _pack([crops[i] for i in np.flatnonzero(kept).tolist()], crop_boxes[kept], geometry.size)
-        target["boxes"] = torch.from_numpy(boxes[kept].astype(np.float32))
-        target["labels"] = torch.from_numpy(self.split.labels[own][kept])
-        return target
-
-    def _crops(self, own: Ints, geometry: Geometry, wanted: NDArray[np.bool_]) -> tuple[dict[int, masks.Bitmap], Ints]:
-        """Masks of annotations `own` that are `wanted`, each inside its box int64 [n, 4] of the window."""
-        index = self.split.index
-        crop_boxes = _whole_pixels(geometry.boxes(index.extents[own]), geometry.visible)
-        if len(own) == 0:
-            return {}, crop_boxes
-        first_part, last_part = int(index.part_offsets[own[0]]), int(index.part_offsets[own[-1] + 1])
-        offsets = index.point_offsets[first_part : last_part + 1]
-        points = geometry.points(index.coordinates[offsets[0] : offsets[-1]])
-        bounds = (offsets - offsets[0]).tolist()
-        parts_from = (index.part_offsets[own] - first_part).tolist()
-        parts_to = (index.part_offsets[own + 1] - first_part).tolist()
-        crops = {}
-        for i in np.flatnonzero(wanted).tolist():
-            x0, y0, x1, y1 = crop_boxes[i].tolist()
-            if index.kinds[own[i]] == RLE:
-                crops[i] = geometry.runs_crop(index.counts(int(own[i])), (x0, y0, x1, y1))
-            else:
-                parts = [points[bounds[p] : bounds[p + 1]] for p in range(parts_from[i], parts_to[i])]
-                crops[i] = masks.polygon_crop(parts, geometry.visible, (x0, y0, x1, y1))
-        return crops, crop_boxes
 
     # ------------------------------------------------------------ ground truth
 
@@ -204,47 +191,3 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         else:
             encoded = coco_mask.merge(coco_mask.frPyObjects(index.parts(annotation), *size))
         return {"size": list(size), "counts": encoded["counts"].decode()}
-
-
-def xywh_to_xyxy(boxes: Floats) -> Floats:
-    """[N, 4] x y width height -> x1 y1 x2 y2."""
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
-def _whole_pixels(boxes: Floats, size: tuple[int, int]) -> Ints:
-    """The pixels that boxes touch, at least one each: int64 [N, 4], x1 and y1 exclusive, inside `size`."""
-    limits = np.array(size[::-1])
-    low = np.clip(np.floor(boxes[:, :2]), 0, limits - 1)
-    high = np.clip(np.ceil(boxes[:, 2:]), low + 1, limits)
-    return np.concatenate([low, high], axis=1).astype(np.int64)
-
-
-def _fit_to_masks(
-    boxes: Floats,
-    crops: dict[int, masks.Bitmap],
-    crop_boxes: Ints,
-    kept: NDArray[np.bool_],
-    geometry: Geometry,
-    whole: Floats,
-) -> NDArray[np.bool_]:
-    """Shrink the boxes of objects that the window cuts to what it shows of their masks, in place.
-
-    Returns bool [N]: False where nothing worth a pixel is left.
-    """
-    visible = kept.copy()
-    uncut = np.prod(whole[:, 2:] - whole[:, :2], axis=1) * np.prod(geometry.scale)
-    cut = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) < uncut * (1 - 1e-6)
-    for i in np.flatnonzero(kept & cut).tolist():
-        rows, columns = np.flatnonzero(crops[i].any(axis=1)), np.flatnonzero(crops[i].any(axis=0))
-        visible[i] = len(rows) > 0
-        if visible[i]:
-            corner = np.tile(crop_boxes[i, :2], 2)
-            boxes[i] = corner + np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    return visible
-
-
-def _pack(crops: list[masks.Bitmap], boxes: Ints, size: tuple[int, int]) -> MaskCrops:
-    lengths = [crop.size for crop in crops]
-    pixels = np.concatenate([crop.ravel() for crop in crops]) if crops else np.zeros(0, dtype=np.uint8)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return MaskCrops(torch.from_numpy(pixels), torch.from_numpy(boxes), torch.from_numpy(offsets), size)

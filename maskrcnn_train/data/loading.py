@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -88,9 +89,8 @@ def scaled_loader(config: TrainConfig, split: Split, classes: ClassMap, scales: 
     return ScaledLoader(loaders)
 
 
-def _build_loader(
-    config: TrainConfig, split: Split, classes: ClassMap, *, training: bool, rank: int, world_size: int
-) -> DetectionLoader:
+def build_dataset(config: TrainConfig, split: Split, classes: ClassMap, *, training: bool) -> CocoDataset:
+    """The images of a split as the model gets them; augmented in training."""
     dataset = CocoDataset(
         split=split,
         classes=classes,
@@ -102,10 +102,18 @@ def _build_loader(
     )
     if training and len(dataset) == 0:
         raise ValueError("no training image has objects; train on the empty ones with data.keep_empty=true")
+    return dataset
+
+
+def _build_loader(
+    config: TrainConfig, split: Split, classes: ClassMap, *, training: bool, rank: int, world_size: int
+) -> DetectionLoader:
+    dataset = build_dataset(config, split, classes, training=training)
     sampler: Sampler[list[Any]]
     if training:
         sampler = EpochBatchSampler(
-            wide=dataset.is_wide(),
+            wide=dataset.is_wide() if config.data.group_by_shape else np.zeros(len(dataset), dtype=bool),
+            repeats=dataset.repeats(config.data.repeat_threshold),
             batch_size=config.trainer.batch_size,
             seed=config.seed,
             rank=rank,

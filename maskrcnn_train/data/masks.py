@@ -113,6 +113,14 @@ def polygon_crop(parts: Sequence[Floats], size: tuple[int, int], box: Box) -> Bi
     return runs_crop(counts, size[0], box)
 
 
+def bitmap_extent(bitmap: Bitmap) -> Box | None:
+    """Box around the ones of a bitmap [h, w], None without any."""
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    if len(rows) == 0:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 # ---------------------------------------------------------------- run lengths
 
 

@@ -9,19 +9,29 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 
-class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
+class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
     """Random batches of (epoch, position), the same for every run with this seed and epoch.
 
     Wide and tall images do not share a batch, as far as whole batches go: less padding. Every process gets
     equally many batches; the last may be smaller, and repeats an image only where a process would have none.
+    repeats: float [n], how often each image comes in an epoch on average, None: once each. All epochs are equally
+    long; the second, third ... time in an epoch an image is (epoch, position, 1), (epoch, position, 2) ...
     """
 
     def __init__(
-        self, *, wide: NDArray[np.bool_], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        *,
+        wide: NDArray[np.bool_],
+        batch_size: int,
+        seed: int,
+        repeats: NDArray[np.float64] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.wide = wide
         self.batch_size = batch_size
         self.seed = seed
+        self.repeats = repeats
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -31,22 +41,41 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         """Choose the epoch to iterate next, without its first `start_batch` batches (for resuming)."""
         self.epoch, self.start_batch = epoch, start_batch
 
+    @property
+    def num_images(self) -> int:
+        """Images of an epoch, repeats included."""
+        return len(self.wide) if self.repeats is None else round(float(self.repeats.sum()))
+
     def __len__(self) -> int:
         """Batches of a whole epoch for this process."""
-        return -(-len(self.wide) // (self.batch_size * self.world_size))
+        return -(-self.num_images // (self.batch_size * self.world_size))
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in self._batches()[self.start_batch :]:
-            yield [(self.epoch, position) for position in batch[self.rank :: self.world_size].tolist()]
-
-    def _batches(self) -> list[NDArray[np.int64]]:
-        """Positions of each batch of all processes together."""
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self.wide))
+        positions = self._draw_positions(rng)
+        repeat = _occurrences(positions)
+        for batch in self._batches(self.wide[positions], rng)[self.start_batch :]:
+            own = batch[self.rank :: self.world_size]
+            pairs = zip(positions[own].tolist(), repeat[own].tolist(), strict=True)
+            yield [(self.epoch, position, number) if number else (self.epoch, position) for position, number in pairs]
+
+    def _draw_positions(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The images of an epoch, in no particular order: int64 [num_images]."""
+        if self.repeats is None:
+            return np.arange(len(self.wide))
+        # one random number rounds all: each image comes floor or ceil of its average, and the sum stays
+        ends = np.cumsum(self.repeats) * (self.num_images / self.repeats.sum())
+        ends[-1] = self.num_images
+        counts = np.diff(np.floor(ends + rng.random()), prepend=0.0)
+        return np.repeat(np.arange(len(self.wide)), counts.astype(np.int64))
+
+    def _batches(self, wide: NDArray[np.bool_], rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Places in `wide` of each batch of all processes together."""
+        order = rng.permutation(len(wide))
         size = self.batch_size * self.world_size
         whole: list[NDArray[np.int64]] = []
         rest: list[NDArray[np.int64]] = []
-        for group in (order[self.wide[order]], order[~self.wide[order]]):
+        for group in (order[wide[order]], order[~wide[order]]):
             end = len(group) - len(group) % size
             whole += [group[start : start + size] for start in range(0, end, size)]
             rest.append(group[end:])
@@ -58,6 +87,22 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         if len(left):
             batches.append(left if len(left) >= self.world_size else np.resize(left, self.world_size))
         return batches
+
+
+def _occurrences(positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many times each of the sorted numbers came before: 7 7 7 9 -> 0 1 2 0."""
+    return np.arange(len(positions)) - np.searchsorted(positions, positions)
+
+
+def repeat_factors(presence: NDArray[np.bool_], threshold: float) -> NDArray[np.float64]:
+    """How often an image should come: max(1, sqrt(threshold / share of the images that show the class)), float [M].
+
+    The rarest class of an image decides. presence: bool [M, K], which classes an image shows. LVIS (Gupta et al.
+    2019), section 5.
+    """
+    shares = presence.mean(axis=0)
+    factors = np.sqrt(np.maximum(1.0, threshold / np.maximum(shares, 1e-12)))
+    return np.asarray(np.where(presence, factors, 1.0).max(axis=1, initial=1.0))
 
 
 class SequentialBatchSampler(Sampler[list[int]]):

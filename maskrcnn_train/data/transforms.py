@@ -5,6 +5,7 @@ One `Geometry` is drawn for each image and then applied to pixels, boxes, polygo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resize to `scaled`, then mirror, then cut a window of `size` whose corner is at `corner` (y, x).
+    """Resize to `scaled`, then mirror, then turn, then cut a window of `size` whose corner is at `corner` (y, x).
 
-    Where the window reaches beyond the image it is padded at the right and bottom. All are pixels.
+    Where the window reaches beyond the image it is padded at the right and bottom. All are pixels. angle: degrees
+    anticlockwise about the middle of the scaled image; what it turns into the picture is padding.
     """
 
     source: Size
@@ -32,6 +34,7 @@ class Geometry:
     corner: tuple[int, int] = (0, 0)
     mirror_x: bool = False
     mirror_y: bool = False
+    angle: float = 0.0
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -48,7 +51,7 @@ class Geometry:
 
     @property
     def crops(self) -> bool:
-        return self.visible != self.scaled
+        return self.visible != self.scaled or self.angle != 0
 
     def points(self, coordinates: Floats) -> Floats:
         """Move float64 [2 n] x y x y ... from the source to the window; not clipped."""
@@ -57,18 +60,39 @@ class Geometry:
             points[:, 0] = self.scaled[1] - points[:, 0]
         if self.mirror_y:
             points[:, 1] = self.scaled[0] - points[:, 1]
+        if self.angle:
+            (cos, sin), middle = self._turn(), np.array(self.scaled[::-1]) / 2
+            points = middle + (points - middle) @ np.array([[cos, -sin], [sin, cos]])
         return np.asarray(points - self.corner[::-1]).reshape(-1)
 
     def boxes(self, boxes: Floats) -> Floats:
-        """Move float64 [N, 4] x1 y1 x2 y2 from the source to the window, clipped to what is visible."""
-        corners = self.points(boxes).reshape(-1, 2, 2)
-        moved = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-        return np.asarray(np.clip(moved, 0, np.tile(self.visible[::-1], 2)))
+        """Move float64 [N, 4] x1 y1 x2 y2 from the source to the window, clipped to what is visible.
+
+        Of a turned image: the boxes around the turned boxes.
+        """
+        places = [0, 1, 2, 1, 2, 3, 0, 3] if self.angle else [0, 1, 2, 3]
+        corners = self.points(boxes[:, places]).reshape(-1, len(places) // 2, 2)
+        return self.clip(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1))
+
+    def clip(self, boxes: Floats) -> Floats:
+        """What is visible of boxes of the window: float64 [N, 4] x1 y1 x2 y2."""
+        return np.asarray(np.clip(boxes, 0, np.tile(self.visible[::-1], 2)))
+
+    def frame(self) -> Floats:
+        """The outline of the image in the window: float64 [8] x y x y ..."""
+        height, width = self.source
+        return self.points(np.array([0, 0, width, 0, width, height, 0, height], dtype=np.float64))
 
     def unmirrored(self, box: masks.Box) -> masks.Box:
-        """A box of the window as a box of the scaled image before mirroring."""
-        x0, x1 = box[0] + self.corner[1], box[2] + self.corner[1]
-        y0, y1 = box[1] + self.corner[0], box[3] + self.corner[0]
+        """A box of the window, the image not being turned, as a box of the scaled image before mirroring."""
+        return self._unmirrored(self._shifted(box))
+
+    def _shifted(self, box: masks.Box) -> masks.Box:
+        (y, x) = self.corner
+        return box[0] + x, box[1] + y, box[2] + x, box[3] + y
+
+    def _unmirrored(self, box: masks.Box) -> masks.Box:
+        x0, y0, x1, y1 = box
         if self.mirror_x:
             x0, x1 = self.scaled[1] - x1, self.scaled[1] - x0
         if self.mirror_y:
@@ -81,11 +105,41 @@ class Geometry:
 
     def runs_crop(self, runs: NDArray[np.uint32], box: masks.Box) -> masks.Bitmap:
         """The pixels of an RLE of the source inside `box` of the window: uint8 [h, w]."""
-        crop = masks.scaled_runs_crop(runs, self.source, self.unmirrored(box), self.scale)
-        return np.ascontiguousarray(self.mirror(crop))
+        if not self.angle:
+            crop = masks.scaled_runs_crop(runs, self.source, self.unmirrored(box), self.scale)
+            return np.ascontiguousarray(self.mirror(crop))
+        x0, y0, x1, y1 = self._shifted(box)
+        a, b, c, d, e, f = self._back((x0, y0), (0, 0))
+        corners = np.array([[a * x + b * y + c, d * x + e * y + f] for x in (0, x1 - x0) for y in (0, y1 - y0)])
+        limits = np.array(self.scaled[::-1])
+        low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, limits - 1)
+        high = np.clip(np.ceil(corners.max(axis=0)).astype(int), low + 1, limits)
+        around = self._unmirrored((int(low[0]), int(low[1]), int(high[0]), int(high[1])))
+        upright = self.mirror(masks.scaled_runs_crop(runs, self.source, around, self.scale)) * np.uint8(255)
+        size, matrix = (x1 - x0, y1 - y0), self._back((x0, y0), (int(low[0]), int(low[1])))
+        turned = Image.fromarray(upright).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        return (np.asarray(turned) >= 128).astype(np.uint8)
+
+    def _turn(self) -> tuple[float, float]:
+        return math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+
+    def _back(self, to: tuple[int, int], base: tuple[int, int]) -> tuple[float, float, float, float, float, float]:
+        """Pillow's matrix that turns a picture whose corner is at `base` into one with its corner at `to` (x, y)."""
+        (cos, sin), middle = self._turn(), (self.scaled[1] / 2, self.scaled[0] / 2)
+        x, y = to[0] - middle[0], to[1] - middle[1]
+        return (
+            *(cos, -sin, middle[0] + cos * x - sin * y - base[0]),
+            *(sin, cos, middle[1] + sin * x + cos * y - base[1]),
+        )
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """The visible part, not yet mirrored. `image` may be smaller than `source`, of the same shape."""
+        """The visible part, not yet mirrored; all of the image where it will be turned.
+
+        `image` may be smaller than `source`, of the same shape.
+        """
+        if self.angle:
+            height, width = self.scaled
+            return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
         height, width = self.visible
         if image.size == (width, height) and not self.crops:
             return image
@@ -100,6 +154,9 @@ class Geometry:
             visible = visible.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.mirror_y:
             visible = visible.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        if self.angle:
+            matrix, size = self._back(self.corner[::-1], (0, 0)), self.visible[::-1]
+            visible = visible.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
         pixels = np.asarray(visible)
         if self.visible == self.size:
             return np.array(pixels, order="C")  # a copy of its own: Pillow's pixels are read-only
@@ -124,8 +181,9 @@ class Transform:
     """Draws the geometry of an image and changes its colours; without a generator it only resizes.
 
     min_sizes: shorter sides to draw from, network pixels. scale_jitter: range of the factor on the resized
-    image, which is then cut or padded to its size before. Probabilities and strengths from 0 to 1.
-    fill: R G B of padding.
+    image, which is then cut or padded to its size before. min_crop: a random part of at least this share of each
+    side is cut out and fills the picture. rotation: degrees, either way. copy_paste: how often objects of another
+    image are pasted in. Probabilities and strengths from 0 to 1. fill: R G B of padding.
     """
 
     min_sizes: tuple[int, ...]
@@ -133,7 +191,10 @@ class Transform:
     horizontal_flip: float = 0.0
     vertical_flip: float = 0.0
     scale_jitter: tuple[float, float] | None = None
+    min_crop: float = 1.0
+    rotation: float = 0.0
     color_jitter: float = 0.0
+    copy_paste: float = 0.0
     fill: tuple[int, int, int] = (124, 116, 104)
 
     def geometry(self, source: Size, rng: np.random.Generator | None) -> Geometry:
@@ -141,17 +202,20 @@ class Transform:
         if rng is None:
             size = resized_size(source, self.min_sizes[0], self.max_size)
             return Geometry(source, size, size)
-        size = resized_size(source, int(rng.choice(self.min_sizes)), self.max_size)
-        mirror_x, mirror_y = bool(rng.random() < self.horizontal_flip), bool(rng.random() < self.vertical_flip)
-        if self.scale_jitter is None:
-            return Geometry(source, size, size, mirror_x=mirror_x, mirror_y=mirror_y)
-        factor = rng.uniform(*self.scale_jitter)
-        scaled = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-        corner = (
-            int(rng.integers(0, max(0, scaled[0] - size[0]) + 1)),
-            int(rng.integers(0, max(0, scaled[1] - size[1]) + 1)),
-        )
-        return Geometry(source, scaled, size, corner, mirror_x, mirror_y)
+        min_size = int(rng.choice(self.min_sizes))
+        mirrors = bool(rng.random() < self.horizontal_flip), bool(rng.random() < self.vertical_flip)
+        if self.scale_jitter is not None:
+            size = resized_size(source, min_size, self.max_size)
+            factor = rng.uniform(*self.scale_jitter)
+            scaled = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        else:
+            share = rng.uniform(self.min_crop, 1, 2) if self.min_crop < 1 else (1.0, 1.0)
+            part = max(1, round(source[0] * share[0])), max(1, round(source[1] * share[1]))
+            size = resized_size(part, min_size, self.max_size)
+            scaled = round(source[0] * size[0] / part[0]), round(source[1] * size[1] / part[1])
+        corner = _draw_corner(scaled, size, rng) if scaled != size else (0, 0)
+        angle = float(rng.uniform(-self.rotation, self.rotation)) if self.rotation else 0.0
+        return Geometry(source, scaled, size, corner, *mirrors, angle)
 
     def colors(self, image: Image.Image, rng: np.random.Generator | None) -> Image.Image:
         """Change brightness, contrast, saturation and hue at random."""
@@ -161,6 +225,12 @@ class Transform:
         for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = enhance(image).enhance(1 + strength * rng.uniform(-0.5, 0.5))
         return _shift_hue(image, round(255 * strength * rng.uniform(-0.1, 0.1)))
+
+
+def _draw_corner(scaled: Size, size: Size, rng: np.random.Generator) -> tuple[int, int]:
+    """A corner (y, x) from which the window shows as much of the image as it can."""
+    room = max(0, scaled[0] - size[0]), max(0, scaled[1] - size[1])
+    return int(rng.integers(0, room[0] + 1)), int(rng.integers(0, room[1] + 1))
 
 
 def _shift_hue(image: Image.Image, steps: int) -> Image.Image:
@@ -183,6 +253,9 @@ def build_transform(data: DataConfig, augmentation: AugmentationConfig | None, p
         horizontal_flip=augmentation.horizontal_flip,
         vertical_flip=augmentation.vertical_flip,
         scale_jitter=None if jitter is None else (min(jitter), max(jitter)),
+        min_crop=augmentation.min_crop,
+        rotation=augmentation.rotation,
         color_jitter=augmentation.color_jitter,
+        copy_paste=augmentation.copy_paste,
         fill=(fill[0], fill[1], fill[2]),
     )

@@ -24,6 +24,11 @@ AUGMENTED: dict[str, dict[str, Any]] = {
     "vertical": {"vertical_flip": 1.0},
     "multiscale": {"min_sizes": (24, 40, 90)},
     "jitter": {"scale_jitter": (0.2, 2.5), "horizontal_flip": 0.5, "vertical_flip": 0.5},
+    "cropped": {"min_crop": 0.4, "horizontal_flip": 0.5},
+    "turned": {"rotation": 30.0, "vertical_flip": 0.5},
+    "strong": {"min_crop": 0.6, "rotation": 5.0, "horizontal_flip": 0.5, "color_jitter": 0.5},
+    "turned and jittered": {"scale_jitter": (0.2, 2.5), "rotation": 20.0},
+    "pasted": {"copy_paste": 1.0, "min_crop": 0.6, "rotation": 5.0},
 }
 
 # pycocotools 2.0.11 decodes with a numpy protocol of before 2.0
@@ -91,6 +96,33 @@ def test_masks_equal_the_resized_polygon_drawn_whole(tmp_path: Path, configure: 
         np.testing.assert_array_equal(dense, coco_mask.decode(coco_mask.frPyObjects([polygon], 48, 72))[..., 0])
     torch.testing.assert_close(target["boxes"], torch.tensor([[3, 4, 15, 16], [20, 19, 30, 29]]) * 1.2)
     assert target["labels"].tolist() == [1, 2]
+
+
+def test_turned_polygons_are_drawn_exactly(tmp_path: Path, configure: Configure) -> None:
+    """Masks are what pycocotools draws of the turned outline, boxes the outline's, cut at the border."""
+    roboflow(tmp_path / "data", small_coco())
+    transform = Transform(min_sizes=(48,), max_size=96, rotation=25.0, min_crop=0.7, horizontal_flip=0.5)
+    data = dataset(tmp_path, configure, transform)
+    for epoch in range(20):
+        pixels, target, _ = data[(epoch, 0)]
+        geometry = transform.geometry((40, 60), np.random.default_rng([0, epoch, 0]))
+        height, width = geometry.size
+        assert tuple(pixels.shape[1:]) == (height, width)
+        masks = target["masks"]
+        assert isinstance(masks, MaskCrops)
+        expected = []
+        for row in range(2):
+            points = geometry.points(data.split.index.parts(row)[0])
+            whole = coco_mask.decode(coco_mask.frPyObjects([points.tolist()], height, width))[..., 0]
+            outline = np.concatenate([points.reshape(-1, 2).min(axis=0), points.reshape(-1, 2).max(axis=0)])
+            clipped = np.clip(outline, 0, [width, height] * 2)
+            if whole.any() and (clipped[2:] - clipped[:2] >= 1).all():
+                expected.append((whole, outline if (clipped == outline).all() else None))
+        assert len(expected) == len(masks)
+        extents, boxes = mask_extents(target).numpy(), target["boxes"].numpy()
+        for i, (whole, outline) in enumerate(expected):
+            np.testing.assert_array_equal(masks.dense()[i].numpy(), whole)
+            np.testing.assert_allclose(boxes[i], extents[i] if outline is None else outline, atol=1e-4)
 
 
 def test_a_mirrored_picture_is_the_picture_mirrored(tmp_path: Path, configure: Configure) -> None:

@@ -41,7 +41,7 @@ def blocks_of(text: bytes, size: int) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-@pytest.mark.parametrize("size", [700, 1000, 3000])
+@pytest.mark.parametrize("size", [700, 1000, 1500])
 def test_blocks_hold_every_annotation_once(size: int, indent: int | None) -> None:
     coco = awkward_coco()
     text = json.dumps({"info": {}, **coco}, indent=indent).encode()

@@ -9,7 +9,7 @@ import torch
 
 from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
 from maskrcnn_train.data.loading import DetectionLoader, build_loaders, pad_images
-from maskrcnn_train.data.order import EpochBatchSampler
+from maskrcnn_train.data.order import EpochBatchSampler, repeat_factors
 
 from .conftest import Configure, roboflow, small_coco
 
@@ -52,6 +52,69 @@ def test_ranks_get_equally_many_batches_and_miss_nothing(count: int) -> None:
     assert len({len(batches) for batches in ranks}) == 1
     assert {position for batches in ranks for batch in batches for _, position in batch} == set(range(count))
     assert all(batch for batches in ranks for batch in batches)
+
+
+def repeating(repeats: list[float], rank: int = 0, world_size: int = 1) -> EpochBatchSampler:
+    wide = np.arange(len(repeats)) % 2 == 0
+    options = {"batch_size": 3, "seed": 5, "rank": rank, "world_size": world_size}
+    return EpochBatchSampler(wide=wide, repeats=np.array(repeats), **options)
+
+
+def test_repeated_images_come_as_often_as_asked_and_epochs_are_equally_long() -> None:
+    repeats = [1.0, 2.5, 1.0, 3.2, 1.0, 1.0, 1.3, 1.0, 1.0]
+    sampler = repeating(repeats)
+    seen = np.zeros(len(repeats))
+    for epoch in range(200):
+        keys = [key for batch in epoch_of(sampler, epoch) for key in batch]
+        assert len(keys) == sampler.num_images == 13
+        assert len(epoch_of(sampler, epoch)) == len(sampler)
+        assert len(set(keys)) == len(keys)  # each time with a draw of its own
+        counts = np.bincount([key[1] for key in keys], minlength=len(repeats))
+        assert (counts >= 1).all()
+        assert (np.abs(counts - np.array(repeats)) < 1.1).all()
+        seen += counts
+    np.testing.assert_allclose(seen / 200, np.array(repeats) * 13 / sum(repeats), atol=0.15)
+
+
+def test_repeats_follow_from_seed_and_epoch_and_are_shared_among_ranks() -> None:
+    repeats = [1.0, 2.5, 1.0, 3.2, 1.0]
+    assert epoch_of(repeating(repeats), 4) == epoch_of(repeating(repeats), 4) != epoch_of(repeating(repeats), 5)
+    whole = {key for batch in epoch_of(repeating(repeats), 4) for key in batch}
+    ranks = [epoch_of(repeating(repeats, rank, 2), 4) for rank in range(2)]
+    assert {key for batches in ranks for batch in batches for key in batch} == whole
+    assert len(ranks[0]) == len(ranks[1])
+
+
+def test_repeat_factors_follow_the_rarest_class_of_an_image() -> None:
+    presence = np.zeros((100, 3), dtype=bool)
+    presence[:, 0] = True
+    presence[:4, 1] = True
+    presence[3, 2] = True
+    factors = repeat_factors(presence, 0.16)
+    np.testing.assert_allclose(factors[[0, 3, 50]], [2.0, 4.0, 1.0])
+    assert repeat_factors(np.zeros((3, 2), dtype=bool), 0.5).tolist() == [1, 1, 1]
+
+
+def test_repeat_threshold_brings_rare_classes_more_often(tmp_path: Path, configure: Configure) -> None:
+    coco = small_coco(8)
+    coco["annotations"] = [item for item in coco["annotations"] if item["category_id"] == 3 or item["image_id"] == 2]
+    roboflow(tmp_path / "data", coco)
+    ids = [
+        [target["image_id"] for _, targets in collect(build_loaders(configure(option)).train, 1) for target in targets]
+        for option in ("data.repeat_threshold=0", "data.repeat_threshold=1")
+    ]
+    assert sorted(ids[0]) == list(range(1, 9))
+    assert ids[1].count(2) >= 2
+    assert len(ids[1]) == 10  # sqrt(8) = 2.8 times image 2
+
+
+def test_group_by_shape_keeps_wide_and_tall_images_apart(tmp_path: Path, configure: Configure) -> None:
+    roboflow(tmp_path / "data", small_coco(12))
+    mixed = []
+    for option in ("true", "false"):
+        batches = collect(build_loaders(configure(f"data.group_by_shape={option}", "trainer.batch_size=3")).train, 4)
+        mixed.append(sum(len({h < w for h, w in images.sizes}) > 1 for images, _ in batches))
+    assert mixed[0] == 0 < mixed[1]
 
 
 def test_validation_is_in_order_and_shared_without_repeats(tmp_path: Path, configure: Configure) -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
+from maskrcnn_train.data.masks import decode_counts, polygon_crop
 from maskrcnn_train.data.transforms import Geometry, Transform, resized_size
 
 
@@ -78,3 +80,70 @@ def test_color_jitter_changes_colours_and_keeps_the_size() -> None:
     again = transform.colors(image, np.random.default_rng(1))
     assert first.size == image.size
     assert np.array(first).tolist() == np.array(again).tolist() != np.array(image).tolist()
+
+
+def turned() -> list[Geometry]:
+    size = (40, 60)
+    return [
+        Geometry(size, (80, 120), (80, 120), angle=8.0),
+        Geometry(size, (80, 120), (80, 120), angle=-30.0, mirror_x=True),
+        Geometry(size, (80, 120), (50, 70), (13, 37), mirror_y=True, angle=5.0),
+        Geometry(size, (60, 90), (80, 120), angle=90.0),
+    ]
+
+
+@pytest.mark.parametrize("geometry", turned())
+def test_pixels_and_points_turn_together(geometry: Geometry) -> None:
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[12:26, 22:40] = 255
+    window = geometry.window(geometry.resize(Image.fromarray(pixels)), (9, 9, 9))
+    assert window.shape == (*geometry.size, 3)
+    corners = geometry.points(np.array([22.0, 12, 40, 12, 40, 26, 22, 26]))
+    drawn = polygon_crop([corners], geometry.visible, (0, 0, geometry.visible[1], geometry.visible[0]))
+    bright = window[: geometry.visible[0], : geometry.visible[1], 0] > 127
+    assert bright.sum() > 200
+    assert (bright != drawn).sum() <= 0.08 * bright.sum() + 8  # a pixel along the outline
+
+
+@pytest.mark.parametrize("geometry", [*geometries(), *turned()])
+def test_runs_and_polygons_move_together(geometry: Geometry) -> None:
+    rows, columns = np.mgrid[0:40, 0:60]
+    bitmap = np.asfortranarray((abs(rows - 19.5) < 8) & (abs(columns - 30.5) < 10)).astype(np.uint8)
+    runs = decode_counts(coco_mask.encode(np.asfortranarray(bitmap))["counts"])
+    assert runs is not None
+    whole = (0, 0, geometry.visible[1], geometry.visible[0])
+    y0, x0 = np.argwhere(bitmap).min(axis=0)
+    y1, x1 = np.argwhere(bitmap).max(axis=0) + 1
+    corners = geometry.points(np.array([x0, y0, x1, y0, x1, y1, x0, y1], dtype=np.float64))
+    drawn = polygon_crop([corners], geometry.visible, whole)
+    found = geometry.runs_crop(runs.astype(np.uint32), whole)
+    assert found.shape == drawn.shape
+    assert (found != drawn).sum() <= 0.08 * drawn.sum() + 8
+    part = (whole[2] // 4, whole[3] // 4, whole[2] * 3 // 4, whole[3] * 3 // 4)
+    cut = geometry.runs_crop(runs.astype(np.uint32), part)
+    assert (cut != found[part[1] : part[3], part[0] : part[2]]).sum() <= 8
+
+
+def test_what_turns_into_the_picture_is_filled() -> None:
+    geometry = Geometry((40, 60), (40, 60), (40, 60), angle=20.0)
+    window = geometry.window(geometry.resize(Image.new("RGB", (60, 40), (200, 200, 200))), (1, 2, 3))
+    assert window[0, 0].tolist() == [1, 2, 3]
+    assert window[20, 30].tolist() == [200, 200, 200]
+
+
+def test_strong_options_change_what_is_drawn() -> None:
+    def drawn(**options: object) -> list[Geometry]:
+        transform = Transform(**{"min_sizes": (20,), "max_size": 100, **options})  # type: ignore[arg-type]
+        return [transform.geometry((40, 60), np.random.default_rng(seed)) for seed in range(60)]
+
+    angles = [geometry.angle for geometry in drawn(rotation=10.0)]
+    assert min(angles) < -5 < 5 < max(angles)
+    assert max(map(abs, angles)) <= 10
+    cropped = drawn(min_crop=0.5)
+    shares = np.array([np.divide(g.size, g.scaled) for g in cropped])
+    assert (shares > 0.45).all()
+    assert shares.min() < 0.6
+    assert shares.max() > 0.9
+    for geometry in cropped:
+        assert min(geometry.size) == 20 or max(geometry.size) == 100
+        assert geometry.visible == geometry.size  # no padding

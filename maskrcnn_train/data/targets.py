@@ -1,0 +1,133 @@
+"""The objects of an image after its geometry: boxes, labels, and each mask inside its own box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskrcnn_train.batch import MaskCrops, Target
+from maskrcnn_train.data import masks
+from maskrcnn_train.data.index import POLYGON, RLE, AnnotationIndex
+from maskrcnn_train.data.transforms import Geometry
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+MIN_SIDE = 1.0  # network pixels; smaller objects cannot be told from noise and are left out
+
+
+def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geometry, *, with_masks: bool) -> Target:
+    """The objects of image `row`, crowd regions left out; labels: int64 [A], of each annotation of the index."""
+    own = np.arange(int(index.first[row]), int(index.first[row + 1]))
+    own = own[~np.asarray(index.crowd[own])]
+    outlines = _move_outlines(index, own, geometry)
+    boxes, extents, cut = _place(index, own, geometry, outlines)
+    kept = np.asarray(((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1))
+    target = Target(image_id=int(index.image_ids[row]))
+    if with_masks:
+        crop_boxes = _whole_pixels(extents, geometry.visible)
+        crops = {i: _crop(index, own, i, crop_boxes, geometry, outlines) for i in np.flatnonzero(kept).tolist()}
+        if geometry.crops:
+            kept &= _fit_to_masks(boxes, crops, crop_boxes, kept & cut)
+        target["masks"] = pack([crops[i] for i in np.flatnonzero(kept).tolist()], crop_boxes[kept], geometry.size)
+    target["boxes"] = torch.from_numpy(boxes[kept].astype(np.float32))
+    target["labels"] = torch.from_numpy(labels[own][kept])
+    return target
+
+
+@dataclass
+class _Outlines:
+    """Polygons of n annotations in pixels of the window, not clipped.
+
+    points float64: x y x y ...; part p is points[bounds[p]:bounds[p + 1]]; annotation i has parts first[i]..last[i].
+    """
+
+    points: Floats
+    bounds: list[int]
+    first: list[int]
+    last: list[int]
+
+    def of(self, i: int) -> Floats:
+        """All points of annotation i: [m, 2]."""
+        return self.points[self.bounds[self.first[i]] : self.bounds[self.last[i]]].reshape(-1, 2)
+
+    def parts(self, i: int) -> list[Floats]:
+        return [self.points[self.bounds[p] : self.bounds[p + 1]] for p in range(self.first[i], self.last[i])]
+
+
+def _move_outlines(index: AnnotationIndex, own: Ints, geometry: Geometry) -> _Outlines:
+    if len(own) == 0:
+        return _Outlines(np.zeros(0), [0], [], [])
+    start = int(index.part_offsets[own[0]])
+    offsets = index.point_offsets[start : int(index.part_offsets[own[-1] + 1]) + 1]
+    points = geometry.points(index.coordinates[offsets[0] : offsets[-1]])
+    first, last = index.part_offsets[own] - start, index.part_offsets[own + 1] - start
+    return _Outlines(points, (offsets - offsets[0]).tolist(), first.tolist(), last.tolist())
+
+
+def _place(index: AnnotationIndex, own: Ints, geometry: Geometry, outlines: _Outlines) -> tuple[Floats, Floats, Bools]:
+    """Boxes and extents of the masks, both clipped [n, 4], and which objects must have their box fitted to the mask."""
+    whole = xywh_to_xyxy(index.boxes[own])
+    extents = geometry.boxes(index.extents[own])
+    if not geometry.angle:
+        boxes = geometry.boxes(whole)
+        uncut = np.prod(whole[:, 2:] - whole[:, :2], axis=1) * np.prod(geometry.scale)
+        return boxes, extents, np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) < uncut * (1 - 1e-6)
+    # the box around a turned box is too large: only the turned outline tells the box of the turned object
+    exact = extents.copy()
+    for i in np.flatnonzero(index.kinds[own] == POLYGON).tolist():
+        points = outlines.of(i)
+        exact[i] = [*points.min(axis=0), *points.max(axis=0)]
+    extents = geometry.clip(exact)
+    return extents.copy(), extents, (exact != extents).any(axis=1) | (index.kinds[own] == RLE)
+
+
+def _crop(
+    index: AnnotationIndex, own: Ints, i: int, boxes: Ints, geometry: Geometry, outlines: _Outlines
+) -> masks.Bitmap:
+    x0, y0, x1, y1 = boxes[i].tolist()
+    if index.kinds[own[i]] == RLE:
+        return geometry.runs_crop(index.counts(int(own[i])), (x0, y0, x1, y1))
+    crop = masks.polygon_crop(outlines.parts(i), geometry.visible, (x0, y0, x1, y1))
+    if geometry.angle:  # outlines may leave the image; beside a turned image is padding
+        crop &= masks.polygon_crop([geometry.frame()], geometry.visible, (x0, y0, x1, y1))
+    return crop
+
+
+def xywh_to_xyxy(boxes: Floats) -> Floats:
+    """[N, 4] x y width height -> x1 y1 x2 y2."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _whole_pixels(boxes: Floats, size: tuple[int, int]) -> Ints:
+    """The pixels that boxes touch, at least one each: int64 [N, 4], x1 and y1 exclusive, inside `size`."""
+    limits = np.array(size[::-1])
+    low = np.clip(np.floor(boxes[:, :2]), 0, limits - 1)
+    high = np.clip(np.ceil(boxes[:, 2:]), low + 1, limits)
+    return np.concatenate([low, high], axis=1).astype(np.int64)
+
+
+def _fit_to_masks(boxes: Floats, crops: dict[int, masks.Bitmap], crop_boxes: Ints, cut: Bools) -> Bools:
+    """Shrink the boxes of `cut` objects to what is left of their masks, in place.
+
+    Returns bool [N]: False where nothing worth a pixel is left.
+    """
+    visible = np.ones(len(boxes), dtype=bool)
+    for i in np.flatnonzero(cut).tolist():
+        extent = masks.bitmap_extent(crops[i])
+        visible[i] = extent is not None
+        if extent is not None:
+            boxes[i] = np.tile(crop_boxes[i, :2], 2) + extent
+    return visible
+
+
+def pack(crops: list[masks.Bitmap], boxes: Ints, size: tuple[int, int]) -> MaskCrops:
+    """Bitmaps with their boxes int64 [N, 4], x0 y0 x1 y1 in an image of `size`, as one object."""
+    lengths = [crop.size for crop in crops]
+    pixels = np.concatenate([crop.ravel() for crop in crops]) if crops else np.zeros(0, dtype=np.uint8)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return MaskCrops(torch.from_numpy(pixels), torch.from_numpy(boxes), torch.from_numpy(offsets), size)
