@@ -98,9 +98,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 as in a worker process")
     arguments = parser.parse_args()
     data_root()
-    torch.set_num_threads(1)  # as in a worker process
+    torch.set_num_threads(arguments.threads)
     print(machine())
     print(f"seconds for {arguments.images} images")
     sides = {"torchvision": Torchvision(arguments.images), "ours": Ours(arguments.images)}

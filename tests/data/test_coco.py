@@ -69,6 +69,10 @@ def test_a_wrong_file_is_one_line_naming_it(tmp_path: Path, content: str, words:
         ("images", {"file_name": "../x.png"}, "outside the folder of images"),
         ("images", {"file_name": "/etc/x.png"}, "outside the folder of images"),
         ("images", {"file_name": "..\\x.png"}, "outside the folder of images"),
+        ("images", {"height": 2**20, "width": 2**20}, "image 1 in train.json has size 1048576 x 1048576"),
+        ("images", {"id": 2**62}, "image number 0 in train.json has id 4611686018427387904; it is too large"),
+        ("images", {"id": None}, "image number 0 in train.json has id missing"),
+        ("categories", {"id": -(10**17)}, "categories are -100000000000000000, 7"),
         ("images", {"file_name": 5}, "image 1 in train.json has file_name 5"),
         ("categories", {"name": ""}, "category 3 in train.json has name"),
         ("categories", {"id": 7}, "category id 7 occurs 2 times"),
@@ -102,6 +106,9 @@ NAN = float("nan")
         ({"segmentation": [[1, 1, 5, 5, 1e9, 9]]}, "polygon reaches far outside the image"),
         ({"segmentation": [[1, 1, 5, 5, 9, 9]]}, "polygon has no area"),
         ({"segmentation": [square(100, 100, 9)]}, "segmentation lies outside the image"),
+        ({"segmentation": [[-500, -300, 500, 300, 0, 0] * 500]}, "polygon has an outline too long to be drawn"),
+        ({"segmentation": {"size": [40, float("inf")], "counts": [100]}}, "RLE has another size than its image"),
+        ({"segmentation": [["1", 1, 5, 5, 7, 9]]}, "polygon is not a list of three or more points"),
         ({"segmentation": "abc"}, "segmentation is neither polygons nor RLE"),
         ({"segmentation": {"size": [10, 10], "counts": [100]}}, "RLE has another size than its image"),
         ({"segmentation": {"size": [40, 60], "counts": [100, 5]}}, "RLE counts do not add up to the image"),
@@ -203,6 +210,22 @@ def test_an_unusual_file_name_is_kept(tmp_path: Path) -> None:
     coco = small_coco()
     coco["images"][0]["file_name"] = "fotos/übung 1..a.jpg"
     assert read(tmp_path, coco).file_name(0) == "fotos/übung 1..a.jpg"
+
+
+def test_a_name_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    coco = changed(bbox=[NAN, 0, 1, 1])  # with it the file is read by a parser that lets half a character through
+    coco["images"][2]["file_name"] = "\ud800.png"
+    with pytest.raises(ValueError, match=r"image 3 in train\.json has file_name '\\ud800\.png'; it should be a path"):
+        read(tmp_path, coco)
+
+
+def test_numbers_of_any_length_are_read(tmp_path: Path) -> None:
+    coco = changed(bbox=[NAN, 0, 1, 1])
+    coco["annotations"][1]["segmentation"] = [[10**400, 1, 5, 5, 7, 9]]
+    assert sorted(reasons(read(tmp_path, coco))) == [
+        "box has a coordinate that is not a number",
+        "polygon has a coordinate that is not a number",
+    ]
 
 
 def test_a_missing_json_is_named(tmp_path: Path) -> None:
