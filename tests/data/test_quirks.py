@@ -124,6 +124,24 @@ def test_a_polygon_beyond_the_border_is_cut_there(tmp_path: Path, configure: Con
     assert masks.dense().sum() == 100
 
 
+def test_a_polygon_beyond_the_border_is_cut_there_when_turned(tmp_path: Path, configure: Configure) -> None:
+    coco = small_coco(1)
+    beyond = [[45, -20, 90, -20, 90, 60, 45, 60]]
+    coco["annotations"] = [annotation(1, 1, 3, 45, 0, 15, bbox=[45, 0, 15, 40], segmentation=beyond)]
+    roboflow(tmp_path / "data", coco)
+    marked((60, 40), (0, 0, 60, 40)).save(tmp_path / "data" / "train" / "1.png")
+    splits = read_splits(configure())
+    transform = Transform(min_sizes=(40,), max_size=60, rotation=40.0, fill=(0, 0, 0))
+    data = CocoDataset(split=splits.train, classes=splits.classes, transform=transform)
+    for epoch in range(8):
+        pixels, target, _ = data[(epoch, 0)]
+        masks = target["masks"]
+        assert isinstance(masks, MaskCrops)
+        on_padding = masks.dense()[0].bool() & (pixels[0] < 100)
+        assert masks.dense().sum() > 200
+        assert on_padding.sum() <= 20
+
+
 def boxes_only(coco: Coco) -> Coco:
     for item in coco["annotations"]:
         del item["segmentation"]
