@@ -10,11 +10,11 @@ from typing import Any
 
 import orjson
 
-BLOCK_SIZE = 8 * 2**20  # bytes of annotations that are Python objects at one time
+BLOCK_SIZE = 2 * 2**20  # bytes of annotations that are Python objects at one time
 BEGIN = re.compile(rb'"annotations"\s*:\s*\[\s*(?=\{)')
 END = re.compile(rb'\}\s*(?=\]\s*(?:,\s*"|\}))')
 BETWEEN = re.compile(rb"\}\s*(,)\s*\{")
-WINDOW = 2**18  # bytes at the end of a block in which it may end
+WINDOW = 2**17  # bytes at the end of a block in which it may end
 TRIES = 20  # places that look like a border but lie inside an object, before the file is read whole
 
 
