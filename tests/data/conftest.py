@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from maskrcnn_train import load_config
 from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.data.index import AnnotationIndex
 
 FACADE = Path(__file__).parents[2] / ".." / "shared" / "data" / "facade"
 
@@ -75,6 +77,14 @@ def write_images(folder: Path, coco: Coco, seed: int = 0) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (image["height"], image["width"], 3), dtype=np.uint8)).save(path)
     return folder
+
+
+def assert_equal(first: AnnotationIndex, second: AnnotationIndex) -> None:
+    """The same columns, classes and findings, wherever they are kept."""
+    for item in fields(AnnotationIndex):
+        if item.name not in ("folder", "skipped"):
+            np.testing.assert_array_equal(getattr(first, item.name), getattr(second, item.name))
+    assert first.skipped.to_plain() == second.skipped.to_plain()
 
 
 def roboflow(root: Path, train: Coco, val: Coco | None = None) -> Path:

@@ -12,6 +12,7 @@ import pytest
 
 from maskrcnn_train.batch import MaskCrops
 from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.data.coco import read_coco
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.results import read_ground_truth
@@ -19,7 +20,7 @@ from maskrcnn_train.data.splitting import Splits, read_splits
 from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.evaluation.coco import evaluate_coco
 
-from .conftest import Configure, small_coco, write_images, write_json
+from .conftest import Configure, assert_equal, small_coco, write_images, write_json
 from .damage import damaged, sound_coco
 
 BACKENDS = ("hotcoco", "faster_coco_eval", "pycocotools")
@@ -30,6 +31,7 @@ JITTER = Transform(min_sizes=(48,), max_size=96, scale_jitter=(0.2, 2.0))
 def read_all(config: TrainConfig, seed: int) -> str:
     """How far a file is usable: refused, trained on. Raises what a person would see as a traceback."""
     path = Path(str(config.data.train.annotations))
+    assert_blocks_change_nothing(path)
     try:
         splits = read_splits(config)
     except ValueError as error:
@@ -46,6 +48,18 @@ def read_all(config: TrainConfig, seed: int) -> str:
         return usable
     evaluate(truth, BACKENDS[seed % 3])
     return usable
+
+
+def assert_blocks_change_nothing(path: Path) -> None:
+    found = []
+    for size in (400, 2**20):
+        try:
+            found.append(read_coco(path, block_size=size))
+        except ValueError as error:
+            assert_one_line(error, path)
+    assert len(found) != 1
+    if found:
+        assert_equal(*found)
 
 
 def assert_one_line(error: ValueError, path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,9 @@ import pytest
 
 from maskrcnn_train.data import coco as coco_module
 from maskrcnn_train.data.coco import open_index, read_coco
-from maskrcnn_train.data.index import AnnotationIndex, SkippedTable, cache_folder, sample_hash, save_index
+from maskrcnn_train.data.index import SkippedTable, cache_folder, sample_hash, save_index
 
-from .conftest import small_coco, write_json
-
-
-def assert_equal(first: AnnotationIndex, second: AnnotationIndex) -> None:
-    for item in fields(AnnotationIndex):
-        if item.name not in ("folder", "skipped"):
-            np.testing.assert_array_equal(getattr(first, item.name), getattr(second, item.name))
-    assert first.skipped.to_plain() == second.skipped.to_plain()
+from .conftest import assert_equal, small_coco, write_json
 
 
 def broken_coco() -> dict[str, list[dict[str, object]]]:

@@ -1,19 +1,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from maskrcnn_train.data import coco as coco_module
 from maskrcnn_train.data.coco import read_coco
-from maskrcnn_train.data.index import AnnotationIndex
 from maskrcnn_train.data.json_file import NotInBlocks, in_blocks
 
-from .conftest import Coco, small_coco, square, write_json
+from .conftest import Coco, assert_equal, small_coco, square, write_json
 
 
 def awkward_coco() -> Coco:
@@ -27,13 +24,6 @@ def awkward_coco() -> Coco:
     items[4]["segmentation"].append([1, 2])
     del items[5]["id"]
     return coco
-
-
-def same(first: AnnotationIndex, second: AnnotationIndex) -> None:
-    for item in fields(AnnotationIndex):
-        if item.name not in ("folder", "skipped"):
-            np.testing.assert_array_equal(getattr(first, item.name), getattr(second, item.name))
-    assert first.skipped.to_plain() == second.skipped.to_plain()
 
 
 def blocks_of(text: bytes, size: int) -> list[list[Any]]:
@@ -60,7 +50,7 @@ def test_a_file_read_in_blocks_is_the_file_read_whole(
     path = write_json(tmp_path / "train.json", {key: coco[key] for key in order})
     whole = read_coco(path)
     monkeypatch.setattr(coco_module, "parse_json", lambda path: pytest.fail("read whole"))
-    same(read_coco(path, block_size=500), whole)
+    assert_equal(read_coco(path, block_size=500), whole)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +71,7 @@ def test_an_annotation_larger_than_a_block_is_read_whole(tmp_path: Path) -> None
     coco = small_coco()
     coco["annotations"][3]["segmentation"] = [square(20, 18, 10)] * 200
     path = write_json(tmp_path / "train.json", coco)
-    same(read_coco(path, block_size=400), read_coco(path))
+    assert_equal(read_coco(path, block_size=400), read_coco(path))
 
 
 def test_nan_in_a_block_is_named(tmp_path: Path) -> None:
