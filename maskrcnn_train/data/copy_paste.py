@@ -11,7 +11,6 @@ from maskrcnn_train.data import masks
 from maskrcnn_train.data.targets import MIN_SIDE, pack
 
 Pixels = NDArray[np.uint8]
-Ints = NDArray[np.int64]
 
 SHARE = 0.5  # of the objects that are chosen, on average
 INSIDE = 0.5  # share of a box inside that of a chosen object from which on it comes along

@@ -105,9 +105,13 @@ class Geometry:
 
     def runs_crop(self, runs: NDArray[np.uint32], box: masks.Box) -> masks.Bitmap:
         """The pixels of an RLE of the source inside `box` of the window: uint8 [h, w]."""
-        if not self.angle:
-            crop = masks.scaled_runs_crop(runs, self.source, self.unmirrored(box), self.scale)
-            return np.ascontiguousarray(self.mirror(crop))
+        if self.angle:
+            return self._turned_runs_crop(runs, box)
+        crop = masks.scaled_runs_crop(runs, self.source, self.unmirrored(box), self.scale)
+        return np.ascontiguousarray(self.mirror(crop))
+
+    def _turned_runs_crop(self, runs: NDArray[np.uint32], box: masks.Box) -> masks.Bitmap:
+        """Draw what lies below the turned box, upright, and turn that."""
         x0, y0, x1, y1 = self._shifted(box)
         a, b, c, d, e, f = self._back((x0, y0), (0, 0))
         corners = np.array([[a * x + b * y + c, d * x + e * y + f] for x in (0, x1 - x0) for y in (0, y1 - y0)])
