@@ -114,7 +114,9 @@ def _read_categories(items: list[dict[str, Any]], file: str) -> list[Category]:
         name, parent = item.get("name"), item.get("supercategory")
         if not _is_text(name):
             raise ValueError(f"category {number} in {file} has name {shown(name)}; it should be a text")
-        categories.append(Category(number, name.strip(), parent if _is_text(parent) else None))
+        # a line break in a name would break every message and table
+        parent = " ".join(parent.split()) if _is_text(parent) else None
+        categories.append(Category(number, " ".join(name.split()), parent))
     return categories
 
 
@@ -125,7 +127,7 @@ def _file_names(images: list[dict[str, Any]], ids: Ints, file: str) -> list[str]
     names = []
     for number, item in zip(ids.tolist(), images, strict=True):
         name = item.get("file_name")
-        if not _is_text(name) or "\0" in name:
+        if not _is_text(name) or min(name) < " ":
             raise ValueError(f"image {number} in {file} has file_name {shown(name)}; it should be a path")
         if _escapes(name):
             raise ValueError(

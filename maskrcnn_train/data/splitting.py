@@ -140,7 +140,7 @@ def check_split(split: Split, *, with_masks: bool, on_bad_image: str) -> None:
     source = source_name(Path(split.index.source))
     missing = find_missing(split.index, split.rows, split.images)
     if len(missing) and on_bad_image == "error":
-        names = ", ".join(split.index.file_name(row) for row in missing[:3].tolist())
+        names = ", ".join(split.index.file_name(row)[:200] for row in missing[:3].tolist())
         raise ValueError(
             f"{len(missing)} of {len(split)} images named in {source} are missing in {split.images}, first: {names}. "
             "Correct the folder of images, or leave them out with data.on_bad_image=skip"

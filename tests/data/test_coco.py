@@ -219,6 +219,15 @@ def test_a_name_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         read(tmp_path, coco)
 
 
+def test_a_line_break_in_a_name_breaks_no_message(tmp_path: Path) -> None:
+    coco = small_coco()
+    coco["categories"][0]["name"] = " front\n door "
+    assert read(tmp_path, coco).categories[0].name == "front door"
+    coco["images"][0]["file_name"] = "a\nb.png"
+    with pytest.raises(ValueError, match=r"image 1 in train\.json has file_name 'a\\nb\.png'; it should be a path"):
+        read(tmp_path, coco)
+
+
 def test_numbers_of_any_length_are_read(tmp_path: Path) -> None:
     coco = changed(bbox=[NAN, 0, 1, 1])
     coco["annotations"][1]["segmentation"] = [[10**400, 1, 5, 5, 7, 9]]
