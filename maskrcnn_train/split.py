@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.command_config import SplitCommandConfig
 from maskrcnn_train.command_rules import check_split_rules
-from maskrcnn_train.data.coco import parse_json, read_coco
+from maskrcnn_train.data.coco import read_coco
 from maskrcnn_train.data.grouping import group_by_field, group_by_looks, group_by_pattern, joined
 from maskrcnn_train.data.index import AnnotationIndex
+from maskrcnn_train.data.json_file import parse_json
 from maskrcnn_train.data.layouts import NAMES
 from maskrcnn_train.data.stratifying import count_objects, stratify
 

@@ -12,8 +12,9 @@ from maskrcnn_train.checking.findings import Finding, Severity
 from maskrcnn_train.checking.structure import without_faults
 from maskrcnn_train.config import DataConfig, TrainConfig
 from maskrcnn_train.data.classes import ClassMap, build_class_map, map_categories
-from maskrcnn_train.data.coco import open_index, parse_json, read_coco
+from maskrcnn_train.data.coco import open_index, read_coco
 from maskrcnn_train.data.index import NO_MASK, AnnotationIndex, Category
+from maskrcnn_train.data.json_file import parse_json
 from maskrcnn_train.data.layouts import NAMES, data_root, locate, source_name
 from maskrcnn_train.data.splitting import Split, cut_split, find_missing
 

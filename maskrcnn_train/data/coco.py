@@ -43,12 +43,13 @@ def open_index(path: Path) -> AnnotationIndex:
     return save_index(read_coco(path), folder)
 
 
-def read_coco(path: Path, *, block_size: int = BLOCK_SIZE) -> AnnotationIndex:
+def read_coco(path: Path, content: dict[str, Any] | None = None, *, block_size: int = BLOCK_SIZE) -> AnnotationIndex:
     """Read and check one COCO JSON. Raises ValueError with one line naming the file and the item at fault.
 
-    block_size: bytes of annotations that are parsed at once; it bounds the memory, and changes no result.
+    content: what `parse_json` gave, if it was called before. block_size: bytes of annotations that are parsed at
+    once; it bounds the memory, and changes no result.
     """
-    content, raw = _read_file(path, block_size)
+    content, raw = _read_file(path, block_size) if content is None else (content, _whole(content, path.name))
     file = path.name
     images = _objects(content, "images", file)
     categories = _read_categories(_objects(content, "categories", file), file)
@@ -79,7 +80,11 @@ def _read_file(path: Path, block_size: int) -> tuple[dict[str, Any], RawAnnotati
         except NotInBlocks:
             pass  # then whole, which takes more memory
     content = parse_json(path)
-    return content, read_items(_objects(content, "annotations", path.name), path.name)
+    return content, _whole(content, path.name)
+
+
+def _whole(content: dict[str, Any], file: str) -> RawAnnotations:
+    return read_items(_objects(content, "annotations", file), file)
 
 
 def _objects(content: dict[str, Any], key: str, file: str) -> list[dict[str, Any]]:
@@ -129,7 +134,7 @@ def _file_names(images: list[dict[str, Any]], ids: Ints, file: str) -> list[str]
         name = item.get("file_name")
         if not _is_text(name) or min(name) < " ":
             raise ValueError(f"image {number} in {file} has file_name {shown(name)}; it should be a path")
-        if _escapes(name):
+        if leaves_folder(name):
             raise ValueError(
                 f"image {number} in {file} has file_name {shown(name)}, outside the folder of images; "
                 "use a path relative to that folder"
@@ -149,7 +154,7 @@ def leaves_folder(name: str) -> bool:
 def _image_sizes(images: list[dict[str, Any]], ids: Ints, file: str) -> Ints:
     columns = [whole_numbers(images, key, "image", file) for key in ("height", "width")]
     sizes = np.stack(columns, axis=1) if images else np.zeros((0, 2), dtype=np.int64)
-    wrong = (sizes < 1).any(axis=1) | (sizes > 2**20).any(axis=1) | (sizes.prod(axis=1) >= masks.MAX_PIXELS)
+    wrong = (sizes < 1).any(axis=1) | (sizes > MAX_SIDE).any(axis=1) | (sizes.prod(axis=1) >= masks.MAX_PIXELS)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         height, width = sizes[row].tolist()

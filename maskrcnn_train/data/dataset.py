@@ -19,7 +19,8 @@ from maskrcnn_train.data.copy_paste import paste_objects
 from maskrcnn_train.data.images import ImageError, decode
 from maskrcnn_train.data.index import NO_MASK, RLE
 from maskrcnn_train.data.order import repeat_factors
-from maskrcnn_train.data.splitting import Split, class_presence
+from maskrcnn_train.data.splitting import Split
+from maskrcnn_train.data.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
 from maskrcnn_train.data.transforms import Transform
 
@@ -85,7 +86,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         """How often each image comes in an epoch so that rare classes are seen; None for once each."""
         if threshold == 0:
             return None
-        presence = class_presence(self.split.index, self.split.labels, len(self.classes.names))
+        presence = count_objects(self.split.index, self.split.labels, len(self.classes.names)) > 0
         return repeat_factors(presence[self.rows], threshold)
 
     def image_path(self, position: int) -> str:

@@ -22,11 +22,14 @@ class NotInBlocks(Exception):
     """The annotations cannot be taken apart without reading the file whole."""
 
 
-def parse_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO JSON. Raises ValueError with one line when it is none."""
+def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
+    """The content of a COCO JSON. Raises ValueError with one line when it is none.
+
+    exact: with whole numbers beyond 64 bits as they are, which takes a few times longer.
+    """
     text = read_text(path)
     try:
-        content = _loads(text)
+        content = json.loads(text) if exact else _loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}. Export the annotations as COCO JSON again") from None
     if not isinstance(content, dict):

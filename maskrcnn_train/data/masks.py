@@ -23,6 +23,7 @@ Box = tuple[int, int, int, int]
 FAR = 10  # polygons may reach this many image sides beyond the image; further out is a fault
 MAX_CROSSINGS = 1000  # of the image by one outline; pycocotools takes memory for every pixel of it and crashes without
 MAX_OUTLINE = 2**22  # pixels
+FARTHEST = 1e300  # stands in for whole numbers that no float can hold
 MIN_AREA = 1e-3  # square pixels; polygons below it are lines
 MAX_PIXELS = 2**31  # of an image that an RLE describes
 
@@ -48,7 +49,11 @@ def flatten_numbers(lists: Sequence[Any], usable: Sequence[bool]) -> tuple[Float
             if not {*map(type, values)} <= {int, float}:
                 numeric[row], used[row] = False, []
     lengths = np.fromiter(map(len, used), dtype=np.int64, count=len(used))
-    flat = np.fromiter(chain.from_iterable(used), dtype=np.float64, count=int(lengths.sum()))
+    try:
+        flat = np.fromiter(chain.from_iterable(used), dtype=np.float64, count=int(lengths.sum()))
+    except OverflowError:  # whole numbers of more than 308 digits
+        limited = (min(max(number, -FARTHEST), FARTHEST) for number in chain.from_iterable(used))
+        flat = np.fromiter(limited, dtype=np.float64, count=int(lengths.sum()))
     return flat, np.concatenate([[0], np.cumsum(lengths)]), numeric
 
 

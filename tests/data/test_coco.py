@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from maskrcnn_train.data.coco import open_index, read_coco
 from maskrcnn_train.data.index import AnnotationIndex
+from maskrcnn_train.data.json_file import parse_json
 
 from .conftest import Coco, annotation, small_coco, square, write_json
 
@@ -235,6 +236,8 @@ def test_numbers_of_any_length_are_read(tmp_path: Path) -> None:
         "box has a coordinate that is not a number",
         "polygon has a coordinate that is not a number",
     ]
+    exact = read_coco(tmp_path / "train.json", parse_json(tmp_path / "train.json", exact=True))
+    assert "polygon reaches far outside the image" in reasons(exact)
 
 
 def test_a_missing_json_is_named(tmp_path: Path) -> None:
