@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 from torchvision.ops import roi_align, roi_pool
 
 from maskrcnn_train.config import PoolerConfig
@@ -46,7 +47,7 @@ class MultiLevelPooler(nn.Module):
         rois = torch.cat([torch.cat(images), torch.cat(boxes)], dim=1).float()
         levels = assign_levels(rois[:, 1:], self.level_rule)
         features = features[: len(SCALES)]
-        if self.kind == "align" and self.sampling_ratio > 0 and rois.device.type == "cpu" and len(rois):
+        if self._by_bag(rois):
             return bag_roi_align(
                 features,
                 rois,
@@ -57,6 +58,11 @@ class MultiLevelPooler(nn.Module):
                 aligned=self.aligned,
             )
         return self._pool_by_level(features, rois, levels)
+
+    def _by_bag(self, rois: Tensor) -> bool:
+        if is_tracing():  # other runtimes know the operator
+            return False
+        return self.kind == "align" and self.sampling_ratio > 0 and rois.device.type == "cpu" and len(rois) > 0
 
     def _pool_by_level(self, features: list[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
         pooled, places = [], []
