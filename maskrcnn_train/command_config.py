@@ -132,6 +132,12 @@ class SaveConfig:
 
 
 @dataclass(kw_only=True)
+class TileConfig:
+    size: Optional[int] = between(32)
+    overlap: float = between(0, 0.9)
+
+
+@dataclass(kw_only=True)
 class PredictConfig:
     """Everything that `python -m maskrcnn_train.predict` reads. None: as in the checkpoint."""
 
@@ -139,6 +145,7 @@ class PredictConfig:
     images: str
     score_threshold: float = fraction()
     classes: Optional[list[str]]
+    tile: TileConfig
     draw: DrawConfig
     save: SaveConfig
     rpn: TestRPNConfig

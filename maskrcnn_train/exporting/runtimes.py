@@ -39,7 +39,7 @@ def open_torchscript(path: Path) -> Runtime:
 
     def run(image: NDArray[np.uint8]) -> Output:
         with torch.inference_mode():
-            found = module(torch.from_numpy(np.ascontiguousarray(image)))
+            found = module(torch.from_numpy(np.array(image)))
         return dict(zip(OUTPUTS, found, strict=False))
 
     return run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import is_tracing
 from torchvision.ops import roi_align, roi_pool
 
 from maskrcnn_train.config import PoolerConfig
@@ -60,7 +59,7 @@ class MultiLevelPooler(nn.Module):
         return self._pool_by_level(features, rois, levels)
 
     def _by_bag(self, rois: Tensor) -> bool:
-        if is_tracing():  # other runtimes know the operator
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # other runtimes know the operator
             return False
         return self.kind == "align" and self.sampling_ratio > 0 and rois.device.type == "cpu" and len(rois) > 0
 
