@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from maskrcnn_train.predictor import Prepared
     from maskrcnn_train.video import VideoWriter
 
+LONGEST_JPEG = 65_500  # pixels
+
 
 class PredictionFiles:
     """The files of one call, in `folder`. video: takes the pictures of all images as its frames.
@@ -43,7 +45,8 @@ class PredictionFiles:
             if self.video is not None:
                 self.video.add(picture)
             else:
-                _save(picture, self.folder / "pictures" / f"{name}.jpg", quality=90)
+                suffix = "jpg" if max(picture.size) <= LONGEST_JPEG else "png"
+                _save(picture, self.folder / "pictures" / f"{name}.{suffix}", quality=90)
         if self.config.save.masks and found.has_masks:
             for number, (x0, y0, bitmap) in enumerate(found.crops(), start=1):
                 full = Image.new("L", (found.size[1], found.size[0]))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train import run_dir, shapes  # noqa: F401
+from tiny import untrained_checkpoint
 
 from maskrcnn_train import build_model, load_checkpoint
 from maskrcnn_train.command_config import ExportConfig
@@ -26,8 +26,8 @@ DEPLOY = Path(__file__).parents[1] / "docs/deploy.md"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(run_dir: Path) -> Path:  # noqa: F811
-    return run_dir / "checkpoints/last.pt"
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 def run(checkpoint: Path, folder: Path, *overrides: str) -> Export:
