@@ -116,7 +116,7 @@ def _predict_all(
     from maskrcnn_train.predictor import detect
 
     began = time.monotonic()
-    with ThreadPoolExecutor(1) as decoders, ThreadPoolExecutor(1) as writers:
+    with _thread() as decoders, _thread() as writers:
         waiting: deque[Future[None]] = deque()
         for batch in _batches(predictor, sources, config, decoders, prediction):
             detections = detect(
@@ -136,6 +136,13 @@ def _predict_all(
             progress.update(prediction.images + len(prediction.failed), total, {"images/s": rate})
         for future in waiting:
             future.result()
+
+
+def _thread() -> ThreadPoolExecutor:
+    """A thread beside the model's: torch uses one processor in it, or the two would wait for each other."""
+    import torch
+
+    return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _batches(

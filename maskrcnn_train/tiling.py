@@ -9,9 +9,9 @@ united, the best score counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,10 +70,8 @@ def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], size: tu
     ]
     groups = _groups(pieces)
     merged = everything.keep_rows([max(group, key=lambda row: float(everything.scores[row])) for group in groups])
-    merged.boxes = torch.stack(
-        [torch.cat((everything.boxes[group, :2].amin(0), everything.boxes[group, 2:].amax(0))) for group in groups]
-        or [torch.zeros(4)]
-    )[: len(groups)]
+    ends = [(everything.boxes[group, :2].amin(0), everything.boxes[group, 2:].amax(0)) for group in groups]
+    merged.boxes = torch.cat([end for pair in ends for end in pair] or [torch.zeros(0)]).reshape(-1, 4)
     if everything.has_masks:
         merged.pasted = [_united([mask for row in group if (mask := masks[row]) is not None]) for group in groups]
         merged.probabilities = None
@@ -116,8 +114,8 @@ def _groups(pieces: list[_Piece]) -> list[list[int]]:
             row = root[row]
         return row
 
-    for a, b in combinations(pieces, 2):
-        if a.label == b.label and a.window != b.window and _agree(a, b):
+    for a, b in _candidates(pieces):
+        if _agree(a, b):
             root[find(b.row)] = find(a.row)
     groups: dict[int, list[int]] = {}
     for piece in pieces:
@@ -125,35 +123,53 @@ def _groups(pieces: list[_Piece]) -> list[list[int]]:
     return list(groups.values())
 
 
+def _candidates(pieces: list[_Piece]) -> Iterator[tuple[_Piece, _Piece]]:
+    """Pairs of one class and different tiles whose boxes overlap: few of all pairs."""
+    boxes = np.array([piece.box for piece in pieces]).reshape(-1, 4)
+    labels = np.array([piece.label for piece in pieces])
+    for first, piece in enumerate(pieces):
+        later = slice(first + 1, None)
+        low, high = np.maximum(boxes[later, :2], piece.box[:2]), np.minimum(boxes[later, 2:], piece.box[2:])
+        near = (low < high).all(axis=1) & (labels[later] == piece.label)
+        for second in np.flatnonzero(near) + first + 1:
+            if pieces[second].window != piece.window:
+                yield piece, pieces[second]
+
+
 def _agree(a: _Piece, b: _Piece) -> bool:
-    x0, y0 = max(a.window[0], b.window[0]), max(a.window[1], b.window[1])
-    x1, y1 = min(a.window[2], b.window[2]), min(a.window[3], b.window[3])
-    low_x, high_x = max(a.box[0], b.box[0], x0), min(a.box[2], b.box[2], x1)
-    low_y, high_y = max(a.box[1], b.box[1], y0), min(a.box[3], b.box[3], y1)
-    if low_x >= high_x or low_y >= high_y:
-        return False
+    """The rule at the head of this file."""
+    strip = _common(a.window, b.window)
     if a.mask is None or b.mask is None:
-        common = (high_x - low_x) * (high_y - low_y)
-        areas = [_visible_area(piece.box, (x0, y0, x1, y1)) for piece in (a, b)]
+        common = _area(_common(_common(tuple(a.box), tuple(b.box)), strip))
+        areas = [_area(_common(tuple(piece.box), strip)) for piece in (a, b)]
     else:
-        first, second = _inside(a.mask, (x0, y0, x1, y1)), _inside(b.mask, (x0, y0, x1, y1))
-        common = float((first & second).sum())
-        areas = [float(first.sum()), float(second.sum())]
+        both = _common(_common(_extent(a.mask), _extent(b.mask)), strip)
+        if _area(both) == 0:
+            return False
+        common = float((_part(a.mask, both) & _part(b.mask, both)).sum())
+        areas = [float(_part(mask, _common(_extent(mask), strip)).sum()) for mask in (a.mask, b.mask)]
     whole = min(areas) if a.cut or b.cut else sum(areas) - common
     return whole > 0 and common / whole >= AGREEMENT
 
 
-def _visible_area(box: list[float], window: Window) -> float:
-    width = min(box[2], window[2]) - max(box[0], window[0])
-    return max(0.0, width) * max(0.0, min(box[3], window[3]) - max(box[1], window[1]))
+def _common(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where two rectangles x0 y0 x1 y1 overlap."""
+    return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
 
 
-def _inside(crop: Crop, window: Window) -> NDArray[np.bool_]:
-    """The mask in a window of the image: bool [y1 - y0, x1 - x0]."""
-    x0, y0, x1, y1 = window
-    full = np.zeros((y1 - y0, x1 - x0), np.bool_)
-    _put(full, crop, x0, y0)
-    return full
+def _area(box: tuple[Any, ...]) -> float:
+    return float(max(box[2] - box[0], 0) * max(box[3] - box[1], 0))
+
+
+def _extent(crop: Crop) -> tuple[int, int, int, int]:
+    x, y, bitmap = crop
+    return x, y, x + bitmap.shape[1], y + bitmap.shape[0]
+
+
+def _part(crop: Crop, window: tuple[Any, ...]) -> NDArray[np.uint8]:
+    """The pixels of a crop in a window within it."""
+    x, y, bitmap = crop
+    return bitmap[window[1] - y : window[3] - y, window[0] - x : window[2] - x]
 
 
 def _united(crops: Sequence[Crop]) -> Crop:
@@ -163,16 +179,7 @@ def _united(crops: Sequence[Crop]) -> Crop:
     left, top = min(crop[0] for crop in crops), min(crop[1] for crop in crops)
     right = max(x + bitmap.shape[1] for x, _, bitmap in crops)
     bottom = max(y + bitmap.shape[0] for _, y, bitmap in crops)
-    full = np.zeros((bottom - top, right - left), np.bool_)
-    for crop in crops:
-        _put(full, crop, left, top)
-    return left, top, full.astype(np.uint8)
-
-
-def _put(full: NDArray[np.bool_], crop: Crop, left: int, top: int) -> None:
-    """Add the part of a crop that lies within `full`, whose corner is at (left, top) of the image."""
-    x, y, bitmap = crop
-    x0, y0 = max(x, left), max(y, top)
-    x1, y1 = min(x + bitmap.shape[1], left + full.shape[1]), min(y + bitmap.shape[0], top + full.shape[0])
-    if x0 < x1 and y0 < y1:
-        full[y0 - top : y1 - top, x0 - left : x1 - left] |= bitmap[y0 - y : y1 - y, x0 - x : x1 - x] > 0
+    full = np.zeros((bottom - top, right - left), np.uint8)
+    for x, y, bitmap in crops:
+        full[y - top : y - top + bitmap.shape[0], x - left : x - left + bitmap.shape[1]] |= bitmap
+    return left, top, full
