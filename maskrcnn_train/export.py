@@ -201,6 +201,8 @@ def evaluate_runtime(
             found,
             backend=config.evaluation.backend,
             max_detections=config.evaluation.max_detections,
+            iou_thresholds=config.evaluation.iou_thresholds,
+            size_limits=config.evaluation.size_limits,
             kinds=kinds,
             class_names=dict(zip(predictor.classes.ids, predictor.classes.names, strict=True)),
         )

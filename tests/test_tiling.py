@@ -91,3 +91,16 @@ def test_the_best_score_counts_and_nothing_stays_nothing() -> None:
     empty = merged((100, 170), [])
     assert len(empty) == 0
     assert empty.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_a_cut_object_is_joined_though_the_tiles_see_it_unalike(with_masks: bool) -> None:
+    windows, size = Tiles(100, 0.3).windows((100, 170)), (100, 170)
+    assert windows[1][0] == 70
+    left = seen(windows[0], [((40, 10, 130, 60), 1, 0.9)], with_masks)
+    right = seen(windows[1], [((90, 10, 130, 60), 1, 0.8)], with_masks)  # a third of the strip that both see
+    found = merge_tiles(windows, [left, right], size)
+    assert found.boxes.tolist() == [[40, 10, 130, 60]]
+    whole = seen(windows[0], [((72, 10, 92, 60), 1, 0.9)], with_masks)  # not cut: two objects side by side
+    other = seen(windows[1], [((82, 10, 97, 60), 1, 0.8)], with_masks)
+    assert len(merge_tiles(windows, [whole, other], size)) == 2
