@@ -132,6 +132,12 @@ class SaveConfig:
 
 
 @dataclass(kw_only=True)
+class TileConfig:
+    size: Optional[int] = between(32)
+    overlap: float = between(0, 0.9)
+
+
+@dataclass(kw_only=True)
 class PredictConfig:
     """Everything that `python -m maskrcnn_train.predict` reads. None: as in the checkpoint."""
 
@@ -139,6 +145,7 @@ class PredictConfig:
     images: str
     score_threshold: float = fraction()
     classes: Optional[list[str]]
+    tile: TileConfig
     draw: DrawConfig
     save: SaveConfig
     rpn: TestRPNConfig
@@ -176,3 +183,31 @@ class SplitCommandConfig:
     workers: Optional[int] = between(1)
     output_dir: Optional[str]
     seed: int = between(0)
+
+
+@dataclass(kw_only=True)
+class ToleranceConfig:
+    boxes: float = between(0)
+    scores: float = between(0)
+    mask_iou: float = fraction()
+
+
+@dataclass(kw_only=True)
+class ExportConfig:
+    """Everything that `python -m maskrcnn_train.export` reads. None: as in the checkpoint."""
+
+    checkpoint: str
+    format: str = one_of("onnx", "torchscript", "safetensors", "coco_metadata")
+    paste_masks: bool
+    opset: int = between(16, 20)
+    images: Optional[str]
+    num_images: int = between(0)
+    tolerance: ToleranceConfig
+    evaluate: bool
+    data: Optional[DataConfig]
+    split: str = one_of("train", "val", "test")
+    evaluation: EvaluationConfig
+    rpn: TestRPNConfig
+    roi_head: TestROIHeadConfig
+    mask_head: TestMaskHeadConfig
+    output_dir: Optional[str]

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
-from maskrcnn_train.command_config import AnalyzeConfig, CheckConfig, EvaluateConfig, PredictConfig, SplitCommandConfig
+from maskrcnn_train.command_config import (
+    AnalyzeConfig,
+    CheckConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    SplitCommandConfig,
+)
 from maskrcnn_train.rules import check_data_rules, check_evaluation_rules, check_train_rules
 
 
@@ -88,3 +95,14 @@ def check_split_rules(config: SplitCommandConfig) -> list[str]:
     if config.images is not None and not config.duplicates:
         return ["images has no effect without duplicates=true"]
     return []
+
+
+def check_export_rules(config: ExportConfig) -> list[str]:
+    """Rules between the settings of an export."""
+    if config.data is not None:
+        check_data_rules(config.data)
+    check_evaluation_rules(config.evaluation)
+    if config.format in ("onnx", "torchscript"):
+        return []
+    idle = [key for key in ("paste_masks", "evaluate", "images") if getattr(config, key)]
+    return [f"{key} has no effect with format={config.format}" for key in idle]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,10 @@ from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.sources import find_images
 
 if TYPE_CHECKING:
-    from maskrcnn_train.detections import Detections
-    from maskrcnn_train.predictor import Predictor, Prepared
+    from maskrcnn_train.prediction_files import PredictionFiles
+    from maskrcnn_train.predictor import Picture, Predictor, Prepared
+    from maskrcnn_train.reporting.progress import Progress
+    from maskrcnn_train.video import Video
 
 HELP = """
 Detect objects on images: pictures with coloured masks, boxes, class names and scores, and COCO results.
@@ -30,6 +31,7 @@ Detect objects on images: pictures with coloured masks, boxes, class names and s
   python -m maskrcnn_train.predict checkpoint=RUN/checkpoints/best.pt images=FOLDER
   python -m maskrcnn_train.predict checkpoint=RUN/checkpoints/best.pt "images='*.jpg'" score_threshold=0.7
   python -m maskrcnn_train.predict checkpoint=RUN/checkpoints/best.pt images=list.txt save.masks=true save.csv=true
+  python -m maskrcnn_train.predict checkpoint=RUN/checkpoints/best.pt images=FOLDER tile.size=1024
 """
 AHEAD = 4  # batches that may be decoded before the model needs them, or wait to be drawn
 logger = logging.getLogger("maskrcnn_train")
@@ -37,21 +39,35 @@ logger = logging.getLogger("maskrcnn_train")
 
 @dataclass
 class Prediction:
-    """What a call wrote. results: COCO results of all images; failed: a line for each image that was skipped."""
+    """What a call wrote. pictures: their folder, or the video; results: COCO results of all images; failed: a line for
+    each image that was skipped."""
 
     folder: Path
+    pictures: Path
     results: list[dict[str, Any]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     images: int = 0
 
 
+@dataclass
+class Source:
+    """An image that is asked for. picture: a path, or a frame of a video; name: of its files; image_id: in results."""
+
+    picture: Picture
+    name: str
+    image_id: int
+
+
 def predict_images(config: PredictConfig) -> Prediction:
     """Predict as configured. Bad images are named and skipped. Raises ValueError for the person's mistakes."""
     from maskrcnn_train.engine.run_folder import open_run_folder
-    from maskrcnn_train.predictor import detect_batch, load_checkpoint
+    from maskrcnn_train.prediction_files import PredictionFiles
+    from maskrcnn_train.predictor import load_checkpoint
     from maskrcnn_train.reporting.progress import Progress, setup_logging
+    from maskrcnn_train.video import Video, VideoWriter, is_video
 
-    found = find_images(config.images)
+    video = Video(Path(config.images).expanduser()) if is_video(config.images) else None
+    found = [] if video is not None else find_images(config.images)
     predictor = load_checkpoint(
         config.checkpoint, device=config.device, number_format=config.precision, settings=config
     )
@@ -60,141 +76,130 @@ def predict_images(config: PredictConfig) -> Prediction:
         raise ValueError(f"classes: {unknown[0]} is no class of the model; it knows {predictor.classes}")
     folder = open_run_folder(config, "predict")
     console = setup_logging(folder)
-    prediction = Prediction(folder)
-    names = _distinct_names([path for path, _ in found])
-    began = time.monotonic()
-    with (
-        ThreadPoolExecutor(1) as decoders,
-        ThreadPoolExecutor(1) as writers,
-        Progress("predict", log_every=20, console=console) as progress,
-    ):
-        waiting: deque[Future[list[dict[str, Any]]]] = deque()
-        for numbers, images in _batches(
-            predictor, [path for path, _ in found], config.batch_size, decoders, prediction
-        ):
-            for number, image, each in zip(
-                numbers, images, detect_batch(predictor, images, score_threshold=config.score_threshold), strict=True
-            ):
-                image_id = found[number][1]
-                write = (config, folder, names[number], number + 1 if image_id is None else image_id, predictor)
-                waiting.append(writers.submit(_write, image, each, *write))
-            prediction.images += len(images)
-            while len(waiting) > AHEAD:
-                prediction.results += waiting.popleft().result()
-            rate = prediction.images / (time.monotonic() - began)
-            progress.update(numbers[-1] + 1, len(found), {"images/s": rate})
-        for future in waiting:
-            prediction.results += future.result()
-    (folder / "predictions.json").write_text(json.dumps(prediction.results))
-    if config.save.csv:
-        _write_csv(folder / "detections.csv", prediction.results, found, predictor)
+    prediction = Prediction(folder, folder / ("pictures" if video is None else f"{video.path.stem}.mp4"))
+    with ExitStack() as stack:
+        sources, total, writer = _files(found), len(found) or None, None
+        if video is not None:
+            sources, total = _frames(video), video.num_frames
+            writer = stack.enter_context(VideoWriter(prediction.pictures, video.rate))
+        files = PredictionFiles(folder, config, predictor.classes, writer)
+        progress = stack.enter_context(Progress("predict", log_every=20, console=console))
+        _predict_all(predictor, sources, total, config, files, prediction, progress)
+    files.finish()
+    prediction.results = files.results
     return prediction
 
 
+def _files(found: list[tuple[Path, int | None]]) -> Iterator[Source]:
+    from maskrcnn_train.prediction_files import distinct_names
+
+    names = distinct_names([path for path, _ in found])
+    for number, ((path, image_id), name) in enumerate(zip(found, names, strict=True), start=1):
+        yield Source(path, name, number if image_id is None else image_id)
+
+
+def _frames(video: Video) -> Iterator[Source]:
+    for number, frame in enumerate(video.frames(), start=1):
+        yield Source(frame, f"{video.path.stem}_{number:06d}", number)
+
+
+def _predict_all(
+    predictor: Predictor,
+    sources: Iterator[Source],
+    total: int | None,
+    config: PredictConfig,
+    files: PredictionFiles,
+    prediction: Prediction,
+    progress: Progress,
+) -> None:
+    """Decode, detect and write at the same time: a thread on each side of the model."""
+    from maskrcnn_train.predictor import detect
+
+    began = time.monotonic()
+    with _thread() as decoders, _thread() as writers:
+        waiting: deque[Future[None]] = deque()
+        for batch in _batches(predictor, sources, config, decoders, prediction):
+            detections = detect(
+                predictor,
+                [image for _, image in batch],
+                score_threshold=config.score_threshold,
+                batch_size=config.batch_size,
+            )
+            for (source, image), found in zip(batch, detections, strict=True):
+                if config.classes is not None:
+                    found = found.keep_classes(config.classes)
+                waiting.append(writers.submit(files.add, image, found, source.name, source.image_id))
+            prediction.images += len(batch)
+            while len(waiting) > AHEAD:
+                waiting.popleft().result()
+            rate = prediction.images / (time.monotonic() - began)
+            progress.update(prediction.images + len(prediction.failed), total, {"images/s": rate})
+        for future in waiting:
+            future.result()
+
+
+def _thread() -> ThreadPoolExecutor:
+    """A thread beside the model's: torch uses one processor in it, or the two would wait for each other."""
+    import torch
+
+    return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+
+
 def _batches(
-    predictor: Predictor, paths: list[Path], size: int, decoders: ThreadPoolExecutor, prediction: Prediction
-) -> Iterator[tuple[list[int], list[Prepared]]]:
-    """Batches of readable images with their places in `paths`, decoded ahead of the model."""
-    batch: list[tuple[int, Prepared]] = []
-    for place, future in _decoding(predictor, paths, AHEAD * size, decoders):
+    predictor: Predictor,
+    sources: Iterator[Source],
+    config: PredictConfig,
+    decoders: ThreadPoolExecutor,
+    prediction: Prediction,
+) -> Iterator[list[tuple[Source, Prepared]]]:
+    """Batches of readable images, decoded ahead of the model; with tiles a batch is of one image."""
+    size = config.batch_size if config.tile.size is None else 1
+    batch: list[tuple[Source, Prepared]] = []
+    for source, future in _decoding(predictor, sources, config, AHEAD * size, decoders, prediction):
         try:
-            batch.append((place, future.result()))
+            batch.append((source, future.result()))
         except ImageError as error:
-            prediction.failed.append(str(error))
-            logger.warning("skipped: %s", error)
+            _skip(error, prediction)
         if len(batch) == size:
-            yield [place for place, _ in batch], [image for _, image in batch]
+            yield batch
             batch = []
     if batch:
-        yield [place for place, _ in batch], [image for _, image in batch]
+        yield batch
 
 
 def _decoding(
-    predictor: Predictor, paths: list[Path], count: int, decoders: ThreadPoolExecutor
-) -> Iterator[tuple[int, Future[Prepared]]]:
-    """Each image with its place, while the `count` after it are being decoded."""
+    predictor: Predictor,
+    sources: Iterator[Source],
+    config: PredictConfig,
+    count: int,
+    decoders: ThreadPoolExecutor,
+    prediction: Prediction,
+) -> Iterator[tuple[Source, Future[Prepared]]]:
+    """Each image, while the `count` after it are being decoded."""
     from maskrcnn_train.predictor import prepare
+    from maskrcnn_train.tiling import Tiles
 
-    ahead: deque[tuple[int, Future[Prepared]]] = deque()
-    for place, path in enumerate(paths):
-        ahead.append((place, decoders.submit(prepare, predictor, path)))
-        if len(ahead) > count:
-            yield ahead.popleft()
+    tiles = None if config.tile.size is None else Tiles(config.tile.size, config.tile.overlap)
+    ahead: deque[tuple[Source, Future[Prepared]]] = deque()
+    try:
+        for source in sources:
+            ahead.append((source, decoders.submit(prepare, predictor, source.picture, tiles)))
+            if len(ahead) > count:
+                yield ahead.popleft()
+    except ImageError as error:  # a video that ends early; what came before it is done
+        _skip(error, prediction)
     yield from ahead
 
 
-def _write(
-    image: Prepared,
-    found: Detections,
-    config: PredictConfig,
-    folder: Path,
-    name: str,
-    image_id: int,
-    predictor: Predictor,
-) -> list[dict[str, Any]]:
-    """Write what was asked for of one image; returns its COCO results."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from maskrcnn_train.reporting.drawing import draw_objects
-
-    if config.classes is not None:
-        found = found.keep(torch.tensor([each in config.classes for each in found.class_names], dtype=torch.bool))
-    crops = None if found.probabilities is None else found.crops()
-    if config.save.pictures:
-        picture = draw_objects(
-            np.asarray(image.original),
-            boxes=found.boxes.numpy(),
-            labels=found.labels.tolist(),
-            names=predictor.classes.names,
-            scores=found.scores.tolist(),
-            masks=crops,
-            opacity=config.draw.mask_opacity,
-            thickness=config.draw.box_thickness,
-            text_size=config.draw.text_size,
-            color_by=config.draw.color_by,
-        )
-        _save(picture, folder / "pictures" / f"{name}.jpg", quality=90)
-    if config.save.masks and crops is not None:
-        for number, (x0, y0, bitmap) in enumerate(crops, start=1):
-            full = np.zeros(found.size, np.uint8)
-            full[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]] = bitmap * 255
-            _save(Image.fromarray(full), folder / "masks" / f"{name}_{number}.png")
-    return found.to_coco(image_id)
-
-
-def _save(picture: Any, path: Path, **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
-
-
-def _distinct_names(paths: list[Path]) -> list[str]:
-    """The stem of each file, with a number where several files have it."""
-    taken: dict[str, int] = {}
-    names = []
-    for path in paths:
-        taken[path.stem] = taken.get(path.stem, 0) + 1
-        names.append(path.stem if taken[path.stem] == 1 else f"{path.stem}_{taken[path.stem]}")
-    return names
-
-
-def _write_csv(
-    path: Path, results: list[dict[str, Any]], found: list[tuple[Path, int | None]], predictor: Predictor
-) -> None:
-    files = {number if image_id is None else image_id: path for number, (path, image_id) in enumerate(found, start=1)}
-    names = dict(zip(predictor.classes.ids, predictor.classes.names, strict=True))
-    with open(path, "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["file", "class", "score", "x", "y", "width", "height"])
-        for result in results:
-            rows.writerow([files[result["image_id"]], names[result["category_id"]], result["score"], *result["bbox"]])
+def _skip(error: ImageError, prediction: Prediction) -> None:
+    prediction.failed.append(str(error))
+    logger.warning("skipped: %s", error)
 
 
 def run(config: PredictConfig) -> None:
     prediction = predict_images(config)
     logger.info("%d images, %d detections", prediction.images, len(prediction.results))
-    logger.info("results:  %s\npictures: %s", prediction.folder / "predictions.json", prediction.folder / "pictures")
+    logger.info("results:  %s\npictures: %s", prediction.folder / "predictions.json", prediction.pictures)
     if prediction.failed:
         logger.warning("%d images were skipped, first: %s", len(prediction.failed), prediction.failed[0])
         sys.exit(1)

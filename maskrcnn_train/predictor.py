@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from maskrcnn_train.detections import Detections
 from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
+from maskrcnn_train.tiling import Tiles, Window, merge_tiles
 
 
 class TestSettings(Protocol):
@@ -98,38 +99,51 @@ Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
 
 def predict(
-    predictor: Predictor, images: Sequence[Picture], *, score_threshold: float = 0.5, batch_size: int = 1
+    predictor: Predictor,
+    images: Sequence[Picture],
+    *,
+    score_threshold: float = 0.5,
+    batch_size: int = 1,
+    tiles: Tiles | None = None,
 ) -> list[Detections]:
     """What the model finds on each image, in their order.
 
     images: paths; PIL images; uint8 arrays [H, W, 3] R G B; uint8 [3, H, W], or float [3, H, W] in 0..1, tensors.
+    tiles: detect in tiles, for large images with small objects.
     Raises ImageError (a ValueError) for a file that cannot be read.
 
     >>> detections = predict(load_checkpoint("best.pt"), ["a.jpg"])  # doctest: +SKIP
     """
     found = []
-    for start in range(0, len(images), batch_size):
-        prepared = [prepare(predictor, image) for image in images[start : start + batch_size]]
-        found += detect_batch(predictor, prepared, score_threshold=score_threshold)
+    step = 1 if tiles is not None else batch_size  # with tiles a batch is of one image
+    for start in range(0, len(images), step):
+        prepared = [prepare(predictor, image, tiles) for image in images[start : start + step]]
+        found += detect(predictor, prepared, score_threshold=score_threshold, batch_size=batch_size)
     return found
 
 
 @dataclass
 class Prepared:
-    """An image ready for the model. pixels: uint8 [3, h, w], resized; original: R G B, upright; source: its file."""
+    """An image ready for the model. pixels: uint8 [3, h, w], resized; original: R G B, upright; source: its file;
+    tiles: instead of pixels where it is detected in tiles, with their windows."""
 
-    pixels: Tensor
+    pixels: Tensor | None
     original: Image.Image
     source: str | None
+    tiles: list[tuple[Window, Prepared]] = field(default_factory=list)
 
     @property
     def size(self) -> tuple[int, int]:
         return self.original.height, self.original.width
 
 
-def prepare(predictor: Predictor, picture: Picture) -> Prepared:
-    """Decode and resize one image as the validation of its training did. Raises ImageError."""
+def prepare(predictor: Predictor, picture: Picture, tiles: Tiles | None = None) -> Prepared:
+    """Decode and resize one image, or its tiles, as the validation of its training did. Raises ImageError."""
     image, source = _open(picture)
+    windows = [] if tiles is None else tiles.windows((image.height, image.width))
+    if len(windows) > 1:
+        parts = [(window, prepare(predictor, image.crop(window))) for window in windows]
+        return Prepared(None, image, source, parts)
     config = predictor.config
     transform = build_transform(config.data, None, config.numerics.pixel_mean)
     geometry = transform.geometry((image.height, image.width), None)
@@ -152,10 +166,28 @@ def _open(picture: Picture) -> tuple[Image.Image, str | None]:
     return picture.convert("RGB"), None
 
 
+def detect(
+    predictor: Predictor, images: Sequence[Prepared], *, score_threshold: float, batch_size: int
+) -> list[Detections]:
+    """Detections of each image: of a batch without tiles in one pass, of tiles in passes of `batch_size` tiles."""
+    if not any(image.tiles for image in images):
+        return detect_batch(predictor, images, score_threshold=score_threshold)
+    found = []
+    for image in images:
+        parts = [part for _, part in image.tiles] or [image]
+        each: list[Detections] = []
+        for start in range(0, len(parts), batch_size):
+            each += detect_batch(predictor, parts[start : start + batch_size], score_threshold=score_threshold)
+        if image.tiles:
+            each = [merge_tiles([window for window, _ in image.tiles], each, image.size)]
+        found.append(replace(each[0], source=image.source))
+    return found
+
+
 def detect_batch(predictor: Predictor, images: Sequence[Prepared], *, score_threshold: float) -> list[Detections]:
     """One pass of the model; detections scored at least `score_threshold`, on the CPU."""
     config, device = predictor.config, predictor.device
-    batch = pad_images([image.pixels for image in images], [image.size for image in images])
+    batch = pad_images([image.pixels for image in images if image.pixels is not None], [image.size for image in images])
     number_format = precision.resolve_precision(config.trainer.precision, device)
     with torch.inference_mode(), precision.autocast(number_format, device):
         outputs = predictor.model(batch.to(device))

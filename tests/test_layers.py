@@ -17,6 +17,7 @@ ALLOWED = {
     "evaluation": {"config", "batch", "data", "model", "evaluation"},
     "analysis": {"config", "command_config", "batch", "data", "model", "evaluation", "analysis"},
     "reporting": {"config", "batch", "data", "model", "evaluation", "analysis", "reporting"},
+    "exporting": {"config", "batch", "data", "model", "evaluation", "exporting"},
     "engine": {"config", "batch", "data", "model", "engine"},
     "checking": {"config", "batch", "data", "model", "engine", "checking"},
 }

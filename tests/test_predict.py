@@ -23,6 +23,7 @@ from maskrcnn_train.command_rules import check_predict_rules
 from maskrcnn_train.composing import load_command_config
 from maskrcnn_train.data.sources import find_images
 from maskrcnn_train.predict import Prediction, predict_images
+from maskrcnn_train.tiling import Tiles
 
 ALL = ["score_threshold=0", "roi_head.score_threshold=0", "roi_head.detections_per_image=4"]
 
@@ -86,6 +87,8 @@ def bad_images(folder: Path) -> int:
     content = (folder / "whole.jpg").read_bytes()
     (folder / "truncated.jpg").write_bytes(content[: len(content) // 2])
     Image.new("1", (30_000, 30_000)).save(folder / "huge.png")
+    Image.new("F", (40, 40)).save(folder / "float.tiff")
+    Image.new("RGB", (3000, 1)).save(folder / "thin.png")
     image.convert("L").save(folder / "grey.png")
     image.convert("CMYK").save(folder / "cmyk.jpg")
     Image.fromarray(np.full((40, 60), 30_000, np.uint16)).save(folder / "sixteen.png")
@@ -94,7 +97,7 @@ def bad_images(folder: Path) -> int:
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(folder / "rotated.jpg", exif=exif)
-    return 4
+    return 5
 
 
 def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_path: Path) -> None:
@@ -102,9 +105,9 @@ def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_pat
     done = run(checkpoint, tmp_path / "in", tmp_path / "out")
     assert len(done.failed) == bad
     assert all("\n" not in line for line in done.failed)
-    for name in ("text.jpg", "empty.png", "truncated.jpg", "huge.png"):
+    for name in ("text.jpg", "empty.png", "truncated.jpg", "huge.png", "float.tiff"):
         assert sum(name in line for line in done.failed) == 1
-    assert done.images == 7
+    assert done.images == 8
     sizes = {}
     for path in (tmp_path / "out/pictures").iterdir():
         with Image.open(path) as picture:
@@ -119,6 +122,10 @@ def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_pat
         ({"images": "missing/*.jpg"}, "matches anything"),
         ({"images": "EMPTY"}, "holds no pictures"),
         ({"images": "list.txt"}, "is an empty list"),
+        ({"images": "binary.txt"}, "is not a text"),
+        ({"images": "none.json"}, "names no images"),
+        ({"images": "torn.json"}, "is not JSON"),
+        ({"images": "fake.mp4"}, "cannot be read as a video"),
         ({"checkpoint": "gone.pt"}, "does not exist"),
         ({"checkpoint": "text.pt"}, "damaged or not a torch file"),
         ({"checkpoint": "other.pt"}, "is not a maskrcnn_train checkpoint"),
@@ -126,6 +133,8 @@ def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_pat
         ({"output_dir": "full"}, "is not empty"),
         ({"output_dir": "text.pt/inside"}, "Not a directory"),
         ({"device": "cuda:7"}, "GPU"),
+        ({"device": "tpu"}, "is no device"),
+        ({"tile.size": "5"}, "tile.size=5"),
         ({"score_threshold": "2"}, "score_threshold=2"),
         ({"draw.color_by": "name"}, "draw.color_by=name"),
         ({"draw.mask_opacty": "1"}, "did you mean draw.mask_opacity"),
@@ -147,6 +156,12 @@ def test_a_mistake_is_one_line_and_code_2(
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("x")
     (tmp_path / "list.txt").write_text("\n")
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
+    (tmp_path / "none.json").write_text(
+        json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}]})
+    )
+    (tmp_path / "torn.json").write_text('{"images": [')
+    (tmp_path / "fake.mp4").write_text("no video")
     (tmp_path / "text.pt").write_text("no checkpoint")
     Image.fromarray(pixels()).save(tmp_path / "a.png")
     torch.save({"model": {}}, tmp_path / "other.pt")
@@ -174,6 +189,34 @@ def test_lists_and_coco_files_name_their_images(tmp_path: Path) -> None:
     (tmp_path / "coco.json").write_text(json.dumps(content))
     assert find_images(str(tmp_path / "coco.json")) == [(tmp_path / "b.jpg", 40)]
     assert len(find_images(str(tmp_path / "*.jpg"))) == 2
+
+
+def test_missing_files_of_a_list_are_skipped_and_the_exit_code_says_so(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from maskrcnn_train.predict import main
+
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("gone.jpg\na.png\n")
+    arguments = [f"checkpoint={checkpoint}", f"images={tmp_path}/list.txt", f"output_dir={tmp_path}/out"]
+    monkeypatch.setattr(sys, "argv", ["predict", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert "gone.jpg does not exist" in capsys.readouterr().out
+    assert (tmp_path / "out/pictures/a.jpg").is_file()
+
+
+def test_tiles_give_one_set_of_detections_in_image_pixels(checkpoint: Path, tmp_path: Path) -> None:
+    Image.fromarray(pixels(150, 210)).save(tmp_path / "a.png")
+    done = run(checkpoint, tmp_path / "a.png", tmp_path / "out", "tile.size=100", "tile.overlap=0.3", "batch_size=4")
+    assert len(done.results) > 4  # the budget of detections is a tile's
+    assert all(result["segmentation"]["size"] == [150, 210] for result in done.results)
+    assert max(result["bbox"][0] for result in done.results) > 100
+    predictor = load_checkpoint(checkpoint, device="cpu")
+    tiles = Tiles(100, 0.3)
+    (small,), (whole,) = (predict(predictor, [pixels(90, 90)], score_threshold=0, tiles=each) for each in (tiles, None))
+    assert torch.equal(small.boxes, whole.boxes)  # an image no larger than a tile is one
 
 
 # ---------------------------------------------------------------- from Python

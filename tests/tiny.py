@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+
 TINY = [
     "experiment=shapes",
     "data.shapes.num_train=12",
@@ -19,3 +22,23 @@ TINY = [
     "evaluation.pictures=0",
     "evaluation.study=false",
 ]
+
+
+def untrained_checkpoint(folder: Path) -> Path:
+    """A checkpoint of the built-in shapes with random weights: half a second instead of a training."""
+    import torch
+
+    from maskrcnn_train import build_model, load_config
+    from maskrcnn_train.data.classes import ClassMap
+    from maskrcnn_train.data.shapes import CATEGORIES
+    from maskrcnn_train.engine.checkpoint import FORMAT, save_plain
+
+    torch.manual_seed(0)
+    config = load_config([*TINY, f"data.root={folder / 'shapes'}", "roi_head.score_threshold=0"])
+    classes = ClassMap(list(CATEGORIES.values()), list(CATEGORIES))
+    model = build_model(config, classes.num_classes)
+    with torch.no_grad():  # scores far apart, as a trained model's are: ties go either way in any program
+        model.roi_heads.box_predictor.cls_score.weight.mul_(20)
+    content = {"format": FORMAT, "config": asdict(config), "classes": classes.to_plain(), "model": model.state_dict()}
+    save_plain(content, folder / "untrained.pt")
+    return folder / "untrained.pt"

@@ -24,9 +24,14 @@ def find_images(given: str) -> list[tuple[Path, int | None]]:
         return list(found)
     if path.suffix == ".json" and path.is_file():
         index = open_index(path)
+        if not index.num_images:
+            raise ValueError(f"images={given} names no images")
         return [(path.parent / index.file_name(row), int(index.image_ids[row])) for row in range(index.num_images)]
     if path.suffix == ".txt" and path.is_file():
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        try:
+            lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        except UnicodeDecodeError:
+            raise ValueError(f"images={given} is not a text; write one path a line") from None
         if not lines:
             raise ValueError(f"images={given} is an empty list; write one path a line")
         return [(path.parent / line, None) for line in lines]

@@ -147,6 +147,9 @@ class Geometry:
         height, width = self.visible
         if image.size == (width, height) and not self.crops:
             return image
+        if not self.crops:  # columns first: left to itself Pillow chooses the order, and so the rounding, by the size
+            image = image.resize((width, image.height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+            return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
         x0, y0, x1, y1 = self.unmirrored((0, 0, width, height))
         factor_x, factor_y = image.width / self.scaled[1], image.height / self.scaled[0]
         box = (x0 * factor_x, y0 * factor_y, min(x1 * factor_x, image.width), min(y1 * factor_y, image.height))

@@ -46,7 +46,7 @@ class MultiLevelPooler(nn.Module):
         rois = torch.cat([torch.cat(images), torch.cat(boxes)], dim=1).float()
         levels = assign_levels(rois[:, 1:], self.level_rule)
         features = features[: len(SCALES)]
-        if self.kind == "align" and self.sampling_ratio > 0 and rois.device.type == "cpu" and len(rois):
+        if self._by_bag(rois):
             return bag_roi_align(
                 features,
                 rois,
@@ -57,6 +57,11 @@ class MultiLevelPooler(nn.Module):
                 aligned=self.aligned,
             )
         return self._pool_by_level(features, rois, levels)
+
+    def _by_bag(self, rois: Tensor) -> bool:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # other runtimes know the operator
+            return False
+        return self.kind == "align" and self.sampling_ratio > 0 and rois.device.type == "cpu" and len(rois) > 0
 
     def _pool_by_level(self, features: list[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
         pooled, places = [], []

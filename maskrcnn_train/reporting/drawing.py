@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from maskrcnn_train.reporting.colors import Color, class_color, text_color
 
 Bitmap = tuple[int, int, npt.NDArray[Any]]  # x0, y0, uint8 or bool [h, w]
-Box = tuple[float, float, float, float]
 SMALLEST_LONG_SIDE = 480  # pixels; below it a class name can't be read
 
 
@@ -134,12 +133,12 @@ def _draw_texts(
     fitting = max(12, round(max(size) / (55 if len(texts) <= 25 else 75)))
     font = ImageFont.load_default(size=fitting if text_size is None else text_size)
     _, top, _, bottom = font.getbbox("Ag")  # one height for all, whatever their letters
-    taken: list[Box] = []
+    taken = np.zeros((0, 4))
     for box, text, color in zip(boxes, texts, colors, strict=True):
         text = _shortened(text, font, size[0] - 8)
         width, height = font.getlength(text) + 8, bottom - top + 6
         x, y = _free_place(box, width, height, taken, size)
-        taken.append((x, y, x + width, y + height))
+        taken = np.vstack((taken, (x, y, x + width, y + height)))
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
         draw.text((x + 4, y + 3 - top), text, text_color(color), font=font)
 
@@ -154,21 +153,18 @@ def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, mo
 
 
 def _free_place(
-    box: Sequence[float], width: float, height: float, taken: Sequence[Box], size: tuple[int, int]
+    box: Sequence[float], width: float, height: float, taken: npt.NDArray[np.float64], size: tuple[int, int]
 ) -> tuple[int, int]:
-    """Top left corner of a text, always inside the picture: above the box, in its corners, or below it."""
+    """Top left corner of a text, always inside the picture: above the box, in its corners, or below it.
+
+    taken: [T, 4], x1 y1 x2 y2 of the texts that are there.
+    """
     x1, y1, x2, y2 = box
     corners = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2), (x1, y2 - height), (x2 - width, y2)]
-    places = [
-        (int(min(max(x, 0), max(size[0] - width, 0))), int(min(max(y, 0), max(size[1] - height, 0))))
-        for x, y in corners
-    ]
-    overlaps = [sum(_overlap((x, y, x + width, y + height), other) for other in taken) for x, y in places]
-    return places[int(np.argmin(overlaps))]
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Common area of two boxes, square pixels."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return width * height if width > 0 and height > 0 else 0.0
+    room = max(size[0] - width, 0), max(size[1] - height, 0)
+    places = np.clip(np.array(corners), 0, room).astype(int)
+    low = np.maximum(places[:, None], taken[:, :2])
+    high = np.minimum(places[:, None] + (width, height), taken[:, 2:])
+    overlaps = np.prod(np.clip(high - low, 0, None), axis=2).sum(axis=1)
+    x, y = places[int(np.argmin(overlaps))].tolist()
+    return x, y

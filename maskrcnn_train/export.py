@@ -1,0 +1,243 @@
+"""`python -m maskrcnn_train.export`: a checkpoint as a file for other programs, checked against the model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskrcnn_train.cli import run_command
+from maskrcnn_train.command_config import ExportConfig
+from maskrcnn_train.command_rules import check_export_rules
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from maskrcnn_train.data.dataset import CocoDataset
+    from maskrcnn_train.exporting.comparing import Differences
+    from maskrcnn_train.exporting.runtimes import Runtime
+    from maskrcnn_train.predictor import Predictor
+
+HELP = """
+Write a checkpoint as ONNX, TorchScript, safetensors or a description in JSON, and check the file against the model.
+
+  python -m maskrcnn_train.export checkpoint=RUN/checkpoints/best.pt format=onnx
+  python -m maskrcnn_train.export checkpoint=RUN/checkpoints/best.pt format=onnx images=FOLDER
+  python -m maskrcnn_train.export checkpoint=RUN/checkpoints/best.pt format=torchscript paste_masks=true evaluate=true
+"""
+FILES = {
+    "onnx": "model.onnx",
+    "torchscript": "model.torchscript",
+    "safetensors": "model.safetensors",
+    "coco_metadata": "metadata.json",
+}
+logger = logging.getLogger("maskrcnn_train")
+
+
+@dataclass
+class Export:
+    """What a call wrote. differences: None where nothing was compared; metrics: of the `model` and of the `file`."""
+
+    path: Path
+    differences: Differences | None = None
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    too_large: list[str] = field(default_factory=list)
+
+
+def export(config: ExportConfig) -> Export:
+    """Write and check as configured. Raises ValueError for the person's mistakes."""
+    if config.format == "onnx" and not (find_spec("onnx") and find_spec("onnxruntime")):
+        raise ValueError("format=onnx needs the packages onnx and onnxruntime; pip install 'maskrcnn-train[export]'")
+    from maskrcnn_train.engine.run_folder import open_run_folder
+    from maskrcnn_train.predictor import load_checkpoint
+    from maskrcnn_train.reporting.progress import setup_logging
+
+    predictor = load_checkpoint(config.checkpoint, device="cpu", number_format="fp32", settings=config)
+    is_graph = config.format in ("onnx", "torchscript")
+    evaluated = is_graph and (config.evaluate or config.data is not None)
+    dataset = None
+    if evaluated or (is_graph and config.num_images and config.images is None):
+        dataset = _dataset(predictor, config)  # its faults are better known before anything is written
+    images = _images(config, dataset) if is_graph and config.num_images else []
+    folder = open_run_folder(config, "export")
+    setup_logging(folder)
+    done = Export(folder / FILES[config.format])
+    runtime = write_model(predictor, done.path, config)
+    logger.info("written: %s (%.1f MB)", done.path, done.path.stat().st_size / 1e6)
+    if runtime is not None and images:
+        done.differences = check_runtime(runtime, predictor, images, config)
+        done.too_large = _too_large(done.differences, config)
+    if runtime is not None and evaluated and dataset is not None:
+        done.metrics = evaluate_runtime(runtime, predictor, dataset, config)
+    report = {"differences": done.differences and asdict(done.differences), "metrics": done.metrics}
+    (folder / "check.json").write_text(json.dumps(report, indent=2) + "\n")
+    return done
+
+
+def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runtime | None:
+    """Write the file; returns what runs it, None for a file that does not run by itself."""
+    from maskrcnn_train.exporting import files, runtimes
+    from maskrcnn_train.exporting.metadata import describe_model
+    from maskrcnn_train.model.weight_files import save_safetensors
+
+    about = describe_model(predictor.config, predictor.classes)
+    if config.format == "coco_metadata":
+        files.write_json(path, about)
+        return None
+    if config.format == "safetensors":
+        save_safetensors(predictor.model, path, config=asdict(predictor.config), classes=predictor.classes.to_plain())
+        _check_weights(predictor, path)
+        return None
+    with files.without_exporter_noise():
+        detector = files.build_detector(predictor.model, predictor.config, paste_masks=config.paste_masks)
+    if config.format == "torchscript":
+        files.write_torchscript(detector, path, about)
+        return runtimes.open_torchscript(path)
+    files.write_onnx(detector, path, about, predictor.config, config.opset)
+    return runtimes.open_onnx(path)
+
+
+def _check_weights(predictor: Predictor, path: Path) -> None:
+    import torch
+
+    from maskrcnn_train.model.weight_files import read_weights
+
+    stored, state = read_weights(path, "file"), predictor.model.state_dict()
+    assert stored.layers.keys() == state.keys()
+    assert all(torch.equal(tensor.cpu(), stored.layers[name]) for name, tensor in state.items())
+    logger.info("read back: %d layers, all equal; use it with weights=file weights.path=%s", len(state), path)
+
+
+# ---------------------------------------------------------------- checking
+
+
+def _dataset(predictor: Predictor, config: ExportConfig) -> CocoDataset:
+    """The images of the split, labelled by the model's classes."""
+    from maskrcnn_train.data.loading import evaluation_loader
+    from maskrcnn_train.data.splitting import read_split
+
+    trained = predictor.config
+    if config.data is not None:  # another place, the network size of the training
+        config.data.min_size, config.data.max_size = trained.data.min_size, trained.data.max_size
+        trained.data = config.data
+    trained.trainer.num_workers = 0
+    split, _ = read_split(trained.data, config.split, predictor.classes, with_masks=trained.mask_head.name != "none")
+    return evaluation_loader(trained, split, predictor.classes).dataset
+
+
+def _images(config: ExportConfig, dataset: CocoDataset | None) -> list[Path]:
+    from maskrcnn_train.data.sources import find_images
+
+    if config.images is not None:
+        return [path for path, _ in find_images(config.images)][: config.num_images]
+    assert dataset is not None
+    return [Path(dataset.image_path(position)) for position in range(min(len(dataset), config.num_images))]
+
+
+def check_runtime(runtime: Runtime, predictor: Predictor, images: list[Path], config: ExportConfig) -> Differences:
+    """The largest differences between the file and the model on the images. Raises ImageError."""
+    import numpy as np
+
+    from maskrcnn_train.data.images import decode
+    from maskrcnn_train.exporting.comparing import Differences, compare
+
+    total = Differences()
+    for path in images:
+        image = decode(path)
+        ours, theirs = _model_output(predictor, image), runtime(np.asarray(image))
+        tolerance = config.tolerance.scores
+        total.merge(compare(ours, theirs, (image.height, image.width), predictor.config, score_tolerance=tolerance))
+    masks = "" if total.mask_iou is None else f", masks' IoU {total.mask_iou:.6f}"
+    logger.info(
+        "checked on %d images with %d detections; largest differences: boxes %.2g px, %.2g of their size, "
+        "scores %.2g%s; %d detections on one side only",
+        *(total.images, total.detections, total.pixels, total.boxes, total.scores, masks, total.missing),
+    )
+    return total
+
+
+def _model_output(predictor: Predictor, image: Image.Image) -> dict[str, Any]:
+    from maskrcnn_train.predictor import detect_batch, prepare
+
+    (found,) = detect_batch(predictor, [prepare(predictor, image)], score_threshold=0.0)
+    output = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
+    return output if found.probabilities is None else {**output, "masks": found.probabilities}
+
+
+def _too_large(differences: Differences, config: ExportConfig) -> list[str]:
+    limits = config.tolerance
+    faults = []
+    if differences.boxes > limits.boxes:
+        faults.append(f"boxes {differences.boxes:.2g} (tolerance.boxes={limits.boxes:g})")
+    if differences.scores > limits.scores:
+        faults.append(f"scores {differences.scores:.2g} (tolerance.scores={limits.scores:g})")
+    if differences.mask_iou is not None and differences.mask_iou < limits.mask_iou:
+        faults.append(f"mask IoU {differences.mask_iou:.5f} (tolerance.mask_iou={limits.mask_iou:g})")
+    if differences.missing:
+        faults.append(f"{differences.missing} detections on one side only")
+    return faults
+
+
+def evaluate_runtime(
+    runtime: Runtime, predictor: Predictor, dataset: CocoDataset, config: ExportConfig
+) -> dict[str, dict[str, float]]:
+    """COCO metrics of the `model` and of the `file` on the same images."""
+    from maskrcnn_train.evaluation.coco import evaluate_coco
+
+    truth = dataset.ground_truth()
+    results: dict[str, list[dict[str, Any]]] = {"model": [], "file": []}
+    for image_id, side, found in _results(runtime, predictor, dataset, truth):
+        results[side] += [{**each, "image_id": image_id} for each in found]
+    kinds = ("bbox",) if predictor.config.mask_head.name == "none" else ("bbox", "segm")
+    metrics = {}
+    for side, found in results.items():
+        scored = evaluate_coco(
+            truth,
+            found,
+            backend=config.evaluation.backend,
+            max_detections=config.evaluation.max_detections,
+            iou_thresholds=config.evaluation.iou_thresholds,
+            size_limits=config.evaluation.size_limits,
+            kinds=kinds,
+            class_names=dict(zip(predictor.classes.ids, predictor.classes.names, strict=True)),
+        )
+        metrics[side] = scored.metrics
+        scores = "  ".join(f"{kind} {100 * scored.metrics[f'{kind}/AP']:.2f}" for kind in kinds)
+        logger.info("AP x 100 on %d images, %s: %s", len(truth["images"]), side, scores)
+    return metrics
+
+
+def _results(
+    runtime: Runtime, predictor: Predictor, dataset: CocoDataset, truth: dict[str, Any]
+) -> Iterator[tuple[int, str, list[dict[str, Any]]]]:
+    """Image id, side, and COCO results of each image on each side."""
+    import numpy as np
+
+    from maskrcnn_train.data.images import decode
+    from maskrcnn_train.exporting.comparing import coco_results
+
+    for position, about in enumerate(truth["images"]):
+        size = (about["height"], about["width"])
+        image = decode(Path(dataset.image_path(position)), expected=size)
+        for side, output in (("model", _model_output(predictor, image)), ("file", runtime(np.asarray(image)))):
+            yield about["id"], side, coco_results(output, size, predictor.config, predictor.classes.ids)
+
+
+def run(config: ExportConfig) -> None:
+    done = export(config)
+    if done.too_large:
+        logger.error("the file differs too much from the model: %s", "; ".join(done.too_large))
+        sys.exit(1)
+
+
+def main() -> None:
+    run_command("export", ExportConfig, check_export_rules, run, HELP)
+
+
+if __name__ == "__main__":
+    main()

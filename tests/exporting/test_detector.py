@@ -1,0 +1,118 @@
+"""The exported graph beside the model: every kind of head and numerics, several sizes, nothing found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import TINY
+
+from maskrcnn_train import Predictor, build_model, load_config
+from maskrcnn_train.exporting import files, runtimes
+from maskrcnn_train.exporting.comparing import Differences, compare
+from maskrcnn_train.predictor import detect_batch, prepare
+
+SIZES = [(64, 64), (50, 90), (200, 141)]
+KINDS = {
+    "shapes": [],
+    "detectron2": ["numerics=detectron2", "roi_head=fc2", "roi_head.fc_dim=64", "backbone.norm=frozen"],
+    "adaptive sampling, group norm": ["pooler.sampling_ratio=0", "backbone.norm=group", "rpn.num_convs=2"],
+    "boxes only": ["mask_head=none"],
+    "pool": ["pooler=pool"],
+}
+
+
+def spread_predictor(overrides: list[str]) -> Predictor:
+    """Random weights whose scores are far apart, as a trained model's are: ties go either way in any program."""
+    torch.manual_seed(0)
+    config = load_config([*TINY, "roi_head.score_threshold=0.2", "roi_head.detections_per_image=30", *overrides])
+    model = build_model(config, num_classes=7)
+    predictor = Predictor.from_model(model, config, [f"class {label}" for label in range(1, 7)])
+    head, heads = model.rpn.head, model.roi_heads
+    layers = ((head.cls_logits, 2.0), (head.bbox_pred, 0.2), (heads.box_predictor.cls_score, 2.0))
+    for layer, spread in (*layers, (heads.box_predictor.bbox_pred, 0.5)):
+        seen: list[torch.Tensor] = []
+        hook = layer.register_forward_hook(lambda _layer, _inputs, output, seen=seen: seen.append(output.flatten()))
+        detect_batch(predictor, [prepare(predictor, images()[0])], score_threshold=0.0)
+        hook.remove()
+        with torch.no_grad():
+            layer.weight.mul_(spread / torch.cat(seen).std())
+    return predictor
+
+
+def images() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+
+
+def differences(predictor: Predictor, run: runtimes.Runtime) -> Differences:
+    total = Differences()
+    for image in images():
+        (found,) = detect_batch(predictor, [prepare(predictor, image)], score_threshold=0.0)
+        ours = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
+        if found.probabilities is not None:
+            ours["masks"] = found.probabilities
+        theirs = run(image)
+        assert theirs.keys() == ours.keys()
+        total.merge(compare(ours, theirs, image.shape[:2], predictor.config, score_tolerance=1e-4))
+    return total
+
+
+def check(total: Differences, with_masks: bool) -> None:
+    assert total.detections > 20
+    assert total.missing == 0
+    assert total.boxes < 1e-3
+    assert total.scores < 1e-4
+    assert not with_masks or (total.mask_iou or 0) > 0.999
+
+
+@pytest.mark.parametrize("kind", ["adaptive sampling, group norm", "boxes only", "pool"])
+def test_torchscript_finds_what_the_model_finds(kind: str, tmp_path: Path) -> None:
+    predictor = spread_predictor(KINDS[kind])
+    with files.without_exporter_noise():
+        detector = files.build_detector(predictor.model, predictor.config, paste_masks=False)
+    files.write_torchscript(detector, tmp_path / "model.torchscript", {"a": 1})
+    check(differences(predictor, runtimes.open_torchscript(tmp_path / "model.torchscript")), kind != "boxes only")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.torchscript"]
+
+
+@pytest.mark.parametrize("kind", ["shapes", "detectron2"])
+def test_onnx_finds_what_the_model_finds(kind: str, tmp_path: Path) -> None:
+    predictor = spread_predictor(KINDS[kind])
+    paste_masks = kind == "shapes"
+    with files.without_exporter_noise():
+        detector = files.build_detector(predictor.model, predictor.config, paste_masks=paste_masks)
+    files.write_onnx(detector, tmp_path / "model.onnx", {"a": [1]}, predictor.config, 17)
+    check(differences(predictor, runtimes.open_onnx(tmp_path / "model.onnx")), kind != "boxes only")
+
+
+def test_an_image_without_objects_gives_empty_outputs(tmp_path: Path) -> None:
+    predictor = spread_predictor(["roi_head.score_threshold=1"])
+    for paste_masks, shape in ((False, (0, 1, 28, 28)), (True, (0, 70, 90))):
+        with files.without_exporter_noise():
+            detector = files.build_detector(predictor.model, predictor.config, paste_masks=paste_masks)
+        files.write_torchscript(detector, tmp_path / "model.torchscript", {})
+        found = runtimes.open_torchscript(tmp_path / "model.torchscript")(np.zeros((70, 90, 3), np.uint8))
+        assert found["boxes"].shape == (0, 4)
+        assert found["masks"].shape == shape
+
+
+def test_a_shifted_box_another_score_and_a_lost_object_are_told() -> None:
+    config = load_config([*TINY, "roi_head.score_threshold=0.05"])
+    boxes = torch.tensor([[0.0, 0, 10, 20], [30, 30, 50, 50]])
+    ours = {"boxes": boxes, "labels": torch.tensor([1, 2]), "scores": torch.tensor([0.9, 0.5])}
+    same = compare(ours, ours, (60, 60), config, score_tolerance=1e-4)
+    assert (same.pixels, same.scores, same.missing, same.mask_iou) == (0, 0, 0, None)
+    moved = {**ours, "boxes": boxes + torch.tensor([0.0, 0, 0, 1]), "scores": torch.tensor([0.9, 0.4])}
+    told = compare(ours, moved, (60, 60), config, score_tolerance=1e-4)
+    assert told.pixels == 1
+    assert told.boxes == pytest.approx(0.05)
+    assert told.scores == pytest.approx(0.1)
+    lost = {name: value[:1] for name, value in ours.items()}
+    assert compare(ours, lost, (60, 60), config, score_tolerance=1e-4).missing == 1
+    swapped = {**ours, "labels": torch.tensor([1, 3])}
+    assert compare(ours, swapped, (60, 60), config, score_tolerance=1e-4).missing == 2
+    at_the_edge = {**ours, "scores": torch.tensor([0.9, 0.05])}
+    assert compare(at_the_edge, lost, (60, 60), config, score_tolerance=1e-4).missing == 0
