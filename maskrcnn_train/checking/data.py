@@ -7,7 +7,7 @@ from typing import Any
 
 from maskrcnn_train.checking.anchors import anchor_table, check_anchors, fit_anchors
 from maskrcnn_train.checking.annotations import check_annotations
-from maskrcnn_train.checking.classes import check_classes
+from maskrcnn_train.checking.classes import check_class_balance, check_classes
 from maskrcnn_train.checking.findings import Finding, in_order
 from maskrcnn_train.checking.objects import network_objects, training_min_size
 from maskrcnn_train.checking.sizes import check_object_sizes, check_objects_per_image
@@ -57,6 +57,7 @@ def check_settings(config: TrainConfig, splits: dict[str, Split], classes: Class
         outcome.anchors = anchor_table(fit, config)
         outcome.findings += _after_resizing(check_anchors(objects, fit, config), outcome.findings)
     if "train" in splits:
+        outcome.findings += check_class_balance(splits["train"], classes, data.repeat_threshold)
         outcome.findings += check_training(config, len(splits["train"]))
     return outcome
 
