@@ -53,7 +53,7 @@ def analysis(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
 
 def test_the_funnel_adds_up_and_agrees_with_the_evaluation(analysis, checkpoint: Path, tmp_path: Path) -> None:
     found, folder = analysis
-    evaluated(f"checkpoint={checkpoint}", "evaluation.study=false", folder=tmp_path / "e")
+    evaluated(f"checkpoint={checkpoint}", folder=tmp_path / "e")
     counts = found.funnel.counts()
     rows = list(csv.DictReader((tmp_path / "e/classes.csv").read_text().splitlines()))
     assert counts.total() == sum(int(row["objects"]) for row in rows)
@@ -73,7 +73,7 @@ def test_predicted_budgets_are_those_of_a_real_evaluation(analysis, checkpoint: 
     for number in (0, 3, 11, 23):
         outcome = found.outcomes[number]
         overrides = [f"{key}={value}" for key, value in outcome.setting.overrides().items()]
-        evaluated(f"checkpoint={checkpoint}", "evaluation.study=false", *overrides, folder=tmp_path / f"{number}")
+        evaluated(f"checkpoint={checkpoint}", *overrides, folder=tmp_path / f"{number}")
         predictions = json.loads((tmp_path / f"{number}/predictions.json").read_text())
         assert len(predictions) == pytest.approx(outcome.detections * found.num_images)
         truth = ground_truth_of(checkpoint)

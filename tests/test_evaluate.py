@@ -23,16 +23,17 @@ from maskrcnn_train.composing import load_command_config
 from maskrcnn_train.evaluate import evaluate
 
 
-def evaluated(*overrides: str, folder: Path) -> dict[str, float]:
-    config, _ = load_command_config(
-        "evaluate", EvaluateConfig, check_evaluate_rules, [*overrides, f"output_dir={folder}", "num_workers=0"]
-    )
+def evaluated(*overrides: str, folder: Path, study: bool = False) -> dict[str, float]:
+    given = [*overrides, f"output_dir={folder}", "num_workers=0", f"evaluation.study={study}"]
+    config, _ = load_command_config("evaluate", EvaluateConfig, check_evaluate_rules, given)
     return evaluate(config)
 
 
 def test_a_checkpoint_scores_as_at_the_end_of_its_training(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
     checkpoint = f"checkpoint={run_dir}/checkpoints/last.pt"
-    metrics = evaluated(checkpoint, "evaluation.batch_size=8", "evaluation.bootstrap=20", folder=tmp_path / "e")
+    metrics = evaluated(
+        checkpoint, "evaluation.batch_size=8", "evaluation.bootstrap=20", folder=tmp_path / "e", study=True
+    )
     expected = json.loads((run_dir / "metrics.json").read_text())
     assert metrics == pytest.approx(expected, abs=1e-6)
     assert json.loads((tmp_path / "e/predictions.json").read_text())
@@ -62,7 +63,7 @@ def test_more_views_of_an_image_change_what_is_found(run_dir: Path, tmp_path: Pa
         "flip": ["tta.flip=true"],
         "scales": ["tta.scales=[64,96]"],
     }.items():
-        evaluated(checkpoint, *views, "evaluation.study=false", folder=tmp_path / name)
+        evaluated(checkpoint, *views, folder=tmp_path / name)
         found[name] = json.loads((tmp_path / name / "predictions.json").read_text())
     assert [each["segmentation"] for each in found["same"]] == [each["segmentation"] for each in found["plain"]]
     assert found["flip"] != found["plain"]
