@@ -36,6 +36,25 @@ class TestMaskHeadConfig:
     threshold: Optional[float] = fraction()
 
 
+@dataclass(kw_only=True)
+class TestSettings:
+    """What a command may set otherwise than the training did. None: as in the checkpoint."""
+
+    rpn: TestRPNConfig
+    roi_head: TestROIHeadConfig
+    mask_head: TestMaskHeadConfig
+
+
+@dataclass(kw_only=True)
+class OnSplitConfig(TestSettings):
+    """A checkpoint tried on one split; data: None for that of its training."""
+
+    split: str = one_of("train", "val", "test")
+    data: Optional[DataConfig]
+    evaluation: EvaluationConfig
+    output_dir: Optional[str]
+
+
 # ---------------------------------------------------------------- commands
 
 
@@ -46,24 +65,17 @@ class TTAConfig:
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(OnSplitConfig):
     """Everything that `python -m maskrcnn_train.evaluate` reads. None: as in the checkpoint."""
 
     checkpoint: Optional[str]
     predictions: Optional[str]
     annotations: Optional[str]
     compare: Optional[list[str]]
-    split: str = one_of("train", "val", "test")
-    data: Optional[DataConfig]
-    evaluation: EvaluationConfig
-    rpn: TestRPNConfig
-    roi_head: TestROIHeadConfig
-    mask_head: TestMaskHeadConfig
     tta: TTAConfig
     device: str
     precision: Optional[str] = one_of(*PRECISIONS)
     num_workers: int = between(0)
-    output_dir: Optional[str]
     seed: int = between(0)
 
 
@@ -94,25 +106,18 @@ class BudgetsConfig:
 
 
 @dataclass(kw_only=True)
-class AnalyzeConfig:
+class AnalyzeConfig(OnSplitConfig):
     """Everything that `python -m maskrcnn_train.analyze` reads. None: as in the checkpoint."""
 
     checkpoint: str
     what: list[str] = one_of("funnel", "proposals", "budgets")
-    split: str = one_of("train", "val", "test")
     max_images: Optional[int] = between(2)
     funnel: FunnelConfig
     proposals: ProposalReportConfig
     budgets: BudgetsConfig
-    data: Optional[DataConfig]
-    evaluation: EvaluationConfig
-    rpn: TestRPNConfig
-    roi_head: TestROIHeadConfig
-    mask_head: TestMaskHeadConfig
     device: str
     precision: Optional[str] = one_of(*PRECISIONS)
     num_workers: int = between(0)
-    output_dir: Optional[str]
     seed: int = between(0)
 
 
@@ -138,7 +143,7 @@ class TileConfig:
 
 
 @dataclass(kw_only=True)
-class PredictConfig:
+class PredictConfig(TestSettings):
     """Everything that `python -m maskrcnn_train.predict` reads. None: as in the checkpoint."""
 
     checkpoint: str
@@ -148,9 +153,6 @@ class PredictConfig:
     tile: TileConfig
     draw: DrawConfig
     save: SaveConfig
-    rpn: TestRPNConfig
-    roi_head: TestROIHeadConfig
-    mask_head: TestMaskHeadConfig
     batch_size: int = between(1)
     device: str
     precision: Optional[str] = one_of(*PRECISIONS)
@@ -193,7 +195,7 @@ class ToleranceConfig:
 
 
 @dataclass(kw_only=True)
-class ExportConfig:
+class ExportConfig(OnSplitConfig):
     """Everything that `python -m maskrcnn_train.export` reads. None: as in the checkpoint."""
 
     checkpoint: str
@@ -204,10 +206,3 @@ class ExportConfig:
     num_images: int = between(0)
     tolerance: ToleranceConfig
     evaluate: bool
-    data: Optional[DataConfig]
-    split: str = one_of("train", "val", "test")
-    evaluation: EvaluationConfig
-    rpn: TestRPNConfig
-    roi_head: TestROIHeadConfig
-    mask_head: TestMaskHeadConfig
-    output_dir: Optional[str]

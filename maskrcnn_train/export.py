@@ -119,15 +119,10 @@ def _check_weights(predictor: Predictor, path: Path) -> None:
 def _dataset(predictor: Predictor, config: ExportConfig) -> CocoDataset:
     """The images of the split, labelled by the model's classes."""
     from maskrcnn_train.data.loading import evaluation_loader
-    from maskrcnn_train.data.splitting import read_split
+    from maskrcnn_train.scoring import split_for
 
-    trained = predictor.config
-    if config.data is not None:  # another place, the network size of the training
-        config.data.min_size, config.data.max_size = trained.data.min_size, trained.data.max_size
-        trained.data = config.data
-    trained.trainer.num_workers = 0
-    split, _ = read_split(trained.data, config.split, predictor.classes, with_masks=trained.mask_head.name != "none")
-    return evaluation_loader(trained, split, predictor.classes).dataset
+    predictor.config.trainer.num_workers = 0
+    return evaluation_loader(predictor.config, split_for(predictor, config), predictor.classes).dataset
 
 
 def _images(config: ExportConfig, dataset: CocoDataset | None) -> list[Path]:
@@ -187,25 +182,17 @@ def evaluate_runtime(
     runtime: Runtime, predictor: Predictor, dataset: CocoDataset, config: ExportConfig
 ) -> dict[str, dict[str, float]]:
     """COCO metrics of the `model` and of the `file` on the same images."""
-    from maskrcnn_train.evaluation.coco import evaluate_coco
+    from maskrcnn_train.evaluation.coco import score_coco
 
     truth = dataset.ground_truth()
     results: dict[str, list[dict[str, Any]]] = {"model": [], "file": []}
     for image_id, side, found in _results(runtime, predictor, dataset, truth):
         results[side] += [{**each, "image_id": image_id} for each in found]
     kinds = ("bbox",) if predictor.config.mask_head.name == "none" else ("bbox", "segm")
+    names = dict(zip(predictor.classes.ids, predictor.classes.names, strict=True))
     metrics = {}
     for side, found in results.items():
-        scored = evaluate_coco(
-            truth,
-            found,
-            backend=config.evaluation.backend,
-            max_detections=config.evaluation.max_detections,
-            iou_thresholds=config.evaluation.iou_thresholds,
-            size_limits=config.evaluation.size_limits,
-            kinds=kinds,
-            class_names=dict(zip(predictor.classes.ids, predictor.classes.names, strict=True)),
-        )
+        scored = score_coco(truth, found, config.evaluation, kinds=kinds, class_names=names)
         metrics[side] = scored.metrics
         scores = "  ".join(f"{kind} {100 * scored.metrics[f'{kind}/AP']:.2f}" for kind in kinds)
         logger.info("AP x 100 on %d images, %s: %s", len(truth["images"]), side, scores)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from maskrcnn_train.command_config import TestMaskHeadConfig, TestROIHeadConfig, TestRPNConfig
+from maskrcnn_train.command_config import TestSettings
 from maskrcnn_train.composing import config_from_plain
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.classes import ClassMap
@@ -25,14 +24,6 @@ from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.tiling import Tiles, Window, merge_tiles
-
-
-class TestSettings(Protocol):
-    """Settings that may differ between training and use; None leaves them as trained."""
-
-    rpn: TestRPNConfig
-    roi_head: TestROIHeadConfig
-    mask_head: TestMaskHeadConfig
 
 
 @dataclass

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from maskrcnn_train.command_config import AnalyzeConfig, EvaluateConfig
+from maskrcnn_train.command_config import AnalyzeConfig, EvaluateConfig, OnSplitConfig
 from maskrcnn_train.config import EvaluationConfig
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader, scaled_loader
 from maskrcnn_train.data.results import read_ground_truth, read_results
 from maskrcnn_train.data.splitting import Split, read_split
 from maskrcnn_train.engine.distributed import ALONE
-from maskrcnn_train.evaluation.coco import CocoResult, evaluate_coco
+from maskrcnn_train.evaluation.coco import CocoResult, score_coco
 from maskrcnn_train.evaluation.study import Study, study_results
 from maskrcnn_train.model.augmented import AugmentedDetector
 from maskrcnn_train.predictor import Predictor, load_checkpoint
@@ -45,16 +45,21 @@ def open_on_split(path: Path, config: EvaluateConfig | AnalyzeConfig) -> tuple[P
     Raises ValueError for a file that is no checkpoint and for faulty data.
     """
     predictor = load_checkpoint(path, device=config.device, number_format=config.precision, settings=config)
+    predictor.config.evaluation, predictor.config.trainer.num_workers = config.evaluation, config.num_workers
+    return predictor, split_for(predictor, config)
+
+
+def split_for(predictor: Predictor, config: OnSplitConfig) -> Split:
+    """The split to try a model on, of its own data or of `data`, at the network size of its training."""
     trained = predictor.config
-    if config.data is not None:  # another place, the network size of the training
+    if config.data is not None:
         config.data.min_size, config.data.max_size = trained.data.min_size, trained.data.max_size
         trained.data = config.data
-    trained.evaluation, trained.trainer.num_workers = config.evaluation, config.num_workers
     with_masks = trained.mask_head.name != "none"
     split, notes = read_split(trained.data, config.split, predictor.classes, with_masks=with_masks)
     for note in notes:
         logger.warning("%s", note)
-    return predictor, split
+    return split
 
 
 def score_checkpoint(path: Path, config: EvaluateConfig) -> Scored:
@@ -85,14 +90,6 @@ def score_file(predictions: Path, annotations: Path, section: EvaluationConfig) 
         kinds.remove("segm")
     if kinds != ["bbox", "segm"]:
         logger.info("scored: %s", kinds[0])
-    result = evaluate_coco(
-        truth,
-        results,
-        backend=section.backend,
-        max_detections=section.max_detections,
-        iou_thresholds=section.iou_thresholds,
-        size_limits=section.size_limits,
-        kinds=kinds,
-        class_names={category["id"]: category["name"] for category in truth["categories"]},
-    )
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    result = score_coco(truth, results, section, kinds=kinds, class_names=names)
     return Scored(result.metrics, result, truth, results)

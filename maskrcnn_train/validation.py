@@ -16,7 +16,7 @@ from maskrcnn_train.data.images import decode
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.distributed import World
-from maskrcnn_train.evaluation.coco import CocoResult, evaluate_coco
+from maskrcnn_train.evaluation.coco import CocoResult, score_coco
 from maskrcnn_train.evaluation.inference import detect, validation_losses
 from maskrcnn_train.evaluation.study import Study, study_results
 from maskrcnn_train.reporting.pictures import draw_validation, objects_from_coco
@@ -62,16 +62,9 @@ class Validation:
         self.results = distributed.gather(found, self.world)
         losses = self._losses(model, number_format) if self.config.evaluation.loss else {}
         if self.world.is_main:
-            self.result = evaluate_coco(
-                self.ground_truth,
-                self.results,
-                backend=self.config.evaluation.backend,
-                max_detections=self.config.evaluation.max_detections,
-                iou_thresholds=self.config.evaluation.iou_thresholds,
-                size_limits=self.config.evaluation.size_limits,
-                kinds=self.kinds,
-                class_names=dict(zip(classes.ids, classes.names, strict=True)),
-            )
+            names = dict(zip(classes.ids, classes.names, strict=True))
+            section = self.config.evaluation
+            self.result = score_coco(self.ground_truth, self.results, section, kinds=self.kinds, class_names=names)
         metrics: dict[str, float] = distributed.broadcast(self.result.metrics if self.result else None, self.world)
         return metrics | losses
 

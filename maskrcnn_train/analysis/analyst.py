@@ -19,7 +19,7 @@ from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, now, trace_bat
 from maskrcnn_train.batch import ImageBatch, Target
 from maskrcnn_train.command_config import AnalyzeConfig
 from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.evaluation.coco import evaluate_coco
+from maskrcnn_train.evaluation.coco import score_coco
 from maskrcnn_train.evaluation.inference import Result, evaluating, to_results
 from maskrcnn_train.model.boxes import resize_boxes
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
@@ -171,17 +171,8 @@ class Analyst:
 
     def average_precision(self, results: list[Result], ground_truth: dict[str, Any]) -> float:
         """AP of the masks, or of the boxes of a model without masks."""
-        section = self.config.evaluation
-        result = evaluate_coco(
-            ground_truth,
-            results,
-            backend=section.backend,
-            max_detections=section.max_detections,
-            iou_thresholds=section.iou_thresholds,
-            size_limits=section.size_limits,
-            kinds=[self.kind],
-            class_names=self.class_names,
-        )
+        section, names = self.config.evaluation, self.class_names
+        result = score_coco(ground_truth, results, section, kinds=[self.kind], class_names=names)
         return result.metrics[f"{self.kind}/AP"]
 
     def _timed(self, settings: dict[str, Setting], loader: Loader) -> dict[str, float]:

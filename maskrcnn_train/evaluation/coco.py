@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from maskrcnn_train.config import EvaluationConfig
 from maskrcnn_train.evaluation.evaluators import ABSENT, Array, Limits, cycle_collection_paused, run_evaluator
 from maskrcnn_train.evaluation.ground_truth import check_results, complete_ground_truth, results_as_ground_truth
 
@@ -98,6 +99,27 @@ def area_ranges(size_limits: Sequence[float]) -> list[tuple[float, float]]:
     """Square pixels of each of AREA_NAMES; a limit belongs to both sides, as in the evaluators."""
     medium, large = (limit**2 for limit in size_limits)
     return [(0, NO_LIMIT), (0, medium), (medium, large), (large, NO_LIMIT)]
+
+
+def score_coco(
+    ground_truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    section: EvaluationConfig,
+    *,
+    kinds: Sequence[str],
+    class_names: dict[int, str],
+) -> CocoResult:
+    """`evaluate_coco` as the `evaluation` section says."""
+    return evaluate_coco(
+        ground_truth,
+        results,
+        backend=section.backend,
+        max_detections=section.max_detections,
+        iou_thresholds=section.iou_thresholds,
+        size_limits=section.size_limits,
+        kinds=kinds,
+        class_names=class_names,
+    )
 
 
 def summarize(
