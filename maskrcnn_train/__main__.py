@@ -15,8 +15,8 @@ from maskrcnn_train.rules import check_train_rules
 HELP = """
 Train Mask R-CNN on your own COCO-format data.
 
-  python -m maskrcnn_train                                            the built-in shapes data
-  python -m maskrcnn_train data=roboflow data.root=DIR data.min_size=640 your data, exported as COCO JSON
+  python -m maskrcnn_train                                                  the built-in shapes data
+  python -m maskrcnn_train data=roboflow data.root=DIR data.min_size=640    your data, exported as COCO JSON
   python -m maskrcnn_train -m backbone=resnet50,resnet101 rpn.nms.post_train=500,1000
 """
 

@@ -1,0 +1,196 @@
+"""README.md and docs/*.md: every command composes or runs, every key, link and imported name exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from documented import (
+    COMMANDS,
+    PAGES,
+    ROOT,
+    Command,
+    commands,
+    declared,
+    documented,
+    make_options,
+    parse,
+    python_blocks,
+    quoted,
+)
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from worked_example import SMALL, example_folder
+
+from maskrcnn_train.composing import _schema_keys, groups, load_command_config
+
+DOCUMENTED = documented()
+FILE_ENDINGS = ("csv", "png", "json", "jsonl", "py", "pt", "yaml", "txt", "html", "md", "log", "pkl", "onnx", "weight")
+FUNCTIONS = ("rpn.predict", "rpn.propose")  # of architecture.md, no settings
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def covering(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Enough jobs of a sweep to see every value once: composing all combinations would take long."""
+    seen: set[str] = set()
+    kept = []
+    for job in jobs:
+        if not seen.issuperset(job):
+            kept.append(list(job))
+            seen.update(job)
+    return kept
+
+
+@pytest.mark.parametrize("command", DOCUMENTED, ids=str)
+def test_a_command_of_the_docs_composes_without_a_warning(command: Command, tmp_path: Path) -> None:
+    known = declared(command.name)
+    make_options(command, tmp_path, groups())
+    jobs = [list(command.overrides)]
+    if command.multirun:
+        parsed = OverridesParser.create().parse_overrides(jobs[0])
+        jobs = covering(BasicSweeper.split_arguments(parsed, max_batch_size=None)[0])
+        assert len(jobs) > 1
+    for job in jobs:
+        config_dir = None if command.config_dir is None else str(tmp_path)
+        _, warnings = load_command_config(command.name, known.schema, known.check_rules, job, config_dir)
+        assert warnings == []
+
+
+def test_every_command_line_of_the_docs_is_found() -> None:
+    for page in PAGES:
+        text = re.sub(r"`[^`\n]+`", "", page.read_text())
+        assert len(list(commands(text))) == text.count("-m maskrcnn_train"), page.name
+    assert {command.name for command in DOCUMENTED} == set(COMMANDS)
+    line = "srun torchrun --nnodes=2 -m maskrcnn_train.predict --config-dir D \"images='*.jpg'\" a=b  # why"
+    assert parse(line) == Command("predict", ("images='*.jpg'", "a=b"), config_dir="D")
+
+
+@every_page
+def test_every_key_that_a_page_names_exists(page: Path) -> None:
+    keys = {key for name in COMMANDS for key in _schema_keys(declared(name).schema)}
+    sections = {key.split(".")[0] for key in keys if "." in key}
+    options = groups()
+    for text in quoted(page):
+        dotted = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)(\.\*)?", text)
+        if dotted and text.split(".")[0] in sections and text not in FUNCTIONS and not text.endswith(FILE_ENDINGS):
+            assert dotted[1] in keys, text
+        for key, value in re.findall(r"(?<![\w./])\+?([a-z_]+(?:[./][a-z_0-9]+)*)=(\S*)", text):
+            assert key in keys or key in options or text == "key=value" or value == "True", text  # True: Python's
+            for option in re.findall(r"\w+", value) if key in options and key not in ("experiment", "budgets") else []:
+                assert option in options[key], text
+
+
+@every_page
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+@every_page
+def test_the_python_of_a_page_imports_what_exists(page: Path) -> None:
+    for block in python_blocks(page.read_text()):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("maskrcnn_train"):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def test_readme_and_a_page_tell_of_every_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in COMMANDS:
+        assert f"`.{name}`" in readme or name == "train"
+
+
+# ---------------------------------------------------------------- commands that are really run
+
+
+def run(command: Command, monkeypatch: pytest.MonkeyPatch, extra: Sequence[str] = ()) -> None:
+    """As from the shell, in this process."""
+    flags = [*(["-m"] if command.multirun else [])]
+    if command.config_dir is not None:
+        flags += ["--config-dir", command.config_dir]
+    monkeypatch.setattr(sys, "argv", [command.name, *flags, *command.overrides, *extra])
+    code: object = 0
+    try:
+        declared(command.name).module.main()
+    except SystemExit as end:
+        code = end.code
+    assert code in ((0, 1) if command.name == "check" else (0,)), command  # 1: it found errors in the example
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_commands_that_compose(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    declared(name).module.main()
+    page = capsys.readouterr().out
+    shown = [parse(re.sub(r"(?<=\S) {2,}\S.*", "", line)) for line in page.splitlines() if "-m maskrcnn_train" in line]
+    assert shown
+    for command in set(shown) - set(DOCUMENTED):
+        if not command.multirun:
+            known = declared(command.name)
+            load_command_config(command.name, known.schema, known.check_rules, list(command.overrides))
+
+
+def is_cheap(command: Command) -> bool:
+    """It runs no model: a split, a check of the annotations, the score of a results file."""
+    text = str(command)
+    if command.name == "check":
+        return "decode=false" in text
+    return command.name == "split" or "annotations=instances" in text
+
+
+CHEAP = [command for command in DOCUMENTED if is_cheap(command)]
+LONG = [command for command in DOCUMENTED if not is_cheap(command) and "replay=" not in str(command)]
+
+
+@pytest.mark.parametrize("command", CHEAP, ids=str)
+def test_a_cheap_command_of_the_docs_runs(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run(command, monkeypatch)
+    assert any((tmp_path / f"runs/{command.name}").glob("*/*.*")) or any(tmp_path.glob("runs/*/*/fold_0/train.json"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data in every layout, and runs named RUN, A and B."""
+    folder = tmp_path_factory.mktemp("docs")
+    example_folder(folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        first = Command("train", ("data=roboflow", "data.root=FOLDER", "backbone=resnet18", "output_dir=RUN"))
+        run(first, patched, SMALL["train"])
+        for name in ("A", "B"):
+            (folder / name).symlink_to("RUN")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", LONG, ids=str)
+def test_a_long_command_of_the_docs_runs(command: Command, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    if command.config_dir is not None:
+        make_options(command, trained / command.config_dir, groups())
+    extra = list(SMALL.get(command.name, []))
+    if any(text.startswith("weights.path=") for text in command.overrides):
+        extra.append("weights.path=null")
+    if "resume=RUN" in command.overrides:
+        extra = []
+    run(command, monkeypatch, extra)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    for page in (ROOT / "README.md", ROOT / "docs/predict.md"):
+        for block in python_blocks(page.read_text()):
+            block = block.replace("load_config([", f"load_config([*{SMALL['train']!r}, ")
+            block = block.replace("runs/.../checkpoints", "RUN/checkpoints").replace("a.jpg", "photos/0_tile0.jpg")
+            exec(compile(block, page.name, "exec"), {})
