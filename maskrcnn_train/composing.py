@@ -56,7 +56,9 @@ def load_command_config(
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            extra = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
+            extra = (
+                [] if config_dir is None else [f"hydra.searchpath=[{_quoted(f'file://{Path(config_dir).resolve()}')}]"]
+            )
             try:
                 composed = compose(name, [*overrides, *extra])
             except (HydraException, OmegaConfBaseException) as error:
@@ -66,6 +68,11 @@ def load_command_config(
         if outer is not None:
             GlobalHydra.instance().initialize(outer)
     return to_dataclass(composed, schema, check_rules)
+
+
+def _quoted(text: str) -> str:
+    """A value for an override whatever characters it has: a folder may have spaces in its name."""
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def config_from_plain(plain: dict[str, Any]) -> TrainConfig:

@@ -91,6 +91,13 @@ def documented() -> list[Command]:
     return list(dict.fromkeys(command for page in PAGES for command in commands(page.read_text())))
 
 
+def quickstart() -> Command:
+    """What scripts/quickstart runs once it has installed."""
+    lines = (ROOT / "scripts/quickstart").read_text().splitlines()
+    (line,) = (line for line in lines if "-m maskrcnn_train" in line)
+    return parse(line.replace('"$@"', ""))
+
+
 def python_blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 

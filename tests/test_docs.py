@@ -21,13 +21,16 @@ from documented import (
     make_options,
     parse,
     python_blocks,
+    quickstart,
     quoted,
 )
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
 from worked_example import SMALL, example_folder
 
 from maskrcnn_train.composing import _schema_keys, groups, load_command_config
+from maskrcnn_train.video import VideoWriter
 
 DOCUMENTED = documented()
 FILE_ENDINGS = ("csv", "png", "json", "jsonl", "py", "pt", "yaml", "txt", "html", "md", "log", "pkl", "onnx", "weight")
@@ -48,15 +51,15 @@ def covering(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
 
 @pytest.mark.parametrize("command", DOCUMENTED, ids=str)
 def test_a_command_of_the_docs_composes_without_a_warning(command: Command, tmp_path: Path) -> None:
-    known = declared(command.name)
-    make_options(command, tmp_path, groups())
+    known, folder = declared(command.name), tmp_path / "a person's <folder>"
+    make_options(command, folder, groups())
     jobs = [list(command.overrides)]
     if command.multirun:
         parsed = OverridesParser.create().parse_overrides(jobs[0])
         jobs = covering(BasicSweeper.split_arguments(parsed, max_batch_size=None)[0])
         assert len(jobs) > 1
     for job in jobs:
-        config_dir = None if command.config_dir is None else str(tmp_path)
+        config_dir = None if command.config_dir is None else str(folder)
         _, warnings = load_command_config(command.name, known.schema, known.check_rules, job, config_dir)
         assert warnings == []
 
@@ -173,14 +176,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", LONG, ids=str)
+@pytest.mark.parametrize("command", [*LONG, quickstart()], ids=str)
 def test_a_long_command_of_the_docs_runs(command: Command, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
+    if "format=onnx" in command.overrides:
+        pytest.importorskip("onnxruntime", reason="needs the extra export")
+    if "images=clip.mp4" in command.overrides:
+        pytest.importorskip("av", reason="needs the extra video")
+        with VideoWriter(trained / "clip.mp4", 5) as writer:
+            writer.add(Image.new("RGB", (64, 64)))
     if command.config_dir is not None:
         make_options(command, trained / command.config_dir, groups())
     extra = list(SMALL.get(command.name, []))
     if any(text.startswith("weights.path=") for text in command.overrides):
         extra.append("weights.path=null")
+    if any(text.startswith("tta.scales=") for text in command.overrides):
+        extra.append("tta.scales=[64,96]")
     if "resume=RUN" in command.overrides:
         extra = []
     run(command, monkeypatch, extra)
@@ -192,5 +203,6 @@ def test_the_python_of_the_readme_runs(trained: Path, monkeypatch: pytest.Monkey
     for page in (ROOT / "README.md", ROOT / "docs/predict.md"):
         for block in python_blocks(page.read_text()):
             block = block.replace("load_config([", f"load_config([*{SMALL['train']!r}, ")
-            block = block.replace("runs/.../checkpoints", "RUN/checkpoints").replace("a.jpg", "photos/0_tile0.jpg")
+            block = block.replace("runs/.../checkpoints", "RUN/checkpoints")
+            block = block.replace("a.jpg", "photos/0_tile0.jpg").replace("large.tif", "photos/0_tile1.jpg")
             exec(compile(block, page.name, "exec"), {})

@@ -13,7 +13,13 @@ from pycocotools import mask as coco_mask
 CLASSES = ("door", "window")
 SIDE = 64  # pixels
 MODEL = ["backbone.fpn_channels=32", "roi_head.conv_dim=32", "roi_head.fc_dim=32", "mask_head.conv_dim=32"]
-DATA = ["data.min_size=64", "data.max_size=64", "augmentation.min_sizes=null", "weights.source=none"]
+DATA = [
+    "data.min_size=64",
+    "data.max_size=64",
+    "augmentation.min_sizes=null",
+    "weights.source=none",
+    "backbone.norm_eps=1e-5",
+]
 SHAPES = [f"data.shapes.{key}" for key in ("num_train=4", "num_val=2", "num_test=2", "image_size=64")]
 TRAINER = [
     "trainer.max_steps=1",
@@ -29,6 +35,7 @@ SMALL = {
     "train": [*MODEL, *DATA, *SHAPES, *TRAINER],
     "check": [*MODEL, *DATA, *SHAPES, "workers=1"],
     "evaluate": ["num_workers=0", "evaluation.bootstrap=100", "evaluation.batch_size=8"],
+    "export": ["num_images=1", "evaluation.study=false"],
     "analyze": ["num_workers=0", "budgets.most=4", "budgets.timed_images=1"],
 }
 
