@@ -65,6 +65,8 @@ def check_analyze_rules(config: AnalyzeConfig) -> list[str]:
 
 def check_predict_rules(config: PredictConfig) -> list[str]:
     """Rules between the settings of a prediction."""
+    if not config.images.strip():
+        raise ValueError("images is empty; give a file, a folder, a glob, a list or a COCO JSON: images=FOLDER")
     wanted = config.roi_head.score_threshold
     if wanted is not None and wanted > config.score_threshold:
         return [f"roi_head.score_threshold={wanted} is above score_threshold={config.score_threshold} and decides"]

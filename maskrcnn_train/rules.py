@@ -70,6 +70,8 @@ def check_model_rules(config: Any) -> list[str]:
         )
     if len(config.numerics.pixel_mean) != 3 or len(config.numerics.pixel_std) != 3:
         raise ValueError("numerics.pixel_mean and numerics.pixel_std need three values each, for R, G, B")
+    if config.backbone.norm == "batch" and config.backbone.norm_eps == 0:
+        raise ValueError("backbone.norm_eps=0 divides by zero with backbone.norm=batch; set backbone.norm_eps=1.0e-5")
     _check_group_norm(config)
     return _idle_model_settings(config)
 

@@ -64,6 +64,7 @@ def test_every_option_composes(option: str) -> None:
         (["seed"], ["key=value"]),
         (["rpn.nms.post_train=5,6"], ["add -m"]),
         (["optimizer.lr=nan"], ["optimizer.lr", "not a number"]),
+        (["weights=coco", "backbone.norm=batch"], ["backbone.norm_eps=0", "backbone.norm_eps=1.0e-5"]),
     ],
 )
 def test_a_mistake_is_one_clear_line(overrides: list[str], said: list[str]) -> None:
