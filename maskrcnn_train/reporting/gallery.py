@@ -67,14 +67,16 @@ class Card:
 
 @dataclass
 class Gallery:
-    """cards: worst first. colors: of the classes, as CSS. threshold: detections with lower scores are left out.
-    unreadable: what could not be shown, in words."""
+    """cards: worst first, `num_worst` and `num_best` of `num_images` or all. colors: of the classes, as CSS. threshold:
+    detections with lower scores are left out. unreadable: what could not be shown, in words."""
 
     cards: list[Card]
     names: list[str]
     colors: list[str]
     threshold: float
     num_images: int
+    num_worst: int
+    num_best: int
     kind: str
     unreadable: list[str]
 
@@ -116,7 +118,7 @@ def build_gallery(scene: Scene, *, worst: int, best: int, size: int) -> Gallery:
         except ImageError as error:
             unreadable.append(str(error))
     names = [category["name"] for category in categories]
-    return Gallery(cards, names, colors, threshold, len(verdicts), scene.kind, unreadable)
+    return Gallery(cards, names, colors, threshold, len(verdicts), worst, best, scene.kind, unreadable)
 
 
 def _card(scene: Scene, row: int, verdict: ImageVerdict, rank: int, size: int) -> Card:

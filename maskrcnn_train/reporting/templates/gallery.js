@@ -40,13 +40,18 @@
 
   function label(svg) {
     const scale = svg.viewBox.baseVal.width / svg.clientWidth, height = svg.viewBox.baseVal.height;
+    const taken = [svg.parentNode.querySelector("b").getBoundingClientRect()];
     for (const path of svg.querySelectorAll("path:not(.off)")) {
       const text = document.createElementNS("http://www.w3.org/2000/svg", "text"), box = path.getBBox();
+      const place = x => text.setAttribute("transform", `translate(${x} ${Math.min(box.y + 13 * scale, height - 4 * scale)}) scale(${scale})`);
       text.textContent = path.dataset.t;
-      text.setAttribute("transform", `translate(${box.x + 2 * scale} ${Math.min(box.y + 13 * scale, height - 4 * scale)}) scale(${scale})`);
+      place(box.x + 2 * scale);
       svg.append(text);
-      const over = text.getBoundingClientRect().right - svg.getBoundingClientRect().right;
-      if (over > 0) text.setAttribute("transform", `translate(${box.x + (2 - over - 4) * scale} ${Math.min(box.y + 13 * scale, height - 4 * scale)}) scale(${scale})`);
+      const beyond = text.getBoundingClientRect().right - svg.getBoundingClientRect().right;
+      if (beyond > 0) place(box.x - (beyond + 2) * scale);
+      const own = text.getBoundingClientRect(); // a name that would cover another is left to the pointer
+      if (taken.some(other => own.left < other.right && other.left < own.right && own.top < other.bottom && other.top < own.bottom)) text.remove();
+      else taken.push(own);
     }
   }
 
