@@ -38,7 +38,6 @@ class AnalysisPage:
     """What was analysed; what was not is empty. lost: the classes' rows of the funnel, (name, objects, share found).
     timed: milliseconds of an image, measured whole."""
 
-    kind: str
     num_images: int
     iou: float
     stages: list[Stage]
@@ -57,7 +56,6 @@ def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
     funnel, outcomes = analysis.get("funnel") or {}, analysis.get("outcomes") or []
     budgets = _budgets(outcomes, analysis.get("winners") or {})
     return AnalysisPage(
-        kind=analysis["kind"],
         num_images=analysis["num_images"],
         iou=funnel.get("iou", 0.5),
         stages=_stages(funnel.get("rows", [])),

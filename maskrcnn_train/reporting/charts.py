@@ -60,9 +60,8 @@ def line_chart(
 ) -> Chart | None:
     """A chart of the series that have points, as (x, y); None if none has. Many points are averaged in groups.
 
-    x_range, y_range: where the axes begin and end; by default as the points do, y from 0 with
-    from_zero. thin: names of series that
-    stay in the background, thin_note: what they are.
+    x_range, y_range: where the axes begin and end; by default as the points do, y from 0 with from_zero. thin: names of
+    series that stay in the background, thin_note: what they are.
     """
     kept = {name: thinned(points) for name, points in series.items() if points}
     if not kept:

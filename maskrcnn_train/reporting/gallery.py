@@ -77,7 +77,6 @@ class Gallery:
     num_images: int
     num_worst: int
     num_best: int
-    kind: str
     unreadable: list[str]
 
     @property
@@ -118,7 +117,7 @@ def build_gallery(scene: Scene, *, worst: int, best: int, size: int) -> Gallery:
         except ImageError as error:
             unreadable.append(str(error))
     names = [category["name"] for category in categories]
-    return Gallery(cards, names, colors, threshold, len(verdicts), worst, best, scene.kind, unreadable)
+    return Gallery(cards, names, colors, threshold, len(verdicts), worst, best, unreadable)
 
 
 def _card(scene: Scene, row: int, verdict: ImageVerdict, rank: int, size: int) -> Card:

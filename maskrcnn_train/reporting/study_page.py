@@ -40,7 +40,6 @@ class StudyPage:
     """One kind. confusion: a row for each class, last: background. mistakes: (is, taken for, count), most frequent
     first. errors: share: AP it costs; sizes: shares found, and found above the threshold."""
 
-    kind: str
     word: str
     threshold: float
     class_names: list[str]
@@ -64,7 +63,6 @@ def _study_page(kind: str, study: Mapping[str, Any]) -> StudyPage:
     names = list(study["class_names"])
     errors, calibration = study["errors"], study["calibration"]
     return StudyPage(
-        kind=kind,
         word=KIND_WORDS[kind],
         threshold=study["threshold"],
         class_names=names,

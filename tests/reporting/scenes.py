@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.analysis.funnel import STAGES
-from maskrcnn_train.evaluation.bootstrap import draw_images
 from maskrcnn_train.evaluation.coco import evaluate_coco
 from maskrcnn_train.evaluation.rle import encode_crop
 from maskrcnn_train.evaluation.study import study_results
@@ -70,7 +69,7 @@ def full_run(folder: Path) -> Path:
         max_detections=[1, 10, 100],
         class_names={DOOR: "door", WINDOW: "win<dow>"},
     )
-    studies = study_results(found.ground_truth, found.results, result, draw_images(3, 100, 0))
+    studies = study_results(found.ground_truth, found.results, result, num_draws=100, seed=0)
     (folder / "study").mkdir(parents=True)
     (folder / "study" / "study.json").write_text(json.dumps({kind: each.to_plain() for kind, each in studies.items()}))
     (folder / "metrics.json").write_text(json.dumps(result.metrics))
