@@ -46,6 +46,11 @@ class Chart:
     top: int = TOP
     bottom: int = HEIGHT - BOTTOM
 
+    @property
+    def has_course(self) -> bool:
+        """Whether any of its lines has more than one point."""
+        return any("L" in line.path for line in self.lines)
+
 
 def line_chart(
     title: str,

@@ -108,7 +108,7 @@ def training_charts(history: list[dict[str, Any]]) -> list[Chart]:
         line_chart("Images a second", {"images a second": course(history, "images_per_second")}),
         line_chart("Seconds a step", {name: course(history, key) for name, key in waits.items()}),
     ]
-    return [chart for chart in charts if chart is not None and any("L" in line.path for line in chart.lines)]
+    return [chart for chart in charts if chart and chart.has_course]
 
 
 def _loss_name(key: str) -> str:

@@ -150,4 +150,4 @@ def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
     main = sweep.columns[:1]
     charts = [line_chart(f"{key}, x 100", {n: course(h, key, 100) for n, h in histories.items()}) for key in main]
     charts.append(line_chart("Loss", {name: course(history, "loss/total") for name, history in histories.items()}))
-    return [chart for chart in charts if chart]
+    return [chart for chart in charts if chart and chart.has_course]
