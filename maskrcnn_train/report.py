@@ -53,7 +53,7 @@ def report_training(run_dir: Path, validation: Validation) -> Path:
     """The page at the end of a training, which has its data and its results at hand."""
     from maskrcnn_train.reporting.html import write_report
 
-    config, _ = load_command_config("report", ReportConfig, check_report_rules, [f"run={json.dumps(str(run_dir))}"])
+    config, _ = load_command_config("report", ReportConfig, check_report_rules, ["run=."])  # for its gallery
     scene = _scene(validation.loader.dataset, validation.results, validation.config)
     return write_report(run_dir, gallery=_gallery(scene, config))
 

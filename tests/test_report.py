@@ -94,3 +94,10 @@ def test_other_mistakes_name_the_setting(tmp_path: Path) -> None:
         report(configured(f"run={tmp_path}"))
     with pytest.raises(ValueError, match="must be a file"):
         configured("run=x", "output=folder/")
+
+
+def test_a_run_without_pictures_says_why(run: Path) -> None:
+    (run / "predictions.json").unlink()
+    shutil.rmtree(run / "pictures")
+    path, _ = report(configured(f"run={run}"))
+    assert "has no predictions.json" in path.read_text()
