@@ -206,3 +206,21 @@ class ExportConfig(OnSplitConfig):
     num_images: int = between(0)
     tolerance: ToleranceConfig
     evaluate: bool
+
+
+@dataclass(kw_only=True)
+class GalleryConfig:
+    worst: int = between(0)
+    best: int = between(0)
+    size: int = between(64, 4000)
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """Everything that `python -m maskrcnn_train.report` reads."""
+
+    run: str
+    analysis: Optional[str]
+    output: Optional[str]
+    gallery: GalleryConfig
+    data: Optional[DataConfig]

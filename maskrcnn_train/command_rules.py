@@ -10,6 +10,7 @@ from maskrcnn_train.command_config import (
     EvaluateConfig,
     ExportConfig,
     PredictConfig,
+    ReportConfig,
     SplitCommandConfig,
 )
 from maskrcnn_train.rules import check_data_rules, check_evaluation_rules, check_train_rules
@@ -108,3 +109,12 @@ def check_export_rules(config: ExportConfig) -> list[str]:
         return []
     idle = [key for key in ("paste_masks", "evaluate", "images") if getattr(config, key)]
     return [f"{key} has no effect with format={config.format}" for key in idle]
+
+
+def check_report_rules(config: ReportConfig) -> list[str]:
+    """Rules between the settings of a page."""
+    if config.output is not None and not config.output.lower().endswith((".html", ".htm")):
+        raise ValueError(f"output={config.output} must be a file, e.g. output={config.output.rstrip('/')}/report.html")
+    if config.data is not None:
+        check_data_rules(config.data)
+    return []

@@ -16,6 +16,7 @@ from maskrcnn_train.composing import load_config
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.loading import Loaders, build_loaders, naming_lost_workers
 from maskrcnn_train.data.splitting import Splits, read_splits
+from maskrcnn_train.data.summary import summarize
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.autopsy import Autopsies
 from maskrcnn_train.engine.checkpoint import Checkpoints, restore
@@ -29,8 +30,9 @@ from maskrcnn_train.engine.state import TrainingState, build_state
 from maskrcnn_train.evaluation.coco import explain_absent
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.pretrained import start_from_weights
-from maskrcnn_train.reporting.html import write_report
+from maskrcnn_train.report import report_training
 from maskrcnn_train.reporting.progress import Progress, setup_logging
+from maskrcnn_train.reporting.runs import DATA_FILE
 from maskrcnn_train.reporting.studies import write_study
 from maskrcnn_train.reporting.tables import class_table, metrics_table, table
 from maskrcnn_train.reporting.tensorboard import MetricWriter
@@ -74,6 +76,7 @@ def train(config: TrainConfig, splits: Splits | None = None, weights: Path | Non
                 return TrainResult(json.loads((run_dir / "metrics.json").read_text()), run_dir)
         if world.is_main:
             describe_run(run_dir, config, load_config(), loaders.classes.to_plain())
+            (run_dir / DATA_FILE).write_text(json.dumps(summarize(splits), indent=2) + "\n")
         _log_start(config, splits, state, plan, world.size)
 
         validation = Validation(loaders.val, config, world)
@@ -179,7 +182,7 @@ def _finish(run_dir: Path, validation: Validation, metrics: dict[str, float]) ->
     """Write and say the end results."""
     (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     validation.write_predictions(run_dir / "predictions.json")
-    report = write_report(run_dir)
+    report = report_training(run_dir, validation)
     assert validation.result is not None
     logger.info("%s", class_table(validation.result))
     for sentence in explain_absent(validation.result):

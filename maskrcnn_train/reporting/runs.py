@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ import yaml
 
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 
+ANALYSIS_FILE = "analysis.json"
+DATA_FILE = "data.json"
+
 
 @dataclass
 class RunFiles:
     """The files of a run; an absent one is empty here.
 
-    overrides: "key=value" each. metrics: metrics.json. history: the lines of metrics.jsonl.
+    overrides: "key=value" each. metrics: metrics.json. history: the lines of metrics.jsonl. data: of `summarize`.
+    study: by kind, of study.json. analysis: analysis.json.
     """
 
     folder: Path
@@ -28,10 +33,21 @@ class RunFiles:
     environment: dict[str, Any] = field(default_factory=dict)
     weights: str = ""
     pictures: list[Path] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    study: dict[str, Any] = field(default_factory=dict)
+    analysis: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def command(self) -> str:
+        """The training from the defaults alone, whatever presets it was started with."""
+        return " ".join(["python -m maskrcnn_train", *map(shlex.quote, self.overrides)])
 
 
-def read_run(folder: Path) -> RunFiles:
-    """Everything a report shows. Raises ValueError for a folder that isn't there or holds no run."""
+def read_run(folder: Path, analysis: Path | None = None) -> RunFiles:
+    """Everything a report shows. analysis: the folder of an `analyze`; None: the newest one inside the run's, if any.
+
+    Raises ValueError for a folder that isn't there or holds no run, and for an analysis that isn't one.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the folder of a run, e.g. runs/train/<date>_<time>")
     history = folder / METRICS_FILE
@@ -45,10 +61,22 @@ def read_run(folder: Path) -> RunFiles:
         environment=_json(folder / "environment.json"),
         weights=_text(folder / "weights.txt"),
         pictures=sorted((folder / "pictures").glob("*.jpg")),
+        data=_json(folder / DATA_FILE),
+        study=_json(folder / "study" / "study.json"),
+        analysis=_analysis(folder, analysis),
     )
     if not (run.config or run.metrics or run.history):
         raise ValueError(f"{folder} holds no run: none of config.yaml, metrics.json and {METRICS_FILE} is in it")
     return run
+
+
+def _analysis(run: Path, given: Path | None) -> dict[str, Any]:
+    if given is not None:
+        if not (given / ANALYSIS_FILE).is_file():
+            raise ValueError(f"analysis={given} holds no {ANALYSIS_FILE}; give the folder that analyze wrote")
+        return _json(given / ANALYSIS_FILE)
+    found = sorted(run.glob(f"*/{ANALYSIS_FILE}"), key=lambda path: path.stat().st_mtime)
+    return _json(found[-1]) if found else {}
 
 
 def read_overrides(folder: Path) -> list[str]:
@@ -62,7 +90,10 @@ def _scores(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(_text(path) or "{}")
+    try:
+        found = json.loads(_text(path) or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); was its run cut short? Remove it or make it anew") from None
     return found if isinstance(found, dict) else {}
 
 

@@ -11,12 +11,16 @@ from typing import Any
 
 import yaml
 
+from maskrcnn_train.reporting.charts import Chart, line_chart
 from maskrcnn_train.reporting.html import REPORT_FILE, render, write_page
 from maskrcnn_train.reporting.runs import read_overrides
+from maskrcnn_train.reporting.scores import course
 from maskrcnn_train.reporting.tables import KINDS
+from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 
 TABLE_FILE = "sweep.csv"
 MEASURES = ("AP", "AP50", "AP75")
+MOST_CURVES = 6  # jobs: as many colours as can be told apart
 
 
 @dataclass
@@ -104,12 +108,46 @@ def write_sweep_table(sweep_dir: Path | str) -> Path:
     return path
 
 
-def write_sweep_report(sweep_dir: Path | str) -> Path:
-    """Write `report.html` and `sweep.csv` of a sweep's folder; returns the page's path."""
-    write_sweep_table(sweep_dir)
-    sweep = read_sweep(sweep_dir)
+def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Path:
+    """Write `report.html` and `sweep.csv` of a sweep's folder; returns the page's path. output: another place for it.
+
+    Links lead from the page to the jobs' own.
+    """
+    folder = Path(sweep_dir)
+    table = write_sweep_table(folder)
+    path = output or folder / REPORT_FILE
+    way = os.path.relpath(folder.resolve(), path.resolve().parent)
+    sweep = read_sweep(folder)
     best = {
         column: max((job.metrics.get(column, -1.0) for job in sweep.jobs), default=-1.0) for column in sweep.columns
     }
-    page = render("sweep.html.j2", sweep=sweep, best=best, title=Path(sweep_dir).resolve().name, table_file=TABLE_FILE)
-    return write_page(Path(sweep_dir) / REPORT_FILE, page)
+    page = render(
+        "sweep.html.j2",
+        sweep=sweep,
+        best=best,
+        charts=_job_charts(folder, sweep),
+        title=folder.resolve().name,
+        prefix="" if way == "." else f"{Path(way).as_posix()}/",
+        table_file=table.name,
+    )
+    return write_page(path, page)
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder holds the jobs of a sweep rather than a run."""
+    if not folder.is_dir() or (folder / "config.yaml").exists() or (folder / "metrics.json").exists():
+        return False
+    return any((path / "overrides.yaml").exists() for path in folder.glob("*/"))
+
+
+def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
+    """Loss and main score over the steps, of the best jobs."""
+    histories = {}
+    for job in sweep.jobs[:MOST_CURVES]:
+        file = folder / job.name / METRICS_FILE
+        settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:3])
+        histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(file) if file.exists() else []
+    main = sweep.columns[:1]
+    charts = [line_chart(f"{key}, x 100", {n: course(h, key, 100) for n, h in histories.items()}) for key in main]
+    charts.append(line_chart("Loss", {name: course(history, "loss/total") for name, history in histories.items()}))
+    return [chart for chart in charts if chart and chart.has_course]

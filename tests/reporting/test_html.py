@@ -4,8 +4,10 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
+from reporting.scenes import analysis, full_run, scene
 
 from maskrcnn_train.reporting.charts import line_chart, nice_ticks, number, thinned
+from maskrcnn_train.reporting.gallery import build_gallery
 from maskrcnn_train.reporting.html import write_report
 from maskrcnn_train.reporting.sweep import write_sweep_report, write_sweep_table
 
@@ -22,7 +24,7 @@ def write_run(folder, ap=0.5, overrides=("backbone.name=resnet18",)):
 
 def fill_run(folder):
     lines = [{"step": s, "loss/total": 3 - s / 100, "lr": 0.01, "images_per_second": 5} for s in range(10, 110, 10)]
-    lines += [{"step": 100, "segm/AP": 0.4}, {"step": 110, "loss/total": None}]
+    lines += [{"step": 50, "segm/AP": 0.3}, {"step": 100, "segm/AP": 0.4}, {"step": 110, "loss/total": None}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "config.yaml").write_text("seed: 0\n")
     (folder / "classes.json").write_text(json.dumps({"names": ["<b>door</b>"], "ids": [3]}))
@@ -34,7 +36,7 @@ def fill_run(folder):
 class Tags(HTMLParser):
     """Every tag with its attributes; fails on tags that are closed in another order."""
 
-    VOID = frozenset({"meta", "img", "line", "path", "br"})
+    VOID = frozenset({"meta", "img", "line", "br", "input"})
 
     def __init__(self):
         super().__init__()
@@ -74,7 +76,7 @@ def test_a_report_holds_everything_of_the_run_and_needs_nothing_else(tmp_path):
     assert images[0]["src"].startswith("data:image/jpeg;base64,")
     assert (images[0]["width"], images[0]["height"]) == ("1400", "420")
     assert all("alt" in image for image in tags.of("img"))
-    assert all(svg["aria-label"] for svg in tags.of("svg"))
+    assert all(svg.get("aria-label") or svg["aria-hidden"] for svg in tags.of("svg"))
     assert {"Loss", "Learning rate", "AP, x 100"} <= {part.split("<")[0] for part in text.split("<h3>")}
     for shown in ("backbone.name=resnet18", "python -m maskrcnn_train seed=0", "seed: 0", "50.0", "25.0"):
         assert shown in text
@@ -87,6 +89,52 @@ def test_a_report_leaves_out_what_the_run_lacks(tmp_path):
     text = write_report(tmp_path / "run").read_text()
     assert "COCO metrics" in text
     assert not any(word in text for word in ('<h2 id="curves"', '<h2 id="pictures"', "<script", "Environment"))
+
+
+def test_a_report_shows_the_study_the_data_and_the_pictures(tmp_path):
+    page = full_run(tmp_path / "run")
+    text, tags = page.read_text(), parse(page)
+    ids = {attributes["id"] for _, attributes in tags.found if "id" in attributes}
+    links = {link["href"][1:] for link in tags.of("a")}
+    assert links == {"data", "metrics", "classes", "pictures", "study", "analysis"}
+    assert links <= ids
+    images = tags.of("img")
+    assert len(images) == 3  # once each, for both sides
+    assert all(image["loading"] == "lazy" and image["alt"] for image in images)
+    paths = [path for path in tags.of("path") if "data-k" in path]
+    assert {path["data-k"] for path in paths} == {"fine", "false alarm", "localisation", "missed", "wrong class"}
+    cells = [cell for cell in tags.of("td") if "taken for" in cell.get("title", "")]
+    assert sum(int(cell["title"].rsplit(" ", 1)[1]) for cell in cells) == 2 * (5 + 2)  # objects and false alarms, twice
+    assert "win&lt;dow&gt;" in text
+    assert "win<dow>" not in text
+
+
+def test_an_analysis_inside_the_run_is_found_and_another_can_be_given(tmp_path):
+    write_run(tmp_path / "run")
+    assert 'id="analysis"' not in write_report(tmp_path / "run").read_text()
+    analysis(tmp_path / "elsewhere")
+    assert 'id="analysis"' in write_report(tmp_path / "run", analysis=tmp_path / "elsewhere").read_text()
+    with pytest.raises(ValueError, match="holds no analysis"):
+        write_report(tmp_path / "run", analysis=tmp_path)
+    analysis(tmp_path / "run" / "analysis")
+    text = write_report(tmp_path / "run").read_text()
+    assert "rpn.nms.post_test" in text
+    assert "post_test=50" in text
+
+
+def test_the_worst_and_the_best_pictures_are_chosen(tmp_path):
+    gallery = build_gallery(scene(tmp_path), worst=1, best=1, size=80)
+    assert [(card.name, card.rank) for card in gallery.cards] == [("2.png", 1), ("4.png", 3)]
+    assert [(card.width, card.height) for card in gallery.cards] == [(80, 60)] * 2
+    assert gallery.cards[0].counts == [("missed", 1), ("wrong class", 1), ("localisation", 1), ("false alarm", 1)]
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    found = scene(tmp_path)
+    found.paths[0].write_text("no picture")
+    gallery = build_gallery(found, worst=3, best=0, size=80)
+    assert len(gallery.cards) == 2
+    assert "4.png" in gallery.unreadable[0]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

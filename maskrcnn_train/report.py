@@ -1,0 +1,112 @@
+"""`python -m maskrcnn_train.report`: one HTML page of a run or of a sweep, from the files in its folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskrcnn_train.cli import run_command
+from maskrcnn_train.command_config import ReportConfig
+from maskrcnn_train.command_rules import check_report_rules
+from maskrcnn_train.composing import config_from_plain, load_command_config
+
+if TYPE_CHECKING:
+    from maskrcnn_train.config import TrainConfig
+    from maskrcnn_train.data.dataset import CocoDataset
+    from maskrcnn_train.reporting.gallery import Gallery, Scene
+    from maskrcnn_train.validation import Validation
+
+HELP = """
+One HTML page of a run or of a sweep, to look at and to pass on: it needs no other file and no network.
+
+  python -m maskrcnn_train.report run=runs/train/<date>_<time>
+  python -m maskrcnn_train.report run=RUN analysis=runs/analyze/<date>_<time> output=page.html
+  python -m maskrcnn_train.report run=runs/sweep/<date>_<time>
+"""
+
+
+def report(config: ReportConfig) -> tuple[Path, str]:
+    """Write the page as configured; returns its path, and why pictures could not be made anew, or nothing.
+
+    Raises ValueError for a folder that holds neither a run nor a sweep.
+    """
+    from maskrcnn_train.reporting.html import write_report
+    from maskrcnn_train.reporting.sweep import is_sweep, write_sweep_report
+
+    folder = Path(config.run)
+    output = None if config.output is None else Path(config.output)
+    if is_sweep(folder):
+        return write_sweep_report(folder, output), ""
+    gallery, reason = None, ""
+    try:
+        gallery = _gallery(_read_scene(folder, config), config)
+    except (ValueError, OSError) as error:  # the page of a run outlives its data; it says what it lacks
+        reason = " ".join(str(error).split())
+    note = f"The validation images could not be drawn anew: {reason}" if reason else ""
+    analysis = None if config.analysis is None else Path(config.analysis)
+    return write_report(folder, output=output, analysis=analysis, gallery=gallery, gallery_note=note), reason
+
+
+def report_training(run_dir: Path, validation: Validation) -> Path:
+    """The page at the end of a training, which has its data and its results at hand."""
+    from maskrcnn_train.reporting.html import write_report
+
+    config, _ = load_command_config("report", ReportConfig, check_report_rules, ["run=."])  # for its gallery
+    scene = _scene(validation.loader.dataset, validation.results, validation.config)
+    return write_report(run_dir, gallery=_gallery(scene, config))
+
+
+def _gallery(scene: Scene, config: ReportConfig) -> Gallery:
+    from maskrcnn_train.reporting.gallery import build_gallery
+
+    wanted = config.gallery
+    return build_gallery(scene, worst=wanted.worst, best=wanted.best, size=wanted.size)
+
+
+def _read_scene(folder: Path, config: ReportConfig) -> Scene:
+    """The validation images of a run and what it detected there. Raises ValueError for what is missing or faulty."""
+    import yaml
+
+    from maskrcnn_train.data.classes import ClassMap
+    from maskrcnn_train.data.loading import evaluation_loader
+    from maskrcnn_train.data.results import read_results
+    from maskrcnn_train.data.splitting import read_split
+
+    for name in ("config.yaml", "classes.json", "predictions.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}")
+    trained = config_from_plain(yaml.safe_load((folder / "config.yaml").read_text()))
+    classes = ClassMap.from_plain(json.loads((folder / "classes.json").read_text()))
+    data = config.data or trained.data
+    split, _ = read_split(data, "val", classes, with_masks=trained.mask_head.name != "none")
+    dataset = evaluation_loader(trained, split, classes).dataset
+    return _scene(dataset, read_results(folder / "predictions.json"), trained)
+
+
+def _scene(dataset: CocoDataset, results: list[dict[str, Any]], trained: TrainConfig) -> Scene:
+    from maskrcnn_train.reporting.gallery import Scene
+
+    return Scene(
+        ground_truth=dataset.ground_truth(),
+        results=results,
+        paths=[Path(dataset.image_path(position)) for position in range(len(dataset))],
+        kind="bbox" if trained.mask_head.name == "none" else "segm",
+        max_detections=trained.evaluation.max_detections[-1],
+    )
+
+
+def run(config: ReportConfig) -> None:
+    path, reason = report(config)
+    if reason:
+        print(f"warning: the validation images could not be drawn anew: {reason}", file=sys.stderr)
+    print(f"report: {path}")
+
+
+def main() -> None:
+    run_command("report", ReportConfig, check_report_rules, run, HELP)
+
+
+if __name__ == "__main__":
+    main()
