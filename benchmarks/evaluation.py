@@ -23,6 +23,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from sides import data_root, in_turn, machine, print_ratios
 from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.transforms.functional import to_tensor
 
 from maskrcnn_train.data.loading import evaluation_loader
@@ -38,12 +39,14 @@ Results = list[dict[str, Any]]
 def torchvision_model(predictor: Predictor, min_size: int) -> torch.nn.Module:
     """The same layers and weights, with the checkpoint's budgets and thresholds."""
     config = predictor.config
+    sizes, ratios = config.rpn.anchors.sizes, config.rpn.anchors.aspect_ratios
     model = maskrcnn_resnet50_fpn(
         weights=None,
         weights_backbone=None,
         num_classes=predictor.model.num_classes,
         min_size=min_size,
         max_size=round(min_size * 5 / 3),
+        rpn_anchor_generator=AnchorGenerator(tuple((size,) for size in sizes), (tuple(ratios),) * len(sizes)),
         rpn_pre_nms_top_n_test=config.rpn.nms.pre_test,
         rpn_post_nms_top_n_test=config.rpn.nms.post_test,
         rpn_nms_thresh=config.rpn.nms.threshold,
