@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 HELP = """
 One HTML page of a run or of a sweep, to look at and to pass on: it needs no other file and no network.
 
-  python -m maskrcnn_train.report run=runs/train/<date>_<time>
-  python -m maskrcnn_train.report run=RUN analysis=runs/analyze/<date>_<time> output=page.html
-  python -m maskrcnn_train.report run=runs/sweep/<date>_<time>
+  python -m maskrcnn_train.report run=RUN
+  python -m maskrcnn_train.report run=RUN analysis=ANALYSIS output=page.html
+  python -m maskrcnn_train.report run=SWEEP
 """
 
 

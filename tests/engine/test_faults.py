@@ -155,7 +155,7 @@ def test_a_killed_worker_is_said_and_the_state_saved(
 # ---------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("damage", ["truncated", "bit flipped"])
+@pytest.mark.parametrize("damage", ["truncated", pytest.param("bit flipped", marks=pytest.mark.slow)])
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
     damage: str, tiny: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
@@ -204,6 +204,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_ends_with_one_line(
     assert not list((tmp_path / "run/checkpoints").glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(shapes: str, tmp_path: Path) -> None:
     """Three SIGKILLs, two loading processes; equal to the last bit, optimizer included."""
     settings = [*TINY, shapes, "trainer.num_workers=2", "trainer.checkpoint_every=1", "trainer.max_steps=12"]
