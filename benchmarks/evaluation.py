@@ -4,6 +4,7 @@ torchvision's Mask R-CNN with its own resize and paste, and pycocotools, against
 ours as it is used, and ours with torchvision's number format. Needs a checkpoint of `experiment=torchvision_v1`.
 
 python benchmarks/evaluation.py --checkpoint RUN/checkpoints/last.pt [--images 8] [--rounds 3] [--min-size 800]
+    [--score-threshold 0.0]
 """
 
 from __future__ import annotations
@@ -104,9 +105,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--min-size", type=int, default=800)
+    parser.add_argument("--score-threshold", type=float, help="of both sides; as in the checkpoint by default")
     arguments = parser.parse_args()
     print(machine())
     predictor = load_checkpoint(arguments.checkpoint, device="cpu")
+    if arguments.score_threshold is not None:
+        predictor.config.roi_head.score_threshold = arguments.score_threshold
+        rules = predictor.model.roi_heads.rules
+        predictor.model.roi_heads.rules = replace(rules, score_threshold=arguments.score_threshold)
     predictor.config.data.name, predictor.config.data.root = "roboflow", str(data_root())
     split, _ = read_split(predictor.config.data, "val", predictor.classes, with_masks=True)
     split = replace(split, rows=split.rows[: arguments.images])

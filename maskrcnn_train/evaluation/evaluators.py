@@ -45,7 +45,9 @@ def run_evaluator(
         return full, full[:, 0], full
     coco_class, evaluator_class = (_load(path) for path in EVALUATORS[backend])
     # the evaluators write into the annotations, and their progress to the terminal
-    copy = {**truth, "annotations": [dict(annotation) for annotation in truth["annotations"]]}
+    idle = "segmentation" if kind == "bbox" else ""
+    annotations = [{key: value for key, value in each.items() if key != idle} for each in truth["annotations"]]
+    copy = {**truth, "annotations": annotations}
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"hotcoco|faster_coco_eval|pycocotools")
         evaluator = evaluator_class(_index(coco_class, copy), _index(coco_class, found), kind)

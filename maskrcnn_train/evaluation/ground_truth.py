@@ -63,10 +63,10 @@ def check_results(ground_truth: Coco, results: Sequence[Coco], kinds: Sequence[s
 
 def _fault(result: Coco, sizes: dict[int, tuple[int, int]], categories: set[int], kinds: Sequence[str]) -> str | None:
     """What is wrong with one result, as the end of a sentence; None if nothing is."""
-    missing = [key for key in ("image_id", "category_id", "score") if key not in result]
-    if missing:
-        return f"has no {missing[0]}"
-    image_id, category_id, score = result["image_id"], result["category_id"], result["score"]
+    try:
+        image_id, category_id, score = result["image_id"], result["category_id"], result["score"]
+    except KeyError as missing:
+        return f"has no {missing.args[0]}"
     if image_id not in sizes:
         return f"has image_id {image_id}, which the ground truth lacks; were the results made on another split?"
     if category_id not in categories:
@@ -75,24 +75,23 @@ def _fault(result: Coco, sizes: dict[int, tuple[int, int]], categories: set[int]
         return f"(image {image_id}) has score {score}; it must be a finite number"
     if "bbox" in kinds and not _is_box(result.get("bbox")):
         return f"(image {image_id}) has bbox {result.get('bbox')}; it must be [x, y, width, height], finite"
-    return _segmentation_fault(result, sizes[image_id]) if "segm" in kinds else None
+    fault = _segmentation_fault(result.get("segmentation"), sizes[image_id]) if "segm" in kinds else None
+    return None if fault is None else f"(image {image_id}) {fault}"
 
 
-def _segmentation_fault(result: Coco, size: tuple[int, int]) -> str | None:
-    code = result.get("segmentation")
-    where = f"(image {result['image_id']})"
+def _segmentation_fault(code: Any, size: tuple[int, int]) -> str | None:
     if not isinstance(code, dict) or "counts" not in code:
-        return f"{where} has no RLE segmentation; results carry {{'size': [h, w], 'counts': ...}}, not polygons"
+        return "has no RLE segmentation; results carry {'size': [h, w], 'counts': ...}, not polygons"
     if tuple(code.get("size", ())) != size:
-        return f"{where} has an RLE of size {code.get('size')}; the image is {list(size)} (height, width)"
+        return f"has an RLE of size {code.get('size')}; the image is {list(size)} (height, width)"
     counts = code["counts"]
     if isinstance(counts, list):
         if not all(isinstance(count, int) and count >= 0 for count in counts):
-            return f"{where} has RLE counts that are not whole numbers from 0"
+            return "has RLE counts that are not whole numbers from 0"
         if sum(counts) != size[0] * size[1]:
-            return f"{where} has RLE counts that add up to {sum(counts)}, not {size[0]} x {size[1]} pixels"
+            return f"has RLE counts that add up to {sum(counts)}, not {size[0]} x {size[1]} pixels"
     elif not isinstance(counts, str | bytes):
-        return f"{where} has RLE counts that are neither a text nor a list"
+        return "has RLE counts that are neither a text nor a list"
     return None
 
 
@@ -123,7 +122,10 @@ def _text(counts: str | bytes) -> str:
 
 
 def _is_box(box: Any) -> bool:
-    return isinstance(box, Sequence) and len(box) == 4 and all(math.isfinite(number) for number in box)
+    try:
+        return len(box) == 4 and math.isfinite(sum(box))  # a sum is finite only if all are
+    except TypeError:
+        return False
 
 
 def _shortened(ids: list[int], most: int = 8) -> str:

@@ -174,6 +174,8 @@ def test_area_and_iscrowd_may_be_missing_and_annotation_ids_zero():
         ({"image_id": 3}, "has image_id 3, which the ground truth lacks"),
         ({"category_id": 9}, "has category_id 9; the ground truth has 3, 7, 40, 41"),
         ({"score": float("nan")}, "has score nan"),
+        ({"bbox": [1, "2", 3, 4]}, "it must be \\[x, y, width, height\\]"),
+        ({"bbox": [1, 2, float("inf"), -float("inf")]}, "it must be \\[x, y, width, height\\]"),
         ({"bbox": [1, 2, 3]}, "it must be \\[x, y, width, height\\]"),
         ({"segmentation": {"size": [170, 150], "counts": "0"}}, "has an RLE of size \\[170, 150\\]"),
         ({"segmentation": {"size": [150, 170], "counts": "52203"}}, "don't describe 150 x 170 pixels"),
