@@ -56,7 +56,9 @@ def run_evaluator(
         evaluator.params.areaRng = [list(area) for area in limits.area_ranges]
         evaluator.evaluate()
         evaluator.accumulate()
-    return tuple(np.asarray(evaluator.eval[key], np.float64) for key in ("precision", "recall", "scores"))  # type: ignore[return-value]
+        arrays = evaluator.eval  # hotcoco makes all of it anew whenever it is asked
+    precision, recall, scores = (np.asarray(arrays[key], np.float64) for key in ("precision", "recall", "scores"))
+    return precision, recall, scores
 
 
 def _load(path: str) -> Any:

@@ -95,8 +95,8 @@ def _segmentation_fault(code: Any, size: tuple[int, int]) -> str | None:
     return None
 
 
-def _mask_areas(results: Sequence[Coco], chunk: int = 5000) -> list[float]:
-    """Area of each mask; some thousands are read at a time to bound the memory. Raises ValueError for a damaged one."""
+def _mask_areas(results: Sequence[Coco], chunk: int = 200) -> list[float]:
+    """Area of each mask, read in chunks whose arrays fit a cache. Raises ValueError for a damaged one."""
     found: list[float] = []
     for start in range(0, len(results), chunk):
         codes = [result["segmentation"] for result in results[start : start + chunk]]

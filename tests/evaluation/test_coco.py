@@ -190,6 +190,16 @@ def test_malformed_results_are_named_in_one_line(change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_mask_among_hundreds_is_named():
+    truth, results = random_data(1)
+    many = [{**results[index % len(results)]} for index in range(450)]
+    areas = check_results(truth, many, ["segm"])
+    assert areas == [float(coco_mask.area(each["segmentation"])) for each in many]
+    many[421]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": "52203"}
+    with pytest.raises(ValueError, match=r"result 421 .*don't describe 150 x 170 pixels"):
+        check_results(truth, many, ["segm"])
+
+
 def test_box_only_ground_truth_scores_boxes_and_says_why_it_cannot_score_masks():
     truth, results = random_data(1)
     for item in truth["annotations"] + results:
