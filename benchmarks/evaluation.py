@@ -2,6 +2,7 @@
 
 torchvision's Mask R-CNN with its own resize and paste, and pycocotools, against `validation.Validation`:
 ours as it is used, and ours with torchvision's number format. Needs a checkpoint of `experiment=torchvision_v1`.
+torchvision shrinks images without antialiasing; to compare the scores it is also run, without timing, on our pixels.
 
 python benchmarks/evaluation.py --checkpoint RUN/checkpoints/last.pt [--images 8] [--rounds 3] [--min-size 800]
     [--score-threshold 0.0]
@@ -25,10 +26,12 @@ from pycocotools.cocoeval import COCOeval
 from sides import data_root, in_turn, machine, print_ratios
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection.rpn import AnchorGenerator
-from torchvision.transforms.functional import to_tensor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from maskrcnn_train.data.loading import evaluation_loader
 from maskrcnn_train.data.splitting import Split, read_split
+from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.engine.distributed import ALONE
 from maskrcnn_train.model.weight_files import torchvision_state
 from maskrcnn_train.predictor import Predictor, load_checkpoint
@@ -57,6 +60,19 @@ def torchvision_model(predictor: Predictor, min_size: int) -> torch.nn.Module:
     )
     model.load_state_dict(torchvision_state(predictor.model))
     return model.eval()
+
+
+class OurPixels(GeneralizedRCNNTransform):
+    """torchvision's preparation of images with the resizing of our loader."""
+
+    def normalize(self, image: torch.Tensor) -> torch.Tensor:
+        return image  # after the resizing
+
+    def resize(self, image: torch.Tensor, target: None = None) -> tuple[torch.Tensor, None]:
+        transform = Transform(min_sizes=self.min_size, max_size=self.max_size)
+        height, width = image.shape[-2:]
+        resized = transform.geometry((height, width), None).resize(to_pil_image(image.mul(255).round().byte()))
+        return super().normalize(to_tensor(resized)), target
 
 
 def theirs(model: torch.nn.Module, truth: dict[str, Any], folder: Path, class_ids: list[int]) -> dict[str, float]:
@@ -136,6 +152,9 @@ def main() -> None:
     print_ratios(seconds, "ours")
     ratios = [a / b for a, b in zip(seconds["torchvision"], seconds["ours, fp32"], strict=True)]
     print(f"both in fp32: {sorted(ratios)[len(ratios) // 2]:.2f} x ours")
+    given = model.transform
+    model.transform = OurPixels(given.min_size, given.max_size, given.image_mean, given.image_std)
+    scores["torchvision on our pixels"] = theirs(model, truth, split.images, predictor.classes.ids)
     for name, found in scores.items():
         print(name, {key: round(value, 5) for key, value in found.items()})
 

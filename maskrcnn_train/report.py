@@ -54,7 +54,7 @@ def report_training(run_dir: Path, validation: Validation) -> Path:
     from maskrcnn_train.reporting.html import write_report
 
     config, _ = load_command_config("report", ReportConfig, check_report_rules, ["run=."])  # for its gallery
-    scene = _scene(validation.loader.dataset, validation.results, validation.config)
+    scene = _scene(validation.loader.dataset, validation.ground_truth, validation.results, validation.config)
     return write_report(run_dir, gallery=_gallery(scene, config))
 
 
@@ -82,14 +82,16 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
     data = config.data or trained.data
     split, _ = read_split(data, "val", classes, with_masks=trained.mask_head.name != "none")
     dataset = evaluation_loader(trained, split, classes).dataset
-    return _scene(dataset, read_results(folder / "predictions.json"), trained)
+    return _scene(dataset, dataset.ground_truth(), read_results(folder / "predictions.json"), trained)
 
 
-def _scene(dataset: CocoDataset, results: list[dict[str, Any]], trained: TrainConfig) -> Scene:
+def _scene(
+    dataset: CocoDataset, ground_truth: dict[str, Any], results: list[dict[str, Any]], trained: TrainConfig
+) -> Scene:
     from maskrcnn_train.reporting.gallery import Scene
 
     return Scene(
-        ground_truth=dataset.ground_truth(),
+        ground_truth=ground_truth,
         results=results,
         paths=[Path(dataset.image_path(position)) for position in range(len(dataset))],
         kind="bbox" if trained.mask_head.name == "none" else "segm",

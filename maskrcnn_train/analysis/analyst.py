@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from maskrcnn_train.analysis.budgets import BudgetTracer, Setting, combinations
-from maskrcnn_train.analysis.funnel import SIZES, Funnel, FunnelTracer
+from maskrcnn_train.analysis.funnel import Funnel, FunnelTracer
 from maskrcnn_train.analysis.pareto import Outcome, outcomes, winners
 from maskrcnn_train.analysis.proposal_report import AnchorShares, ProposalRecall, ProposalReporter
 from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, now, trace_batches
@@ -21,8 +21,7 @@ from maskrcnn_train.command_config import AnalyzeConfig
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.evaluation.coco import score_coco
 from maskrcnn_train.evaluation.inference import Result, evaluating, to_results
-from maskrcnn_train.model.boxes import resize_boxes
-from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.mask_rcnn import MaskRCNN, as_output
 from maskrcnn_train.model.outputs import DetectionRules, ImageDetections
 
 Loader = Iterable[tuple[ImageBatch, list[Target]]]
@@ -71,7 +70,7 @@ class Analyst:
         self.autocast = autocast
         self.kind = "segm" if model.roi_heads.has_masks else "bbox"
         labels = {category: label for label, category in enumerate(class_ids, start=1)}
-        self.objects = ObjectsOfImages(ground_truth, labels)
+        self.objects = ObjectsOfImages(ground_truth, labels, size_limits=config.evaluation.size_limits)
 
     @property
     def device(self) -> torch.device:
@@ -109,13 +108,11 @@ class Analyst:
     def _results(self, trace: Trace, found: list[ImageDetections]) -> list[Result]:
         """COCO results of a batch."""
         results = []
-        boxes, labels = [each.boxes for each in found], [each.labels for each in found]
-        masks = self.model.roi_heads.mask_probabilities(trace.features, boxes, labels) if self.kind == "segm" else None
+        if self.kind == "segm":
+            self.model.roi_heads.add_masks(trace.features, found)
         for image, each in enumerate(found):
-            size, original = trace.inputs.sizes[image], trace.inputs.original_sizes[image]
-            output = {"boxes": resize_boxes(each.boxes, size, original), "labels": each.labels, "scores": each.scores}
-            if masks is not None:
-                output["masks"] = masks[image]
+            original = trace.inputs.original_sizes[image]
+            output = as_output(each, trace.inputs.sizes[image], original)
             results += to_results(
                 {key: value.cpu() for key, value in output.items()},
                 trace.image_ids[image],
@@ -134,11 +131,8 @@ class Analyst:
 
     def _groups(self) -> dict[str, list[str]]:
         """Class and size of each row of the ground truth."""
-        annotations = self.ground_truth["annotations"]
-        sizes = [
-            next(name for name, (low, high) in SIZES.items() if low <= each["area"] < high) for each in annotations
-        ]
-        return {"size": sizes, "class": [self.class_names[each["category_id"]] for each in annotations]}
+        classes = [self.class_names[each["category_id"]] for each in self.ground_truth["annotations"]]
+        return {"size": self.objects.sizes, "class": classes}
 
     # ---------------------------------------------------------------- budgets
 

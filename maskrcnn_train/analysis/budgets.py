@@ -19,8 +19,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from maskrcnn_train.analysis.trace import Trace, now
 from maskrcnn_train.evaluation.inference import Result, to_results
-from maskrcnn_train.model.boxes import resize_boxes
-from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.mask_rcnn import MaskRCNN, as_output
 from maskrcnn_train.model.outputs import (
     Candidates,
     DetectionRules,
@@ -81,7 +80,7 @@ def combinations(trained: Setting, options: dict[str, Sequence[float]], *, most:
     draw = random.Random(seed)
     while len(chosen) < min(most, total):
         chosen.setdefault(Setting(**{name: draw.choice(values[name]) for name in KEYS}))
-    return list(chosen)[: max(most, 1)]
+    return list(chosen)[:most]
 
 
 @dataclass
@@ -177,14 +176,13 @@ class BudgetTracer:
         self, trace: Trace, image: int, features: list[Tensor], found: ImageDetections
     ) -> dict[float, list[Result]]:
         """COCO results of every detection of an image, for each mask threshold."""
-        size, original = trace.inputs.sizes[image], trace.inputs.original_sizes[image]
-        output = {"boxes": resize_boxes(found.boxes, size, original), "labels": found.labels, "scores": found.scores}
+        original = trace.inputs.original_sizes[image]
         if self.model.roi_heads.has_masks:
             began = now(found.boxes.device)
-            (output["masks"],) = self.model.roi_heads.mask_probabilities(features, [found.boxes], [found.labels])
+            self.model.roi_heads.add_masks(features, [found])
             self.costs.masks += now(found.boxes.device) - began
             self.costs.num_masks += len(found.boxes)
-        output = {key: value.cpu() for key, value in output.items()}
+        output = {key: value.cpu() for key, value in as_output(found, trace.inputs.sizes[image], original).items()}
         return {
             threshold: to_results(
                 output, trace.image_ids[image], original, threshold=threshold, rule=self.rule, class_ids=self.class_ids

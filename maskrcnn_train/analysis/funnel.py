@@ -41,8 +41,6 @@ STAGES = {
     "mask": ("the box is right, the mask overlaps too little", "mask_head.threshold"),
     "neighbour": ("its only detection belongs to an object beside it", "roi_head.nms_threshold"),
 }
-SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
-NOWHERE = -1
 
 
 @dataclass
@@ -157,8 +155,7 @@ class FunnelTracer:
                 stage = FOUND
             elif stage == FOUND:  # a detection of its class covers it, and still it is not found
                 stage = "neighbour" if place in covered else "mask"
-            size = next(name for name, (low, high) in SIZES.items() if low <= annotation["area"] < high)
-            name = class_names[annotation["category_id"]]
+            name, size = class_names[annotation["category_id"]], self.objects.sizes[place]
             objects.append(LostObject(place, annotation["id"], annotation["image_id"], name, size, stage))
         return Funnel(kind, self.iou, objects)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor
 
 from maskrcnn_train.batch import ImageBatch, Target
+from maskrcnn_train.evaluation.coco import AREA_NAMES, SIZE_LIMITS
 from maskrcnn_train.evaluation.inference import evaluating
 from maskrcnn_train.model.inputs import NetworkInput
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.rpn import RPNPredictions
+
+SIZES = AREA_NAMES[1:]
 
 
 @dataclass
@@ -71,10 +75,17 @@ class Objects:
 
 
 class ObjectsOfImages:
-    """Objects in network pixels from a COCO ground truth; labels: category id -> label."""
+    """Objects in network pixels from a COCO ground truth; labels: category id -> label.
 
-    def __init__(self, ground_truth: dict[str, Any], labels: dict[int, int]) -> None:
+    size_limits: as `evaluation.size_limits`. sizes: one of SIZES for each row of the ground truth's annotations.
+    """
+
+    def __init__(
+        self, ground_truth: dict[str, Any], labels: dict[int, int], *, size_limits: Sequence[float] = SIZE_LIMITS
+    ) -> None:
         self.annotations = ground_truth["annotations"]
+        limits = [limit**2 for limit in size_limits]
+        self.sizes = [SIZES[bisect_right(limits, annotation["area"])] for annotation in self.annotations]
         self.labels = labels
         self.places: dict[int, list[int]] = {image["id"]: [] for image in ground_truth["images"]}
         for place, annotation in enumerate(self.annotations):

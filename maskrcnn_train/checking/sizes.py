@@ -10,8 +10,8 @@ from maskrcnn_train.checking.findings import Finding, percent
 from maskrcnn_train.checking.objects import NetworkObjects
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.splitting import Split
+from maskrcnn_train.data.transforms import MIN_SIDE
 
-MIN_SIDE = 1.0  # network pixels; objects with a shorter side are left out of training (data/dataset.py)
 VANISHING_SHARE = 0.01  # of the objects, above which a larger network size is worth its cost
 SMALL = 12.0  # network pixels, square root of the area: hardly more than one place of the finest feature map
 SMALL_SHARE = 0.2

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from maskrcnn_train.checking.findings import Finding
-from maskrcnn_train.data.coco import MAX_SIDE, leaves_folder
+from maskrcnn_train.data.coco import MAX_SIDE, is_path, is_text, leaves_folder
 
 Item = dict[str, Any]
 LISTS = {"images": "image", "categories": "category", "annotations": "annotation"}
@@ -27,12 +27,14 @@ def without_faults(content: Item, split: str) -> tuple[Item, list[Finding]]:
         noun = LISTS[name]
         sieve.drop(name, f"{noun}-id", f"{noun} id missing or not a whole number", lambda item: not _whole(item, "id"))
         sieve.drop(name, f"{noun}-id-repeated", f"{noun} id used twice", _repeats("id"), spoils=False)
-    sieve.drop("images", "image-file-name", "file_name missing or not a path", _has_no_path)
+    sieve.drop(
+        "images", "image-file-name", "file_name missing or not a path", lambda i: not is_path(i.get("file_name"))
+    )
     sieve.drop(
         "images", "image-outside", "file_name leaves the folder of images", lambda i: leaves_folder(i["file_name"])
     )
     sieve.drop("images", "image-size", "width or height missing or no pixels", _has_no_size)
-    sieve.drop("categories", "category-name", "category without a name", _has_no_name)
+    sieve.drop("categories", "category-name", "category without a name", lambda i: not is_text(i.get("name")))
     for key, name in (("image_id", "images"), ("category_id", "categories")):
         known, spoilt = {item["id"] for item in sieve.content[name]}, sieve.spoilt[name]
         _drop_strangers(sieve, key, LISTS[name], known, spoilt)
@@ -109,15 +111,5 @@ def _repeats(key: str) -> Callable[[Item], bool]:
     return is_repeated
 
 
-def _has_no_path(item: Item) -> bool:
-    name = item.get("file_name")
-    return not isinstance(name, str) or not name or "\0" in name
-
-
 def _has_no_size(item: Item) -> bool:
     return not all(_whole(item, key) and 1 <= item[key] <= MAX_SIDE for key in ("width", "height"))
-
-
-def _has_no_name(item: Item) -> bool:
-    name = item.get("name")
-    return not isinstance(name, str) or not name.strip()

@@ -97,7 +97,7 @@ def _objects(content: dict[str, Any], key: str, file: str) -> list[dict[str, Any
     return items
 
 
-def _is_text(value: Any) -> TypeGuard[str]:
+def is_text(value: Any) -> TypeGuard[str]:
     """Whether it is a text that can be written to a file; half a surrogate pair cannot."""
     return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= sign <= "\udfff" for sign in value)
 
@@ -117,10 +117,10 @@ def _read_categories(items: list[dict[str, Any]], file: str) -> list[Category]:
     categories = []
     for number, item in zip(ids.tolist(), items, strict=True):
         name, parent = item.get("name"), item.get("supercategory")
-        if not _is_text(name):
+        if not is_text(name):
             raise ValueError(f"category {number} in {file} has name {shown(name)}; it should be a text")
         # a line break in a name would break every message and table
-        parent = " ".join(parent.split()) if _is_text(parent) else None
+        parent = " ".join(parent.split()) if is_text(parent) else None
         categories.append(Category(number, " ".join(name.split()), parent))
     return categories
 
@@ -132,7 +132,7 @@ def _file_names(images: list[dict[str, Any]], ids: Ints, file: str) -> list[str]
     names = []
     for number, item in zip(ids.tolist(), images, strict=True):
         name = item.get("file_name")
-        if not _is_text(name) or min(name) < " ":
+        if not is_path(name):
             raise ValueError(f"image {number} in {file} has file_name {shown(name)}; it should be a path")
         if leaves_folder(name):
             raise ValueError(
@@ -141,6 +141,11 @@ def _file_names(images: list[dict[str, Any]], ids: Ints, file: str) -> list[str]
             )
         names.append(name)
     return names
+
+
+def is_path(name: Any) -> TypeGuard[str]:
+    """Whether it is a text that can name a file: without control characters."""
+    return is_text(name) and min(name) >= " "
 
 
 def leaves_folder(name: str) -> bool:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from maskrcnn_train.batch import MaskCrops, Target
 from maskrcnn_train.data import masks
-from maskrcnn_train.data.targets import MIN_SIDE, pack
+from maskrcnn_train.data.targets import pack
+from maskrcnn_train.data.transforms import MIN_SIDE
 
 Pixels = NDArray[np.uint8]
 

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from maskrcnn_train.batch import MaskCrops, Target
 from maskrcnn_train.data import masks
 from maskrcnn_train.data.index import POLYGON, RLE, AnnotationIndex
-from maskrcnn_train.data.transforms import Geometry
+from maskrcnn_train.data.transforms import MIN_SIDE, Geometry
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-MIN_SIDE = 1.0  # network pixels; smaller objects cannot be told from noise and are left out
 
 
 def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geometry, *, with_masks: bool) -> Target:

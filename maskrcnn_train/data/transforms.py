@@ -19,6 +19,8 @@ from maskrcnn_train.data import masks
 Size = tuple[int, int]  # height, width
 Floats = NDArray[np.float64]
 
+MIN_SIDE = 1.0  # network pixels; objects with a shorter side cannot be told from noise and are left out
+
 
 @dataclass(frozen=True)
 class Geometry:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn_train.evaluation.overlaps import ImageOverlaps
+from maskrcnn_train.evaluation.overlaps import ImageOverlaps, pairs_by_iou
 
 
 def confusion_matrix(
@@ -24,12 +24,8 @@ def confusion_matrix(
         ious = image.ious[np.ix_(shown, real)]
         in_crowd = (image.ious[shown][:, image.crowd] >= iou).any(axis=1)
         free_found, free_real = np.ones(len(shown), bool), np.ones(len(real), bool)
-        rows, columns = np.nonzero(ious >= iou)
-        for pair in np.argsort(-ious[rows, columns], kind="stable"):
-            row, column = rows[pair], columns[pair]
-            if free_found[row] and free_real[column]:
-                free_found[row] = free_real[column] = False
-                matrix[image.object_classes[real[column]], image.found_classes[shown[row]]] += 1
+        for row, column in pairs_by_iou(np.where(ious >= iou, ious, 0.0), free_found, free_real):
+            matrix[image.object_classes[real[column]], image.found_classes[shown[row]]] += 1
         missed, false_alarms = real[free_real], shown[free_found & ~in_crowd]
         matrix[:-1, -1] += np.bincount(image.object_classes[missed], minlength=num_classes)
         matrix[-1, :-1] += np.bincount(image.found_classes[false_alarms], minlength=num_classes)

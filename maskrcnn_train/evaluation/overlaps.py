@@ -131,3 +131,15 @@ def _ious(found: Any, objects: Any, crowd: list[int]) -> Floats:
     with warnings.catch_warnings():  # its arrays have the signature of numpy 1
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
         return np.asarray(coco_mask.iou(found, objects, crowd), np.float64)
+
+
+def pairs_by_iou(ious: Floats, free_rows: Flags, free_columns: Flags) -> list[tuple[int, int]]:
+    """Pairs of free rows and columns by falling IoU, 0 being none; marks them as taken."""
+    rows, columns = np.nonzero(ious)
+    pairs = []
+    for place in np.argsort(-ious[rows, columns], kind="stable"):
+        row, column = int(rows[place]), int(columns[place])
+        if free_rows[row] and free_columns[column]:
+            free_rows[row] = free_columns[column] = False
+            pairs.append((row, column))
+    return pairs

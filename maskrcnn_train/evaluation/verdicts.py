@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from maskrcnn_train.evaluation.curves import confidence_curves, mean_f1
+from maskrcnn_train.evaluation.errors import BACKGROUND_IOU
 from maskrcnn_train.evaluation.ground_truth import complete_ground_truth
 from maskrcnn_train.evaluation.matches import match_detections
-from maskrcnn_train.evaluation.overlaps import ImageOverlaps, image_overlaps
+from maskrcnn_train.evaluation.overlaps import ImageOverlaps, image_overlaps, pairs_by_iou
 
-Flags = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-
-NEAR = 0.1  # IoU below which a detection has nothing to do with an object
 FINE, WRONG_CLASS, LOCALISATION, FALSE_ALARM, MISSED = "fine", "wrong class", "localisation", "false alarm", "missed"
 KINDS = {
     MISSED: "an object that nothing was detected near",
@@ -85,9 +81,9 @@ def _judge(image: ImageOverlaps, iou: float) -> ImageVerdict:
     for name, allowed in (
         (FINE, same & (ious >= iou)),
         (WRONG_CLASS, ~same & (ious >= iou)),
-        (LOCALISATION, same & (ious >= NEAR)),
+        (LOCALISATION, same & (ious >= BACKGROUND_IOU)),
     ):
-        for row, column in _pairs(np.where(allowed, ious, 0.0), free_found, free_real):
+        for row, column in pairs_by_iou(np.where(allowed, ious, 0.0), free_found, free_real):
             found[row] = Judged(int(image.found[row]), name, float(ious[row, column]))
             objects[column] = Judged(int(image.objects[real[column]]), name, float(ious[row, column]))
     for row in np.flatnonzero(free_found & ~beside).tolist():
@@ -99,15 +95,3 @@ def _judge(image: ImageOverlaps, iou: float) -> ImageVerdict:
     quality = 2 * sum(right) / count if count else 1.0
     in_order = [[judged[key] for key in sorted(judged)] for judged in (objects, found)]
     return ImageVerdict(image.image_id, in_order[0], in_order[1], quality)
-
-
-def _pairs(ious: Floats, free_rows: Flags, free_columns: Flags) -> list[tuple[int, int]]:
-    """Pairs of free rows and columns by falling IoU, 0 being none; marks them as taken."""
-    rows, columns = np.nonzero(ious)
-    pairs = []
-    for place in np.argsort(-ious[rows, columns], kind="stable"):
-        row, column = int(rows[place]), int(columns[place])
-        if free_rows[row] and free_columns[column]:
-            free_rows[row] = free_columns[column] = False
-            pairs.append((row, column))
-    return pairs

@@ -93,7 +93,7 @@ class MaskRCNN(nn.Module):
         features = self.features(inputs)
         found = self.detections(features, self.proposals(features, inputs), inputs)
         return [
-            _to_dict(each, size, original)
+            as_output(each, size, original)
             for each, size, original in zip(found, inputs.sizes, inputs.original_sizes, strict=True)
         ]
 
@@ -122,7 +122,8 @@ class MaskRCNN(nn.Module):
         return self.roi_heads.detect(features, [each.boxes for each in proposals], inputs.sizes)
 
 
-def _to_dict(found: ImageDetections, size: tuple[int, int], original: tuple[int, int]) -> dict[str, Tensor]:
+def as_output(found: ImageDetections, size: tuple[int, int], original: tuple[int, int]) -> dict[str, Tensor]:
+    """Detections of an image in torchvision's form, boxes from network pixels (`size`) to image pixels (`original`)."""
     boxes = resize_boxes(found.boxes, size, original)
     result = {"boxes": boxes, "labels": found.labels, "scores": found.scores}
     if found.masks is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -153,7 +152,7 @@ class ROIHeads(nn.Module):
         """Detections in network pixels; image_sizes: (height, width) without padding."""
         detections = self.detect_boxes(features, proposals, image_sizes)
         if self.has_masks:
-            self._add_masks(features, detections)
+            self.add_masks(features, detections)
         return detections
 
     @torch.no_grad()
@@ -162,10 +161,7 @@ class ROIHeads(nn.Module):
     ) -> list[ImageDetections]:
         """The same without masks."""
         counts = [len(boxes) for boxes in proposals]
-        if sum(counts) == 0:
-            logits, deltas = self._no_predictions(features[0])
-        else:
-            logits, deltas = self.predict_boxes(features, proposals)
+        logits, deltas = self.predict_boxes(features, proposals)
         return [
             select_detections(scores, moves, boxes, size, coder=PROPOSAL_CODER, rules=self.rules)
             for scores, moves, boxes, size in zip(
@@ -173,12 +169,8 @@ class ROIHeads(nn.Module):
             )
         ]
 
-    def _no_predictions(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        classes = int(cast(nn.Linear, self.box_predictor.cls_score).out_features)
-        empty = feature.new_zeros((0, classes), dtype=torch.float32)
-        return empty, empty[..., None].expand(0, classes, 4)
-
-    def _add_masks(self, features: list[Tensor], detections: list[ImageDetections]) -> None:
+    def add_masks(self, features: list[Tensor], detections: list[ImageDetections]) -> None:
+        """Give each image's detections, network pixels, their masks."""
         probabilities = self.mask_probabilities(
             features, [each.boxes for each in detections], [each.labels for each in detections]
         )
@@ -188,11 +180,7 @@ class ROIHeads(nn.Module):
     @torch.no_grad()
     def mask_probabilities(self, features: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
         """Masks float32 [N, 1, M, M] of the labels [N] inside the boxes [N, 4] (network pixels) of each image."""
-        assert self.mask_pooler is not None
         counts = [len(each) for each in boxes]
-        if sum(counts) == 0:
-            side = 2 * self.mask_pooler.resolution
-            return [features[0].new_zeros((0, 1, side, side), dtype=torch.float32) for _ in boxes]
         return list(self.predict_masks(features, boxes, torch.cat(labels)).sigmoid()[:, None].split(counts))
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from maskrcnn_train.analysis.analyst import Analysis
-from maskrcnn_train.analysis.funnel import FOUND, SIZES, STAGES, Funnel
+from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
 from maskrcnn_train.analysis.pareto import Outcome
+from maskrcnn_train.analysis.trace import SIZES
 from maskrcnn_train.reporting.tables import percent, table, write_csv
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maskrcnn_train.analysis.funnel import FOUND, SIZES, STAGES
+from maskrcnn_train.analysis.funnel import FOUND, STAGES
+from maskrcnn_train.analysis.trace import SIZES
 from maskrcnn_train.reporting.charts import Chart, line_chart
 
 

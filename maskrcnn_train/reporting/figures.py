@@ -18,10 +18,10 @@ from PIL import Image
 
 from maskrcnn_train.evaluation.curves import CUTS, mean_f1
 from maskrcnn_train.evaluation.study import Study
+from maskrcnn_train.reporting.tables import KIND_WORDS
 
 MOST_CLASSES = 10  # drawn in colours of their own; of more, only the mean is
 MOST_CELLS = 25  # classes in a confusion matrix that can still be read
-KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
 INK, MUTED, FILL = "#222222", "#8a8f98", "#3b6fb6"
 
 

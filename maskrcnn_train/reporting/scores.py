@@ -8,9 +8,7 @@ from typing import Any
 
 from maskrcnn_train.reporting.charts import Chart, line_chart
 from maskrcnn_train.reporting.runs import RunFiles
-from maskrcnn_train.reporting.tables import KINDS, MAIN_MEASURES, average_recalls, percent
-
-KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
+from maskrcnn_train.reporting.tables import KIND_WORDS, KINDS, MAIN_MEASURES, average_recalls, percent
 
 
 @dataclass

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from maskrcnn_train.evaluation.curves import CUTS
 from maskrcnn_train.reporting.charts import Chart, Points, line_chart
-from maskrcnn_train.reporting.scores import KIND_WORDS
+from maskrcnn_train.reporting.tables import KIND_WORDS
 
 MOST_COLORED = 10  # classes; more lines than that cannot be told apart
 MOST_MISTAKES = 10
 UNIT = (0.0, 1.0)
 IDEAL = "as it should be"
-CUTS = [index / 100 for index in range(101)]  # recalls and scores at which a study's curves are kept
 
 
 @dataclass
@@ -92,7 +92,7 @@ def _confidence(study: Mapping[str, Any]) -> Chart | None:
     """Means over the classes, by the score from which detections count."""
     curves = study["confidence"]
     series = {
-        word: _mean([_points(CUTS, curve[key]) for curve in curves])
+        word: _mean([_points(CUTS.tolist(), curve[key]) for curve in curves])
         for word, key in (("F1", "f1"), ("precision", "precision"), ("recall", "recall"))
         if curves
     }

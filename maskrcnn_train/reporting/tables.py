@@ -15,7 +15,8 @@ from maskrcnn_train.evaluation.coco import CocoResult
 from maskrcnn_train.evaluation.comparison import Comparison
 from maskrcnn_train.evaluation.evaluators import ABSENT
 
-KINDS = ("bbox", "segm")
+KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
+KINDS = tuple(KIND_WORDS)
 MAIN_MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 

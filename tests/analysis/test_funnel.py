@@ -183,3 +183,14 @@ def test_a_lower_budget_moves_objects_to_its_stage() -> None:
             assert counts.total() == many
     counts = funnel_of(*planted(**values, rules={"count": 3})).counts()
     assert (counts[FOUND], counts["detections"]) == (3, 5)
+
+
+def test_sizes_follow_the_limits_of_the_evaluation() -> None:
+    _, truth = planted()  # areas of 40^2
+    for limits, size in (((32, 96), "medium"), ((40, 50), "medium"), ((41, 50), "small"), ((10, 40), "large")):
+        assert ObjectsOfImages(truth, {1: 1, 2: 2}, size_limits=limits).sizes == [size, size]
+
+
+def test_an_image_without_any_proposal_loses_its_objects_before_the_heads() -> None:
+    model, truth = planted(budget={"min_size": 500.0})
+    assert funnel_of(model, truth).counts() == {"rpn_box": 2}
