@@ -31,17 +31,18 @@ def detect(
 ) -> list[Result]:
     """COCO results of every image, in the loader's order; the model's training mode is left as found.
 
-    `autocast` makes the context of the forward pass. `threshold` and `rule` set how masks are pasted
+    `autocast` makes the context of the forward passes. `threshold` and `rule` set how masks are pasted
     (`mask_head.threshold`, `numerics.mask_paste`). `class_ids[label]` is the category id in the JSON.
     `on_batch` is told the number of images done so far.
     """
     waiting: deque[Future[list[Result]]] = deque()
     results: list[Result] = []
     done = 0
-    with evaluating(model), ThreadPoolExecutor(1, thread_name_prefix="masks") as pool:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
+    # around all batches, so that the weights are converted once
+    with evaluating(model), pool, torch.inference_mode(), autocast():
         for images, targets in loader:
-            with torch.inference_mode(), autocast():
-                outputs = model(images.to(device, non_blocking=True))
+            outputs = model(images.to(device, non_blocking=True))
             batch = [{key: value.cpu() for key, value in output.items()} for output in outputs]
             ids = [target["image_id"] for target in targets]
             waiting.append(pool.submit(_encode_batch, batch, ids, images.original_sizes, threshold, rule, class_ids))
@@ -64,11 +65,10 @@ def validation_losses(
 ) -> dict[str, float]:
     """Sums of each loss over the images, and their number as `images`; sampled the same way at every call."""
     sums: dict[str, float] = {"images": 0.0}
-    with evaluating(model), torch.random.fork_rng(devices=[]), torch.inference_mode():
+    with evaluating(model), torch.random.fork_rng(devices=[]), torch.inference_mode(), autocast():
         torch.manual_seed(0)
         for images, targets in loader:
-            with autocast():
-                losses = model.losses(to_device(images, device), to_device(targets, device))  # type: ignore[operator]
+            losses = model.losses(to_device(images, device), to_device(targets, device))  # type: ignore[operator]
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(images)
             sums["images"] += len(images)
