@@ -140,7 +140,10 @@ def _sweep(
         if any(folder.glob("*/metrics.json")):
             from maskrcnn_train.reporting.sweep import write_sweep_report
 
-            print(f"sweep: {write_sweep_report(folder)}")
+            try:
+                print(f"sweep: {write_sweep_report(folder)}")
+            except ValueError as error:  # must not hide what ended the jobs
+                print(f"warning: no page of the sweep: {error}", file=sys.stderr)
 
 
 def _check_jobs(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
-from maskrcnn_train.config import DataConfig, EvaluationConfig, TrainConfig, between, fraction, one_of
+from maskrcnn_train.config import EVALUATORS, DataConfig, TrainConfig, between, fraction, one_of, positive
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape")  # of the data section
 
 # ---------------------------------------------------------------- settings that may differ from the training's
 
@@ -46,12 +47,22 @@ class TestSettings:
 
 
 @dataclass(kw_only=True)
+class MeasuresConfig:
+    """How mAP is taken. None: as in the training, for a results file as COCO does."""
+
+    backend: Optional[str] = one_of(*EVALUATORS)
+    max_detections: Optional[list[int]] = between(1)
+    iou_thresholds: Optional[list[float]] = fraction()
+    size_limits: Optional[list[float]] = positive()
+
+
+@dataclass(kw_only=True)
 class OnSplitConfig(TestSettings):
     """A checkpoint tried on one split; data: None for that of its training."""
 
     split: str = one_of("train", "val", "test")
-    data: Optional[DataConfig]
-    evaluation: EvaluationConfig
+    data: Optional[DataConfig] = field(metadata={"idle": TRAINING_ONLY})
+    evaluation: MeasuresConfig
     output_dir: Optional[str]
 
 
@@ -65,8 +76,22 @@ class TTAConfig:
 
 
 @dataclass(kw_only=True)
+class BatchedMeasuresConfig(MeasuresConfig):
+    batch_size: Optional[int] = between(1)
+
+
+@dataclass(kw_only=True)
+class StudyConfig(BatchedMeasuresConfig):
+    loss: bool
+    study: bool
+    bootstrap: int = between(0)
+
+
+@dataclass(kw_only=True)
 class EvaluateConfig(OnSplitConfig):
     """Everything that `python -m maskrcnn_train.evaluate` reads. None: as in the checkpoint."""
+
+    evaluation: StudyConfig
 
     checkpoint: Optional[str]
     predictions: Optional[str]
@@ -109,6 +134,7 @@ class BudgetsConfig:
 class AnalyzeConfig(OnSplitConfig):
     """Everything that `python -m maskrcnn_train.analyze` reads. None: as in the checkpoint."""
 
+    evaluation: BatchedMeasuresConfig
     checkpoint: str
     what: list[str] = one_of("funnel", "proposals", "budgets")
     max_images: Optional[int] = between(2)
@@ -223,4 +249,4 @@ class ReportConfig:
     analysis: Optional[str]
     output: Optional[str]
     gallery: GalleryConfig
-    data: Optional[DataConfig]
+    data: Optional[DataConfig] = field(metadata={"idle": TRAINING_ONLY})

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from functools import reduce
+from typing import Any
 
 from maskrcnn_train.command_config import (
     AnalyzeConfig,
     CheckConfig,
     EvaluateConfig,
     ExportConfig,
+    OnSplitConfig,
     PredictConfig,
     ReportConfig,
     SplitCommandConfig,
 )
-from maskrcnn_train.rules import check_data_rules, check_evaluation_rules, check_train_rules
+from maskrcnn_train.rules import check_data_rules, check_measures, check_train_rules
+
+OF_A_MODEL = (
+    *("data", "precision", "tta.flip", "tta.scales", "evaluation.loss", "evaluation.batch_size", "mask_head.threshold"),
+    *(f"rpn.nms.{name}" for name in ("pre_test", "post_test", "threshold")),
+    *(f"roi_head.{name}" for name in ("score_threshold", "nms_threshold", "detections_per_image")),
+)  # settings of an evaluation that mean nothing to a results file
 
 
 def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
@@ -33,15 +43,28 @@ def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
             raise ValueError("compare needs two checkpoints or two results files, not one of each")
         if config.evaluation.bootstrap < 100:
             raise ValueError("compare draws the images again and again; set evaluation.bootstrap to at least 100")
-    if config.data is not None:
-        check_data_rules(config.data)
-    check_evaluation_rules(config.evaluation)
+    _check_split(config)
     warnings = []
     if not files and config.annotations is not None:
         warnings.append("annotations has no effect with a checkpoint; choose the data with data= and split=")
+    if files:
+        warnings += _idle(config, OF_A_MODEL, "on results that are there already")
     if config.evaluation.loss and (config.tta.flip or config.tta.scales):
         raise ValueError("evaluation.loss cannot be taken with tta; use one of them")
     return warnings
+
+
+def _idle(config: Any, keys: Iterable[str], cause: str) -> list[str]:
+    """A warning for each dotted key that is set."""
+    given = [key for key in keys if reduce(getattr, key.split("."), config) not in (None, False)]
+    return [f"{key} has no effect {cause}" for key in given]
+
+
+def _check_split(config: OnSplitConfig) -> None:
+    """Rules of what a checkpoint is tried on, and how it is scored."""
+    if config.data is not None:
+        check_data_rules(config.data, [config.split])
+    check_measures(config.evaluation)
 
 
 def is_results(path: str) -> bool:
@@ -58,9 +81,7 @@ def check_analyze_rules(config: AnalyzeConfig) -> list[str]:
             raise ValueError(f"proposals.{key}={numbers} must be ascending numbers, at least one")
     if not config.proposals.lower or max(config.proposals.lower) > min(config.proposals.upper):
         raise ValueError("every number of proposals.lower must be at most the smallest of proposals.upper")
-    if config.data is not None:
-        check_data_rules(config.data)
-    check_evaluation_rules(config.evaluation)
+    _check_split(config)
     return []
 
 
@@ -102,13 +123,10 @@ def check_split_rules(config: SplitCommandConfig) -> list[str]:
 
 def check_export_rules(config: ExportConfig) -> list[str]:
     """Rules between the settings of an export."""
-    if config.data is not None:
-        check_data_rules(config.data)
-    check_evaluation_rules(config.evaluation)
+    _check_split(config)
     if config.format in ("onnx", "torchscript"):
         return []
-    idle = [key for key in ("paste_masks", "evaluate", "images") if getattr(config, key)]
-    return [f"{key} has no effect with format={config.format}" for key in idle]
+    return _idle(config, ("paste_masks", "evaluate", "images", "data"), f"with format={config.format}")
 
 
 def check_report_rules(config: ReportConfig) -> list[str]:
@@ -116,5 +134,5 @@ def check_report_rules(config: ReportConfig) -> list[str]:
     if config.output is not None and not config.output.lower().endswith((".html", ".htm")):
         raise ValueError(f"output={config.output} must be a file, e.g. output={config.output.rstrip('/')}/report.html")
     if config.data is not None:
-        check_data_rules(config.data)
+        check_data_rules(config.data, ["val"])
     return []

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.rules import check_train_rules, check_values
@@ -52,6 +52,7 @@ def load_command_config(
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    _refuse_idle(schema, overrides)
     outer = GlobalHydra.instance().hydra  # a sweep's own; composing must not end it
     GlobalHydra.instance().clear()
     try:
@@ -143,7 +144,20 @@ def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, er
                     return f"{key}={value} is not an option{_nearest(value, options_of[key])}; choose one of {options}"
         elif not override.is_add() and not key.startswith("hydra") and key not in keys:
             return f"{key} is not a setting{_nearest(key, [*keys, *options_of])}"
+        group, _, inside = key.partition(".")
+        may_be_none = type(None) in get_args(get_type_hints(schema).get(group))
+        if inside and group in options_of and may_be_none and not any(t.startswith(f"{group}=") for t in overrides):
+            return f"{key} needs {group}=OPTION beside it; choose one of {', '.join(options_of[group])}"
     return str(error).split("\n", 1)[0]
+
+
+def _refuse_idle(schema: type[Any], overrides: list[str]) -> None:
+    """Raise ValueError for a key of a section that this command takes from elsewhere."""
+    for section in fields(schema):
+        for name in section.metadata.get("idle", ()):
+            key = f"{section.name}.{name}"
+            if any(text.startswith(f"{key}=") for text in overrides):
+                raise ValueError(f"{key} is a setting of the training and has no effect here; leave it out")
 
 
 def _nearest(name: str, names: list[str]) -> str:
@@ -159,8 +173,9 @@ def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
     found = []
     for name, kind in get_type_hints(schema).items():
         found.append(prefix + name)
-        if is_dataclass(kind):
-            found += _schema_keys(cast(type[Any], kind), f"{prefix}{name}.")
+        for each in (kind, *get_args(kind)):  # a section that may be None is a union
+            if is_dataclass(each):
+                found += _schema_keys(cast(type[Any], each), f"{prefix}{name}.")
     return found
 
 

@@ -21,6 +21,7 @@ RESNETS = (
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
+EVALUATORS = ("hotcoco", "faster_coco_eval", "pycocotools")
 FPN_LEVELS = ("P2", "P3", "P4", "P5", "P6")
 
 
@@ -261,7 +262,7 @@ class TrainerConfig:
 
 @dataclass(kw_only=True)
 class EvaluationConfig:
-    backend: str = one_of("hotcoco", "faster_coco_eval", "pycocotools")
+    backend: str = one_of(*EVALUATORS)
     max_detections: list[int] = between(1)
     iou_thresholds: list[float] = fraction()
     size_limits: list[float] = positive()

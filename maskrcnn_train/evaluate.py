@@ -12,8 +12,10 @@ from maskrcnn_train.command_config import EvaluateConfig
 from maskrcnn_train.command_rules import check_evaluate_rules, is_results
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from maskrcnn_train.evaluation.coco import CocoResult
-    from maskrcnn_train.scoring import Scored
+    from maskrcnn_train.scoring import Candidate, Scored
 
 HELP = """
 COCO mAP of a checkpoint on any split, or of a COCO results file; or whether one model is better than another.
@@ -32,16 +34,45 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises ValueError for the person's mistakes.
     """
     from maskrcnn_train.engine.run_folder import open_run_folder
-    from maskrcnn_train.evaluation.coco import explain_absent
+    from maskrcnn_train.evaluation.comparison import same_images
     from maskrcnn_train.reporting.progress import setup_logging
+
+    paths = config.compare or [str(config.checkpoint or config.predictions)]
+    candidates = [_open(config, path) for path in paths]
+    if config.compare is not None:
+        same_images(*[each.ground_truth for each in candidates])
+    folder = open_run_folder(config, "evaluate")
+    console = setup_logging(folder)
+    scored = [_score(each, path, console) for path, each in zip(paths, candidates, strict=True)]
+    if config.compare is not None:
+        _compare(scored, config, folder)
+    else:
+        _write(scored[0], config, folder)
+    logger.info("written to %s", folder)
+    return scored[-1].metrics
+
+
+def _open(config: EvaluateConfig, path: str) -> Candidate:
+    from maskrcnn_train.scoring import open_checkpoint, open_file
+
+    if config.checkpoint is not None or (config.compare is not None and not is_results(path)):
+        return open_checkpoint(Path(path), config)
+    return open_file(Path(path), Path(str(config.annotations)), config.evaluation)
+
+
+def _score(candidate: Candidate, path: str, console: Console) -> Scored:
+    from maskrcnn_train.reporting.progress import Progress
+
+    num_images = len(candidate.ground_truth["images"])
+    with Progress(Path(path).name, log_every=100, console=console) as progress:
+        return candidate.score(lambda done: progress.update(done, num_images, {}))
+
+
+def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
+    from maskrcnn_train.evaluation.coco import explain_absent
     from maskrcnn_train.reporting.studies import study_tables, write_study
     from maskrcnn_train.reporting.tables import class_table, metrics_table, write_csv
 
-    if config.compare is not None:
-        return _compare(config, *config.compare)
-    scored = _score(config, str(config.checkpoint or config.predictions))
-    folder = open_run_folder(config, "evaluate")
-    setup_logging(folder)
     (folder / "metrics.json").write_text(json.dumps(scored.metrics, indent=2) + "\n")
     write_csv(folder / "classes.csv", _class_rows(scored.result))
     if config.checkpoint is not None:
@@ -54,36 +85,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
             logger.info("%s", study_tables(study))
     for sentence in explain_absent(scored.result):
         logger.info("%s", sentence)
-    logger.info("%s\nwritten to %s", metrics_table(scored.metrics), folder)
-    return scored.metrics
+    logger.info("%s", metrics_table(scored.metrics))
 
 
-def _score(config: EvaluateConfig, path: str) -> Scored:
-    from maskrcnn_train.scoring import score_checkpoint, score_file
-
-    if config.checkpoint is not None or (config.compare is not None and not is_results(path)):
-        return score_checkpoint(Path(path), config)
-    return score_file(Path(path), Path(str(config.annotations)), config.evaluation)
-
-
-def _compare(config: EvaluateConfig, first: str, second: str) -> dict[str, float]:
-    from maskrcnn_train.engine.run_folder import open_run_folder
-    from maskrcnn_train.evaluation.comparison import compare_studies, same_images
-    from maskrcnn_train.reporting.progress import setup_logging
+def _compare(scored: list[Scored], config: EvaluateConfig, folder: Path) -> None:
+    from maskrcnn_train.evaluation.comparison import compare_studies
     from maskrcnn_train.reporting.tables import comparison_table
 
-    scored = [_score(config, path) for path in (first, second)]
-    same_images(scored[0].ground_truth, scored[1].ground_truth)
+    assert config.compare is not None
+    first, second = config.compare
     studies = [each.study(config.evaluation.bootstrap, config.seed) for each in scored]
     comparisons = compare_studies(studies[0], studies[1])
-    folder = open_run_folder(config, "evaluate")
-    setup_logging(folder)
     num_images = len(scored[0].ground_truth["images"])
     plain = {"a": first, "b": second, "images": num_images, "scores": [each.to_plain() for each in comparisons]}
     (folder / "comparison.json").write_text(json.dumps(plain, indent=2) + "\n")
     logger.info("a: %s\nb: %s\n%s", first, second, comparison_table(comparisons, num_images))
-    logger.info("written to %s", folder)
-    return scored[1].metrics
 
 
 def _class_rows(result: CocoResult) -> list[dict[str, object]]:

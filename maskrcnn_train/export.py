@@ -183,8 +183,9 @@ def evaluate_runtime(
 ) -> dict[str, dict[str, float]]:
     """COCO metrics of the `model` and of the `file` on the same images."""
     from maskrcnn_train.evaluation.coco import score_coco
+    from maskrcnn_train.scoring import measures
 
-    truth = dataset.ground_truth()
+    truth, section = dataset.ground_truth(), measures(config.evaluation, predictor.config.evaluation)
     results: dict[str, list[dict[str, Any]]] = {"model": [], "file": []}
     for image_id, side, found in _results(runtime, predictor, dataset, truth):
         results[side] += [{**each, "image_id": image_id} for each in found]
@@ -192,7 +193,7 @@ def evaluate_runtime(
     names = dict(zip(predictor.classes.ids, predictor.classes.names, strict=True))
     metrics = {}
     for side, found in results.items():
-        scored = score_coco(truth, found, config.evaluation, kinds=kinds, class_names=names)
+        scored = score_coco(truth, found, section, kinds=kinds, class_names=names)
         metrics[side] = scored.metrics
         scores = "  ".join(f"{kind} {100 * scored.metrics[f'{kind}/AP']:.2f}" for kind in kinds)
         logger.info("AP x 100 on %d images, %s: %s", len(truth["images"]), side, scores)

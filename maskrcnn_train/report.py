@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,8 @@ def report(config: ReportConfig) -> tuple[Path, str]:
     folder = Path(config.run)
     output = None if config.output is None else Path(config.output)
     if is_sweep(folder):
+        if config.analysis is not None or config.data is not None:
+            raise ValueError(f"run={folder} is a sweep; analysis and data belong to the page of one run")
         return write_sweep_report(folder, output), ""
     gallery, reason = None, ""
     try:
@@ -67,18 +68,17 @@ def _gallery(scene: Scene, config: ReportConfig) -> Gallery:
 
 def _read_scene(folder: Path, config: ReportConfig) -> Scene:
     """The validation images of a run and what it detected there. Raises ValueError for what is missing or faulty."""
-    import yaml
-
     from maskrcnn_train.data.classes import ClassMap
     from maskrcnn_train.data.loading import evaluation_loader
     from maskrcnn_train.data.results import read_results
     from maskrcnn_train.data.splitting import read_split
+    from maskrcnn_train.reporting.runs import read_json, read_yaml
 
     for name in ("config.yaml", "classes.json", "predictions.json"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}")
-    trained = config_from_plain(yaml.safe_load((folder / "config.yaml").read_text()))
-    classes = ClassMap.from_plain(json.loads((folder / "classes.json").read_text()))
+    trained = config_from_plain(read_yaml(folder / "config.yaml"))
+    classes = ClassMap.from_plain(read_json(folder / "classes.json"))
     data = config.data or trained.data
     split, _ = read_split(data, "val", classes, with_masks=trained.mask_head.name != "none")
     dataset = evaluation_loader(trained, split, classes).dataset

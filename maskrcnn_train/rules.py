@@ -5,10 +5,14 @@ Called by `load_config`; past it every value is known to be usable. This module 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.config import FPN_LEVELS, DataConfig, EvaluationConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from maskrcnn_train.command_config import MeasuresConfig
 
 
 def check_values(section: Any, prefix: str = "") -> None:
@@ -110,8 +114,8 @@ def _idle_model_settings(config: Any) -> list[str]:
     return warnings
 
 
-def check_data_rules(data: DataConfig) -> None:
-    """Raise ValueError where the data section lacks what its layout needs."""
+def check_data_rules(data: DataConfig, splits: Sequence[str] = ("train", "val")) -> None:
+    """Raise ValueError where the data section lacks what its layout needs for these splits."""
     if data.min_size > data.max_size:
         raise ValueError(f"data.min_size={data.min_size} must not exceed data.max_size={data.max_size}")
     if data.name in ("coco", "roboflow") and data.root is None:
@@ -119,8 +123,7 @@ def check_data_rules(data: DataConfig) -> None:
             f"data.root is not set; data={data.name} needs the folder of the data set: data.root=/path/to/it"
         )
     if data.name == "custom":
-        splits = ["train"] if data.split.fractions else ["train", "val"]
-        for split in splits:
+        for split in ["train"] if data.split.fractions else splits:
             paths = getattr(data, split)
             for key in ("images", "annotations"):
                 if getattr(paths, key) is None:
@@ -179,15 +182,16 @@ def check_train_rules(config: TrainConfig) -> list[str]:
         raise ValueError("optimizer.betas needs two numbers, e.g. [0.9,0.999]")
     if config.trainer.device not in ("auto", "cpu", "cuda") and not config.trainer.device.startswith("cuda:"):
         raise ValueError(f"trainer.device={config.trainer.device} is not a device; use auto, cpu, cuda or cuda:N")
-    check_evaluation_rules(config.evaluation)
+    check_measures(config.evaluation)
     return warnings
 
 
-def check_evaluation_rules(section: EvaluationConfig) -> None:
-    """Raise ValueError where the `evaluation` section is not what COCO's evaluators take."""
-    if len(section.max_detections) != 3 or sorted(section.max_detections) != list(section.max_detections):
+def check_measures(section: EvaluationConfig | MeasuresConfig) -> None:
+    """Raise ValueError where the `evaluation` section gives what COCO's evaluators do not take."""
+    counts, ious, sizes = section.max_detections, section.iou_thresholds, section.size_limits
+    if counts is not None and (len(counts) != 3 or sorted(counts) != list(counts)):
         raise ValueError("evaluation.max_detections needs three ascending numbers, e.g. [1,10,100]")
-    if not section.iou_thresholds or sorted(set(section.iou_thresholds)) != list(section.iou_thresholds):
+    if ious is not None and (not ious or sorted(set(ious)) != list(ious)):
         raise ValueError("evaluation.iou_thresholds needs ascending numbers, e.g. [0.5,0.75]")
-    if len(section.size_limits) != 2 or section.size_limits[0] >= section.size_limits[1]:
+    if sizes is not None and (len(sizes) != 2 or sizes[0] >= sizes[1]):
         raise ValueError("evaluation.size_limits needs two ascending sides in image pixels, e.g. [32,96]")

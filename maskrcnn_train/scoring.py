@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from maskrcnn_train.command_config import AnalyzeConfig, EvaluateConfig, OnSplitConfig
+from maskrcnn_train.command_config import AnalyzeConfig, EvaluateConfig, MeasuresConfig, OnSplitConfig
+from maskrcnn_train.composing import load_config
 from maskrcnn_train.config import EvaluationConfig
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader, scaled_loader
 from maskrcnn_train.data.results import read_ground_truth, read_results
@@ -39,14 +41,28 @@ class Scored:
         return study_results(self.ground_truth, self.results, self.result, num_draws=num_draws, seed=seed)
 
 
+@dataclass
+class Candidate:
+    """What is to be scored, its faults known. score: on_batch is told the number of images that a model has done."""
+
+    ground_truth: dict[str, Any]
+    score: Callable[[Callable[[int], None]], Scored]
+
+
 def open_on_split(path: Path, config: EvaluateConfig | AnalyzeConfig) -> tuple[Predictor, Split]:
     """A checkpoint with the settings of `config`, and the split it is to be tried on.
 
     Raises ValueError for a file that is no checkpoint and for faulty data.
     """
     predictor = load_checkpoint(path, device=config.device, number_format=config.precision, settings=config)
-    predictor.config.evaluation, predictor.config.trainer.num_workers = config.evaluation, config.num_workers
+    predictor.config.evaluation = measures(config.evaluation, predictor.config.evaluation)
+    predictor.config.trainer.num_workers = config.num_workers
     return predictor, split_for(predictor, config)
+
+
+def measures(given: MeasuresConfig, otherwise: EvaluationConfig) -> EvaluationConfig:
+    """The `evaluation` section of a training with every setting that is given."""
+    return replace(otherwise, **{key: value for key, value in vars(given).items() if value is not None})
 
 
 def split_for(predictor: Predictor, config: OnSplitConfig) -> Split:
@@ -62,7 +78,7 @@ def split_for(predictor: Predictor, config: OnSplitConfig) -> Split:
     return split
 
 
-def score_checkpoint(path: Path, config: EvaluateConfig) -> Scored:
+def open_checkpoint(path: Path, config: EvaluateConfig) -> Candidate:
     """Raises ValueError for a file that is no checkpoint and for faulty data."""
     predictor, split = open_on_split(path, config)
     trained = predictor.config
@@ -74,12 +90,16 @@ def score_checkpoint(path: Path, config: EvaluateConfig) -> Scored:
     else:
         loader = evaluation_loader(trained, split, predictor.classes)
     validation = Validation(loader, trained, ALONE)
-    metrics = validation.evaluate(model)
-    assert validation.result is not None
-    return Scored(metrics, validation.result, validation.ground_truth, validation.results)
+
+    def score(on_batch: Callable[[int], None]) -> Scored:
+        metrics = validation.evaluate(model, on_batch)
+        assert validation.result is not None
+        return Scored(metrics, validation.result, validation.scored, validation.results)
+
+    return Candidate(validation.ground_truth, score)
 
 
-def score_file(predictions: Path, annotations: Path, section: EvaluationConfig) -> Scored:
+def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Candidate:
     """A results file against a JSON; boxes and masks count where both have them. Raises ValueError for faulty files."""
     truth, results = read_ground_truth(annotations), read_results(predictions)
     kinds = [kind for kind, key in KEYS.items() if all(key in result for result in results)]
@@ -88,8 +108,7 @@ def score_file(predictions: Path, annotations: Path, section: EvaluationConfig) 
     if "segm" in kinds and not all(annotation.get("segmentation") for annotation in truth["annotations"]):
         logger.warning("%s has objects without masks: boxes only are scored", annotations)
         kinds.remove("segm")
-    if kinds != ["bbox", "segm"]:
-        logger.info("scored: %s", kinds[0])
     names = {category["id"]: category["name"] for category in truth["categories"]}
+    section = measures(given, load_config().evaluation)  # a training's own are COCO's
     result = score_coco(truth, results, section, kinds=kinds, class_names=names)
-    return Scored(result.metrics, result, truth, results)
+    return Candidate(truth, lambda on_batch: Scored(result.metrics, result, truth, results))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 from torch import nn
 
 from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.data.images import decode
+from maskrcnn_train.data.images import ImageError, decode
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.evaluation.coco import CocoResult, score_coco
+from maskrcnn_train.evaluation.ground_truth import of_images
 from maskrcnn_train.evaluation.inference import detect, validation_losses
 from maskrcnn_train.evaluation.study import Study, study_results
 from maskrcnn_train.reporting.pictures import draw_validation, objects_from_coco
@@ -28,7 +30,8 @@ logger = logging.getLogger("maskrcnn_train")
 class Validation:
     """Evaluates models on one split again and again; keeps the last results for the end of a run.
 
-    Called on every rank; each looks at its share of the images.
+    Called on every rank; each looks at its share of the images. ground_truth: of all images; scored: the same without
+    those that could not be read, which `data.on_bad_image=skip` allows.
     """
 
     def __init__(self, loader: DetectionLoader | ScaledLoader, config: TrainConfig, world: World) -> None:
@@ -36,7 +39,7 @@ class Validation:
         self.config = config
         self.world = world
         self.kinds = ("bbox",) if config.mask_head.name == "none" else ("bbox", "segm")
-        self.ground_truth = loader.dataset.ground_truth()
+        self.ground_truth = self.scored = loader.dataset.ground_truth()
         self.results: list[dict[str, Any]] = []
         self.result: CocoResult | None = None
 
@@ -45,11 +48,21 @@ class Validation:
         """What decides which weights are the best."""
         return f"{self.kinds[-1]}/AP"
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """COCO metrics as fractions, the same on every rank. Raises ValueError for impossible results."""
+    def evaluate(self, model: nn.Module, on_batch: Callable[[int], None] | None = None) -> dict[str, float]:
+        """COCO metrics as fractions, the same on every rank. Raises ValueError for impossible results.
+
+        on_batch is told the number of images that this rank has done.
+        """
         device = next(model.parameters()).device
         number_format = precision.resolve_precision(self.config.trainer.precision, device)
         classes = self.loader.dataset.classes
+        seen: list[int] = []
+
+        def count(image_ids: list[int]) -> None:
+            seen.extend(image_ids)
+            if on_batch is not None:
+                on_batch(len(seen))
+
         found = detect(
             model,
             self.loader,
@@ -58,13 +71,15 @@ class Validation:
             threshold=self.config.mask_head.threshold,
             rule=self.config.numerics.mask_paste,
             class_ids=[-1, *classes.ids],
+            on_batch=count,
         )
         self.results = distributed.gather(found, self.world)
+        self.scored = of_images(self.ground_truth, set(distributed.gather(seen, self.world)))
         losses = self._losses(model, number_format) if self.config.evaluation.loss else {}
         if self.world.is_main:
             names = dict(zip(classes.ids, classes.names, strict=True))
             section = self.config.evaluation
-            self.result = score_coco(self.ground_truth, self.results, section, kinds=self.kinds, class_names=names)
+            self.result = score_coco(self.scored, self.results, section, kinds=self.kinds, class_names=names)
         metrics: dict[str, float] = distributed.broadcast(self.result.metrics if self.result else None, self.world)
         return metrics | losses
 
@@ -83,7 +98,7 @@ class Validation:
         """More than mAP of the last evaluation, with intervals if `evaluation.bootstrap` draws any images."""
         assert self.result is not None
         num_draws = self.config.evaluation.bootstrap
-        return study_results(self.ground_truth, self.results, self.result, num_draws=num_draws, seed=seed)
+        return study_results(self.scored, self.results, self.result, num_draws=num_draws, seed=seed)
 
     def write_predictions(self, path: Path) -> None:
         """All detections as COCO results."""
@@ -100,7 +115,10 @@ class Validation:
         for position in self._positions(truth):
             image = self.ground_truth["images"][position]
             size = (image["height"], image["width"])
-            pixels = np.asarray(decode(Path(dataset.image_path(position)), expected=size))
+            try:
+                pixels = np.asarray(decode(Path(dataset.image_path(position)), expected=size))
+            except ImageError:
+                continue  # met and named when its batch was loaded
             threshold = self.config.evaluation.picture_threshold
             samples.append(
                 (

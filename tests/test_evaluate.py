@@ -7,11 +7,13 @@ import csv
 import io
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -21,6 +23,8 @@ from maskrcnn_train.command_config import EvaluateConfig
 from maskrcnn_train.command_rules import check_evaluate_rules
 from maskrcnn_train.composing import load_command_config
 from maskrcnn_train.evaluate import evaluate
+from maskrcnn_train.predictor import load_checkpoint
+from maskrcnn_train.validation import Validation
 
 
 def evaluated(*overrides: str, folder: Path, study: bool = False) -> dict[str, float]:
@@ -52,6 +56,33 @@ def test_budgets_and_split_can_differ_from_the_training(run_dir: Path, tmp_path:
     evaluated(checkpoint, "split=test", folder=tmp_path / "test")
     found = json.loads((tmp_path / "test/predictions.json").read_text())
     assert {result["image_id"] for result in found} <= {1}
+
+
+def test_how_map_is_taken_comes_from_the_training_unless_given(
+    run_dir: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    content = torch.load(run_dir / "checkpoints/last.pt", weights_only=True)
+    checkpoint = tmp_path / "dense.pt"
+    content["config"]["evaluation"] |= {"max_detections": [1, 7, 50], "size_limits": [8, 16]}
+    torch.save(content, checkpoint)
+    trained = load_checkpoint(checkpoint, device="cpu").config.evaluation
+    assert (trained.max_detections, trained.size_limits) == ([1, 7, 50], [8, 16])
+    metrics = evaluated(f"checkpoint={checkpoint}", folder=tmp_path / "e")
+    assert {"bbox/AR7", "bbox/AR50"} <= metrics.keys()
+    metrics = evaluated(f"checkpoint={checkpoint}", "evaluation.max_detections=[1,10,100]", folder=tmp_path / "f")
+    assert {"bbox/AR10", "bbox/AR100"} <= metrics.keys()
+
+
+def test_a_used_folder_and_different_images_are_refused_before_the_model_runs(
+    run_dir: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Validation, "evaluate", lambda *_: pytest.fail("the model ran"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"is not empty; choose another$"):
+        evaluated(f"checkpoint={run_dir}/checkpoints/last.pt", folder=tmp_path)
 
 
 def test_more_views_of_an_image_change_what_is_found(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -187,6 +218,28 @@ def test_one_of_checkpoint_and_predictions_is_needed(tmp_path: Path) -> None:
         evaluated(folder=tmp_path)
     with pytest.raises(ValueError, match="annotations is not set"):
         evaluated("predictions=x.json", folder=tmp_path)
+
+
+def test_settings_of_a_model_are_idle_on_results(foreign: tuple[Path, Path]) -> None:
+    annotations, predictions = foreign
+    given = [f"predictions={predictions}", f"annotations={annotations}", "tta.flip=true", "rpn.nms.post_test=5"]
+    _, warnings = load_command_config("evaluate", EvaluateConfig, check_evaluate_rules, given)
+    assert [warning.split(" has no effect")[0] for warning in warnings] == ["tta.flip", "rpn.nms.post_test"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.min_size=640"], "data.min_size is a setting of the training and has no effect here"),
+        (["data=coco", "data.root=x", "data.max_size=640"], "data.max_size is a setting of the training"),
+        (["data.root=x"], "data.root needs data=OPTION beside it; choose one of coco, "),
+        (["data=coco", "data.rot=x"], "data.rot is not a setting; did you mean data.root?"),
+        (["data=custom", "split=test"], "data.test.images is not set"),
+    ],
+)
+def test_a_mistake_in_the_data_to_score_on_is_named(overrides: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        evaluated("checkpoint=x.pt", *overrides, folder=tmp_path / "e")
 
 
 def test_two_results_files_are_compared_image_by_image(foreign: tuple[Path, Path], tmp_path: Path) -> None:

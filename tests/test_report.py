@@ -80,6 +80,21 @@ def test_a_sweep_gets_a_page_with_links_from_anywhere(run: Path, tmp_path: Path)
     assert "seed=1" in text or ">1</code>" in text
 
 
+@pytest.mark.parametrize("name", ["overrides.yaml", "config.yaml", "metrics.json"])
+def test_a_file_of_a_job_that_was_cut_short_is_named(name: str, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "sweep/0")
+    (tmp_path / "sweep/0" / name).write_text('{"a": [')
+    with pytest.raises(ValueError, match=rf"{name} is not .*cut short"):
+        report(configured(f"run={tmp_path}/sweep"))
+
+
+def test_classes_without_names_cost_the_new_pictures_only(run: Path) -> None:
+    (run / "classes.json").write_text("{}")
+    path, reason = report(configured(f"run={run}"))
+    assert "lack their names" in reason
+    assert path.is_file()
+
+
 def test_a_mistyped_key_is_one_line() -> None:
     line = [sys.executable, "-m", "maskrcnn_train.report", "run=x", "gallery.wrost=3"]
     answer = subprocess.run(line, capture_output=True, text=True, timeout=600)

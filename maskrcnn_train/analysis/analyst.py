@@ -70,7 +70,7 @@ class Analyst:
         self.autocast = autocast
         self.kind = "segm" if model.roi_heads.has_masks else "bbox"
         labels = {category: label for label, category in enumerate(class_ids, start=1)}
-        self.objects = ObjectsOfImages(ground_truth, labels, size_limits=config.evaluation.size_limits)
+        self.objects = ObjectsOfImages(ground_truth, labels, size_limits=trained.evaluation.size_limits)
 
     @property
     def device(self) -> torch.device:
@@ -165,7 +165,7 @@ class Analyst:
 
     def average_precision(self, results: list[Result], ground_truth: dict[str, Any]) -> float:
         """AP of the masks, or of the boxes of a model without masks."""
-        section, names = self.config.evaluation, self.class_names
+        section, names = self.trained.evaluation, self.class_names
         result = score_coco(ground_truth, results, section, kinds=[self.kind], class_names=names)
         return result.metrics[f"{self.kind}/AP"]
 

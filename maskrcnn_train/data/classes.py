@@ -48,6 +48,9 @@ class ClassMap:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> ClassMap:
+        """Raises ValueError where it is no map."""
+        if not all(isinstance(plain.get(key), list) for key in ("names", "ids")):
+            raise ValueError("the classes lack their names or ids; take them from a checkpoint's classes.json")
         return cls(names=[str(name) for name in plain["names"]], ids=[int(number) for number in plain["ids"]])
 
     def __str__(self) -> str:

@@ -35,7 +35,8 @@ def open_run_folder(config: Any, command: str) -> Path:
     else:
         folder = Path(config.output_dir)
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"output_dir={folder} is not empty; choose another, or continue it with resume={folder}")
+        way_on = f", or continue it with resume={folder}" if hasattr(config, "resume") else ""
+        raise ValueError(f"output_dir={folder} is not empty; choose another{way_on}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

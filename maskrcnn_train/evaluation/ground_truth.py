@@ -16,6 +16,13 @@ from pycocotools import mask as coco_mask
 from maskrcnn_train.evaluation.codes import DAMAGED, code_areas
 
 Coco = dict[str, Any]
+IMAGE_ID = {"images": "id", "annotations": "image_id"}  # where each item has it
+
+
+def of_images(ground_truth: Coco, image_ids: set[int]) -> Coco:
+    """A ground truth of these images alone."""
+    kept = {key: [item for item in ground_truth[key] if item[name] in image_ids] for key, name in IMAGE_ID.items()}
+    return {**ground_truth, **kept}
 
 
 def complete_ground_truth(ground_truth: Coco, kinds: Sequence[str]) -> Coco:

@@ -27,17 +27,16 @@ def detect(
     threshold: float,
     rule: str,
     class_ids: Mapping[int, int] | Sequence[int],
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[list[int]], None] | None = None,
 ) -> list[Result]:
     """COCO results of every image, in the loader's order; the model's training mode is left as found.
 
     `autocast` makes the context of the forward passes. `threshold` and `rule` set how masks are pasted
     (`mask_head.threshold`, `numerics.mask_paste`). `class_ids[label]` is the category id in the JSON.
-    `on_batch` is told the number of images done so far.
+    `on_batch` is told the image ids of every batch that is done.
     """
     waiting: deque[Future[list[Result]]] = deque()
     results: list[Result] = []
-    done = 0
     pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
     # around all batches, so that the weights are converted once
     with evaluating(model), pool, torch.inference_mode(), autocast():
@@ -48,9 +47,8 @@ def detect(
             waiting.append(pool.submit(_encode_batch, batch, ids, images.original_sizes, threshold, rule, class_ids))
             while len(waiting) > OUTSTANDING_BATCHES or (waiting and waiting[0].done()):
                 results += waiting.popleft().result()
-            done += len(images)
             if on_batch:
-                on_batch(done)
+                on_batch(ids)
         for future in waiting:
             results += future.result()
     return results

@@ -55,14 +55,14 @@ def read_run(folder: Path, analysis: Path | None = None) -> RunFiles:
         folder=folder,
         config=_text(folder / "config.yaml"),
         overrides=read_overrides(folder),
-        metrics=_scores(_json(folder / "metrics.json")),
+        metrics=_scores(read_json(folder / "metrics.json")),
         history=read_metrics(history) if history.exists() else [],
-        class_names=list(_json(folder / "classes.json").get("names", [])),
-        environment=_json(folder / "environment.json"),
+        class_names=list(read_json(folder / "classes.json").get("names", [])),
+        environment=read_json(folder / "environment.json"),
         weights=_text(folder / "weights.txt"),
         pictures=sorted((folder / "pictures").glob("*.jpg")),
-        data=_json(folder / DATA_FILE),
-        study=_json(folder / "study" / "study.json"),
+        data=read_json(folder / DATA_FILE),
+        study=read_json(folder / "study" / "study.json"),
         analysis=_analysis(folder, analysis),
     )
     if not (run.config or run.metrics or run.history):
@@ -74,22 +74,31 @@ def _analysis(run: Path, given: Path | None) -> dict[str, Any]:
     if given is not None:
         if not (given / ANALYSIS_FILE).is_file():
             raise ValueError(f"analysis={given} holds no {ANALYSIS_FILE}; give the folder that analyze wrote")
-        return _json(given / ANALYSIS_FILE)
+        return read_json(given / ANALYSIS_FILE)
     found = sorted(run.glob(f"*/{ANALYSIS_FILE}"), key=lambda path: path.stat().st_mtime)
-    return _json(found[-1]) if found else {}
+    return read_json(found[-1]) if found else {}
 
 
 def read_overrides(folder: Path) -> list[str]:
     """overrides.yaml: a list of "key=value"."""
-    found = yaml.safe_load(_text(folder / "overrides.yaml")) or []
-    return [str(item) for item in found]
+    found = read_yaml(folder / "overrides.yaml")
+    return [str(item) for item in found] if isinstance(found, list) else []
+
+
+def read_yaml(path: Path) -> Any:
+    """None where the file is absent. Raises ValueError for a damaged one."""
+    try:
+        return yaml.safe_load(_text(path))
+    except yaml.YAMLError:
+        raise ValueError(f"{path} is not YAML; was its run cut short? Remove it or make it anew") from None
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object; empty where the file is absent. Raises ValueError for a damaged one."""
     try:
         found = json.loads(_text(path) or "{}")
     except json.JSONDecodeError as error:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskrcnn_train.reporting.charts import Chart, line_chart
 from maskrcnn_train.reporting.html import REPORT_FILE, render, write_page
-from maskrcnn_train.reporting.runs import read_overrides
+from maskrcnn_train.reporting.runs import read_json, read_overrides, read_yaml
 from maskrcnn_train.reporting.scores import course
 from maskrcnn_train.reporting.tables import KINDS
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
@@ -70,13 +67,13 @@ def read_sweep(sweep_dir: Path | str) -> Sweep:
 
 def _read_job(path: Path) -> Job:
     pairs = [override.partition("=") for override in read_overrides(path)]
-    metrics = json.loads((path / "metrics.json").read_text()) if (path / "metrics.json").exists() else {}
+    metrics = read_json(path / "metrics.json")
     report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
     return Job(path.name, {key: value for key, _, value in pairs}, metrics, report)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    return yaml.safe_load((path / "config.yaml").read_text()) if (path / "config.yaml").exists() else {}
+    return read_yaml(path / "config.yaml") or {}
 
 
 def _value(config: dict[str, Any], key: str) -> str:

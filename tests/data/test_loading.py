@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from maskrcnn_train import build_model
 from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
 from maskrcnn_train.data.loading import DetectionLoader, build_loaders, pad_images
 from maskrcnn_train.data.order import EpochBatchSampler, repeat_factors
+from maskrcnn_train.engine.distributed import ALONE
+from maskrcnn_train.reporting.tensorboard import MetricWriter
+from maskrcnn_train.validation import Validation
 
 from .conftest import Configure, roboflow, small_coco
 
@@ -201,6 +205,24 @@ def test_an_unreadable_image_stops_or_is_skipped(
     assert list(loaders.train.bad_images.values()) == [2]
     assert caplog.text.count("2.png") == 1
     assert [target["image_id"] for _, targets in loaders.val for target in targets] == [1, 3, 4]
+
+
+def test_an_unreadable_validation_image_is_left_out_of_scores_and_pictures(
+    tmp_path: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roboflow(tmp_path / "data", small_coco(3))
+    (tmp_path / "data/valid/2.png").write_bytes(b"broken")
+    config = configure("data.on_bad_image=skip", "backbone=resnet18", "evaluation.pictures=3")
+    loaders = build_loaders(config)
+    validation = Validation(loaders.val, config, ALONE)
+    validation.evaluate(build_model(config, 3))
+    assert validation.result is not None
+    assert validation.result.support == {3: 2, 7: 2}
+    assert [image["id"] for image in validation.scored["images"]] == [1, 3]
+    assert [image["id"] for image in validation.ground_truth["images"]] == [1, 2, 3]
+    with MetricWriter(tmp_path / "run") as writer:
+        names = [path.stem for path in validation.draw(tmp_path / "run", writer, step=0)]
+    assert names == ["00000", "00002"]
 
 
 def test_keep_empty_false_leaves_empty_images_out_of_training_only(tmp_path: Path, configure: Configure) -> None:
