@@ -6,17 +6,15 @@ not. Two models are compared on the same draws, so that easy and hard images wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from maskrcnn_train.evaluation.arrays import Flags, Floats, Ints
 from maskrcnn_train.evaluation.matches import Matches, average_precision
-from maskrcnn_train.evaluation.overlaps import Flags
 
-Array = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+ClassScore = Callable[[Matches, int, Ints, Flags, Ints], Floats]
 CONFIDENCE = 0.95
 NUMBERS_AT_ONCE = 4_000_000  # weights of detections: bounds the memory to about 200 MB
 
@@ -50,24 +48,24 @@ def draw_images(num_images: int, num_draws: int, seed: int) -> Ints:
     return np.concatenate([np.ones((1, num_images), np.int64), drawn])
 
 
-def drawn_ap(matches: Matches, draws: Ints) -> Array:
+def drawn_ap(matches: Matches, draws: Ints) -> Floats:
     """AP of each IoU threshold in each draw, mean over the classes with objects in it: float [B, T], NaN if none."""
     return _drawn(matches, draws, _class_ap)
 
 
-def drawn_recall(matches: Matches, draws: Ints) -> Array:
+def drawn_recall(matches: Matches, draws: Ints) -> Floats:
     """Share of the objects that are found, as `drawn_ap`: float [B, T]."""
     return _drawn(matches, draws, _class_recall)
 
 
-def _drawn(matches: Matches, draws: Ints, of_class: object) -> Array:
+def _drawn(matches: Matches, draws: Ints, of_class: ClassScore) -> Floats:
     sums = np.zeros((len(draws), len(matches.hits)))
     counts = np.zeros(len(draws))
     for number in np.unique(matches.object_classes):
         objects = matches.object_classes == number
         weights = draws[:, matches.object_images[objects]]
         totals = weights.sum(axis=1)
-        score = of_class(matches, number, draws, objects, totals)  # type: ignore[operator]
+        score = of_class(matches, number, draws, objects, totals)
         present = totals > 0
         sums[present] += score[present]
         counts += present
@@ -75,7 +73,7 @@ def _drawn(matches: Matches, draws: Ints, of_class: object) -> Array:
         return np.asarray(sums / counts[:, None])
 
 
-def _class_ap(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Array:
+def _class_ap(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Floats:
     own = np.flatnonzero(matches.classes == number)
     part = max(1, NUMBERS_AT_ONCE // max(len(own), 1))
     scores = []
@@ -87,14 +85,14 @@ def _class_ap(matches: Matches, number: int, draws: Ints, objects: Flags, totals
     return np.concatenate(scores)
 
 
-def _class_recall(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Array:
+def _class_recall(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Floats:
     weights = draws[:, matches.object_images[objects]]
     return np.asarray(weights @ matches.found[:, objects].T / np.maximum(totals, 1)[:, None])
 
 
 def headline_draws(
     matches: Mapping[str, Matches], draws: Ints, iou_thresholds: Sequence[float], most_detections: int
-) -> dict[str, Array]:
+) -> dict[str, Floats]:
     """AP, AP50, AP75, APs, APm, APl and AR of each draw: float [1 + B], the first that of all images.
 
     matches: of the areas all, small, medium, large.
@@ -110,7 +108,7 @@ def headline_draws(
     return scores
 
 
-def interval(scores: Array) -> Interval | None:
+def interval(scores: Floats) -> Interval | None:
     """The interval of one score from its draws; None where there is nothing to score."""
     if np.isnan(scores[0]):
         return None
@@ -118,7 +116,7 @@ def interval(scores: Array) -> Interval | None:
     return Interval(float(scores[0]), max(low, 0.0), min(high, 1.0))
 
 
-def difference(first: Array, second: Array) -> Difference | None:
+def difference(first: Floats, second: Floats) -> Difference | None:
     """second - first, draw by draw; None where either is absent."""
     change = second - first
     if np.isnan(change[0]):
@@ -127,7 +125,7 @@ def difference(first: Array, second: Array) -> Difference | None:
     return Difference(float(change[0]), low, high)
 
 
-def _middle(scores: Array) -> tuple[float, float]:
+def _middle(scores: Floats) -> tuple[float, float]:
     """The middle 95 % of the draws (all but the first), moved so that their mean is the value of all images.
 
     AP of a draw is too high on average: a hit that is drawn twice is a hit twice, in a row.

@@ -25,10 +25,10 @@ class Calibration:
     error: float
 
 
-def calibrate(matches: Matches, *, row: int, iou: float) -> Calibration:
-    """row: the IoU's among the matches'. Detections of crowd regions are left out."""
-    counted = ~matches.ignored[row]
-    scores, hits = matches.scores[counted], matches.hits[row, counted].astype(float)
+def calibrate(matches: Matches, *, iou: float) -> Calibration:
+    """matches: at `iou` alone. Detections of crowd regions are left out."""
+    counted = ~matches.ignored[0]
+    scores, hits = matches.scores[counted], matches.hits[0, counted].astype(float)
     place = np.minimum((scores * BINS).astype(int), BINS - 1)
     counts = np.bincount(place, minlength=BINS)
     means, shares = (np.bincount(place, values, BINS) / np.maximum(counts, 1) for values in (scores, hits))

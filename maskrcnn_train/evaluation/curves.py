@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from maskrcnn_train.evaluation.arrays import Floats, Ints
 from maskrcnn_train.evaluation.coco import CocoResult
-from maskrcnn_train.evaluation.matches import Array, Ints, Matches
+from maskrcnn_train.evaluation.matches import Matches
 
 CUTS = np.linspace(0, 1, 101)  # scores at which the curves are drawn
 
@@ -54,17 +55,17 @@ def precision_recall_curves(
     return curves
 
 
-def confidence_curves(matches: Matches, class_names: list[str], *, row: int, iou: float) -> list[ConfidenceCurve]:
-    """A curve for each class with objects. class_names: by place among the ids; row: the IoU's among the matches'."""
+def confidence_curves(matches: Matches, class_names: list[str], *, iou: float) -> list[ConfidenceCurve]:
+    """A curve for each class with objects. matches: at `iou` alone; class_names: by place among the ids."""
     return [
-        _confidence_curve(matches, number, class_names[number], row, iou)
+        _confidence_curve(matches, number, class_names[number], iou)
         for number in np.unique(matches.object_classes).tolist()
     ]
 
 
-def _confidence_curve(matches: Matches, number: int, name: str, row: int, iou: float) -> ConfidenceCurve:
-    own = (matches.classes == number) & ~matches.ignored[row]
-    scores, hits = matches.scores[own], matches.hits[row, own]
+def _confidence_curve(matches: Matches, number: int, name: str, iou: float) -> ConfidenceCurve:
+    own = (matches.classes == number) & ~matches.ignored[0]
+    scores, hits = matches.scores[own], matches.hits[0, own]
     num_objects = int((matches.object_classes == number).sum())
     right = np.concatenate([[0], hits.cumsum()])  # among the first n detections
     kept = np.searchsorted(-scores, -CUTS, side="right")  # detections with at least this score
@@ -86,13 +87,13 @@ def _confidence_curve(matches: Matches, number: int, name: str, row: int, iou: f
     )
 
 
-def _rates(right: Ints, kept: Ints, num_objects: int) -> tuple[Array, Array, Array]:
+def _rates(right: Ints, kept: Ints, num_objects: int) -> tuple[Floats, Floats, Floats]:
     precision = np.where(kept > 0, right / np.maximum(kept, 1), 1.0)
     recall = right / num_objects
     return precision, recall, 2 * right / (kept + num_objects)
 
 
-def mean_f1(curves: list[ConfidenceCurve]) -> tuple[Array, float]:
+def mean_f1(curves: list[ConfidenceCurve]) -> tuple[Floats, float]:
     """F1 at each of CUTS, mean over the classes, and the cut where it is highest: one threshold for all classes."""
     if not curves:
         return np.zeros(len(CUTS)), 0.0

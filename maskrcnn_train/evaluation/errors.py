@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from maskrcnn_train.evaluation.arrays import Flags, Ints
 from maskrcnn_train.evaluation.matches import Matches, match_detections, plain_average_precision
 from maskrcnn_train.evaluation.overlaps import ImageOverlaps
 
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 BACKGROUND_IOU = 0.1  # below it a detection has nothing to do with an object
 KINDS = {
     "classification": "overlaps an object of another class",

@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from maskrcnn_train.evaluation.codes import DAMAGED, code_areas
+from maskrcnn_train.evaluation.rle import compressed
 
 Coco = dict[str, Any]
 
@@ -30,21 +31,17 @@ def complete_ground_truth(ground_truth: Coco, kinds: Sequence[str]) -> Coco:
             )
         filled = {**annotation, "id": number, "iscrowd": int(annotation.get("iscrowd") or 0)}
         if annotation.get("area") is None:
-            filled["area"] = _area(annotation, *sizes[annotation["image_id"]])
+            filled["area"] = _area(annotation, sizes[annotation["image_id"]])
         annotations.append(filled)
     return {"images": ground_truth["images"], "categories": ground_truth["categories"], "annotations": annotations}
 
 
-def _area(annotation: Coco, height: int, width: int) -> float:
+def _area(annotation: Coco, size: tuple[int, int]) -> float:
     """Square pixels of the mask, or of the box where there is none."""
     shape = annotation.get("segmentation")
     if not shape:
         return float(annotation["bbox"][2] * annotation["bbox"][3])
-    if isinstance(shape, list):
-        shape = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-    elif isinstance(shape["counts"], list):
-        shape = coco_mask.frPyObjects(shape, height, width)
-    return float(coco_mask.area(shape))
+    return float(coco_mask.area(compressed(shape, size)))
 
 
 def check_results(ground_truth: Coco, results: Sequence[Coco], kinds: Sequence[str]) -> list[float]:
@@ -142,7 +139,8 @@ def results_as_ground_truth(
     """
     if kind == "segm":
         areas = mask_areas
-        extra = [{"bbox": [0, 0, 0, 0], "segmentation": _code(result["segmentation"])} for result in results]
+        codes = (result["segmentation"] for result in results)
+        extra = [{"bbox": [0, 0, 0, 0], "segmentation": compressed(code, code["size"])} for code in codes]
     else:
         areas = [float(result["bbox"][2] * result["bbox"][3]) for result in results]
         extra = [{"bbox": list(result["bbox"])} for result in results]
@@ -159,8 +157,3 @@ def results_as_ground_truth(
         for number, (result, area, more) in enumerate(zip(results, areas, extra, strict=True), start=1)
     ]
     return {**ground_truth, "annotations": annotations}
-
-
-def _code(code: Coco) -> Coco:
-    """Compressed counts, also where a file has them as a list."""
-    return coco_mask.frPyObjects(code, *code["size"]) if isinstance(code["counts"], list) else code

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from maskrcnn_train.evaluation.bootstrap import Array, Interval, Ints, draw_images, headline_draws, interval
+from maskrcnn_train.evaluation.arrays import Floats, Ints
+from maskrcnn_train.evaluation.bootstrap import Interval, draw_images, headline_draws, interval
 from maskrcnn_train.evaluation.calibration import Calibration, calibrate
 from maskrcnn_train.evaluation.coco import AREA_NAMES, CocoResult, area_ranges
 from maskrcnn_train.evaluation.confusion import confusion_matrix
@@ -43,12 +41,12 @@ class Study:
     threshold: float
     precision_recall: list[PrecisionRecall]
     confidence: list[ConfidenceCurve]
-    confusion: npt.NDArray[np.int64]
+    confusion: Ints
     errors: Errors
     calibration: Calibration
     sizes: list[SizeBucket]
     intervals: dict[str, Interval]
-    draws: dict[str, Array]
+    draws: dict[str, Floats]
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON, without the draws."""
@@ -82,7 +80,7 @@ def _study(kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResu
     own = overlaps[kind]
     names = [result.class_names[number] for number in result.class_ids]
     at_half = match_detections(own, iou_thresholds=[IOU])
-    confidence = confidence_curves(at_half, names, row=0, iou=IOU)
+    confidence = confidence_curves(at_half, names, iou=IOU)
     _, threshold = mean_f1(confidence)
     confident = match_detections([_above(image, threshold) for image in own], iou_thresholds=[IOU])
     scores = {} if draws is None else _headline(own, result, draws)
@@ -95,8 +93,8 @@ def _study(kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResu
         confidence=confidence,
         confusion=confusion_matrix(own, num_classes=len(names), score_threshold=threshold, iou=IOU),
         errors=break_down_errors(own, iou=IOU, boxes=overlaps.get("bbox") if kind == "segm" else None),
-        calibration=calibrate(at_half, row=0, iou=IOU),
-        sizes=size_buckets(own, at_half, confident, row=0),
+        calibration=calibrate(at_half, iou=IOU),
+        sizes=size_buckets(own, at_half, confident),
         intervals={name: each for name, each in intervals.items() if each is not None},
         draws=scores,
     )
@@ -106,7 +104,7 @@ def _above(image: ImageOverlaps, threshold: float) -> ImageOverlaps:
     return image.first(int((image.scores >= threshold).sum()))
 
 
-def _headline(overlaps: list[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Array]:
+def _headline(overlaps: list[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Floats]:
     ranges = zip(AREA_NAMES, area_ranges(result.size_limits), strict=True)
     matches = {
         name: match_detections(overlaps, iou_thresholds=result.iou_thresholds, area_range=limits)

@@ -65,7 +65,7 @@ def judge_images(
     )
     names = [category["name"] for category in sorted(ground_truth["categories"], key=lambda each: each["id"])]
     matches = match_detections(overlaps, iou_thresholds=[iou])
-    _, threshold = mean_f1(confidence_curves(matches, names, row=0, iou=iou))
+    _, threshold = mean_f1(confidence_curves(matches, names, iou=iou))
     return threshold, [_judge(image.first(int((image.scores >= threshold).sum())), iou) for image in overlaps]
 
 

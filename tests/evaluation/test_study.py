@@ -84,7 +84,7 @@ def test_the_best_threshold_is_the_score_down_to_which_f1_is_highest():
         [(1, BOX), (1, FAR), (1, [150, 10, 30, 30])],
         [(1, BOX, 0.9), (1, FAR, 0.6), (1, [0, 150, 20, 20], 0.6), (1, [60, 150, 20, 20], 0.3)],
     )
-    curve = confidence_curves(match_detections(overlaps, iou_thresholds=[0.5]), ["a", "b"], row=0, iou=0.5)[0]
+    curve = confidence_curves(match_detections(overlaps, iou_thresholds=[0.5]), ["a", "b"], iou=0.5)[0]
     assert curve.best_threshold == 0.6
     assert (curve.best_f1, curve.best_precision, curve.best_recall) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
     assert curve.recall[60] == pytest.approx(2 / 3)
