@@ -35,38 +35,59 @@ def one_image(objects, found):
 
 
 BOX, FAR, BESIDE = [10, 10, 40, 40], [120, 120, 30, 30], [35, 10, 40, 40]  # BESIDE overlaps BOX by .23
+THIRD = [150, 10, 30, 30]
+# an object of class 1 with these detections, beside one of class 2 that is found: the AP that mending each kind gives
 ERROR_CASES = {
-    "classification": [(2, BOX, 0.9)],
-    "localisation": [(1, BESIDE, 0.9)],
-    "both": [(2, BESIDE, 0.9)],
-    "duplicate": [(1, BOX, 0.95), (1, BOX, 0.9)],
-    "background": [(1, FAR, 0.9)],
-    "missed": [],
+    "classification": ([(2, BOX, 0.9)], {"classification": 0.75}),
+    "localisation": ([(1, BESIDE, 0.9)], {"localisation": 0.5}),
+    "both": ([(2, BESIDE, 0.9)], {"both": 0.25, "missed": 0.5}),  # such a detection is no near miss
+    "duplicate": ([(1, BOX, 0.95), (1, BOX, 0.9)], {"duplicate": 0.0}),  # all objects are found before it
+    "background": ([(1, FAR, 0.9)], {"background": 0.0, "missed": 0.0}),  # each alone leaves the other
+    "missed": ([], {"missed": 0.5}),
 }
 
 
+def costs(objects, found):
+    """AP, and the AP that each kind of error with a count costs."""
+    errors = break_down_errors(one_image(objects, found)[2], iou=0.5)
+    return errors.ap, {kind.name: pytest.approx(kind.ap_gain) for kind in errors.kinds if kind.count}
+
+
 @pytest.mark.parametrize("name", ERROR_CASES)
-def test_every_kind_of_error_is_told_apart(name):
-    _, _, overlaps = one_image([(1, BOX), (2, [150, 10, 30, 30])], [*ERROR_CASES[name], (2, [150, 10, 30, 30], 0.8)])
-    errors = break_down_errors(overlaps, iou=0.5)
-    counts = {kind.name: kind.count for kind in errors.kinds if kind.count}
-    expected = {name: 1}
-    if name in ("both", "background"):
-        expected["missed"] = 1  # such a detection is no near miss
-    assert counts == expected
+def test_every_kind_of_error_is_told_apart_and_costs_what_mending_it_gives(name):
+    found, gains = ERROR_CASES[name]
+    objects, found = [(1, BOX), (2, THIRD)], [*found, (2, THIRD, 0.8)]
+    errors = break_down_errors(one_image(objects, found)[2], iou=0.5)
+    assert {kind.name: kind.count for kind in errors.kinds if kind.count} == dict.fromkeys(gains, 1)
+    assert costs(objects, found)[1] == gains
 
 
-def test_mending_every_error_gives_back_the_ap_it_cost():
-    _, _, overlaps = one_image([(1, BOX)], [(1, FAR, 0.9), (1, BOX, 0.8)])
-    errors = break_down_errors(overlaps, iou=0.5)
-    assert errors.ap == pytest.approx(0.5)
-    assert {kind.name: kind.ap_gain for kind in errors.kinds if kind.count} == {"background": pytest.approx(0.5)}
+def test_false_alarms_and_duplicates_before_a_hit_cost_precision():
+    assert costs([(1, BOX)], [(1, FAR, 0.9), (1, BOX, 0.8)]) == (pytest.approx(0.5), {"background": 0.5})
+    ap, lost = costs([(1, BOX), (1, FAR)], [(1, BOX, 0.95), (1, BOX, 0.9), (1, FAR, 0.8)])
+    assert ap == pytest.approx((51 + 50 * 2 / 3) / 101)
+    assert lost == {"duplicate": 1 - ap}
+
+
+def test_of_two_errors_that_could_be_moved_to_one_object_the_first_is():
+    below = [10, 35, 40, 40]  # overlaps BOX as BESIDE does
+    ap, lost = costs([(1, BOX), (1, FAR)], [(1, BESIDE, 0.9), (1, below, 0.8)])
+    assert (ap, lost) == (0, {"localisation": 51 / 101, "missed": 0.0})
+
+
+def test_objects_that_are_not_missed_cost_nothing_while_false_alarms_stay():
+    alarms = [(1, [10 + 30 * number, 160, 20, 20], 0.9 - 0.1 * number) for number in range(3)]
+    assert costs([(1, BOX)], alarms) == (0, {"background": 0.0, "missed": 0.0})
+    ap, lost = costs([(1, BOX), (1, FAR)], [*alarms, (1, FAR, 0.5)])
+    assert ap == pytest.approx(51 * 0.25 / 101)
+    assert lost == {"background": 51 * 0.75 / 101, "missed": 0.25 - ap}
 
 
 def test_a_right_box_around_a_wrong_mask_is_an_error_of_the_mask():
     boxes = image_overlaps(*one_image([(1, BOX)], [(1, BOX, 0.9)])[:2], kind="bbox", max_detections=100)
     masks = [type(boxes[0])(**{**vars(boxes[0]), "ious": np.array([[0.3]])})]
-    assert {k.name: k.count for k in break_down_errors(masks, iou=0.5, boxes=boxes).kinds if k.count} == {"mask": 1}
+    errors = break_down_errors(masks, iou=0.5, boxes=boxes)
+    assert {k.name: (k.count, k.ap_gain) for k in errors.kinds if k.count} == {"mask": (1, 1.0)}
     assert {k.name: k.count for k in break_down_errors(masks, iou=0.5).kinds if k.count} == {"localisation": 1}
 
 
