@@ -14,8 +14,8 @@ from maskrcnn_train.evaluation.confusion import confusion_matrix
 from maskrcnn_train.evaluation.curves import (
     ConfidenceCurve,
     PrecisionRecall,
+    best_cut,
     confidence_curves,
-    mean_f1,
     precision_recall_curves,
 )
 from maskrcnn_train.evaluation.errors import Errors, break_down_errors
@@ -32,7 +32,8 @@ class Study:
     """What was found out about one kind (bbox, segm).
 
     threshold: the score of the highest mean F1, at which `confusion` and the confident shares of `sizes` are taken.
-    confusion: int64 [K + 1, K + 1], rows the truth, columns the detections, last: background. intervals: by measure,
+    confusion: int64 [K + 1, K + 1], rows the truth, columns the detections, last: background. calibration: None where
+    scores lie outside 0 to 1. intervals: by measure,
     None without draws. draws: the scores behind them, by measure.
     """
 
@@ -43,7 +44,7 @@ class Study:
     confidence: list[ConfidenceCurve]
     confusion: Ints
     errors: Errors
-    calibration: Calibration
+    calibration: Calibration | None
     sizes: list[SizeBucket]
     intervals: dict[str, Interval]
     draws: dict[str, Floats]
@@ -81,7 +82,7 @@ def _study(kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResu
     names = [result.class_names[number] for number in result.class_ids]
     at_half = match_detections(own, iou_thresholds=[IOU])
     confidence = confidence_curves(at_half, names, iou=IOU)
-    _, threshold = mean_f1(confidence)
+    threshold, _ = best_cut(confidence)
     confident = match_detections([_above(image, threshold) for image in own], iou_thresholds=[IOU])
     scores = {} if draws is None else _headline(own, result, draws)
     intervals = {name: interval(each) for name, each in scores.items()}

@@ -63,4 +63,6 @@ def study_tables(study: Study) -> str:
         f"{study.kind}: score thresholds of the best F1 are in {study.kind}_thresholds.csv; "
         f"one for all classes: {study.threshold:.2f}"
     )
+    if study.calibration is None:
+        parts.append(f"{study.kind}: no calibration: scores lie outside 0 to 1, so they are not probabilities")
     return "\n\n".join(parts)

@@ -7,13 +7,15 @@ import pytest
 from test_coco import NAMES, random_data
 
 from maskrcnn_train.evaluation.bootstrap import difference, draw_images, drawn_ap, interval
+from maskrcnn_train.evaluation.calibration import calibrate
 from maskrcnn_train.evaluation.coco import evaluate_coco
 from maskrcnn_train.evaluation.comparison import compare_studies, same_images
 from maskrcnn_train.evaluation.confusion import confusion_matrix
-from maskrcnn_train.evaluation.curves import confidence_curves
+from maskrcnn_train.evaluation.curves import best_cut, confidence_curves
 from maskrcnn_train.evaluation.errors import break_down_errors
 from maskrcnn_train.evaluation.matches import match_detections
 from maskrcnn_train.evaluation.overlaps import image_overlaps
+from maskrcnn_train.evaluation.sizes import SizeBucket, size_buckets
 from maskrcnn_train.evaluation.study import study_results
 from maskrcnn_train.reporting.studies import study_tables, write_study
 
@@ -110,6 +112,46 @@ def test_the_best_threshold_is_the_score_down_to_which_f1_is_highest():
     assert (curve.best_f1, curve.best_precision, curve.best_recall) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
     assert curve.recall[60] == pytest.approx(2 / 3)
     assert curve.recall[61] == pytest.approx(1 / 3)
+
+
+def test_curves_go_over_the_whole_range_where_scores_lie_outside_0_to_1():
+    _, _, overlaps = one_image(
+        [(1, BOX), (1, FAR)], [(1, BOX, 3.0), (1, FAR, -1.0), (1, [0, 150, 20, 20], -4.0), (2, THIRD, -7.0)]
+    )
+    curves = confidence_curves(match_detections(overlaps, iou_thresholds=[0.5]), ["a", "b"], iou=0.5)
+    assert (curves[0].cuts[0], curves[0].cuts[-1]) == (-7.0, 3.0)
+    threshold, f1 = best_cut(curves)
+    assert -4 < threshold <= -1
+    assert f1 == curves[0].best_f1 == 1
+    assert curves[0].best_threshold == -1.0
+
+
+def test_calibration_compares_the_mean_score_of_a_bin_with_the_share_that_is_right():
+    found = [(1, BOX, 0.94), (1, FAR, 0.92), (1, [0, 150, 20, 20], 0.96), (1, [60, 150, 20, 20], 0.25)]
+    overlaps = one_image([(1, BOX), (1, FAR)], [*found, (2, THIRD, 0.05)])[2]
+    matches = match_detections(overlaps, iou_thresholds=[0.5])
+    matches.ignored[0, -1] = True
+    found = calibrate(matches, iou=0.5)
+    assert found.counts == [0, 0, 1, 0, 0, 0, 0, 0, 0, 3]
+    empty = [None] * 10
+    assert found.scores == [*empty[:2], pytest.approx(0.25), *empty[3:9], pytest.approx(0.94)]
+    assert found.precision == [*empty[:2], 0.0, *empty[3:9], pytest.approx(2 / 3)]
+    assert found.error == pytest.approx((0.25 + 3 * (0.94 - 2 / 3)) / 4)
+
+
+@pytest.mark.parametrize(("score", "probabilities"), [(1.0000001, True), (0.0, True), (-0.5, False), (87.0, False)])
+def test_only_scores_from_0_to_1_are_compared_with_shares(score, probabilities):
+    matches = match_detections(one_image([(1, BOX)], [(1, BOX, score)])[2], iou_thresholds=[0.5])
+    assert (calibrate(matches, iou=0.5) is not None) == probabilities
+
+
+def test_objects_are_counted_and_found_by_the_side_of_their_square():
+    overlaps = one_image([(1, BOX), (1, FAR), (1, THIRD)], [(1, BOX, 0.9), (1, FAR, 0.3)])[2]
+    every, confident = (
+        match_detections([image.first(count) for image in overlaps], iou_thresholds=[0.5]) for count in (2, 1)
+    )
+    buckets = size_buckets(overlaps, every, confident)
+    assert buckets == [SizeBucket(16, 32, 2, 0.5, 0.0), SizeBucket(32, 64, 1, 1.0, 1.0)]
 
 
 # ---------------------------------------------------------------- draws
