@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from maskrcnn_train.evaluation.bootstrap import Difference, difference
+from maskrcnn_train.evaluation.bootstrap import TOO_FEW_IMAGES, Difference, difference
 from maskrcnn_train.evaluation.study import Study
 
 
@@ -25,8 +25,13 @@ class Comparison:
             return "not distinguishable"
         return "b is better" if self.difference.value > 0 else "a is better"
 
+    @property
+    def note(self) -> str:
+        """Why there is no interval, if there is none."""
+        return f"no interval: {TOO_FEW_IMAGES}" if self.difference.low is None else ""
+
     def to_plain(self) -> dict[str, Any]:
-        return asdict(self) | {"verdict": self.verdict}
+        return asdict(self) | {"verdict": self.verdict, "note": self.note}
 
 
 def same_images(first: dict[str, Any], second: dict[str, Any]) -> None:

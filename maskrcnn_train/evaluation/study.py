@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from maskrcnn_train.evaluation.arrays import Floats, Ints
 from maskrcnn_train.evaluation.bootstrap import Interval, draw_images, headline_draws, interval
 from maskrcnn_train.evaluation.calibration import Calibration, calibrate
@@ -49,6 +51,11 @@ class Study:
     intervals: dict[str, Interval]
     draws: dict[str, Floats]
 
+    @property
+    def without_interval(self) -> list[str]:
+        """The measures that were drawn and have a value, but objects in too few images for an interval."""
+        return [name for name, each in self.draws.items() if name not in self.intervals and not np.isnan(each[0])]
+
     def to_plain(self) -> dict[str, Any]:
         """For JSON, without the draws."""
         plain = {name: value for name, value in asdict(self).items() if name != "draws"}
@@ -69,7 +76,8 @@ def study_results(
     images: they are the same for every model that is scored on them.
     """
     kinds = list(result.precision)
-    draws = draw_images(len(ground_truth["images"]), num_draws, seed) if num_draws else None
+    num_images = len(ground_truth["images"])
+    draws = draw_images(num_images, num_draws, seed) if num_draws and num_images else None
     truth = complete_ground_truth(ground_truth, kinds)
     overlaps = {
         kind: image_overlaps(truth, results, kind=kind, max_detections=result.max_detections[-1]) for kind in kinds

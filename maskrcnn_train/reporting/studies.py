@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from maskrcnn_train.evaluation.bootstrap import TOO_FEW_IMAGES
 from maskrcnn_train.evaluation.study import Study
 from maskrcnn_train.reporting.tables import percent, table, write_csv
 
@@ -56,6 +57,8 @@ def study_tables(study: Study) -> str:
     if study.intervals:
         shown = [(name, *map(percent, (each.value, each.low, each.high))) for name, each in study.intervals.items()]
         parts.append(table(f"{study.kind}: 95 % intervals over the images, x 100", ["", "value", "low", "high"], shown))
+    if study.without_interval:
+        parts.append(f"{study.kind}: no interval of {', '.join(study.without_interval)}: {TOO_FEW_IMAGES}")
     rows = [(kind.name, kind.count, percent(kind.ap_gain), kind.meaning) for kind in study.errors.kinds]
     title = f"{study.kind}: what the AP at IoU {study.errors.iou:g} is lost to (now {percent(study.errors.ap)})"
     parts.append(table(title, ["error", "count", "AP it costs", ""], rows))
