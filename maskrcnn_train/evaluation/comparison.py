@@ -37,19 +37,26 @@ class Comparison:
 def same_images(first: dict[str, Any], second: dict[str, Any]) -> None:
     """Raise ValueError unless two ground truths are of the same images and as many objects."""
     ids = [{image["id"] for image in each["images"]} for each in (first, second)]
-    if ids[0] != ids[1] or len(first["annotations"]) != len(second["annotations"]):
-        raise ValueError(
-            f"compare: a is scored on {len(ids[0])} images with {len(first['annotations'])} objects, b on "
-            f"{len(ids[1])} with {len(second['annotations'])}; score both on the same data with data= and split="
-        )
+    num_objects = [len(each["annotations"]) for each in (first, second)]
+    if len(ids[0]) != len(ids[1]) or num_objects[0] != num_objects[1]:
+        found = f"on {len(ids[0])} images with {num_objects[0]} objects, b on {len(ids[1])} with {num_objects[1]}"
+    elif ids[0] != ids[1]:
+        found = f"on as many images as b, but {len(ids[0] - ids[1])} of the {len(ids[0])} have ids that b's lack"
+    else:
+        return
+    raise ValueError(f"compare: a is scored {found}; score both on the same data with data= and split=")
 
 
 def compare_studies(first: Mapping[str, Study], second: Mapping[str, Study]) -> list[Comparison]:
-    """Every headline score that both have. The studies must have been made with the same draws."""
+    """Every headline score that both have. The studies must have been made with the same draws.
+
+    Raises ValueError if one is of boxes only and the other of masks only.
+    """
+    kinds = [kind for kind in first if kind in second]
+    if not kinds:
+        raise ValueError(f"compare: a is scored by {', '.join(first)}, b by {', '.join(second)}: nothing to compare")
     found = []
-    for kind in first:
-        if kind not in second:
-            continue
+    for kind in kinds:
         for measure, scores in first[kind].draws.items():
             change = difference(scores, second[kind].draws[measure])
             if change is not None:

@@ -19,7 +19,7 @@ from maskrcnn_train.evaluation.overlaps import ImageOverlaps, image_overlaps, pa
 
 FINE, WRONG_CLASS, LOCALISATION, FALSE_ALARM, MISSED = "fine", "wrong class", "localisation", "false alarm", "missed"
 KINDS = {
-    MISSED: "an object that nothing was detected near",
+    MISSED: "an object with no detection of its class near it and none of another class on it",
     WRONG_CLASS: "a detection on an object of another class",
     LOCALISATION: "the right class, overlapping too little",
     FALSE_ALARM: "a detection where nothing is left to find",

@@ -32,7 +32,8 @@ def write_study(folder: Path, studies: Mapping[str, Study]) -> dict[str, Image.I
 
 
 def _tables(study: Study) -> dict[str, list[dict[str, object]]]:
-    names = [*study.class_names, "background"]
+    nothing = "background" if "background" not in study.class_names else "nothing there"
+    names = [*study.class_names, nothing]
     confusion = zip(names, study.confusion.tolist(), strict=True)
     return {
         "thresholds": [

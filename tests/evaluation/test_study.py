@@ -1,6 +1,7 @@
 """What an evaluation says beside mAP, on cases whose answer is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -293,7 +294,8 @@ def test_a_study_agrees_with_the_metrics(studied):
 
 def test_a_study_is_written_as_data_tables_and_pictures(studied, tmp_path):
     _, _, studies = studied
-    pictures = write_study(tmp_path, studies)
+    odd = replace(studies["bbox"], class_names=["window", "background", "shop", "never"])
+    pictures = write_study(tmp_path, {**studies, "bbox": odd})
     assert {f"{kind}/{name}" for kind in ("bbox", "segm") for name in ("confusion", "errors", "sizes")} <= set(pictures)
     plain = json.loads((tmp_path / "study.json").read_text())
     assert plain["segm"]["errors"]["kinds"][0]["name"] == "classification"
@@ -301,6 +303,9 @@ def test_a_study_is_written_as_data_tables_and_pictures(studied, tmp_path):
         assert (tmp_path / f"{name.replace('/', '_')}.png").stat().st_size > 5000
     lines = (tmp_path / "segm_confusion.csv").read_text().splitlines()
     assert lines[0] == "is / taken for,window,door,shop,never,background"
+    lines = (tmp_path / "bbox_confusion.csv").read_text().splitlines()
+    assert lines[0] == "is / taken for,window,background,shop,never,nothing there"
+    assert lines[2].split(",") == ["background", *map(str, odd.confusion[1])]
     assert "95 % intervals" in study_tables(studies["segm"])
 
 
@@ -346,5 +351,10 @@ def test_two_studies_compare_score_by_score(studied):
     same = compare_studies(studies, studies)
     assert {each.verdict for each in same} == {"not distinguishable"}
     assert {each.name for each in same} >= {"bbox/AP", "segm/AP50", "segm/AR100"}
+    with pytest.raises(ValueError, match="a is scored by bbox, b by segm: nothing to compare"):
+        compare_studies({"bbox": studies["bbox"]}, {"segm": studies["segm"]})
     with pytest.raises(ValueError, match="score both on the same data"):
         same_images(truth, {**truth, "images": truth["images"][1:]})
+    others = [{**image, "id": image["id"] + 5} for image in truth["images"]]
+    with pytest.raises(ValueError, match="as many images as b, but 1 of the 10 have ids that b's lack"):
+        same_images(truth, {**truth, "images": others})
