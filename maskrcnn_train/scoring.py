@@ -102,13 +102,33 @@ def open_checkpoint(path: Path, config: EvaluateConfig) -> Candidate:
 def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Candidate:
     """A results file against a JSON; boxes and masks count where both have them. Raises ValueError for faulty files."""
     truth, results = read_ground_truth(annotations), read_results(predictions)
-    kinds = [kind for kind, key in KEYS.items() if all(key in result for result in results)]
-    if not kinds:
-        raise ValueError(f"{predictions}: neither do all results have a bbox nor all a segmentation")
-    if "segm" in kinds and not all(annotation.get("segmentation") for annotation in truth["annotations"]):
-        logger.warning("%s has objects without masks: boxes only are scored", annotations)
-        kinds.remove("segm")
+    kinds = _common_kinds(predictions, results, annotations, truth)
     names = {category["id"]: category["name"] for category in truth["categories"]}
     section = measures(given, load_config().evaluation)  # a training's own are COCO's
     result = score_coco(truth, results, section, kinds=kinds, class_names=names)
     return Candidate(truth, lambda on_batch: Scored(result.metrics, result, truth, results))
+
+
+def _common_kinds(
+    predictions: Path, results: list[dict[str, Any]], annotations: Path, truth: dict[str, Any]
+) -> list[str]:
+    """What every result and every object has: bbox, segm. Raises ValueError if there is nothing in common.
+
+    null and [] are no box and no mask: many programs always write both keys.
+    """
+    lacking = {kind: sum(not result.get(key) for result in results) for kind, key in KEYS.items()}
+    kinds = [kind for kind, count in lacking.items() if not count]
+    if not kinds:
+        raise ValueError(f"{predictions}: neither do all results have a bbox nor all a segmentation")
+    for kind, count in lacking.items():
+        if 0 < count < len(results):
+            logger.warning("%s: %d of %d results have no %s", predictions, count, len(results), KEYS[kind])
+    if "segm" in kinds and not all(annotation.get("segmentation") for annotation in truth["annotations"]):
+        if "bbox" not in kinds:
+            raise ValueError(
+                f"{annotations} has objects without masks, but {predictions} has masks only; "
+                "give every result a bbox, or every object a mask"
+            )
+        logger.warning("%s has objects without masks: boxes only are scored", annotations)
+        kinds.remove("segm")
+    return kinds

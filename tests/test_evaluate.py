@@ -179,18 +179,47 @@ def test_results_of_others_score_as_in_pycocotools(backend: str, foreign: tuple[
             assert metrics[f"{kind}/{name}"] == pytest.approx(expected, abs=1e-9), (kind, name)
 
 
+@pytest.mark.parametrize("value", ["no key", None, []])
 @pytest.mark.parametrize(("missing", "left"), [("bbox", "segm"), ("segmentation", "bbox")])
 def test_results_without_boxes_or_without_masks_are_scored_by_what_they_have(
-    missing: str, left: str, foreign: tuple[Path, Path], tmp_path: Path
+    missing: str, left: str, value: object, foreign: tuple[Path, Path], tmp_path: Path
 ) -> None:
     annotations, predictions = foreign
     both = evaluated(f"predictions={predictions}", f"annotations={annotations}", folder=tmp_path / "both")
     results = json.loads(predictions.read_text())
     for result in results:
-        del result[missing]
+        result[missing] = value
+        if value == "no key":
+            del result[missing]
     predictions.write_text(json.dumps(results))
     metrics = evaluated(f"predictions={predictions}", f"annotations={annotations}", folder=tmp_path / "one")
     assert metrics == {key: value for key, value in both.items() if key.startswith(left)}
+
+
+def test_masks_that_only_some_results_have_are_not_scored_and_counted(
+    foreign: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    annotations, predictions = foreign
+    results = json.loads(predictions.read_text())
+    results[3]["segmentation"] = None
+    predictions.write_text(json.dumps(results))
+    metrics = evaluated(f"predictions={predictions}", f"annotations={annotations}", folder=tmp_path / "e")
+    assert "bbox/AP" in metrics
+    assert "segm/AP" not in metrics
+    assert f"1 of {len(results)} results have no segmentation" in caplog.text
+
+
+def test_masks_alone_cannot_be_scored_against_objects_without_masks(foreign: tuple[Path, Path], tmp_path: Path) -> None:
+    annotations, predictions = foreign
+    truth, results = (json.loads(path.read_text()) for path in foreign)
+    for item in truth["annotations"]:
+        del item["segmentation"]
+    for item in results:
+        del item["bbox"]
+    annotations.write_text(json.dumps(truth))
+    predictions.write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=r"truth\.json has objects without masks, but .*results\.json has masks only"):
+        evaluated(f"predictions={predictions}", f"annotations={annotations}", folder=tmp_path / "e")
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,18 @@ not. Two models are compared on the same draws, so that easy and hard images wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from maskrcnn_train.evaluation.arrays import Flags, Floats, Ints
 from maskrcnn_train.evaluation.matches import Matches, average_precision
-from maskrcnn_train.evaluation.overlaps import Flags
 
-Array = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+ClassScore = Callable[[Matches, int, Ints, Flags, Ints], Floats]
 CONFIDENCE = 0.95
+FEWEST_IMAGES = 2  # with objects: with one, every draw gives the same score, and nothing is known of other images
+TOO_FEW_IMAGES = f"fewer than {FEWEST_IMAGES} images have such objects"
 NUMBERS_AT_ONCE = 4_000_000  # weights of detections: bounds the memory to about 200 MB
 
 
@@ -32,50 +32,56 @@ class Interval:
 
 @dataclass
 class Difference:
-    """b - a of one score on the same draws; `clear` where 0 lies outside low..high."""
+    """b - a of one score on the same draws; `clear` where 0 lies outside low..high, None with TOO_FEW_IMAGES."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
     def clear(self) -> bool:
-        return self.low > 0 or self.high < 0
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def draw_images(num_images: int, num_draws: int, seed: int) -> Ints:
-    """How often each image is in each draw: int64 [1 + B, I]; the first row is every image once."""
+    """How often each image is in each draw: int64 [1 + B, I], I > 0; the first row is every image once."""
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_draws)
     return np.concatenate([np.ones((1, num_images), np.int64), drawn])
 
 
-def drawn_ap(matches: Matches, draws: Ints) -> Array:
-    """AP of each IoU threshold in each draw, mean over the classes with objects in it: float [B, T], NaN if none."""
+def drawn_ap(matches: Matches, draws: Ints) -> Floats:
+    """AP of each IoU threshold in each draw, mean over the classes with objects in it: float [B, T], NaN if none.
+
+    NaN in all draws but the first where fewer than FEWEST_IMAGES have objects.
+    """
     return _drawn(matches, draws, _class_ap)
 
 
-def drawn_recall(matches: Matches, draws: Ints) -> Array:
+def drawn_recall(matches: Matches, draws: Ints) -> Floats:
     """Share of the objects that are found, as `drawn_ap`: float [B, T]."""
     return _drawn(matches, draws, _class_recall)
 
 
-def _drawn(matches: Matches, draws: Ints, of_class: object) -> Array:
+def _drawn(matches: Matches, draws: Ints, of_class: ClassScore) -> Floats:
     sums = np.zeros((len(draws), len(matches.hits)))
     counts = np.zeros(len(draws))
     for number in np.unique(matches.object_classes):
         objects = matches.object_classes == number
         weights = draws[:, matches.object_images[objects]]
         totals = weights.sum(axis=1)
-        score = of_class(matches, number, draws, objects, totals)  # type: ignore[operator]
+        score = of_class(matches, number, draws, objects, totals)
         present = totals > 0
         sums[present] += score[present]
         counts += present
     with np.errstate(invalid="ignore"):
-        return np.asarray(sums / counts[:, None])
+        scores = sums / counts[:, None]
+    if len(np.unique(matches.object_images)) < FEWEST_IMAGES:
+        scores[1:] = np.nan
+    return np.asarray(scores)
 
 
-def _class_ap(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Array:
+def _class_ap(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Floats:
     own = np.flatnonzero(matches.classes == number)
     part = max(1, NUMBERS_AT_ONCE // max(len(own), 1))
     scores = []
@@ -87,14 +93,14 @@ def _class_ap(matches: Matches, number: int, draws: Ints, objects: Flags, totals
     return np.concatenate(scores)
 
 
-def _class_recall(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Array:
+def _class_recall(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Floats:
     weights = draws[:, matches.object_images[objects]]
     return np.asarray(weights @ matches.found[:, objects].T / np.maximum(totals, 1)[:, None])
 
 
 def headline_draws(
     matches: Mapping[str, Matches], draws: Ints, iou_thresholds: Sequence[float], most_detections: int
-) -> dict[str, Array]:
+) -> dict[str, Floats]:
     """AP, AP50, AP75, APs, APm, APl and AR of each draw: float [1 + B], the first that of all images.
 
     matches: of the areas all, small, medium, large.
@@ -110,30 +116,28 @@ def headline_draws(
     return scores
 
 
-def interval(scores: Array) -> Interval | None:
-    """The interval of one score from its draws; None where there is nothing to score."""
-    if np.isnan(scores[0]):
-        return None
-    low, high = _middle(scores)
-    return Interval(float(scores[0]), max(low, 0.0), min(high, 1.0))
+def interval(scores: Floats) -> Interval | None:
+    """The interval of one score from its draws; None where there is nothing to score, or TOO_FEW_IMAGES."""
+    middle = _middle(scores)
+    return Interval(float(scores[0]), max(middle[0], 0.0), min(middle[1], 1.0)) if middle else None
 
 
-def difference(first: Array, second: Array) -> Difference | None:
+def difference(first: Floats, second: Floats) -> Difference | None:
     """second - first, draw by draw; None where either is absent."""
     change = second - first
     if np.isnan(change[0]):
         return None
-    low, high = _middle(change)
+    low, high = _middle(change) or (None, None)
     return Difference(float(change[0]), low, high)
 
 
-def _middle(scores: Array) -> tuple[float, float]:
-    """The middle 95 % of the draws (all but the first), moved so that their mean is the value of all images.
+def _middle(scores: Floats) -> tuple[float, float] | None:
+    """The middle 95 % of the draws (all but the first), moved so that their mean is the value of all images; or None.
 
     AP of a draw is too high on average: a hit that is drawn twice is a hit twice, in a row.
     """
     draws = scores[1:][~np.isnan(scores[1:])]
     if not len(draws):
-        return float(scores[0]), float(scores[0])
+        return None
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) - draws.mean() + scores[0]
     return float(low), float(high)

@@ -9,6 +9,7 @@ import numpy as np
 from maskrcnn_train.evaluation.matches import Matches
 
 BINS = 10
+ROUNDING = 1e-6  # by which a sum of float32 probabilities may leave 0 to 1
 
 
 @dataclass
@@ -25,10 +26,15 @@ class Calibration:
     error: float
 
 
-def calibrate(matches: Matches, *, row: int, iou: float) -> Calibration:
-    """row: the IoU's among the matches'. Detections of crowd regions are left out."""
-    counted = ~matches.ignored[row]
-    scores, hits = matches.scores[counted], matches.hits[row, counted].astype(float)
+def calibrate(matches: Matches, *, iou: float) -> Calibration | None:
+    """matches: at `iou` alone. Detections of crowd regions are left out.
+
+    None where a score lies outside 0 to 1 (logits, percents): then scores are not probabilities.
+    """
+    if matches.scores.min(initial=0.0) < -ROUNDING or matches.scores.max(initial=1.0) > 1 + ROUNDING:
+        return None
+    counted = ~matches.ignored[0]
+    scores, hits = matches.scores[counted], matches.hits[0, counted].astype(float)
     place = np.minimum((scores * BINS).astype(int), BINS - 1)
     counts = np.bincount(place, minlength=BINS)
     means, shares = (np.bincount(place, values, BINS) / np.maximum(counts, 1) for values in (scores, hits))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskrcnn_train.config import EvaluationConfig
-from maskrcnn_train.evaluation.evaluators import ABSENT, Array, Limits, cycle_collection_paused, run_evaluator
+from maskrcnn_train.evaluation.arrays import Floats
+from maskrcnn_train.evaluation.evaluators import ABSENT, Limits, cycle_collection_paused, run_evaluator
 from maskrcnn_train.evaluation.ground_truth import check_results, complete_ground_truth, results_as_ground_truth
 
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # COCO's
@@ -32,9 +33,9 @@ class CocoResult:
     """
 
     metrics: dict[str, float]
-    precision: dict[str, Array]
-    recall: dict[str, Array]
-    scores: dict[str, Array]
+    precision: dict[str, Floats]
+    recall: dict[str, Floats]
+    scores: dict[str, Floats]
     class_ids: list[int]
     class_names: dict[int, str]
     support: dict[int, int]
@@ -123,7 +124,7 @@ def score_coco(
 
 
 def summarize(
-    precision: Array, recall: Array, max_detections: Sequence[int], iou_thresholds: Sequence[float] = IOU_THRESHOLDS
+    precision: Floats, recall: Floats, max_detections: Sequence[int], iou_thresholds: Sequence[float] = IOU_THRESHOLDS
 ) -> dict[str, float]:
     """COCO's twelve numbers from the arrays, AP at the last of `max_detections` (COCO's cocoeval.py, `summarize`).
 
@@ -142,7 +143,7 @@ def summarize(
     return metrics
 
 
-def mean_present(values: Array) -> float:
+def mean_present(values: Floats) -> float:
     """Mean of the values above -1, or -1 where there are none."""
     present = values[values > ABSENT]
     return float(present.mean()) if present.size else ABSENT

@@ -8,17 +8,16 @@ maskApi.c).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from maskrcnn_train.evaluation.arrays import Bytes, Flags, Ints
+
 DAMAGED = -1
 MOST_CHARACTERS = 12  # of one number: 60 bits
 
 
-def code_areas(counts: Sequence[str], pixels: Sequence[int]) -> Array:
+def code_areas(counts: Sequence[str], pixels: Sequence[int]) -> Ints:
     """Pixels set in each mask: int64 [N], or DAMAGED where a code doesn't describe exactly its number of pixels.
 
     >>> code_areas(["262"], [10])
@@ -51,7 +50,7 @@ def code_areas(counts: Sequence[str], pixels: Sequence[int]) -> Array:
     return areas
 
 
-def _odd_characters(text: Array, borders: Array, lengths: Array) -> Array:
+def _odd_characters(text: Bytes, borders: Ints, lengths: Ints) -> Flags:
     """Codes with a character outside the alphabet, or that end in the middle of a number: bool [N]."""
     damaged = np.zeros(len(lengths), bool)
     outside = np.flatnonzero((text < 48) | (text > 111))
@@ -61,11 +60,11 @@ def _odd_characters(text: Array, borders: Array, lengths: Array) -> Array:
     return damaged
 
 
-def _numbers(text: Array, ends: Array) -> Array:
+def _numbers(text: Bytes, ends: Ints) -> Ints:
     """The signed numbers of the text: int64 [len(ends)], each ending at its place in `ends`."""
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
-    values: Array = (text[starts].astype(np.int64) - 48) & 31
+    values: Ints = (text[starts].astype(np.int64) - 48) & 31
     for place in range(1, min(int(lengths.max(initial=0)), MOST_CHARACTERS)):
         longer = np.flatnonzero(lengths > place)
         values[longer] += ((text[starts[longer] + place].astype(np.int64) - 48) & 31) << (5 * place)
@@ -74,7 +73,7 @@ def _numbers(text: Array, ends: Array) -> Array:
     return values
 
 
-def _runs(numbers: Array, counts: Array) -> tuple[Array, Array]:
+def _runs(numbers: Ints, counts: Ints) -> tuple[Ints, Ints]:
     """Run lengths from the numbers of all codes, and whether each run is one of ones: int64 [sum(counts)] each.
 
     Within a code the runs of zeros after the first, and the runs of ones, are two chains of differences.

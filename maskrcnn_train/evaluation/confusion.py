@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from maskrcnn_train.evaluation.arrays import Ints
 from maskrcnn_train.evaluation.overlaps import ImageOverlaps, pairs_by_iou
 
 
 def confusion_matrix(
     overlaps: Sequence[ImageOverlaps], *, num_classes: int, score_threshold: float, iou: float
-) -> npt.NDArray[np.int64]:
+) -> Ints:
     """Counts int64 [K + 1, K + 1]: rows what it is, columns what it was taken for; the last of each: background.
 
     Pairs are made by falling IoU, at least `iou`, each detection and each object once; crowd regions are left out,

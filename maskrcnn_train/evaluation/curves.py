@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from maskrcnn_train.evaluation.arrays import Floats, Ints
 from maskrcnn_train.evaluation.coco import CocoResult
-from maskrcnn_train.evaluation.matches import Array, Ints, Matches
+from maskrcnn_train.evaluation.matches import Matches
 
-CUTS = np.linspace(0, 1, 101)  # scores at which the curves are drawn
+NUM_CUTS = 101  # scores at which the curves are drawn
 
 
 @dataclass
@@ -24,13 +25,15 @@ class PrecisionRecall:
 
 @dataclass
 class ConfidenceCurve:
-    """One class at one IoU: what is left above each score 0, .01, ... 1. Precision is 1 where nothing is left.
+    """One class at one IoU: what is left above each of the scores `cuts`. Precision is 1 where nothing is left.
 
+    cuts: 0, .01, ... 1, of all classes the same; where some score lies outside 0 to 1, as many over the wider range.
     best_threshold: the score of the detection down to which F1 is highest, with the three numbers there.
     """
 
     class_name: str
     iou: float
+    cuts: list[float]
     precision: list[float]
     recall: list[float]
     f1: list[float]
@@ -54,20 +57,21 @@ def precision_recall_curves(
     return curves
 
 
-def confidence_curves(matches: Matches, class_names: list[str], *, row: int, iou: float) -> list[ConfidenceCurve]:
-    """A curve for each class with objects. class_names: by place among the ids; row: the IoU's among the matches'."""
+def confidence_curves(matches: Matches, class_names: list[str], *, iou: float) -> list[ConfidenceCurve]:
+    """A curve for each class with objects. matches: at `iou` alone; class_names: by place among the ids."""
+    cuts = np.linspace(matches.scores.min(initial=0.0), matches.scores.max(initial=1.0), NUM_CUTS)
     return [
-        _confidence_curve(matches, number, class_names[number], row, iou)
+        _confidence_curve(matches, number, class_names[number], iou, cuts)
         for number in np.unique(matches.object_classes).tolist()
     ]
 
 
-def _confidence_curve(matches: Matches, number: int, name: str, row: int, iou: float) -> ConfidenceCurve:
-    own = (matches.classes == number) & ~matches.ignored[row]
-    scores, hits = matches.scores[own], matches.hits[row, own]
+def _confidence_curve(matches: Matches, number: int, name: str, iou: float, cuts: Floats) -> ConfidenceCurve:
+    own = (matches.classes == number) & ~matches.ignored[0]
+    scores, hits = matches.scores[own], matches.hits[0, own]
     num_objects = int((matches.object_classes == number).sum())
     right = np.concatenate([[0], hits.cumsum()])  # among the first n detections
-    kept = np.searchsorted(-scores, -CUTS, side="right")  # detections with at least this score
+    kept = np.searchsorted(-scores, -cuts, side="right")  # detections with at least this score
     precision, recall, f1 = _rates(right[kept], kept, num_objects)
     # the best cut lies below a whole run of equal scores
     ends = np.flatnonzero(np.diff(scores, append=-np.inf)) + 1
@@ -76,6 +80,7 @@ def _confidence_curve(matches: Matches, number: int, name: str, row: int, iou: f
     return ConfidenceCurve(
         class_name=name,
         iou=iou,
+        cuts=cuts.tolist(),
         precision=precision.tolist(),
         recall=recall.tolist(),
         f1=f1.tolist(),
@@ -86,15 +91,16 @@ def _confidence_curve(matches: Matches, number: int, name: str, row: int, iou: f
     )
 
 
-def _rates(right: Ints, kept: Ints, num_objects: int) -> tuple[Array, Array, Array]:
+def _rates(right: Ints, kept: Ints, num_objects: int) -> tuple[Floats, Floats, Floats]:
     precision = np.where(kept > 0, right / np.maximum(kept, 1), 1.0)
     recall = right / num_objects
     return precision, recall, 2 * right / (kept + num_objects)
 
 
-def mean_f1(curves: list[ConfidenceCurve]) -> tuple[Array, float]:
-    """F1 at each of CUTS, mean over the classes, and the cut where it is highest: one threshold for all classes."""
+def best_cut(curves: list[ConfidenceCurve]) -> tuple[float, float]:
+    """One threshold for all classes: the cut where their mean F1 is highest, and that F1; zeros without curves."""
     if not curves:
-        return np.zeros(len(CUTS)), 0.0
+        return 0.0, 0.0
     mean = np.mean([curve.f1 for curve in curves], axis=0)
-    return mean, float(CUTS[mean.argmax()])
+    best = int(mean.argmax())
+    return curves[0].cuts[best], float(mean[best])

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from maskrcnn_train.evaluation.arrays import Flags, Ints
 from maskrcnn_train.evaluation.matches import Matches, match_detections, plain_average_precision
 from maskrcnn_train.evaluation.overlaps import ImageOverlaps
 
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 BACKGROUND_IOU = 0.1  # below it a detection has nothing to do with an object
 KINDS = {
     "classification": "overlaps an object of another class",
@@ -133,6 +131,8 @@ def _mean_ap(matches: Matches, hit: Flags, ignored: Flags, classes: Ints, withou
     for number in np.unique(matches.object_classes):
         own = classes == number
         num_objects = int((counted & (matches.object_classes == number)).sum())
-        # with every object of a class taken away nothing is left to miss
-        scores.append(plain_average_precision(hit[own], ignored[own], num_objects) if num_objects else 1.0)
+        if num_objects:
+            scores.append(plain_average_precision(hit[own], ignored[own], num_objects))
+        else:  # nothing is left to find: as good as can be, unless something is detected all the same
+            scores.append(float(ignored[own].all()))
     return float(np.mean(scores)) if scores else 0.0

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from maskrcnn_train.evaluation.arrays import Floats
+
 ABSENT = -1.0  # COCO's mark for "no such object, so no score"; not NaN, which JSON lacks
 EVALUATORS = {
     "pycocotools": ("pycocotools.coco.COCO", "pycocotools.cocoeval.COCOeval"),
@@ -34,7 +34,7 @@ class Limits:
 
 def run_evaluator(
     backend: str, truth: dict[str, Any], found: dict[str, Any], kind: str, limits: Limits
-) -> tuple[Array, Array, Array]:
+) -> tuple[Floats, Floats, Floats]:
     """Precision [T, R, K, A, M], recall [T, K, A, M] and scores [T, R, K, A, M] of checked COCO dicts.
 
     T: IoU thresholds, R: 101 recalls, K: classes by id, A: area ranges, M: numbers of detections.

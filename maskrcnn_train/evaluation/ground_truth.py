@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from maskrcnn_train.data.raw_annotations import shown
 from maskrcnn_train.evaluation.codes import DAMAGED, code_areas
+from maskrcnn_train.evaluation.rle import compressed
 
 Coco = dict[str, Any]
 IMAGE_ID = {"images": "id", "annotations": "image_id"}  # where each item has it
@@ -37,21 +39,17 @@ def complete_ground_truth(ground_truth: Coco, kinds: Sequence[str]) -> Coco:
             )
         filled = {**annotation, "id": number, "iscrowd": int(annotation.get("iscrowd") or 0)}
         if annotation.get("area") is None:
-            filled["area"] = _area(annotation, *sizes[annotation["image_id"]])
+            filled["area"] = _area(annotation, sizes[annotation["image_id"]])
         annotations.append(filled)
     return {"images": ground_truth["images"], "categories": ground_truth["categories"], "annotations": annotations}
 
 
-def _area(annotation: Coco, height: int, width: int) -> float:
+def _area(annotation: Coco, size: tuple[int, int]) -> float:
     """Square pixels of the mask, or of the box where there is none."""
     shape = annotation.get("segmentation")
     if not shape:
         return float(annotation["bbox"][2] * annotation["bbox"][3])
-    if isinstance(shape, list):
-        shape = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-    elif isinstance(shape["counts"], list):
-        shape = coco_mask.frPyObjects(shape, height, width)
-    return float(coco_mask.area(shape))
+    return float(coco_mask.area(compressed(shape, size)))
 
 
 def check_results(ground_truth: Coco, results: Sequence[Coco], kinds: Sequence[str]) -> list[float]:
@@ -59,7 +57,7 @@ def check_results(ground_truth: Coco, results: Sequence[Coco], kinds: Sequence[s
 
     Returns the areas of the masks, square pixels, if `kinds` has segm.
     """
-    sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
+    sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     for index, result in enumerate(results):
         fault = _fault(result, sizes, categories, kinds)
@@ -68,30 +66,33 @@ def check_results(ground_truth: Coco, results: Sequence[Coco], kinds: Sequence[s
     return _mask_areas(results) if "segm" in kinds else []
 
 
-def _fault(result: Coco, sizes: dict[int, tuple[int, int]], categories: set[int], kinds: Sequence[str]) -> str | None:
+def _fault(result: Coco, sizes: dict[int, list[int]], categories: set[int], kinds: Sequence[str]) -> str | None:
     """What is wrong with one result, as the end of a sentence; None if nothing is."""
     try:
         image_id, category_id, score = result["image_id"], result["category_id"], result["score"]
+        size, known = sizes.get(image_id), category_id in categories
     except KeyError as missing:
         return f"has no {missing.args[0]}"
-    if image_id not in sizes:
-        return f"has image_id {image_id}, which the ground truth lacks; were the results made on another split?"
-    if category_id not in categories:
-        return f"has category_id {category_id}; the ground truth has {_shortened(sorted(categories))}"
+    except TypeError:  # a list or an object
+        return f"has image_id {shown(image_id)} and category_id {shown(category_id)}; both are whole numbers"
+    if size is None:
+        return f"has image_id {shown(image_id)}, which the ground truth lacks; were the results made on another split?"
+    if not known:
+        return f"has category_id {shown(category_id)}; the ground truth has {_shortened(sorted(categories))}"
     if not isinstance(score, int | float) or not math.isfinite(score):
-        return f"(image {image_id}) has score {score}; it must be a finite number"
+        return f"(image {image_id}) has score {shown(score)}; it must be a finite number"
     if "bbox" in kinds and not _is_box(result.get("bbox")):
-        return f"(image {image_id}) has bbox {result.get('bbox')}; it must be [x, y, width, height], finite"
-    fault = _segmentation_fault(result.get("segmentation"), sizes[image_id]) if "segm" in kinds else None
+        return f"(image {image_id}) has bbox {shown(result.get('bbox'))}; it must be [x, y, width, height], finite"
+    fault = _segmentation_fault(result.get("segmentation"), size) if "segm" in kinds else None
     return None if fault is None else f"(image {image_id}) {fault}"
 
 
-def _segmentation_fault(code: Any, size: tuple[int, int]) -> str | None:
+def _segmentation_fault(code: Any, size: list[int]) -> str | None:
     if not isinstance(code, dict) or "counts" not in code:
         return "has no RLE segmentation; results carry {'size': [h, w], 'counts': ...}, not polygons"
-    if tuple(code.get("size", ())) != size:
-        return f"has an RLE of size {code.get('size')}; the image is {list(size)} (height, width)"
-    counts = code["counts"]
+    given, counts = code.get("size"), code["counts"]
+    if given != size or type(given[0]) is float or type(given[1]) is float:  # 40.0 == 40, but no evaluator takes it
+        return f"has an RLE of size {shown(given)}; the image is {size} (height, width)"
     if isinstance(counts, list):
         if not all(isinstance(count, int) and count >= 0 for count in counts):
             return "has RLE counts that are not whole numbers from 0"
@@ -149,7 +150,8 @@ def results_as_ground_truth(
     """
     if kind == "segm":
         areas = mask_areas
-        extra = [{"bbox": [0, 0, 0, 0], "segmentation": _code(result["segmentation"])} for result in results]
+        codes = (result["segmentation"] for result in results)
+        extra = [{"bbox": [0, 0, 0, 0], "segmentation": compressed(code, code["size"])} for code in codes]
     else:
         areas = [float(result["bbox"][2] * result["bbox"][3]) for result in results]
         extra = [{"bbox": list(result["bbox"])} for result in results]
@@ -166,8 +168,3 @@ def results_as_ground_truth(
         for number, (result, area, more) in enumerate(zip(results, areas, extra, strict=True), start=1)
     ]
     return {**ground_truth, "annotations": annotations}
-
-
-def _code(code: Coco) -> Coco:
-    """Compressed counts, also where a file has them as a list."""
-    return coco_mask.frPyObjects(code, *code["size"]) if isinstance(code["counts"], list) else code

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn_train.evaluation.arrays import Flags, Floats, Ints
+from maskrcnn_train.evaluation.coco import NO_LIMIT
 from maskrcnn_train.evaluation.overlaps import ImageOverlaps
 
-Array = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 RECALLS = np.linspace(0, 1, 101)
-EVERYTHING = (0.0, 1e10)
 
 
 @dataclass
@@ -33,7 +31,7 @@ class Matches:
     images: Ints
     places: Ints
     classes: Ints
-    scores: Array
+    scores: Floats
     hits: Flags
     ignored: Flags
     object_images: Ints
@@ -46,7 +44,7 @@ def match_detections(
     overlaps: Sequence[ImageOverlaps],
     *,
     iou_thresholds: Sequence[float],
-    area_range: tuple[float, float] = EVERYTHING,
+    area_range: tuple[float, float] = (0.0, NO_LIMIT),
 ) -> Matches:
     """Match every image at every threshold. area_range: square pixels; what lies outside is not counted."""
     thresholds = np.minimum(np.array(iou_thresholds), 1 - 1e-10)
@@ -79,7 +77,7 @@ def match_detections(
     )
 
 
-def _partners(image: ImageOverlaps, thresholds: Array, beside: Flags) -> Ints:
+def _partners(image: ImageOverlaps, thresholds: Floats, beside: Flags) -> Ints:
     """The object that each detection takes at each threshold: int64 [T, D], -1 for none. beside: not counted [G]."""
     partner = np.full((len(thresholds), len(image.scores)), -1, np.int64)
     taken = np.zeros((len(thresholds), len(beside)), bool)
@@ -104,7 +102,7 @@ def _taken(partner: Ints, num_objects: int) -> Flags:
     return taken
 
 
-def _joined(parts: Sequence[npt.NDArray[np.generic]], rows: int | None = None) -> npt.NDArray[np.float64]:
+def _joined(parts: Sequence[npt.NDArray[np.generic]], rows: int | None = None) -> Floats:
     """All images in one array, along the last axis; with `rows` two-dimensional also where there is no image."""
     if not parts:
         return np.zeros(0 if rows is None else (rows, 0))
@@ -114,7 +112,7 @@ def _joined(parts: Sequence[npt.NDArray[np.generic]], rows: int | None = None) -
 # ---------------------------------------------------------------- from matches to AP
 
 
-def average_precision(hits: Flags, ignored: Flags, weights: Ints, totals: Ints) -> Array:
+def average_precision(hits: Flags, ignored: Flags, weights: Ints, totals: Ints) -> Floats:
     """COCO's AP of one class, the mean over 101 recalls: float [B, T], NaN where there is no object.
 
     hits, ignored: bool [T, N], highest score first; weights: int [B, N], how often each detection counts in each of B

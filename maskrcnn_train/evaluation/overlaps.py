@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from maskrcnn_train.evaluation.arrays import Flags, Floats, Ints
+from maskrcnn_train.evaluation.rle import compressed
+
 Coco = dict[str, Any]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -107,16 +106,7 @@ def _boxes(items: Sequence[Coco]) -> Floats:
 
 
 def _codes(items: Sequence[Coco], size: tuple[int, int]) -> list[Coco]:
-    return [_code(item["segmentation"], size) for item in items]
-
-
-def _code(shape: Any, size: tuple[int, int]) -> Coco:
-    code: Coco = shape
-    if isinstance(shape, list):
-        code = coco_mask.merge(coco_mask.frPyObjects(shape, *size))
-    elif isinstance(shape["counts"], list):
-        code = coco_mask.frPyObjects(shape, *size)
-    return code
+    return [compressed(item["segmentation"], size) for item in items]
 
 
 def _areas(shapes: Floats | list[Coco]) -> Floats:

@@ -1,4 +1,4 @@
-"""Predicted masks to COCO run-length codes, without ever making a full-size mask.
+"""Masks to and from COCO run-length codes; predicted ones without ever making a full-size mask.
 
 COCO's code counts runs down the columns of the whole image, so outside a mask's own box there is
 nothing to look at: the runs follow from the box's pixels and from where the box stands.
@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-Array = npt.NDArray[Any]
+from maskrcnn_train.evaluation.arrays import Ints
+
+Bitmap = npt.NDArray[Any]  # uint8 or bool [h, w]
+Runs = npt.NDArray[np.uint32]
 RLE = dict[str, Any]
 
 
@@ -32,11 +34,11 @@ def masks_to_rle(
     from maskrcnn_train.model.outputs import paste_masks
 
     pasted = paste_masks(probabilities.float(), boxes.float(), size, threshold=threshold, rule=rule)
-    runs = [crop_runs(_as_bitmap(crop.bitmap), crop.x0, crop.y0, size) for crop in pasted]
+    runs = [crop_runs(crop.bitmap.numpy(), crop.x0, crop.y0, size) for crop in pasted]
     return compress_runs(runs, size)
 
 
-def encode_crop(bitmap: Array, x0: int, y0: int, size: tuple[int, int]) -> RLE:
+def encode_crop(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> RLE:
     """The COCO RLE of a full-size mask that is zero outside one crop.
 
     bitmap: uint8 or bool [h, w], its top left pixel at column `x0`, row `y0` of an image of `size` (height, width).
@@ -47,7 +49,7 @@ def encode_crop(bitmap: Array, x0: int, y0: int, size: tuple[int, int]) -> RLE:
     return compress_runs([crop_runs(bitmap, x0, y0, size)], size)[0]
 
 
-def crop_runs(bitmap: Array, x0: int, y0: int, size: tuple[int, int]) -> Array:
+def crop_runs(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> Runs:
     """Run lengths of the full-size mask in column order, zeros first: uint32 [R], adding up to height * width."""
     height, width = size
     crop_height, crop_width = bitmap.shape
@@ -67,7 +69,7 @@ def crop_runs(bitmap: Array, x0: int, y0: int, size: tuple[int, int]) -> Array:
     return (runs if runs[-1] or len(runs) == 1 else runs[:-1]).astype(np.uint32)
 
 
-def _join_touching_runs(edges: Array) -> Array:
+def _join_touching_runs(edges: Ints) -> Ints:
     """Drop the edges where a run reaches the image's bottom and the next begins at the next column's top."""
     if len(edges) < 4:
         return edges
@@ -75,7 +77,7 @@ def _join_touching_runs(edges: Array) -> Array:
     return np.delete(edges, np.concatenate([touching, touching + 1]))
 
 
-def compress_runs(runs: Sequence[Array], size: tuple[int, int]) -> list[RLE]:
+def compress_runs(runs: Sequence[Runs], size: tuple[int, int]) -> list[RLE]:
     """COCO's compressed RLE dicts of the run lengths of masks of one `size` (height, width)."""
     if not runs:
         return []
@@ -84,17 +86,27 @@ def compress_runs(runs: Sequence[Array], size: tuple[int, int]) -> list[RLE]:
     return [{"size": list(size), "counts": code["counts"].decode("ascii")} for code in codes]
 
 
-def decode_crop(code: RLE) -> tuple[int, int, Array]:
+def compressed(shape: RLE | list[list[float]], size: Sequence[int]) -> RLE:
+    """A mask in any of COCO's forms - polygons, counts as a list, compressed counts - with compressed counts.
+
+    size: (height, width) of the image.
+    """
+    code: RLE
+    if isinstance(shape, list):
+        code = coco_mask.merge(coco_mask.frPyObjects(shape, *size))
+    elif isinstance(shape["counts"], list):
+        code = coco_mask.frPyObjects(shape, *size)
+    else:
+        code = shape
+    return code
+
+
+def decode_crop(code: RLE) -> tuple[int, int, Bitmap]:
     """A mask cut to its own box: x0, y0, bitmap uint8 [h, w]; the counts may be a list. Pixels of the image."""
-    if isinstance(code["counts"], list):
-        code = coco_mask.frPyObjects(code, *code["size"])
+    code = compressed(code, code["size"])
     x0, y0, width, height = (int(value) for value in coco_mask.toBbox(code))
     with warnings.catch_warnings():
         # pycocotools 2.0.11 on numpy 2: its array has the signature of numpy 1
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
         full = coco_mask.decode(code)
     return x0, y0, full[y0 : y0 + height, x0 : x0 + width]
-
-
-def _as_bitmap(bitmap: Array | Tensor) -> Array:
-    return bitmap.numpy() if isinstance(bitmap, torch.Tensor) else bitmap

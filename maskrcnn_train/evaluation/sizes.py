@@ -25,10 +25,8 @@ class SizeBucket:
     found_above_threshold: float
 
 
-def size_buckets(
-    overlaps: Sequence[ImageOverlaps], matches: Matches, confident: Matches, *, row: int
-) -> list[SizeBucket]:
-    """The buckets that have objects. confident: the matches of the detections above a score; row: which IoU."""
+def size_buckets(overlaps: Sequence[ImageOverlaps], matches: Matches, confident: Matches) -> list[SizeBucket]:
+    """The buckets that have objects. matches: at one IoU; confident: those of the detections above a score."""
     areas = [image.object_areas for image in overlaps]
     pairs = zip(matches.object_images, matches.object_places, strict=True)
     sides = np.sqrt([areas[image][place] for image, place in pairs])
@@ -37,7 +35,7 @@ def size_buckets(
     for number, low in enumerate(SIDES):
         own = bucket == number
         if own.any():
-            found, sure = matches.found[row, own].mean(), confident.found[row, own].mean()
+            found, sure = matches.found[0, own].mean(), confident.found[0, own].mean()
             high = SIDES[number + 1] if number + 1 < len(SIDES) else None
             buckets.append(SizeBucket(low, high, int(own.sum()), float(found), float(sure)))
     return buckets

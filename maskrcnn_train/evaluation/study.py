@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from maskrcnn_train.evaluation.bootstrap import Array, Interval, Ints, draw_images, headline_draws, interval
+from maskrcnn_train.evaluation.arrays import Floats, Ints
+from maskrcnn_train.evaluation.bootstrap import Interval, draw_images, headline_draws, interval
 from maskrcnn_train.evaluation.calibration import Calibration, calibrate
 from maskrcnn_train.evaluation.coco import AREA_NAMES, CocoResult, area_ranges
 from maskrcnn_train.evaluation.confusion import confusion_matrix
 from maskrcnn_train.evaluation.curves import (
     ConfidenceCurve,
     PrecisionRecall,
+    best_cut,
     confidence_curves,
-    mean_f1,
     precision_recall_curves,
 )
 from maskrcnn_train.evaluation.errors import Errors, break_down_errors
@@ -34,7 +34,8 @@ class Study:
     """What was found out about one kind (bbox, segm).
 
     threshold: the score of the highest mean F1, at which `confusion` and the confident shares of `sizes` are taken.
-    confusion: int64 [K + 1, K + 1], rows the truth, columns the detections, last: background. intervals: by measure,
+    confusion: int64 [K + 1, K + 1], rows the truth, columns the detections, last: background. calibration: None where
+    scores lie outside 0 to 1. intervals: by measure,
     None without draws. draws: the scores behind them, by measure.
     """
 
@@ -43,12 +44,17 @@ class Study:
     threshold: float
     precision_recall: list[PrecisionRecall]
     confidence: list[ConfidenceCurve]
-    confusion: npt.NDArray[np.int64]
+    confusion: Ints
     errors: Errors
-    calibration: Calibration
+    calibration: Calibration | None
     sizes: list[SizeBucket]
     intervals: dict[str, Interval]
-    draws: dict[str, Array]
+    draws: dict[str, Floats]
+
+    @property
+    def without_interval(self) -> list[str]:
+        """The measures that were drawn and have a value, but objects in too few images for an interval."""
+        return [name for name, each in self.draws.items() if name not in self.intervals and not np.isnan(each[0])]
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON, without the draws."""
@@ -70,7 +76,8 @@ def study_results(
     images: they are the same for every model that is scored on them.
     """
     kinds = list(result.precision)
-    draws = draw_images(len(ground_truth["images"]), num_draws, seed) if num_draws else None
+    num_images = len(ground_truth["images"])
+    draws = draw_images(num_images, num_draws, seed) if num_draws and num_images else None
     truth = complete_ground_truth(ground_truth, kinds)
     overlaps = {
         kind: image_overlaps(truth, results, kind=kind, max_detections=result.max_detections[-1]) for kind in kinds
@@ -82,8 +89,8 @@ def _study(kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResu
     own = overlaps[kind]
     names = [result.class_names[number] for number in result.class_ids]
     at_half = match_detections(own, iou_thresholds=[IOU])
-    confidence = confidence_curves(at_half, names, row=0, iou=IOU)
-    _, threshold = mean_f1(confidence)
+    confidence = confidence_curves(at_half, names, iou=IOU)
+    threshold, _ = best_cut(confidence)
     confident = match_detections([_above(image, threshold) for image in own], iou_thresholds=[IOU])
     scores = {} if draws is None else _headline(own, result, draws)
     intervals = {name: interval(each) for name, each in scores.items()}
@@ -95,8 +102,8 @@ def _study(kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResu
         confidence=confidence,
         confusion=confusion_matrix(own, num_classes=len(names), score_threshold=threshold, iou=IOU),
         errors=break_down_errors(own, iou=IOU, boxes=overlaps.get("bbox") if kind == "segm" else None),
-        calibration=calibrate(at_half, row=0, iou=IOU),
-        sizes=size_buckets(own, at_half, confident, row=0),
+        calibration=calibrate(at_half, iou=IOU),
+        sizes=size_buckets(own, at_half, confident),
         intervals={name: each for name, each in intervals.items() if each is not None},
         draws=scores,
     )
@@ -106,7 +113,7 @@ def _above(image: ImageOverlaps, threshold: float) -> ImageOverlaps:
     return image.first(int((image.scores >= threshold).sum()))
 
 
-def _headline(overlaps: list[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Array]:
+def _headline(overlaps: list[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Floats]:
     ranges = zip(AREA_NAMES, area_ranges(result.size_limits), strict=True)
     matches = {
         name: match_detections(overlaps, iou_thresholds=result.iou_thresholds, area_range=limits)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_train.evaluation.curves import confidence_curves, mean_f1
+from maskrcnn_train.evaluation.curves import best_cut, confidence_curves
 from maskrcnn_train.evaluation.errors import BACKGROUND_IOU
 from maskrcnn_train.evaluation.ground_truth import complete_ground_truth
 from maskrcnn_train.evaluation.matches import match_detections
@@ -19,7 +19,7 @@ from maskrcnn_train.evaluation.overlaps import ImageOverlaps, image_overlaps, pa
 
 FINE, WRONG_CLASS, LOCALISATION, FALSE_ALARM, MISSED = "fine", "wrong class", "localisation", "false alarm", "missed"
 KINDS = {
-    MISSED: "an object that nothing was detected near",
+    MISSED: "an object with no detection of its class near it and none of another class on it",
     WRONG_CLASS: "a detection on an object of another class",
     LOCALISATION: "the right class, overlapping too little",
     FALSE_ALARM: "a detection where nothing is left to find",
@@ -65,7 +65,7 @@ def judge_images(
     )
     names = [category["name"] for category in sorted(ground_truth["categories"], key=lambda each: each["id"])]
     matches = match_detections(overlaps, iou_thresholds=[iou])
-    _, threshold = mean_f1(confidence_curves(matches, names, row=0, iou=iou))
+    threshold, _ = best_cut(confidence_curves(matches, names, iou=iou))
     return threshold, [_judge(image.first(int((image.scores >= threshold).sum())), iou) for image in overlaps]
 
 

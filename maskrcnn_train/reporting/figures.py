@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from maskrcnn_train.evaluation.curves import CUTS, mean_f1
+from maskrcnn_train.evaluation.calibration import Calibration
+from maskrcnn_train.evaluation.curves import best_cut
 from maskrcnn_train.evaluation.study import Study
 from maskrcnn_train.reporting.tables import KIND_WORDS
 
@@ -27,12 +28,13 @@ INK, MUTED, FILL = "#222222", "#8a8f98", "#3b6fb6"
 
 def draw_study(study: Study) -> dict[str, Figure]:
     """All pictures of a study by name."""
+    calibration = {"calibration": calibration_figure(study.kind, study.calibration)} if study.calibration else {}
     return {
         "precision_recall": precision_recall_figure(study),
         "confidence": confidence_figure(study),
         "confusion": confusion_figure(study),
         "errors": errors_figure(study),
-        "calibration": calibration_figure(study),
+        **calibration,
         "sizes": sizes_figure(study),
     }
 
@@ -53,19 +55,21 @@ def confidence_figure(study: Study) -> Figure:
     """F1, precision and recall of what scores at least x; the best threshold is marked."""
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     figure.suptitle(f"{KIND_WORDS[study.kind].capitalize()} by score threshold, IoU 0.5", color=INK)
-    mean, best = mean_f1(study.confidence)
+    best, best_f1 = best_cut(study.confidence)
     for number, name in enumerate(("f1", "precision", "recall"), start=1):
         axes = figure.add_subplot(1, 3, number)
         _prepare(axes, "score threshold", "F1" if name == "f1" else name)
         if not study.confidence:
             continue
         lines = [(curve.class_name, getattr(curve, name)) for curve in study.confidence]
-        _class_lines(axes, CUTS, lines, None)
+        cuts = study.confidence[0].cuts
+        axes.set_xlim(cuts[0], cuts[-1])
+        _class_lines(axes, cuts, lines, None)
         if name == "f1":
             figure.legend(frameon=False, fontsize=9, loc="outside right upper")
             axes.axvline(best, color=MUTED, linestyle=":")
             axes.annotate(
-                f"best {best:.2f}: F1 {mean.max():.2f}", (best, 1.0), color=INK, ha="center", va="bottom", fontsize=9
+                f"best {best:.2f}: F1 {best_f1:.2f}", (best, 1.0), color=INK, ha="center", va="bottom", fontsize=9
             )
     return figure
 
@@ -119,11 +123,10 @@ def errors_figure(study: Study) -> Figure:
     return figure
 
 
-def calibration_figure(study: Study) -> Figure:
+def calibration_figure(kind: str, calibration: Calibration) -> Figure:
     """The share of right detections in each bin of scores, beside the line where score and share are equal."""
-    calibration = study.calibration
     figure, axes = empty_axes(
-        f"Do the scores of {KIND_WORDS[study.kind]} mean what they say? (mean gap {calibration.error:.3f})",
+        f"Do the scores of {KIND_WORDS[kind]} mean what they say? (mean gap {calibration.error:.3f})",
         "score",
         "share that is right",
     )

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pycocotools import mask as coco_mask
 
-from maskrcnn_train.evaluation.rle import decode_crop
+from maskrcnn_train.evaluation.rle import compressed, decode_crop
 from maskrcnn_train.reporting.drawing import Bitmap, draw_objects, side_by_side
 
 
@@ -44,20 +43,15 @@ def objects_from_coco(
     """
     kept = [item for item in annotations if item.get("score", 1.0) >= threshold]
     corners = [[x, y, x + width, y + height] for x, y, width, height in (item["bbox"] for item in kept)]
-    masks = [_bitmap(item["segmentation"], size) for item in kept] if all(i.get("segmentation") for i in kept) else None
+    masks = None
+    if all(item.get("segmentation") for item in kept):
+        masks = [decode_crop(compressed(item["segmentation"], size)) for item in kept]
     return Objects(
         boxes=corners,
         labels=[labels[item["category_id"]] for item in kept],
         scores=[float(item["score"]) for item in kept] if kept and all("score" in item for item in kept) else None,
         masks=masks,
     )
-
-
-def _bitmap(segmentation: Any, size: tuple[int, int]) -> Bitmap:
-    """The mask cut to its own box."""
-    if isinstance(segmentation, list):
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
-    return decode_crop(segmentation)
 
 
 def draw_validation(

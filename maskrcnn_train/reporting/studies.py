@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from maskrcnn_train.evaluation.bootstrap import TOO_FEW_IMAGES
 from maskrcnn_train.evaluation.study import Study
 from maskrcnn_train.reporting.tables import percent, table, write_csv
 
@@ -31,7 +32,8 @@ def write_study(folder: Path, studies: Mapping[str, Study]) -> dict[str, Image.I
 
 
 def _tables(study: Study) -> dict[str, list[dict[str, object]]]:
-    names = [*study.class_names, "background"]
+    nothing = "background" if "background" not in study.class_names else "nothing there"
+    names = [*study.class_names, nothing]
     confusion = zip(names, study.confusion.tolist(), strict=True)
     return {
         "thresholds": [
@@ -56,6 +58,8 @@ def study_tables(study: Study) -> str:
     if study.intervals:
         shown = [(name, *map(percent, (each.value, each.low, each.high))) for name, each in study.intervals.items()]
         parts.append(table(f"{study.kind}: 95 % intervals over the images, x 100", ["", "value", "low", "high"], shown))
+    if study.without_interval:
+        parts.append(f"{study.kind}: no interval of {', '.join(study.without_interval)}: {TOO_FEW_IMAGES}")
     rows = [(kind.name, kind.count, percent(kind.ap_gain), kind.meaning) for kind in study.errors.kinds]
     title = f"{study.kind}: what the AP at IoU {study.errors.iou:g} is lost to (now {percent(study.errors.ap)})"
     parts.append(table(title, ["error", "count", "AP it costs", ""], rows))
@@ -63,4 +67,6 @@ def study_tables(study: Study) -> str:
         f"{study.kind}: score thresholds of the best F1 are in {study.kind}_thresholds.csv; "
         f"one for all classes: {study.threshold:.2f}"
     )
+    if study.calibration is None:
+        parts.append(f"{study.kind}: no calibration: scores lie outside 0 to 1, so they are not probabilities")
     return "\n\n".join(parts)

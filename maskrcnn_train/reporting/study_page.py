@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maskrcnn_train.evaluation.curves import CUTS
 from maskrcnn_train.reporting.charts import Chart, Points, line_chart
 from maskrcnn_train.reporting.tables import KIND_WORDS
 
 MOST_COLORED = 10  # classes; more lines than that cannot be told apart
 MOST_MISTAKES = 10
 UNIT = (0.0, 1.0)
+CUTS = [number / 100 for number in range(101)]  # of the studies of older versions, which do not say
 IDEAL = "as it should be"
 
 
@@ -38,7 +38,8 @@ class Bar:
 @dataclass
 class StudyPage:
     """One kind. confusion: a row for each class, last: background. mistakes: (is, taken for, count), most frequent
-    first. errors: share: AP it costs; sizes: shares found, and found above the threshold."""
+    first. errors: share: AP it costs; sizes: shares found, and found above the threshold. calibration, its error: None
+    where scores are not probabilities."""
 
     word: str
     threshold: float
@@ -51,7 +52,7 @@ class StudyPage:
     errors: list[Bar]
     sizes: list[Bar]
     calibration: Chart | None
-    calibration_error: float
+    calibration_error: float | None
 
 
 def study_pages(study: Mapping[str, Any]) -> list[StudyPage]:
@@ -73,8 +74,8 @@ def _study_page(kind: str, study: Mapping[str, Any]) -> StudyPage:
         error_ap=errors["ap"],
         errors=[Bar(each["name"], each["meaning"], each["count"], [each["ap_gain"]]) for each in errors["kinds"]],
         sizes=[_size_bar(each) for each in study["sizes"]],
-        calibration=_calibration(calibration),
-        calibration_error=calibration["error"],
+        calibration=_calibration(calibration) if calibration else None,
+        calibration_error=calibration["error"] if calibration else None,
     )
 
 
@@ -92,12 +93,12 @@ def _confidence(study: Mapping[str, Any]) -> Chart | None:
     """Means over the classes, by the score from which detections count."""
     curves = study["confidence"]
     series = {
-        word: _mean([_points(CUTS.tolist(), curve[key]) for curve in curves])
+        word: _mean([_points(curve.get("cuts", CUTS), curve[key]) for curve in curves])
         for word, key in (("F1", "f1"), ("precision", "precision"), ("recall", "recall"))
         if curves
     }
     title = "F1, precision, recall: means of the classes"
-    return line_chart(title, series, x_label="score from which detections count", x_range=UNIT, y_range=UNIT)
+    return line_chart(title, series, x_label="score from which detections count", y_range=UNIT)
 
 
 def _calibration(found: Mapping[str, Any]) -> Chart | None:

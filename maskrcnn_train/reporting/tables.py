@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from maskrcnn_train.evaluation.bootstrap import TOO_FEW_IMAGES, Difference
 from maskrcnn_train.evaluation.coco import CocoResult
 from maskrcnn_train.evaluation.comparison import Comparison
 from maskrcnn_train.evaluation.evaluators import ABSENT
@@ -74,13 +75,21 @@ def comparison_table(comparisons: Sequence[Comparison], num_images: int) -> str:
             percent(each.a),
             percent(each.b),
             f"{100 * each.difference.value:+.1f}",
-            f"{100 * each.difference.low:+.1f} to {100 * each.difference.high:+.1f}",
+            _interval(each.difference),
             each.verdict,
         )
         for each in comparisons
     ]
     title = f"b - a on the same {num_images} images, x 100, with 95 % intervals"
-    return table(title, ["", "a", "b", "b - a", "interval", ""], rows)
+    alone = [each.name for each in comparisons if each.difference.low is None]
+    note = f"\n\nno interval of {', '.join(alone)}: {TOO_FEW_IMAGES}" if alone else ""
+    return table(title, ["", "a", "b", "b - a", "interval", ""], rows) + note
+
+
+def _interval(difference: Difference) -> str:
+    if difference.low is None or difference.high is None:
+        return "-"
+    return f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
 
 
 def average_recalls(metrics: Mapping[str, float]) -> list[str]:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from maskrcnn_train.evaluation.rle import decode_crop, encode_crop, masks_to_rle
+from maskrcnn_train.evaluation.rle import compressed, decode_crop, encode_crop, masks_to_rle
 from maskrcnn_train.model.outputs import paste_full
 
 
@@ -38,6 +38,16 @@ def test_a_code_decodes_to_the_crop_of_its_own_box():
         x0, y0, found = decode_crop(form)
         assert (x0, y0) == (4, 1)
         assert (found == bitmap).all()
+
+
+def test_polygons_and_plain_counts_compress_to_the_code_of_their_mask():
+    code = encode_crop(np.ones((3, 3), np.uint8), 2, 1, (5, 9))
+    halves = [[2, 1, 4, 1, 4, 4, 2, 4], [3, 1, 5, 1, 5, 4, 3, 4]]
+    for form in (halves, {"size": [5, 9], "counts": [11, 3, 2, 3, 2, 3, 21]}, code):
+        found = compressed(form, (5, 9))
+        assert list(found["size"]) == code["size"]
+        counts = found["counts"]
+        assert (counts.decode() if isinstance(counts, bytes) else counts) == code["counts"]
 
 
 def test_an_empty_crop_is_an_empty_mask():

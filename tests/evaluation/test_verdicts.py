@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reporting.scenes import scene
+from reporting.scenes import DOOR, scene
 
 from maskrcnn_train.evaluation.verdicts import judge_images
 
@@ -24,6 +24,14 @@ def test_every_object_and_every_confident_detection_gets_its_kind(verdicts) -> N
     kinds = {each.place: each.kind for each in by_image[2].detections}
     assert kinds == {3: "wrong class", 4: "localisation", 5: "false alarm"}
     assert [each.kind for each in (*by_image[1].objects, *by_image[1].detections)] == ["fine"] * 4
+
+
+def test_an_object_beside_a_detection_of_another_class_is_missed(tmp_path: Path) -> None:
+    found = scene(tmp_path)
+    found.results.append(dict(found.results[0], image_id=2, category_id=DOOR, bbox=[110, 25, 30, 30], score=0.96))
+    _, verdicts = judge_images(found.ground_truth, found.results, kind="bbox", max_detections=100)
+    kinds = {each.place: each.kind for each in next(each for each in verdicts if each.image_id == 2).objects}
+    assert kinds[4] == "missed"
 
 
 def test_detections_below_the_best_threshold_are_left_out(verdicts) -> None:
