@@ -1,6 +1,8 @@
 """What an evaluation says beside mAP, on cases whose answer is known."""
 
+import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,9 +205,17 @@ def test_a_study_is_written_as_data_tables_and_pictures(studied, tmp_path):
     assert plain["segm"]["errors"]["kinds"][0]["name"] == "classification"
     for name in pictures:
         assert (tmp_path / f"{name.replace('/', '_')}.png").stat().st_size > 5000
-    lines = (tmp_path / "segm_confusion.csv").read_text().splitlines()
-    assert lines[0] == "is / taken for,window,door,shop,never,background"
     assert "95 % intervals" in study_tables(studies["segm"])
+
+
+def test_the_confusion_is_written_whole_also_with_a_class_called_background(studied, tmp_path, monkeypatch):
+    monkeypatch.setattr("maskrcnn_train.reporting.figures.draw_study", lambda study: {})
+    study = replace(studied[2]["segm"], class_names=["window", "background", "shop", "never"])
+    write_study(tmp_path, {"segm": study})
+    lines = list(csv.reader((tmp_path / "segm_confusion.csv").read_text().splitlines()))
+    assert lines[0] == ["is / taken for", "window", "background", "shop", "never", "background"]
+    assert [line[0] for line in lines] == lines[0]
+    assert [[int(cell) for cell in line[1:]] for line in lines[1:]] == study.confusion.tolist()
 
 
 def test_two_studies_compare_score_by_score(studied):
