@@ -59,7 +59,7 @@ def test_the_funnel_adds_up_and_agrees_with_the_evaluation(analysis, checkpoint:
     assert counts.total() == sum(int(row["objects"]) for row in rows)
     table = list(csv.DictReader((folder / "funnel.csv").read_text().splitlines()))
     for row in table:
-        stages = [int(value) for key, value in row.items() if key not in ("group", "objects")]
+        stages = [int(value) for key, value in row.items() if key not in ("by", "group", "objects")]
         assert sum(stages) == int(row["objects"])
     assert len(list(csv.DictReader((folder / "objects.csv").read_text().splitlines()))) == counts.total()
 
@@ -127,11 +127,11 @@ def test_the_winners_are_files_that_evaluate_takes(analysis, checkpoint: Path, t
 
 def test_proposals_and_anchors_are_reported_for_every_group(analysis) -> None:
     found, folder = analysis
-    recalls = {(each.group, each.count): each for each in found.recalls}
-    assert {"all", "small"} <= {group for group, _ in recalls}
-    for (group, count), each in recalls.items():
+    recalls = {(each.by, each.group, each.count): each for each in found.recalls}
+    assert {("all", "all"), ("size", "small"), ("class", "star")} <= {(by, group) for by, group, _ in recalls}
+    for (by, group, count), each in recalls.items():
         assert 0 <= each.average_recall <= each.recall50 <= 1
-        assert each.recall50 >= recalls[group, 10].recall50 - 1e-9, count
+        assert each.recall50 >= recalls[by, group, 10].recall50 - 1e-9, count
     shares = {(each.upper, each.lower): each for each in found.shares}
     assert found.trained_iou in shares
     for each in shares.values():

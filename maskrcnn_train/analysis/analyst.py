@@ -31,12 +31,14 @@ Loader = Iterable[tuple[ImageBatch, list[Target]]]
 class Analysis:
     """What was found out; None where it was not asked for.
 
-    recalls, shares: of proposals and anchors. outcomes: of the settings, the trained one first; winners: `best` and
-    `fast` among them; timed: milliseconds of an image, measured whole, of the trained one and the winners.
+    setting: that the model is used with. recalls, shares: of proposals and anchors. outcomes: of the settings, the
+    trained one first; winners: `best` and `fast` among them; timed: milliseconds of an image, measured whole, of the
+    trained one and the winners.
     """
 
     kind: str
     num_images: int
+    setting: Setting
     trained_iou: tuple[float, float]
     funnel: Funnel | None = None
     recalls: list[ProposalRecall] | None = None
@@ -93,7 +95,7 @@ class Analyst:
             done += len(trace.image_ids)
             on_batch(done)
         iou = self.trained.rpn.iou
-        analysis = Analysis(self.kind, done, (iou.upper, iou.lower))
+        analysis = Analysis(self.kind, done, self._trained_setting(), (iou.upper, iou.lower))
         if funnel:
             analysis.funnel = funnel.finish(self.ground_truth, results, kind=self.kind, class_names=self.class_names)
         if reporter:

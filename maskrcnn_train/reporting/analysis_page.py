@@ -63,25 +63,25 @@ def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
         lost=[
             (row["group"], row["objects"], row[FOUND] / max(row["objects"], 1))
             for row in funnel.get("rows", [])
-            if row["group"] not in ("all", *SIZES)
+            if row["by"] == "class"
         ],
         budgets=budgets,
         num_settings=len(outcomes),
         timed=analysis.get("timed") or {},
         budget_chart=_budget_chart(budgets),
-        recall_chart=_recall_chart(analysis.get("recalls") or []),
+        recall_chart=_recall_chart(analysis.get("recalls") or [], analysis["setting"]),
     )
 
 
 def _stages(rows: list[dict[str, Any]]) -> list[Stage]:
     """Found first, then what objects are lost at, in the order of the model."""
-    by_group = {row["group"]: row for row in rows}
-    if "all" not in by_group:
+    if not rows:
         return []
-    counts, total = by_group["all"], max(by_group["all"]["objects"], 1)
+    counts, by_size = rows[0], [row for row in rows if row["by"] == "size"]  # the first is of all objects
+    total = max(counts["objects"], 1)
     words: Mapping[str, tuple[str, str]] = {FOUND: ("detected", "")} | STAGES
     return [
-        Stage(name, meaning, key, counts[name], counts[name] / total, [by_group[size][name] for size in SIZES])
+        Stage(name, meaning, key, counts[name], counts[name] / total, [row[name] for row in by_size])
         for name, (meaning, key) in words.items()
         if counts[name] or name == FOUND
     ]
@@ -124,9 +124,10 @@ def _budget_chart(budgets: list[Budget]) -> Chart | None:
     return line_chart("AP on the half chosen on, x 100", series, x_label="milliseconds an image", from_zero=False)
 
 
-def _recall_chart(recalls: list[dict[str, Any]]) -> Chart | None:
+def _recall_chart(recalls: list[dict[str, Any]], setting: Mapping[str, Any]) -> Chart | None:
     series: dict[str, list[tuple[float, float]]] = {group: [] for group in ("all", *SIZES)}
     for each in recalls:
-        if each["group"] in series:
+        if each["by"] != "class":
             series[each["group"]].append((each["count"], 100 * each["recall50"]))
-    return line_chart("Objects covered by the proposals, x 100", series, x_label="proposals an image")
+    x_label = f"proposals an image: rpn.nms.post_test, with pre_test={setting['pre_test']}"
+    return line_chart("Objects covered by the proposals, x 100", series, x_label=x_label)
