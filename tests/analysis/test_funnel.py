@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from analysis.planted import SIZE, PlantedModel, box, planted, trace_of
 from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel, FunnelTracer
@@ -111,3 +113,28 @@ def test_sizes_follow_the_limits_of_the_evaluation() -> None:
 def test_an_image_without_any_proposal_loses_its_objects_before_the_heads() -> None:
     model, truth = planted(budget={"min_size": 500.0})
     assert funnel_of(model, truth).counts() == {"rpn_box": 2}
+
+
+class Largest(TorchDispatchMode):
+    """The numbers in the largest tensor that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        sizes = [each.numel() for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
+        self.numbers = max(self.numbers, *sizes, 0)
+        return made
+
+
+def test_objects_and_anchors_are_never_compared_all_at_once() -> None:
+    places = [box(x, y) for y in range(160) for x in range(150)]
+    model, truth = planted(
+        anchors=places, moved=places, objectness=[0.0] * len(places), scores=[[0.1, 0.9, 0.0]] * len(places),
+        boxes=[[place] * 3 for place in places], objects=[(1, place) for place in places[::500]],
+    )  # fmt: skip
+    tracer = FunnelTracer(model, ObjectsOfImages(truth, {1: 1, 2: 2}), iou=0.5)  # type: ignore[arg-type]
+    with Largest() as largest:
+        tracer.add(trace_of(model))
+    assert len(tracer.last_stage) == 48
+    assert largest.numbers < 48 * len(places) / 2
