@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from analysis.planted import SIZE, PlantedModel, box, planted, trace_of
 from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel, FunnelTracer
 from maskrcnn_train.analysis.trace import ObjectsOfImages
+from maskrcnn_train.evaluation.coco import evaluate_coco
 from maskrcnn_train.evaluation.inference import to_results
 
 
@@ -113,6 +115,42 @@ def test_sizes_follow_the_limits_of_the_evaluation() -> None:
 def test_an_image_without_any_proposal_loses_its_objects_before_the_heads() -> None:
     model, truth = planted(budget={"min_size": 500.0})
     assert funnel_of(model, truth).counts() == {"rpn_box": 2}
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> list[list[float]]:
+    return [[*map(float, rng.integers(0, 50, 2)), *map(float, rng.integers(30, 50, 2))] for _ in range(count)]
+
+
+@pytest.mark.parametrize("iou", [0.5, 0.7])
+def test_found_are_the_objects_that_the_recall_of_the_evaluator_counts(iou: float) -> None:
+    """Crowded images, crowd regions among the objects, several detections for an object."""
+    rng = np.random.default_rng(0)
+    truth: dict[str, Any] = {
+        "images": [{"id": image, "height": SIZE[0], "width": SIZE[1]} for image in (1, 2, 3)],
+        "categories": [{"id": 1}, {"id": 2}],
+        "annotations": [
+            {"id": 0, "image_id": image, "category_id": int(rng.integers(1, 3)), "iscrowd": int(rng.random() < 0.2)}
+            | {"bbox": place, "area": place[2] * place[3]}
+            for image in (1, 2, 3) for place in random_boxes(rng, 15)
+        ],
+    }  # fmt: skip
+    results = [
+        {key: each[key] for key in ("image_id", "category_id")} | {"bbox": place, "score": float(rng.random())}
+        for each in truth["annotations"][::2]
+        for place in (*random_boxes(rng, 1), (np.array(each["bbox"]) + rng.integers(-7, 8, 4)).tolist())
+    ]
+    tracer = FunnelTracer(planted()[0], ObjectsOfImages(truth, {1: 1, 2: 2}), iou=iou)  # type: ignore[arg-type]
+    tracer.last_stage = {place: "score" for place, each in enumerate(truth["annotations"]) if not each["iscrowd"]}
+    names = {1: "a", 2: "b"}
+    funnel = tracer.finish(truth, results, kind="bbox", class_names=names)
+    scored = evaluate_coco(
+        truth, results, backend="pycocotools", kinds=["bbox"], max_detections=[1, 100], iou_thresholds=[iou],
+        class_names=names,
+    )  # fmt: skip
+    for row, name in enumerate(names.values()):
+        counts = funnel.counts(class_name=name)
+        assert counts[FOUND] == pytest.approx(scored.recall["bbox"][0, row, 0, -1] * counts.total())
+        assert 0 < counts[FOUND] < counts.total() == scored.support[row + 1]
 
 
 class Largest(TorchDispatchMode):
