@@ -12,7 +12,7 @@ import yaml
 
 from maskrcnn_train.analysis.analyst import Analysis
 from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
-from maskrcnn_train.analysis.pareto import Outcome
+from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.analysis.trace import SIZES
 from maskrcnn_train.reporting.tables import percent, table, write_csv
@@ -193,5 +193,9 @@ def _budget_table(analysis: Analysis) -> str:
         "proposals",
         "detections",
     ]
-    text = table(title, columns, rows)
-    return f"{text}\nmeasured whole, in turn: {timed}" if timed else text
+    lines = [table(title, columns, rows)]
+    if not chosen:
+        lines.append(NOTHING_CHOSEN)
+    if timed:
+        lines.append(f"measured whole, in turn: {timed}")
+    return "\n".join(lines)

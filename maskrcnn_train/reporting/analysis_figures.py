@@ -21,8 +21,8 @@ def draw_analysis(analysis: Analysis) -> dict[str, Figure]:
         figures["funnel"] = funnel_figure(analysis.funnel)
     if analysis.recalls:
         figures["proposal_recall"] = recall_figure(analysis.recalls, analysis.setting)
-    if analysis.outcomes is not None:
-        figures["budgets"] = budgets_figure(analysis.outcomes, analysis.winners or {}, analysis.kind)
+    if analysis.outcomes and analysis.winners:
+        figures["budgets"] = budgets_figure(analysis.outcomes, analysis.winners, analysis.kind)
     return figures
 
 

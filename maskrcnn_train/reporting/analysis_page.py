@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskrcnn_train.analysis.funnel import FOUND, STAGES
+from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN
 from maskrcnn_train.analysis.trace import SIZES
 from maskrcnn_train.reporting.charts import Chart, line_chart
 
@@ -37,7 +38,7 @@ class Budget:
 @dataclass
 class AnalysisPage:
     """What was analysed; what was not is empty. lost: the classes' rows of the funnel, (name, objects, share found).
-    timed: milliseconds of an image, measured whole."""
+    nothing_chosen: why there are no winners. timed: milliseconds of an image, measured whole."""
 
     num_images: int
     iou: float
@@ -45,6 +46,7 @@ class AnalysisPage:
     lost: list[tuple[str, int, float]]
     budgets: list[Budget]
     num_settings: int
+    nothing_chosen: str
     timed: dict[str, float]
     budget_chart: Chart | None
     recall_chart: Chart | None
@@ -55,7 +57,8 @@ def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
     if not analysis:
         return None
     funnel, outcomes = analysis.get("funnel") or {}, analysis.get("outcomes") or []
-    budgets = _budgets(outcomes, analysis.get("winners") or {})
+    winners = analysis.get("winners") or {}
+    budgets = _budgets(outcomes, winners)
     return AnalysisPage(
         num_images=analysis["num_images"],
         iou=funnel.get("iou", 0.5),
@@ -67,8 +70,9 @@ def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
         ],
         budgets=budgets,
         num_settings=len(outcomes),
+        nothing_chosen=NOTHING_CHOSEN if outcomes and not winners else "",
         timed=analysis.get("timed") or {},
-        budget_chart=_budget_chart(budgets),
+        budget_chart=_budget_chart(budgets) if winners else None,
         recall_chart=_recall_chart(analysis.get("recalls") or [], analysis["setting"]),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_train.analysis.budgets import Setting
 from maskrcnn_train.analysis.trace import Trace
 from maskrcnn_train.model.inputs import NetworkInput
 from maskrcnn_train.model.outputs import DetectionRules
@@ -17,6 +18,15 @@ from maskrcnn_train.model.rpn import RPNPredictions
 
 SIZE = (200, 200)
 BUDGET = ProposalBudget(pre_nms=50, post_nms=50, nms_threshold=0.7, min_size=0.0)
+SETTING = Setting(
+    pre_test=200,
+    post_test=100,
+    rpn_threshold=0.7,
+    score_threshold=0.05,
+    nms_threshold=0.5,
+    detections_per_image=100,
+    mask_threshold=0.5,
+)
 RULES = DetectionRules(score_threshold=0.05, nms_threshold=0.5, count=50, min_size=0.0)
 
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from analysis.planted import SETTING
 
 from maskrcnn_train.analysis.analyst import Analysis
-from maskrcnn_train.analysis.budgets import Setting
 from maskrcnn_train.analysis.funnel import FOUND, Funnel, LostObject
+from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.reporting.analyses import analysis_tables, write_analysis
 from maskrcnn_train.reporting.analysis_figures import recall_figure
 from maskrcnn_train.reporting.analysis_page import AnalysisPage, analysis_page
+from maskrcnn_train.reporting.html import write_report
 
-SETTING = Setting(
-    pre_test=200,
-    post_test=100,
-    rpn_threshold=0.7,
-    score_threshold=0.05,
-    nms_threshold=0.5,
-    detections_per_image=100,
-    mask_threshold=0.5,
-)
 OBJECTS = [("small", "large", FOUND), ("small", "large", FOUND), ("all", "small", "score"), ("all", "small", "box")]
 RECALLS = {("all", "all"): 0.5, ("size", "small"): 0.0, ("size", "large"): 1.0, ("class", "small"): 1.0}
 
@@ -74,6 +68,22 @@ def test_classes_called_small_and_all_keep_their_own_numbers(analysis: Analysis,
     assert [line for line in cells if line[:1] in (["all"], ["size"], ["class"])] == [
         [*group, "2", f"{100 * covered:.1f}", f"{100 * covered:.1f}"] for group, covered in RECALLS.items()
     ]
+
+
+def test_without_objects_to_choose_by_no_budgets_are_written_and_every_reader_is_told_why(
+    analysis: Analysis, tmp_path: Path
+) -> None:
+    fast = replace(SETTING, post_test=10)
+    analysis.outcomes = [Outcome(each, 90.0, 9.0, 2.0, tuned=-1.0, reported=0.5) for each in (SETTING, fast)]
+    analysis.winners = {}
+    page = page_of(analysis, tmp_path)
+    assert page.nothing_chosen == NOTHING_CHOSEN
+    assert page.budget_chart is None
+    assert not {"budgets", "budgets.png"} & {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "budgets.csv").is_file()
+    assert [NOTHING_CHOSEN in text for text in analysis_tables(analysis)] == [False, False, True, False]
+    (tmp_path / "metrics.json").write_text('{"segm/AP": 0.5}')
+    assert NOTHING_CHOSEN in write_report(tmp_path, analysis=tmp_path).read_text()
 
 
 def test_a_table_of_proposals_says_with_which_budget_they_were_made(analysis: Analysis) -> None:
