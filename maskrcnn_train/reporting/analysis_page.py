@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from maskrcnn_train.analysis.budgets import KEYS
 from maskrcnn_train.analysis.funnel import FOUND, STAGES
 from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN
 from maskrcnn_train.analysis.trace import SIZES
@@ -26,7 +27,8 @@ class Stage:
 
 @dataclass
 class Budget:
-    """A setting worth having. role: best, fast, trained or nothing. tuned, reported: AP, fractions."""
+    """A setting worth having. role: best, fast, trained or nothing. tuned, reported: AP, fractions. setting: what
+    differs from the trained one, as a command takes it."""
 
     role: str
     milliseconds: float
@@ -114,8 +116,8 @@ def _budgets(outcomes: list[dict[str, Any]], winners: Mapping[str, Any]) -> list
 
 
 def _changes(setting: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
-    changed = [f"{key}={value:g}" for key, value in setting.items() if value != trained[key]]
-    return ", ".join(changed) or "as trained"
+    changed = [f"{KEYS[name]}={value:g}" for name, value in setting.items() if value != trained[name]]
+    return " ".join(changed) or "as trained"
 
 
 def _budget_chart(budgets: list[Budget]) -> Chart | None:
