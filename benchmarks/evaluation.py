@@ -33,6 +33,7 @@ from maskrcnn_train.data.loading import evaluation_loader
 from maskrcnn_train.data.splitting import Split, read_split
 from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.engine.distributed import ALONE
+from maskrcnn_train.evaluation.ground_truth import complete_ground_truth
 from maskrcnn_train.model.weight_files import torchvision_state
 from maskrcnn_train.predictor import Predictor, load_checkpoint
 from maskrcnn_train.validation import Validation
@@ -97,7 +98,7 @@ def theirs(model: torch.nn.Module, truth: dict[str, Any], folder: Path, class_id
         plain = [{key: value for key, value in each.items() if kind == "bbox" or key != "bbox"} for each in results]
         with contextlib.redirect_stdout(io.StringIO()):
             reference = COCO()
-            reference.dataset = {"info": {}, **truth}
+            reference.dataset = {"info": {}, **complete_ground_truth(truth, [kind])}
             reference.createIndex()
             evaluation = COCOeval(reference, reference.loadRes(plain), kind)
             evaluation.evaluate()

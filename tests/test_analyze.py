@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,14 @@ import torch
 from test_evaluate import evaluated
 from test_train import run_dir, shapes  # noqa: F401
 
+from maskrcnn_train.analysis.funnel import FOUND
 from maskrcnn_train.analyze import analyze
 from maskrcnn_train.command_config import AnalyzeConfig
 from maskrcnn_train.command_rules import check_analyze_rules
 from maskrcnn_train.composing import load_command_config
+from maskrcnn_train.evaluation.coco import IOU_THRESHOLDS, CocoResult, evaluate_coco
+
+LOW_IOU = 0.1  # from which such a model finds some objects
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +46,7 @@ def analysis(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
             f"checkpoint={checkpoint}",
             f"output_dir={folder}",
             "num_workers=0",
+            f"funnel.iou={LOW_IOU}",
             "budgets.most=24",
             "budgets.timed_images=1",
             "budgets.pre_test=[20,200]",
@@ -54,12 +60,18 @@ def analysis(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
 def test_the_funnel_adds_up_and_agrees_with_the_evaluation(analysis, checkpoint: Path, tmp_path: Path) -> None:
     found, folder = analysis
     evaluated(f"checkpoint={checkpoint}", folder=tmp_path / "e")
+    predictions = json.loads((tmp_path / "e/predictions.json").read_text())
+    scored = score(ground_truth_of(checkpoint), predictions, [LOW_IOU])
     counts = found.funnel.counts()
-    rows = list(csv.DictReader((tmp_path / "e/classes.csv").read_text().splitlines()))
-    assert counts.total() == sum(int(row["objects"]) for row in rows)
+    assert counts[FOUND] > 0
+    for row, number in enumerate(scored.class_ids):
+        own = found.funnel.counts(class_name=scored.class_names[number])
+        assert own.total() == scored.support[number]
+        assert own[FOUND] == pytest.approx(scored.recall["segm"][0, row, 0, -1] * own.total())
+    assert counts.total() == sum(scored.support.values())
     table = list(csv.DictReader((folder / "funnel.csv").read_text().splitlines()))
     for row in table:
-        stages = [int(value) for key, value in row.items() if key not in ("group", "objects")]
+        stages = [int(value) for key, value in row.items() if key not in ("by", "group", "objects")]
         assert sum(stages) == int(row["objects"])
     assert len(list(csv.DictReader((folder / "objects.csv").read_text().splitlines()))) == counts.total()
 
@@ -92,18 +104,20 @@ def ground_truth_of(checkpoint: Path) -> dict:
     return evaluation_loader(predictor.config, split, predictor.classes).dataset.ground_truth()
 
 
-def segm_ap(truth: dict, predictions: list, image_ids: set[int]) -> float:
-    from maskrcnn_train.evaluation.coco import evaluate_coco
+def score(truth: dict, predictions: list, ious: Sequence[float] = IOU_THRESHOLDS) -> CocoResult:
+    names = {each["id"]: each["name"] for each in truth["categories"]}
+    return evaluate_coco(
+        truth, predictions, backend="pycocotools", max_detections=[1, 10, 100], class_names=names, iou_thresholds=ious
+    )
 
+
+def segm_ap(truth: dict, predictions: list, image_ids: set[int]) -> float:
     kept = {
         key: [each for each in truth[key] if each[name] in image_ids]
         for key, name in (("images", "id"), ("annotations", "image_id"))
     }
-    result = evaluate_coco(
-        {**truth, **kept}, [each for each in predictions if each["image_id"] in image_ids], backend="pycocotools",
-        max_detections=[1, 10, 100], class_names={each["id"]: each["name"] for each in truth["categories"]},
-    )  # fmt: skip
-    return result.metrics["segm/AP"]
+    own = [each for each in predictions if each["image_id"] in image_ids]
+    return score({**truth, **kept}, own).metrics["segm/AP"]
 
 
 def test_the_winners_are_files_that_evaluate_takes(analysis, checkpoint: Path, tmp_path: Path) -> None:
@@ -127,11 +141,11 @@ def test_the_winners_are_files_that_evaluate_takes(analysis, checkpoint: Path, t
 
 def test_proposals_and_anchors_are_reported_for_every_group(analysis) -> None:
     found, folder = analysis
-    recalls = {(each.group, each.count): each for each in found.recalls}
-    assert {"all", "small"} <= {group for group, _ in recalls}
-    for (group, count), each in recalls.items():
+    recalls = {(each.by, each.group, each.count): each for each in found.recalls}
+    assert {("all", "all"), ("size", "small"), ("class", "star")} <= {(by, group) for by, group, _ in recalls}
+    for (by, group, count), each in recalls.items():
         assert 0 <= each.average_recall <= each.recall50 <= 1
-        assert each.recall50 >= recalls[group, 10].recall50 - 1e-9, count
+        assert each.recall50 >= recalls[by, group, 10].recall50 - 1e-9, count
     shares = {(each.upper, each.lower): each for each in found.shares}
     assert found.trained_iou in shares
     for each in shares.values():

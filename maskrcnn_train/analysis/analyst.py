@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,14 +13,15 @@ from maskrcnn_train.analysis.budgets import BudgetTracer, Setting, combinations
 from maskrcnn_train.analysis.funnel import Funnel, FunnelTracer
 from maskrcnn_train.analysis.pareto import Outcome, outcomes, winners
 from maskrcnn_train.analysis.proposal_report import AnchorShares, ProposalRecall, ProposalReporter
-from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, now, trace_batches
+from maskrcnn_train.analysis.timing import time_settings
+from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, trace_batches
 from maskrcnn_train.batch import ImageBatch, Target
 from maskrcnn_train.command_config import AnalyzeConfig
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.evaluation.coco import score_coco
-from maskrcnn_train.evaluation.inference import Result, evaluating, to_results
+from maskrcnn_train.evaluation.inference import Result, to_results
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, as_output
-from maskrcnn_train.model.outputs import DetectionRules, ImageDetections
+from maskrcnn_train.model.outputs import ImageDetections
 
 Loader = Iterable[tuple[ImageBatch, list[Target]]]
 
@@ -31,12 +30,14 @@ Loader = Iterable[tuple[ImageBatch, list[Target]]]
 class Analysis:
     """What was found out; None where it was not asked for.
 
-    recalls, shares: of proposals and anchors. outcomes: of the settings, the trained one first; winners: `best` and
-    `fast` among them; timed: milliseconds of an image, measured whole, of the trained one and the winners.
+    setting: that the model is used with. recalls, shares: of proposals and anchors. outcomes: of the settings, the
+    trained one first; winners: `best` and `fast` among them, empty where there is no AP to choose by; timed:
+    milliseconds of an image, measured whole, of the trained one and the winners.
     """
 
     kind: str
     num_images: int
+    setting: Setting
     trained_iou: tuple[float, float]
     funnel: Funnel | None = None
     recalls: list[ProposalRecall] | None = None
@@ -93,7 +94,7 @@ class Analyst:
             done += len(trace.image_ids)
             on_batch(done)
         iou = self.trained.rpn.iou
-        analysis = Analysis(self.kind, done, (iou.upper, iou.lower))
+        analysis = Analysis(self.kind, done, self._trained_setting(), (iou.upper, iou.lower))
         if funnel:
             analysis.funnel = funnel.finish(self.ground_truth, results, kind=self.kind, class_names=self.class_names)
         if reporter:
@@ -158,42 +159,21 @@ class Analyst:
 
     def _add_budgets(self, analysis: Analysis, tracer: BudgetTracer, loader: Loader) -> None:
         found = outcomes(tracer, self.ground_truth, self.average_precision, seed=self.config.seed)
-        chosen = winners(found, self.config.budgets.tolerance)
-        settings = {"trained": found[0].setting} | {name: each.setting for name, each in chosen.items()}
-        analysis.outcomes, analysis.winners = found, chosen
-        analysis.timed = self._timed(settings, loader)
+        analysis.outcomes, analysis.winners = found, winners(found, self.config.budgets.tolerance)
+        if not analysis.winners:
+            return
+        settings = {"trained": found[0].setting} | {name: each.setting for name, each in analysis.winners.items()}
+        analysis.timed = time_settings(
+            self.model,
+            settings,
+            loader,
+            num_images=self.config.budgets.timed_images,
+            device=self.device,
+            autocast=self.autocast,
+        )
 
     def average_precision(self, results: list[Result], ground_truth: dict[str, Any]) -> float:
         """AP of the masks, or of the boxes of a model without masks."""
         section, names = self.trained.evaluation, self.class_names
         result = score_coco(ground_truth, results, section, kinds=[self.kind], class_names=names)
         return result.metrics[f"{self.kind}/AP"]
-
-    def _timed(self, settings: dict[str, Setting], loader: Loader) -> dict[str, float]:
-        """Median milliseconds of the whole model for an image with each setting, taken in turn."""
-        seconds: dict[str, list[float]] = {name: [] for name in settings}
-        with evaluating(self.model), torch.inference_mode(), self.autocast():
-            for images, _ in islice(loader, self.config.budgets.timed_images):
-                batch = images.to(self.device)
-                for name, setting in settings.items():
-                    with applied(self.model, setting):
-                        began = now(self.device)
-                        self.model(batch)
-                        seconds[name].append((now(self.device) - began) / len(batch))
-        return {name: 1000 * statistics.median(each) for name, each in seconds.items() if each}
-
-
-@contextmanager
-def applied(model: MaskRCNN, setting: Setting) -> Iterator[None]:
-    """The budgets of a setting in a model, for as long as the context lasts."""
-    budget, rules = model.rpn.test_budget, model.roi_heads.rules
-    model.rpn.test_budget = replace(
-        budget, pre_nms=setting.pre_test, post_nms=setting.post_test, nms_threshold=setting.rpn_threshold
-    )
-    model.roi_heads.rules = DetectionRules(
-        setting.score_threshold, setting.nms_threshold, setting.detections_per_image, rules.min_size
-    )
-    try:
-        yield
-    finally:
-        model.rpn.test_budget, model.roi_heads.rules = budget, rules

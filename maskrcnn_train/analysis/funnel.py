@@ -19,7 +19,6 @@ from torch import Tensor
 from maskrcnn_train.analysis.trace import Objects, ObjectsOfImages, Trace
 from maskrcnn_train.evaluation.matches import match_detections
 from maskrcnn_train.evaluation.overlaps import image_overlaps
-from maskrcnn_train.model.boxes import pairwise_iou
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import nearest_objects
 from maskrcnn_train.model.outputs import Candidates, ImageDetections, candidates_above, keep_best, suppress_in_classes
@@ -136,12 +135,13 @@ class FunnelTracer:
 
     def _covered(self, own: Objects, boxes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Whether some box (of the object's class) overlaps each object enough: bool [G]."""
-        if len(boxes) == 0:
-            return torch.zeros(len(own.places), dtype=torch.bool, device=own.boxes.device)
-        enough = pairwise_iou(own.boxes, boxes) >= self.iou
-        if labels is not None:
-            enough &= own.labels[:, None] == labels
-        return enough.any(dim=1)
+        if labels is None:
+            return _overlapped(own.boxes, boxes, self.iou)
+        covered = torch.zeros(len(own.places), dtype=torch.bool, device=own.boxes.device)
+        for label in own.labels.unique():
+            same = own.labels == label
+            covered[same] = _overlapped(own.boxes[same], boxes[labels == label], self.iou)
+        return covered
 
     def finish(
         self, ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], *, kind: str, class_names: dict[int, str]
@@ -158,6 +158,13 @@ class FunnelTracer:
             name, size = class_names[annotation["category_id"]], self.objects.sizes[place]
             objects.append(LostObject(place, annotation["id"], annotation["image_id"], name, size, stage))
         return Funnel(kind, self.iou, objects)
+
+
+def _overlapped(objects: Tensor, boxes: Tensor, iou: float) -> Tensor:
+    """Whether some of the boxes [B, 4] overlaps each of the objects [G, 4] by `iou` at least: bool [G]."""
+    if len(boxes) == 0:
+        return torch.zeros(len(objects), dtype=torch.bool, device=objects.device)
+    return nearest_objects(objects, boxes).object_ious >= iou  # in pieces: all anchors may be among the boxes
 
 
 def _found_objects(

@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskrcnn_train.analysis.budgets import BudgetTracer, Setting
+from maskrcnn_train.evaluation.evaluators import ABSENT
 
+NOTHING_CHOSEN = (
+    "No setting was chosen: the half of the images that settings are chosen on has no objects, and so no AP; "
+    "take more images (max_images), other ones (seed) or another split"
+)
 Score = Callable[[list[dict[str, Any]], dict[str, Any]], float]
 
 
 @dataclass
 class Outcome:
-    """What one setting gives. tuned, reported: AP on the half that settings are chosen on, and on the other; None
-    where it was not taken; milliseconds: of the model for an image, from the times of its stages; proposals,
-    detections: mean numbers of an image. front: nothing else is both faster and better on the first half."""
+    """What one setting gives. tuned, reported: AP on the half that settings are chosen on, and on the other; ABSENT
+    without objects, None where it was not taken; milliseconds: of the model for an image, from the times of its stages;
+    proposals, detections: mean numbers of an image. front: nothing else is both faster and better on the first half."""
 
     setting: Setting
     milliseconds: float
@@ -63,15 +68,20 @@ def outcomes(tracer: BudgetTracer, ground_truth: dict[str, Any], score: Score, *
 
 def mark_front(found: Sequence[Outcome]) -> None:
     """Mark the outcomes that nothing beats in both speed and AP."""
-    best = -1.0
+    best = ABSENT
     for outcome in sorted(found, key=lambda each: (each.milliseconds, -each.tuned)):
         outcome.front = outcome.tuned > best
         best = max(best, outcome.tuned)
 
 
 def winners(found: Sequence[Outcome], tolerance: float) -> dict[str, Outcome]:
-    """best: the highest AP on the first half; fast: the fastest that loses at most `tolerance` to the trained one."""
+    """best: the highest AP on the first half; fast: the fastest that loses at most `tolerance` to the trained one.
+
+    Nothing where that half has no objects: the fastest would win with both.
+    """
     trained = found[0]
+    if trained.tuned == ABSENT:
+        return {}
     good = [each for each in found if each.tuned >= trained.tuned - tolerance]
     return {
         "best": max(found, key=lambda each: (each.tuned, -each.milliseconds)),

@@ -4,7 +4,7 @@ its anchors in training."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from maskrcnn_train.evaluation.coco import IOU_THRESHOLDS
 from maskrcnn_train.model.boxes import pairwise_iou
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import nearest_objects
-from maskrcnn_train.model.proposals import clip_and_filter, suppress_overlaps, top_candidates
+from maskrcnn_train.model.proposals import select_proposals
 
 Array = npt.NDArray[np.float64]
 
@@ -24,8 +24,9 @@ Array = npt.NDArray[np.float64]
 @dataclass
 class ProposalRecall:
     """Shares of some objects among the first `count` proposals of their images: at IoU .5, and the mean over .5 to .95
-    (average recall). group: a class, a size, or all."""
+    (average recall). by: all, size, class; group: which size or class, as a class may be called small."""
 
+    by: str
     group: str
     count: int
     objects: int
@@ -53,7 +54,8 @@ class AnchorShares:
 class ProposalReporter:
     """Collects, batch by batch, how well proposals and anchors of a model fit the objects.
 
-    counts: numbers of proposals to look at, ascending; thresholds: (upper, lower) pairs of `rpn.iou`.
+    counts: numbers of proposals to look at, ascending: what `rpn.nms.post_test` of that number would leave, all else
+    being the model's own test budget. thresholds: (upper, lower) pairs of `rpn.iou`.
     """
 
     def __init__(
@@ -75,22 +77,23 @@ class ProposalReporter:
 
     def add(self, trace: Trace) -> None:
         """Look at one batch."""
-        budget, predictions = self.model.rpn.test_budget, trace.predictions
-        pre_nms = max(budget.pre_nms, self.counts[-1])
-        tops = top_candidates(
-            predictions.objectness, predictions.deltas, predictions.anchors, predictions.level_sizes, pre_nms
+        predictions = trace.predictions
+        found = select_proposals(
+            predictions.objectness,
+            predictions.deltas,
+            predictions.anchors,
+            predictions.level_sizes,
+            trace.inputs.sizes,
+            replace(self.model.rpn.test_budget, post_nms=self.counts[-1]),
         )
-        for image, top in enumerate(tops):
+        for image, proposals in enumerate(found):
             own = self.objects.of(trace, image)
-            visible = clip_and_filter(top, trace.inputs.sizes[image], budget.min_size)
-            proposals = suppress_overlaps(visible, budget.nms_threshold)
             self._add_recall(own, proposals.boxes)
             self._add_anchors(own, predictions.anchors)
 
     def _add_recall(self, own: Objects, proposals: Tensor) -> None:
         if not own.places:
             return
-        proposals = proposals[: self.counts[-1]]
         best = torch.zeros((len(own.places), len(self.counts)))
         if len(proposals):
             running = pairwise_iou(own.boxes, proposals).cummax(dim=1).values
@@ -115,20 +118,22 @@ class ProposalReporter:
         self.num_objects += len(own.places)
 
     def recalls(self, groups: Mapping[str, Sequence[str]]) -> list[ProposalRecall]:
-        """Recall of every group at every count. groups: a kind of group -> the group of each ground-truth row."""
+        """Recall of all objects and of every group at every count. groups: size, class -> that of each ground-truth
+        row."""
         if not self.places:
             return []
         ious = np.concatenate(self.best_ious)
         rows: list[ProposalRecall] = []
-        members = {"all": np.ones(len(ious), bool)}
-        for of_row in groups.values():
+        members = {("all", "all"): np.ones(len(ious), bool)}
+        for by, of_row in groups.items():
             own = np.array([of_row[place] for place in self.places])
-            members |= {name: own == name for name in dict.fromkeys(own.tolist())}
-        for name, chosen in members.items():
+            members |= {(by, group): own == group for group in dict.fromkeys(own.tolist())}
+        for (by, group), chosen in members.items():
             for column, count in enumerate(self.counts):
                 best = ious[chosen, column]
                 average = np.mean([(best >= iou).mean() for iou in IOU_THRESHOLDS])
-                rows.append(ProposalRecall(name, count, int(chosen.sum()), float((best >= 0.5).mean()), float(average)))
+                covered, total = float((best >= 0.5).mean()), int(chosen.sum())
+                rows.append(ProposalRecall(by, group, count, total, covered, float(average)))
         return rows
 
     def anchor_shares(self) -> list[AnchorShares]:

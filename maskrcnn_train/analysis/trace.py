@@ -46,15 +46,15 @@ def trace_batches(
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Iterator[Trace]:
     """Every batch of the loader; what is done with one is done without gradients and in the model's number format."""
-    with evaluating(model):
+    # around all batches, so that the weights are converted once
+    with evaluating(model), torch.inference_mode(), autocast():
         for images, targets in loader:
-            with torch.inference_mode(), autocast():
-                began = now(device)
-                inputs = model.prepare(images.to(device))
-                features = model.features(inputs)
-                predictions = model.rpn.predict(features, inputs.padded_size)
-                ids = [target["image_id"] for target in targets]
-                yield Trace(ids, inputs, features, predictions, now(device) - began)
+            began = now(device)
+            inputs = model.prepare(images.to(device))
+            features = model.features(inputs)
+            predictions = model.rpn.predict(features, inputs.padded_size)
+            ids = [target["image_id"] for target in targets]
+            yield Trace(ids, inputs, features, predictions, now(device) - began)
 
 
 def now(device: torch.device) -> float:

@@ -154,13 +154,13 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     # ------------------------------------------------------------ ground truth
 
     def ground_truth(self) -> dict[str, Any]:
-        """The split as COCO has it, for an evaluator: image pixels, crowd regions included, checked.
+        """The split as COCO has it: image pixels, crowd regions included, checked.
 
-        Category ids are those of the training classes. Segmentations are RLE with `counts` as text; they are
-        left out without masks.
+        Image and annotation ids are those of the file, category ids those of the training classes. Segmentations are
+        RLE with `counts` as text; they are left out without masks. COCO's evaluators read annotation id 0 as
+        "unmatched": give them `complete_ground_truth` of it.
         """
         index = self.split.index
-        shift = max(0, 1 - int(np.min(index.annotation_ids, initial=1)))  # evaluators read id 0 as "unmatched"
         images, annotations = [], []
         for row in self.rows.tolist():
             height, width = index.size(row)
@@ -169,7 +169,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
             own = index.annotations(row)
             for annotation in range(own.start, own.stop):
                 item = {
-                    "id": int(index.annotation_ids[annotation]) + shift,
+                    "id": int(index.annotation_ids[annotation]),
                     "image_id": image_id,
                     "category_id": self.classes.id_of(int(self.split.labels[annotation])),
                     "bbox": index.boxes[annotation].tolist(),

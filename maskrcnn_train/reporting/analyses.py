@@ -12,7 +12,8 @@ import yaml
 
 from maskrcnn_train.analysis.analyst import Analysis
 from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
-from maskrcnn_train.analysis.pareto import Outcome
+from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
+from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.analysis.trace import SIZES
 from maskrcnn_train.reporting.tables import percent, table, write_csv
 
@@ -51,13 +52,15 @@ def _plain(analysis: Analysis) -> dict[str, Any]:
 
 def funnel_rows(funnel: Funnel) -> list[dict[str, Any]]:
     """A row for all objects, each size and each class: how many were found, and lost at each stage."""
-    groups: list[tuple[str, dict[str, str]]] = [("all", {})]
-    groups += [(size, {"size": size}) for size in SIZES]
-    groups += [(name, {"class_name": name}) for name in dict.fromkeys(each.class_name for each in funnel.objects)]
+    names = dict.fromkeys(each.class_name for each in funnel.objects)
+    groups: list[tuple[str, str, dict[str, str]]] = [("all", "all", {})]
+    groups += [("size", size, {"size": size}) for size in SIZES]
+    groups += [("class", name, {"class_name": name}) for name in names]
     rows = []
-    for name, wanted in groups:
+    for by, group, wanted in groups:
         counts = funnel.counts(**wanted)
-        rows.append({"group": name, "objects": counts.total(), FOUND: counts[FOUND]} | {s: counts[s] for s in STAGES})
+        lost = {stage: counts[stage] for stage in STAGES}
+        rows.append({"by": by, "group": group, "objects": counts.total(), FOUND: counts[FOUND]} | lost)
     return rows
 
 
@@ -115,15 +118,19 @@ def _funnel_table(funnel: Funnel) -> str:
 def _recall_table(analysis: Analysis) -> str:
     recalls = analysis.recalls or []
     counts = list(dict.fromkeys(each.count for each in recalls))
-    by_group: dict[str, dict[int, Any]] = {}
+    by_group: dict[tuple[str, str], list[ProposalRecall]] = {}
     for each in recalls:
-        by_group.setdefault(each.group, {})[each.count] = each
+        by_group.setdefault((each.by, each.group), []).append(each)
     rows = [
-        (group, found[counts[0]].objects, *(percent(found[count].recall50) for count in counts))
-        for group, found in by_group.items()
+        (by, group, found[0].objects, *(percent(each.recall50) for each in found))
+        for (by, group), found in by_group.items()
     ]
-    title = "objects covered (IoU 0.5) by the first N proposals, x 100"
-    return table(title, ["", "objects", *(f"N={count}" for count in counts)], rows)
+    setting = analysis.setting
+    title = (
+        "objects covered (IoU 0.5) by the first N proposals, x 100: what rpn.nms.post_test=N would leave "
+        f"with rpn.nms.pre_test={setting.pre_test} and rpn.nms.threshold={setting.rpn_threshold:g}"
+    )
+    return table(title, ["by", "", "objects", *(f"N={count}" for count in counts)], rows)
 
 
 def _anchor_table(analysis: Analysis) -> str:
@@ -186,5 +193,9 @@ def _budget_table(analysis: Analysis) -> str:
         "proposals",
         "detections",
     ]
-    text = table(title, columns, rows)
-    return f"{text}\nmeasured whole, in turn: {timed}" if timed else text
+    lines = [table(title, columns, rows)]
+    if not chosen:
+        lines.append(NOTHING_CHOSEN)
+    if timed:
+        lines.append(f"measured whole, in turn: {timed}")
+    return "\n".join(lines)

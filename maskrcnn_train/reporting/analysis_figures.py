@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from maskrcnn_train.analysis.analyst import Analysis
+from maskrcnn_train.analysis.budgets import Setting
 from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
 from maskrcnn_train.analysis.pareto import Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
@@ -19,9 +20,9 @@ def draw_analysis(analysis: Analysis) -> dict[str, Figure]:
     if analysis.funnel is not None:
         figures["funnel"] = funnel_figure(analysis.funnel)
     if analysis.recalls:
-        figures["proposal_recall"] = recall_figure(analysis.recalls)
-    if analysis.outcomes is not None:
-        figures["budgets"] = budgets_figure(analysis.outcomes, analysis.winners or {}, analysis.kind)
+        figures["proposal_recall"] = recall_figure(analysis.recalls, analysis.setting)
+    if analysis.outcomes and analysis.winners:
+        figures["budgets"] = budgets_figure(analysis.outcomes, analysis.winners, analysis.kind)
     return figures
 
 
@@ -45,16 +46,16 @@ def funnel_figure(funnel: Funnel) -> Figure:
     return figure
 
 
-def recall_figure(recalls: list[ProposalRecall]) -> Figure:
+def recall_figure(recalls: list[ProposalRecall], setting: Setting) -> Figure:
     """Share of the objects of each size among the first N proposals."""
     figure, axes = empty_axes(
-        "Objects covered by the first N proposals, IoU 0.5",
-        "N, proposals of an image",
+        f"Objects covered by the first N proposals, IoU 0.5 (rpn.nms.pre_test={setting.pre_test})",
+        "N, proposals of an image (rpn.nms.post_test)",
         "share of the objects",
         unit=False,
     )
     for group, color in {"all": INK, **SIZE_COLORS}.items():
-        own = [each for each in recalls if each.group == group]
+        own = [each for each in recalls if each.by != "class" and each.group == group]
         if own:
             xs, ys = [each.count for each in own], [each.recall50 for each in own]
             axes.plot(

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from maskrcnn_train.analysis.budgets import KEYS
 from maskrcnn_train.analysis.funnel import FOUND, STAGES
+from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN
 from maskrcnn_train.analysis.trace import SIZES
 from maskrcnn_train.reporting.charts import Chart, line_chart
 
@@ -25,7 +27,8 @@ class Stage:
 
 @dataclass
 class Budget:
-    """A setting worth having. role: best, fast, trained or nothing. tuned, reported: AP, fractions."""
+    """A setting worth having. role: best, fast, trained or nothing. tuned, reported: AP, fractions. setting: what
+    differs from the trained one, as a command takes it."""
 
     role: str
     milliseconds: float
@@ -37,7 +40,7 @@ class Budget:
 @dataclass
 class AnalysisPage:
     """What was analysed; what was not is empty. lost: the classes' rows of the funnel, (name, objects, share found).
-    timed: milliseconds of an image, measured whole."""
+    nothing_chosen: why there are no winners. timed: milliseconds of an image, measured whole."""
 
     num_images: int
     iou: float
@@ -45,6 +48,7 @@ class AnalysisPage:
     lost: list[tuple[str, int, float]]
     budgets: list[Budget]
     num_settings: int
+    nothing_chosen: str
     timed: dict[str, float]
     budget_chart: Chart | None
     recall_chart: Chart | None
@@ -55,7 +59,8 @@ def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
     if not analysis:
         return None
     funnel, outcomes = analysis.get("funnel") or {}, analysis.get("outcomes") or []
-    budgets = _budgets(outcomes, analysis.get("winners") or {})
+    winners = analysis.get("winners") or {}
+    budgets = _budgets(outcomes, winners)
     return AnalysisPage(
         num_images=analysis["num_images"],
         iou=funnel.get("iou", 0.5),
@@ -63,25 +68,26 @@ def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
         lost=[
             (row["group"], row["objects"], row[FOUND] / max(row["objects"], 1))
             for row in funnel.get("rows", [])
-            if row["group"] not in ("all", *SIZES)
+            if row["by"] == "class"
         ],
         budgets=budgets,
         num_settings=len(outcomes),
+        nothing_chosen=NOTHING_CHOSEN if outcomes and not winners else "",
         timed=analysis.get("timed") or {},
-        budget_chart=_budget_chart(budgets),
-        recall_chart=_recall_chart(analysis.get("recalls") or []),
+        budget_chart=_budget_chart(budgets) if winners else None,
+        recall_chart=_recall_chart(analysis.get("recalls") or [], analysis["setting"]),
     )
 
 
 def _stages(rows: list[dict[str, Any]]) -> list[Stage]:
     """Found first, then what objects are lost at, in the order of the model."""
-    by_group = {row["group"]: row for row in rows}
-    if "all" not in by_group:
+    if not rows:
         return []
-    counts, total = by_group["all"], max(by_group["all"]["objects"], 1)
+    counts, by_size = rows[0], [row for row in rows if row["by"] == "size"]  # the first is of all objects
+    total = max(counts["objects"], 1)
     words: Mapping[str, tuple[str, str]] = {FOUND: ("detected", "")} | STAGES
     return [
-        Stage(name, meaning, key, counts[name], counts[name] / total, [by_group[size][name] for size in SIZES])
+        Stage(name, meaning, key, counts[name], counts[name] / total, [row[name] for row in by_size])
         for name, (meaning, key) in words.items()
         if counts[name] or name == FOUND
     ]
@@ -110,8 +116,8 @@ def _budgets(outcomes: list[dict[str, Any]], winners: Mapping[str, Any]) -> list
 
 
 def _changes(setting: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
-    changed = [f"{key}={value:g}" for key, value in setting.items() if value != trained[key]]
-    return ", ".join(changed) or "as trained"
+    changed = [f"{KEYS[name]}={value:g}" for name, value in setting.items() if value != trained[name]]
+    return " ".join(changed) or "as trained"
 
 
 def _budget_chart(budgets: list[Budget]) -> Chart | None:
@@ -124,9 +130,10 @@ def _budget_chart(budgets: list[Budget]) -> Chart | None:
     return line_chart("AP on the half chosen on, x 100", series, x_label="milliseconds an image", from_zero=False)
 
 
-def _recall_chart(recalls: list[dict[str, Any]]) -> Chart | None:
+def _recall_chart(recalls: list[dict[str, Any]], setting: Mapping[str, Any]) -> Chart | None:
     series: dict[str, list[tuple[float, float]]] = {group: [] for group in ("all", *SIZES)}
     for each in recalls:
-        if each["group"] in series:
+        if each["by"] != "class":
             series[each["group"]].append((each["count"], 100 * each["recall50"]))
-    return line_chart("Objects covered by the proposals, x 100", series, x_label="proposals an image")
+    x_label = f"proposals an image: rpn.nms.post_test, with pre_test={setting['pre_test']}"
+    return line_chart("Objects covered by the proposals, x 100", series, x_label=x_label)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from maskrcnn_train.evaluation.bootstrap import TOO_FEW_IMAGES
 from maskrcnn_train.evaluation.study import Study
-from maskrcnn_train.reporting.tables import percent, table, write_csv
+from maskrcnn_train.reporting.tables import percent, table, write_csv, write_lines
 
 
 def write_study(folder: Path, studies: Mapping[str, Study]) -> dict[str, Image.Image]:
@@ -26,15 +26,13 @@ def write_study(folder: Path, studies: Mapping[str, Study]) -> dict[str, Image.I
     for kind, study in studies.items():
         for name, rows in _tables(study).items():
             write_csv(folder / f"{kind}_{name}.csv", rows)
+        write_lines(folder / f"{kind}_confusion.csv", _confusion(study))
         for name, figure in draw_study(study).items():
             pictures[f"{kind}/{name}"] = save_figure(figure, folder / f"{kind}_{name}.png")
     return pictures
 
 
 def _tables(study: Study) -> dict[str, list[dict[str, object]]]:
-    nothing = "background" if "background" not in study.class_names else "nothing there"
-    names = [*study.class_names, nothing]
-    confusion = zip(names, study.confusion.tolist(), strict=True)
     return {
         "thresholds": [
             {
@@ -46,10 +44,16 @@ def _tables(study: Study) -> dict[str, list[dict[str, object]]]:
             }
             for each in study.confidence
         ],
-        "confusion": [{"is / taken for": name, **dict(zip(names, row, strict=True))} for name, row in confusion],
         "errors": [asdict(kind) for kind in study.errors.kinds],
         "sizes": [asdict(bucket) for bucket in study.sizes],
     }
+
+
+def _confusion(study: Study) -> list[list[object]]:
+    """The matrix with a head and names, the background last: lists, for a class may be called background too."""
+    names = [*study.class_names, "background"]
+    rows = [[name, *row] for name, row in zip(names, study.confusion.tolist(), strict=True)]
+    return [["is / taken for", *names], *rows]
 
 
 def study_tables(study: Study) -> str:

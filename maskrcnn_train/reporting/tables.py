@@ -38,11 +38,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Rows of one kind as a table for other programs, the first giving the columns."""
+    columns = list(rows[0]) if rows else []
+    write_lines(path, [columns, *([row[column] for column in columns] for row in rows)] if rows else [])
+
+
+def write_lines(path: Path, lines: Sequence[Sequence[object]]) -> None:
+    """Lines of cells as a table for other programs, where two columns may have one name."""
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        if rows:
-            writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(file).writerows(lines)
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:

@@ -2,98 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from analysis.planted import SIZE, PlantedModel, box, planted, trace_of
 from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel, FunnelTracer
-from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace
+from maskrcnn_train.analysis.trace import ObjectsOfImages
+from maskrcnn_train.evaluation.coco import evaluate_coco
 from maskrcnn_train.evaluation.inference import to_results
-from maskrcnn_train.model.inputs import NetworkInput
-from maskrcnn_train.model.outputs import DetectionRules
-from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget
-from maskrcnn_train.model.roi_heads import PROPOSAL_CODER
-from maskrcnn_train.model.rpn import RPNPredictions
-
-SIZE = (200, 200)
-BUDGET = ProposalBudget(pre_nms=50, post_nms=50, nms_threshold=0.7, min_size=0.0)
-RULES = DetectionRules(score_threshold=0.05, nms_threshold=0.5, count=50, min_size=0.0)
-
-
-class PlantedModel:
-    """The parts of a model that the funnel asks, with answers that are written down.
-
-    anchors: [A, 4]; moved: where the RPN moves each [A, 4]; objectness [A]; scores [A, 3] and boxes [A, 3, 4]: what the
-    box head says of the proposal of each anchor.
-    """
-
-    def __init__(self, anchors: Tensor, moved: Tensor, objectness: Tensor, scores: Tensor, boxes: Tensor) -> None:
-        self.rpn, self.roi_heads = nn.Module(), nn.Module()
-        self.rpn.test_budget, self.rpn.upper, self.roi_heads.rules = BUDGET, 0.7, RULES
-        self.anchors, self.moved, self.objectness, self.scores, self.boxes = anchors, moved, objectness, scores, boxes
-        self.rpn.propose = self._propose
-        self.roi_heads.predict_boxes = self._predict_boxes
-
-    def _propose(self, predictions: RPNPredictions, sizes: list[tuple[int, int]]) -> Any:
-        from maskrcnn_train.model.proposals import select_proposals
-
-        found = select_proposals(
-            predictions.objectness,
-            predictions.deltas,
-            predictions.anchors,
-            predictions.level_sizes,
-            sizes,
-            self.rpn.test_budget,
-        )
-        self.proposed = found[0]
-        return found
-
-    def _predict_boxes(self, features: Any, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        rows = self.proposed.anchors
-        wanted = self.boxes[rows]
-        deltas = PROPOSAL_CODER.encode(
-            wanted.reshape(-1, 4), self.proposed.boxes.repeat_interleave(wanted.shape[1], dim=0)
-        )
-        return self.scores[rows].clamp(1e-6).log(), deltas.reshape(wanted.shape)
-
-
-def trace_of(model: PlantedModel) -> Trace:
-    deltas = ANCHOR_CODER.encode(model.moved, model.anchors)[None]
-    predictions = RPNPredictions([], model.objectness[None], deltas, model.anchors, [len(model.anchors)])
-    inputs = NetworkInput(torch.zeros(1, 3, *SIZE), [SIZE], [SIZE])
-    return Trace([1], inputs, [], predictions, 0.0)
-
-
-def box(x: float, y: float, side: float = 40) -> list[float]:
-    return [x, y, x + side, y + side]
-
-
-def planted(**change: Any) -> tuple[PlantedModel, dict[str, Any]]:
-    """One object of class 1 at (20, 20), found; a second one far away, found too. `change` plants the fault."""
-    values = {
-        "anchors": [box(20, 20), box(120, 120)],
-        "moved": [box(20, 20), box(120, 120)],
-        "objectness": [2.0, 1.0],
-        "scores": [[0.1, 0.9, 0.0], [0.1, 0.0, 0.9]],
-        "boxes": [[box(20, 20)] * 3, [box(120, 120)] * 3],
-    } | {key: value for key, value in change.items() if key not in ("budget", "rules", "objects")}
-    model = PlantedModel(*(torch.tensor(values[key]) for key in ("anchors", "moved", "objectness", "scores", "boxes")))
-    model.rpn.test_budget = replace(BUDGET, **change.get("budget", {}))
-    model.roi_heads.rules = replace(RULES, **change.get("rules", {}))
-    objects = change.get("objects", [(1, box(20, 20)), (2, box(120, 120))])
-    truth = {
-        "images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}],
-        "categories": [{"id": 1}, {"id": 2}],
-        "annotations": [
-            {"id": n, "image_id": 1, "category_id": label, "iscrowd": 0, "area": 1600.0}
-            | {"bbox": [x1, y1, x2 - x1, y2 - y1]}
-            for n, (label, (x1, y1, x2, y2)) in enumerate(objects, start=1)
-        ],
-    }
-    return model, truth
 
 
 def funnel_of(model: PlantedModel, truth: dict[str, Any]) -> Funnel:
@@ -194,3 +115,64 @@ def test_sizes_follow_the_limits_of_the_evaluation() -> None:
 def test_an_image_without_any_proposal_loses_its_objects_before_the_heads() -> None:
     model, truth = planted(budget={"min_size": 500.0})
     assert funnel_of(model, truth).counts() == {"rpn_box": 2}
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> list[list[float]]:
+    return [[*map(float, rng.integers(0, 50, 2)), *map(float, rng.integers(30, 50, 2))] for _ in range(count)]
+
+
+@pytest.mark.parametrize("iou", [0.5, 0.7])
+def test_found_are_the_objects_that_the_recall_of_the_evaluator_counts(iou: float) -> None:
+    """Crowded images, crowd regions among the objects, several detections for an object."""
+    rng = np.random.default_rng(0)
+    truth: dict[str, Any] = {
+        "images": [{"id": image, "height": SIZE[0], "width": SIZE[1]} for image in (1, 2, 3)],
+        "categories": [{"id": 1}, {"id": 2}],
+        "annotations": [
+            {"id": 0, "image_id": image, "category_id": int(rng.integers(1, 3)), "iscrowd": int(rng.random() < 0.2)}
+            | {"bbox": place, "area": place[2] * place[3]}
+            for image in (1, 2, 3) for place in random_boxes(rng, 15)
+        ],
+    }  # fmt: skip
+    results = [
+        {key: each[key] for key in ("image_id", "category_id")} | {"bbox": place, "score": float(rng.random())}
+        for each in truth["annotations"][::2]
+        for place in (*random_boxes(rng, 1), (np.array(each["bbox"]) + rng.integers(-7, 8, 4)).tolist())
+    ]
+    tracer = FunnelTracer(planted()[0], ObjectsOfImages(truth, {1: 1, 2: 2}), iou=iou)  # type: ignore[arg-type]
+    tracer.last_stage = {place: "score" for place, each in enumerate(truth["annotations"]) if not each["iscrowd"]}
+    names = {1: "a", 2: "b"}
+    funnel = tracer.finish(truth, results, kind="bbox", class_names=names)
+    scored = evaluate_coco(
+        truth, results, backend="pycocotools", kinds=["bbox"], max_detections=[1, 100], iou_thresholds=[iou],
+        class_names=names,
+    )  # fmt: skip
+    for row, name in enumerate(names.values()):
+        counts = funnel.counts(class_name=name)
+        assert counts[FOUND] == pytest.approx(scored.recall["bbox"][0, row, 0, -1] * counts.total())
+        assert 0 < counts[FOUND] < counts.total() == scored.support[row + 1]
+
+
+class Largest(TorchDispatchMode):
+    """The numbers in the largest tensor that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        sizes = [each.numel() for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
+        self.numbers = max(self.numbers, *sizes, 0)
+        return made
+
+
+def test_objects_and_anchors_are_never_compared_all_at_once() -> None:
+    places = [box(x, y) for y in range(160) for x in range(150)]
+    model, truth = planted(
+        anchors=places, moved=places, objectness=[0.0] * len(places), scores=[[0.1, 0.9, 0.0]] * len(places),
+        boxes=[[place] * 3 for place in places], objects=[(1, place) for place in places[::500]],
+    )  # fmt: skip
+    tracer = FunnelTracer(model, ObjectsOfImages(truth, {1: 1, 2: 2}), iou=0.5)  # type: ignore[arg-type]
+    with Largest() as largest:
+        tracer.add(trace_of(model))
+    assert len(tracer.last_stage) == 48
+    assert largest.numbers < 48 * len(places) / 2

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.analysis.funnel import STAGES
+from maskrcnn_train.analysis.trace import SIZES
 from maskrcnn_train.evaluation.coco import evaluate_coco
 from maskrcnn_train.evaluation.rle import encode_crop
 from maskrcnn_train.evaluation.study import study_results
@@ -86,8 +87,8 @@ def analysis(folder: Path) -> None:
     folder.mkdir(parents=True)
     stages = dict.fromkeys(STAGES, 0)
     rows = [
-        {"group": group, "objects": 4, "found": 1} | stages | {"post_nms": 3}
-        for group in ("all", "small", "medium", "large", "door")
+        {"by": by, "group": group, "objects": 4, "found": 1} | stages | {"post_nms": 3}
+        for by, group in (("all", "all"), *(("size", size) for size in SIZES), ("class", "door"))
     ]
     trained = {"pre_test": 1000, "post_test": 400, "rpn_threshold": 0.7}
     fast = trained | {"post_test": 50}
@@ -95,10 +96,13 @@ def analysis(folder: Path) -> None:
         {"setting": setting, "milliseconds": time, "tuned": ap, "reported": ap, "front": True}
         for setting, time, ap in ((trained, 900.0, 0.3), (fast, 500.0, 0.29))
     ]
-    recalls = [{"group": "all", "count": count, "objects": 4, "recall50": count / 200} for count in (10, 100)]
+    recalls = [
+        {"by": "all", "group": "all", "count": count, "objects": 4, "recall50": count / 200} for count in (10, 100)
+    ]
     plain = {
         "kind": "segm",
         "num_images": 3,
+        "setting": trained,
         "recalls": recalls,
         "outcomes": outcomes,
         "winners": {"best": outcomes[0], "fast": outcomes[1]},

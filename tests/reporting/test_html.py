@@ -118,8 +118,7 @@ def test_an_analysis_inside_the_run_is_found_and_another_can_be_given(tmp_path):
         write_report(tmp_path / "run", analysis=tmp_path)
     analysis(tmp_path / "run" / "analysis")
     text = write_report(tmp_path / "run").read_text()
-    assert "rpn.nms.post_test" in text
-    assert "post_test=50" in text
+    assert "<code>rpn.nms.post_test=50</code>" in text
 
 
 def test_the_worst_and_the_best_pictures_are_chosen(tmp_path):

@@ -1,0 +1,47 @@
+"""The pass over a split: one number format around all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from maskrcnn_train.analysis.trace import trace_batches
+from maskrcnn_train.batch import ImageBatch
+
+
+class Parts(nn.Module):
+    """The stages that a trace asks, without any work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rpn = nn.Module()
+        self.rpn.predict = lambda features, size: None
+        self.prepare = lambda images: SimpleNamespace(padded_size=(1, 1))
+        self.features = lambda inputs: []
+
+
+def test_the_number_format_is_entered_once_for_all_batches() -> None:
+    """Each time it is entered, all weights are converted anew."""
+    entered = 0
+
+    @contextmanager
+    def autocast() -> Iterator[None]:
+        nonlocal entered
+        entered += 1
+        yield
+
+    model: Any = Parts()
+    loader = [(ImageBatch(torch.zeros(1), [(1, 1)], [(1, 1)]), [{"image_id": number}]) for number in range(3)]
+    traces = trace_batches(model, loader, device=torch.device("cpu"), autocast=autocast)  # type: ignore[arg-type]
+    for number, trace in enumerate(traces):
+        assert trace.image_ids == [number]
+        assert torch.is_inference_mode_enabled()
+        assert not model.training
+    assert entered == 1
+    assert model.training
+    assert not torch.is_inference_mode_enabled()
