@@ -154,7 +154,7 @@ def main() -> None:
     ratios = [a / b for a, b in zip(seconds["torchvision"], seconds["ours, fp32"], strict=True)]
     print(f"both in fp32: {sorted(ratios)[len(ratios) // 2]:.2f} x ours")
     given = model.transform
-    model.transform = OurPixels(given.min_size, given.max_size, given.image_mean, given.image_std)
+    model.transform = OurPixels(given.min_size, given.max_size, given.image_mean, given.image_std).eval()
     scores["torchvision on our pixels"] = theirs(model, truth, split.images, predictor.classes.ids)
     for name, found in scores.items():
         print(name, {key: round(value, 5) for key, value in found.items()})
