@@ -33,14 +33,15 @@ Detect objects on images: pictures with coloured masks, boxes, class names and s
   python -m maskrcnn_train.predict checkpoint=RUN/checkpoints/best.pt images=list.txt save.masks=true save.csv=true
   python -m maskrcnn_train.predict checkpoint=RUN/checkpoints/best.pt images=FOLDER tile.size=1024
 """
-AHEAD = 4  # batches that may be decoded before the model needs them, or wait to be drawn
+AHEAD = 4  # batches that may be decoded before the model needs them, and images that may wait to be drawn
+AHEAD_TILED = 1  # images, both: they are large
 logger = logging.getLogger("maskrcnn_train")
 
 
 @dataclass
 class Prediction:
-    """What a call wrote. pictures: their folder, or the video; results: COCO results of all images; failed: a line for
-    each image that was skipped."""
+    """What a call wrote. pictures: their folder, or the video; results: COCO results of all images;
+    failed: a line for each image that was skipped."""
 
     folder: Path
     pictures: Path
@@ -116,6 +117,7 @@ def _predict_all(
     from maskrcnn_train.predictor import detect
 
     began = time.monotonic()
+    most_waiting = AHEAD if config.tile.size is None else AHEAD_TILED
     with _thread() as decoders, _thread() as writers:
         waiting: deque[Future[None]] = deque()
         for batch in _batches(predictor, sources, config, decoders, prediction):
@@ -130,7 +132,7 @@ def _predict_all(
                     found = found.keep_classes(config.classes)
                 waiting.append(writers.submit(files.add, image, found, source.name, source.image_id))
             prediction.images += len(batch)
-            while len(waiting) > AHEAD:
+            while len(waiting) > most_waiting:
                 waiting.popleft().result()
             rate = prediction.images / (time.monotonic() - began)
             progress.update(prediction.images + len(prediction.failed), total, {"images/s": rate})
@@ -153,9 +155,9 @@ def _batches(
     prediction: Prediction,
 ) -> Iterator[list[tuple[Source, Prepared]]]:
     """Batches of readable images, decoded ahead of the model; with tiles a batch is of one image."""
-    size = config.batch_size if config.tile.size is None else 1
+    size, count = (config.batch_size, AHEAD * config.batch_size) if config.tile.size is None else (1, AHEAD_TILED)
     batch: list[tuple[Source, Prepared]] = []
-    for source, future in _decoding(predictor, sources, config, AHEAD * size, decoders, prediction):
+    for source, future in _decoding(predictor, sources, config, count, decoders, prediction):
         try:
             batch.append((source, future.result()))
         except ImageError as error:
@@ -177,9 +179,9 @@ def _decoding(
 ) -> Iterator[tuple[Source, Future[Prepared]]]:
     """Each image, while the `count` after it are being decoded."""
     from maskrcnn_train.predictor import prepare
-    from maskrcnn_train.tiling import Tiles
+    from maskrcnn_train.tiling import build_tiles
 
-    tiles = None if config.tile.size is None else Tiles(config.tile.size, config.tile.overlap)
+    tiles = build_tiles(config.tile)
     ahead: deque[tuple[Source, Future[Prepared]]] = deque()
     try:
         for source in sources:
@@ -199,7 +201,8 @@ def _skip(error: ImageError, prediction: Prediction) -> None:
 def run(config: PredictConfig) -> None:
     prediction = predict_images(config)
     logger.info("%d images, %d detections", prediction.images, len(prediction.results))
-    logger.info("results:  %s\npictures: %s", prediction.folder / "predictions.json", prediction.pictures)
+    logger.info("results:  %s", prediction.folder / "predictions.json")
+    logger.info("pictures: %s", prediction.pictures)
     if prediction.failed:
         logger.warning("%d images were skipped, first: %s", len(prediction.failed), prediction.failed[0])
         sys.exit(1)

@@ -9,7 +9,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ from maskrcnn_train.command_config import PredictConfig
 from maskrcnn_train.command_rules import check_predict_rules
 from maskrcnn_train.composing import load_command_config
 from maskrcnn_train.data.sources import find_images
+from maskrcnn_train.detections import Detections
 from maskrcnn_train.predict import Prediction, predict_images
+from maskrcnn_train.predictor import Prepared, detect, detect_batch, prepare
 from maskrcnn_train.tiling import Tiles
 
 ALL = ["score_threshold=0", "roi_head.score_threshold=0", "roi_head.detections_per_image=4"]
@@ -75,6 +79,19 @@ def test_classes_and_scores_can_be_restricted(checkpoint: Path, tmp_path: Path) 
     assert [result["score"] for result in few.results] == [best]
     with pytest.raises(ValueError, match="stra is no class of the model"):
         run(checkpoint, tmp_path / "a.png", tmp_path / "none", "classes=[stra]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["score_threshold=0.5", "roi_head.score_threshold=0.6"], "roi_head.score_threshold=0.6 is above"),
+        (["tile.overlap=0.2"], "tile.overlap has no effect without tile.size"),
+    ],
+)
+def test_a_setting_without_effect_is_a_warning(overrides: list[str], said: str) -> None:
+    arguments = ["checkpoint=a.pt", "images=a.png", *overrides]
+    _, (warning,) = load_command_config("predict", PredictConfig, check_predict_rules, arguments)
+    assert warning.startswith(said)
 
 
 def bad_images(folder: Path) -> int:
@@ -219,6 +236,51 @@ def test_tiles_give_one_set_of_detections_in_image_pixels(checkpoint: Path, tmp_
     assert torch.equal(small.boxes, whole.boxes)  # an image no larger than a tile is one
 
 
+def test_a_tile_is_cut_when_its_turn_comes(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[list[weakref.ref[Prepared]]] = []
+
+    def watched(predictor: Predictor, images: list[Prepared], *, score_threshold: float) -> list[Detections]:
+        assert not any(tile() for tiles in passes for tile in tiles)  # those before it are gone
+        passes.append([weakref.ref(image) for image in images])
+        return detect_batch(predictor, images, score_threshold=score_threshold)
+
+    monkeypatch.setattr("maskrcnn_train.predictor.detect_batch", watched)
+    predictor = load_checkpoint(checkpoint, device="cpu")
+    predict(predictor, [pixels(100, 210)], tiles=Tiles(100, 0.3), batch_size=2)
+    assert [len(tiles) for tiles in passes] == [2, 1]
+
+
+def test_with_tiles_one_image_is_decoded_ahead(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        Image.fromarray(pixels(40, 60)).save(tmp_path / f"{number}.png")
+    decoded, ahead = [], []
+
+    def counted(*given: Any) -> Prepared:
+        decoded.append(given)
+        return prepare(*given)
+
+    def watched(*given: Any, **settings: Any) -> list[Detections]:
+        ahead.append(len(decoded) - len(ahead) - 1)
+        return detect(*given, **settings)
+
+    monkeypatch.setattr("maskrcnn_train.predictor.prepare", counted)
+    monkeypatch.setattr("maskrcnn_train.predictor.detect", watched)
+    run(checkpoint, tmp_path / "*.png", tmp_path / "out", "tile.size=48", "save.pictures=false", "batch_size=4")
+    assert len(ahead) == 5
+    assert max(ahead) <= 1
+
+
+def test_tiles_make_room_for_larger_files(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskrcnn_train.predictor.MAX_PIXELS", 1000)
+    Image.fromarray(pixels(40, 60)).save(tmp_path / "a.png")
+    predictor = load_checkpoint(checkpoint, device="cpu")
+    with pytest.raises(ValueError, match="60 x 40 pixels, more than 1,000; cut it into smaller files"):
+        predict(predictor, [tmp_path / "a.png"])
+    assert len(predict(predictor, [tmp_path / "a.png"], tiles=Tiles(48))) == 1
+
+
 # ---------------------------------------------------------------- from Python
 
 
@@ -234,8 +296,37 @@ def test_every_form_of_an_image_gives_the_same_detections(checkpoint: Path, tmp_
     for other in others:
         assert torch.allclose(first.boxes, other.boxes, atol=1e-3)
         assert first.class_names == other.class_names
-    with pytest.raises(ValueError, match="uint8"):
-        predict(predictor, [array.astype(float)])
+
+
+@pytest.mark.parametrize("name", ["sixteen.png", "turned.jpg"])
+def test_a_pil_image_gives_the_detections_of_its_file(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if name == "sixteen.png":
+        Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(tmp_path / name)
+    else:
+        Image.fromarray(pixels()).save(tmp_path / name, exif=exif)
+    predictor = load_checkpoint(checkpoint, device="cpu", number_format="fp32")
+    with Image.open(tmp_path / name) as image:
+        of_file, of_image = predict(predictor, [tmp_path / name, image], score_threshold=0.0)
+    assert len(of_file) > 0
+    assert of_file.size == of_image.size == ((90, 70) if name == "turned.jpg" else (70, 90))
+    assert torch.equal(of_file.boxes, of_image.boxes)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ([pixels().astype(float)], "an image array must be uint8"),
+        ([torch.zeros(90, 70, 3)], "an image tensor must be uint8, or float"),
+        ([torch.zeros(3, 90, 70, dtype=torch.int64)], "an image tensor must be uint8, or float"),
+        ("a.png", "images is one image; give a list"),
+        (Image.new("RGB", (9, 9)), "images is one image; give a list"),
+    ],
+)
+def test_what_is_no_list_of_images_is_refused(checkpoint: Path, images: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        predict(load_checkpoint(checkpoint, device="cpu"), images)
 
 
 def test_detections_convert(checkpoint: Path) -> None:
