@@ -63,7 +63,7 @@ def predict_images(config: PredictConfig) -> Prediction:
     """Predict as configured. Bad images are named and skipped. Raises ValueError for the person's mistakes."""
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.prediction_files import PredictionFiles
-    from maskrcnn_train.predictor import load_checkpoint
+    from maskrcnn_train.predictor import load_checkpoint, lowered_threshold
     from maskrcnn_train.reporting.progress import Progress, setup_logging
     from maskrcnn_train.video import Video, VideoWriter, is_video
 
@@ -83,6 +83,8 @@ def predict_images(config: PredictConfig) -> Prediction:
         if video is not None:
             sources, total = _frames(video), video.num_frames
             writer = stack.enter_context(VideoWriter(prediction.pictures, video.rate))
+        if config.roi_head.score_threshold is None:
+            stack.enter_context(lowered_threshold(predictor, config.score_threshold))
         files = PredictionFiles(folder, config, predictor.classes, writer)
         progress = stack.enter_context(Progress("predict", log_every=20, console=console))
         _predict_all(predictor, sources, total, config, files, prediction, progress)

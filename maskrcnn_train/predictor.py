@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def predict(
     """What the model finds on each image, in their order.
 
     images: paths; PIL images, read as their files are; uint8 arrays [H, W, 3] R G B; uint8 [3, H, W], or float
-    [3, H, W] in 0..1, tensors. tiles: detect in
+    [3, H, W] in 0..1, tensors. score_threshold: below `roi_head.score_threshold` it replaces that. tiles: detect in
     tiles, for large images with small objects.
     Raises ImageError (a ValueError) for a file that cannot be read.
 
@@ -110,10 +111,23 @@ def predict(
         raise ValueError("images is one image; give a list: predict(predictor, [image])")
     found = []
     step = 1 if tiles is not None else batch_size  # with tiles a batch is of one image
-    for start in range(0, len(images), step):
-        prepared = [prepare(predictor, image, tiles) for image in images[start : start + step]]
-        found += detect(predictor, prepared, score_threshold=score_threshold, batch_size=batch_size)
+    with lowered_threshold(predictor, score_threshold):
+        for start in range(0, len(images), step):
+            prepared = [prepare(predictor, image, tiles) for image in images[start : start + step]]
+            found += detect(predictor, prepared, score_threshold=score_threshold, batch_size=batch_size)
     return found
+
+
+@contextmanager
+def lowered_threshold(predictor: Predictor, score_threshold: float) -> Iterator[None]:
+    """The model's own threshold is no higher than `score_threshold` meanwhile, or it would drop what is asked for."""
+    heads = predictor.model.roi_heads
+    rules = heads.rules
+    heads.rules = replace(rules, score_threshold=min(rules.score_threshold, score_threshold))
+    try:
+        yield
+    finally:
+        heads.rules = rules
 
 
 @dataclass

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from test_train import run_dir, shapes  # noqa: F401
+from tiny import untrained_checkpoint
 
 from maskrcnn_train import Predictor, load_checkpoint, predict
 from maskrcnn_train.command_config import PredictConfig
@@ -79,6 +80,18 @@ def test_classes_and_scores_can_be_restricted(checkpoint: Path, tmp_path: Path) 
     assert [result["score"] for result in few.results] == [best]
     with pytest.raises(ValueError, match="stra is no class of the model"):
         run(checkpoint, tmp_path / "a.png", tmp_path / "none", "classes=[stra]")
+
+
+def test_a_score_threshold_below_the_models_own_replaces_it(tmp_path: Path) -> None:
+    strict = untrained_checkpoint(tmp_path, "roi_head.score_threshold=1")
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    given = run(strict, tmp_path / "a.png", tmp_path / "given", "roi_head.score_threshold=1")
+    asked = run(strict, tmp_path / "a.png", tmp_path / "asked", "roi_head.score_threshold=null")
+    assert (len(given.results), len(asked.results)) == (0, 4)
+    predictor = load_checkpoint(strict, device="cpu")
+    (found,) = predict(predictor, [tmp_path / "a.png"], score_threshold=0.0)
+    assert len(found) > 0
+    assert predictor.model.roi_heads.rules.score_threshold == 1  # lower for this call only
 
 
 @pytest.mark.parametrize(
