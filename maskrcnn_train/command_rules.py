@@ -68,6 +68,8 @@ def check_predict_rules(config: PredictConfig) -> list[str]:
     """Rules between the settings of a prediction."""
     if not config.images.strip():
         raise ValueError("images is empty; give a file, a folder, a glob, a list or a COCO JSON: images=FOLDER")
+    if config.classes == []:
+        raise ValueError("classes is empty and would drop every detection; name at least one: classes=[door,window]")
     warnings = []
     own, asked = config.roi_head.score_threshold, config.score_threshold
     if own is not None and own > asked:

@@ -40,8 +40,8 @@ logger = logging.getLogger("maskrcnn_train")
 
 @dataclass
 class Prediction:
-    """What a call wrote. pictures: their folder, or the video; results: COCO results of all images;
-    failed: a line for each image that was skipped."""
+    """What a call wrote. pictures: their folder, or the video, which is there if any were wanted; results: COCO results
+    of all images; failed: a line for each image that was skipped."""
 
     folder: Path
     pictures: Path
@@ -75,6 +75,8 @@ def predict_images(config: PredictConfig) -> Prediction:
     unknown = [name for name in config.classes or [] if name not in predictor.classes.names]
     if unknown:
         raise ValueError(f"classes: {unknown[0]} is no class of the model; it knows {predictor.classes}")
+    if config.save.masks and not predictor.model.roi_heads.has_masks:
+        raise ValueError(f"save.masks=true: {config.checkpoint} gives boxes only; train with mask_head=conv4 for masks")
     folder = open_run_folder(config, "predict")
     console = setup_logging(folder)
     prediction = Prediction(folder, folder / ("pictures" if video is None else f"{video.path.stem}.mp4"))
@@ -82,13 +84,14 @@ def predict_images(config: PredictConfig) -> Prediction:
         sources, total, writer = _files(found), len(found) or None, None
         if video is not None:
             sources, total = _frames(video), video.num_frames
-            writer = stack.enter_context(VideoWriter(prediction.pictures, video.rate))
+            if config.save.pictures:
+                writer = stack.enter_context(VideoWriter(prediction.pictures, video.rate))
         if config.roi_head.score_threshold is None:
             stack.enter_context(lowered_threshold(predictor, config.score_threshold))
         files = PredictionFiles(folder, config, predictor.classes, writer)
+        stack.callback(files.finish)  # of what was done before an error, too
         progress = stack.enter_context(Progress("predict", log_every=20, console=console))
         _predict_all(predictor, sources, total, config, files, prediction, progress)
-    files.finish()
     prediction.results = files.results
     return prediction
 
@@ -204,7 +207,8 @@ def run(config: PredictConfig) -> None:
     prediction = predict_images(config)
     logger.info("%d images, %d detections", prediction.images, len(prediction.results))
     logger.info("results:  %s", prediction.folder / "predictions.json")
-    logger.info("pictures: %s", prediction.pictures)
+    if prediction.pictures.exists():
+        logger.info("pictures: %s", prediction.pictures)
     if prediction.failed:
         logger.warning("%d images were skipped, first: %s", len(prediction.failed), prediction.failed[0])
         sys.exit(1)

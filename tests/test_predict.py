@@ -107,6 +107,35 @@ def test_a_setting_without_effect_is_a_warning(overrides: list[str], said: str) 
     assert warning.startswith(said)
 
 
+def test_masks_of_a_model_without_are_refused_before_the_first_image(tmp_path: Path) -> None:
+    boxes_only = untrained_checkpoint(tmp_path, "mask_head=none")
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"save\.masks=true: .*untrained\.pt gives boxes only"):
+        run(boxes_only, tmp_path / "a.png", tmp_path / "out", "save.masks=true")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_done_before_an_error_has_its_results(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskrcnn_train.prediction_files import PredictionFiles
+
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels()).save(tmp_path / name)
+    add = PredictionFiles.add
+
+    def failing(self: PredictionFiles, image: Prepared, found: Detections, name: str, image_id: int) -> None:
+        if name == "b":
+            raise RuntimeError("no space left")
+        add(self, image, found, name, image_id)
+
+    monkeypatch.setattr(PredictionFiles, "add", failing)
+    with pytest.raises(RuntimeError, match="no space left"):
+        run(checkpoint, tmp_path / "*.png", tmp_path / "out")
+    results = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert [result["image_id"] for result in results] == [1] * 4
+
+
 def bad_images(folder: Path) -> int:
     """Files that are no pictures, and some that are odd but good; returns how many are bad."""
     folder.mkdir()
@@ -151,6 +180,8 @@ def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_pat
     [
         ({"images": "missing/*.jpg"}, "matches anything"),
         ({"images": "EMPTY"}, "holds no pictures"),
+        ({"images": "EMP*"}, "matches folders only"),
+        ({"classes": "[]"}, "classes is empty"),
         ({"images": "list.txt"}, "is an empty list"),
         ({"images": "binary.txt"}, "is not a text"),
         ({"images": "none.json"}, "names no images"),
@@ -219,6 +250,21 @@ def test_lists_and_coco_files_name_their_images(tmp_path: Path) -> None:
     (tmp_path / "coco.json").write_text(json.dumps(content))
     assert find_images(str(tmp_path / "coco.json")) == [(tmp_path / "b.jpg", 40)]
     assert len(find_images(str(tmp_path / "*.jpg"))) == 2
+
+
+def test_the_pictures_are_named_only_where_there_are_some(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from maskrcnn_train.predict import main
+
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    for wanted in ("true", "false"):
+        arguments = [f"checkpoint={checkpoint}", f"images={tmp_path}/a.png", f"output_dir={tmp_path}/{wanted}", *ALL]
+        monkeypatch.setattr(sys, "argv", ["predict", *arguments, f"save.pictures={wanted}"])
+        main()
+        said = capsys.readouterr().out
+        assert f"{tmp_path}/{wanted}/predictions.json" in said
+        assert (f"{tmp_path}/{wanted}/pictures" in said) == (wanted == "true")
 
 
 def test_missing_files_of_a_list_are_skipped_and_the_exit_code_says_so(
