@@ -403,6 +403,18 @@ def test_detections_convert(checkpoint: Path) -> None:
     assert top.class_names[0] == found.class_names[0]
 
 
+def test_detections_become_those_of_supervision(checkpoint: Path) -> None:
+    pytest.importorskip("supervision", reason="needs the extra supervision")
+    (found,) = predict(load_checkpoint(checkpoint, device="cpu"), [pixels()], score_threshold=0.0)
+    theirs = found.to_supervision()
+    assert np.array_equal(theirs.xyxy, found.boxes.numpy())
+    assert np.array_equal(theirs.confidence, found.scores.numpy())
+    assert np.array_equal(theirs.mask, found.bitmaps())
+    assert theirs.class_id.tolist() == [label - 1 for label in found.labels.tolist()]
+    assert theirs.data["class_name"].tolist() == found.class_names
+    assert len(found.keep(found.scores > 1).to_supervision()) == 0
+
+
 def test_a_model_of_ones_own_becomes_a_predictor(checkpoint: Path) -> None:
     loaded = load_checkpoint(checkpoint, device="cpu")
     names = ["a", "b", "c", "d", "e", "f"]
