@@ -63,6 +63,7 @@ def main() -> None:
         def command() -> int:
             arguments = [f"checkpoint={checkpoint}", f"images={listing}", f"score_threshold={threshold}"]
             arguments.append(f"output_dir={folder / str(next(numbers))}")
+            arguments.append(f"roi_head.score_threshold={predictor.config.roi_head.score_threshold}")  # as the model's
             config, _ = load_command_config("predict", PredictConfig, check_predict_rules, arguments)
             return len(predict_images(config).results)
 

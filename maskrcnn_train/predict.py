@@ -33,14 +33,15 @@ Detect objects on images: pictures with coloured masks, boxes, class names and s
   python -m maskrcnn_train.predict checkpoint=RUN/checkpoints/best.pt images=list.txt save.masks=true save.csv=true
   python -m maskrcnn_train.predict checkpoint=RUN/checkpoints/best.pt images=FOLDER tile.size=1024
 """
-AHEAD = 4  # batches that may be decoded before the model needs them, or wait to be drawn
+AHEAD = 4  # batches that may be decoded before the model needs them, and images that may wait to be drawn
+AHEAD_TILED = 1  # images, both: they are large
 logger = logging.getLogger("maskrcnn_train")
 
 
 @dataclass
 class Prediction:
-    """What a call wrote. pictures: their folder, or the video; results: COCO results of all images; failed: a line for
-    each image that was skipped."""
+    """What a call wrote. pictures: their folder, or the video, which is there if any were wanted; results: COCO results
+    of all images; failed: a line for each image that was skipped."""
 
     folder: Path
     pictures: Path
@@ -62,7 +63,7 @@ def predict_images(config: PredictConfig) -> Prediction:
     """Predict as configured. Bad images are named and skipped. Raises ValueError for the person's mistakes."""
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.prediction_files import PredictionFiles
-    from maskrcnn_train.predictor import load_checkpoint
+    from maskrcnn_train.predictor import load_checkpoint, lowered_threshold
     from maskrcnn_train.reporting.progress import Progress, setup_logging
     from maskrcnn_train.video import Video, VideoWriter, is_video
 
@@ -74,6 +75,8 @@ def predict_images(config: PredictConfig) -> Prediction:
     unknown = [name for name in config.classes or [] if name not in predictor.classes.names]
     if unknown:
         raise ValueError(f"classes: {unknown[0]} is no class of the model; it knows {predictor.classes}")
+    if config.save.masks and not predictor.model.roi_heads.has_masks:
+        raise ValueError(f"save.masks=true: {config.checkpoint} gives boxes only; train with mask_head=conv4 for masks")
     folder = open_run_folder(config, "predict")
     console = setup_logging(folder)
     prediction = Prediction(folder, folder / ("pictures" if video is None else f"{video.path.stem}.mp4"))
@@ -81,11 +84,14 @@ def predict_images(config: PredictConfig) -> Prediction:
         sources, total, writer = _files(found), len(found) or None, None
         if video is not None:
             sources, total = _frames(video), video.num_frames
-            writer = stack.enter_context(VideoWriter(prediction.pictures, video.rate))
+            if config.save.pictures:
+                writer = stack.enter_context(VideoWriter(prediction.pictures, video.rate))
+        if config.roi_head.score_threshold is None:
+            stack.enter_context(lowered_threshold(predictor, config.score_threshold))
         files = PredictionFiles(folder, config, predictor.classes, writer)
+        stack.callback(files.finish)  # of what was done before an error, too
         progress = stack.enter_context(Progress("predict", log_every=20, console=console))
         _predict_all(predictor, sources, total, config, files, prediction, progress)
-    files.finish()
     prediction.results = files.results
     return prediction
 
@@ -116,6 +122,7 @@ def _predict_all(
     from maskrcnn_train.predictor import detect
 
     began = time.monotonic()
+    most_waiting = AHEAD if config.tile.size is None else AHEAD_TILED
     with _thread() as decoders, _thread() as writers:
         waiting: deque[Future[None]] = deque()
         for batch in _batches(predictor, sources, config, decoders, prediction):
@@ -130,7 +137,7 @@ def _predict_all(
                     found = found.keep_classes(config.classes)
                 waiting.append(writers.submit(files.add, image, found, source.name, source.image_id))
             prediction.images += len(batch)
-            while len(waiting) > AHEAD:
+            while len(waiting) > most_waiting:
                 waiting.popleft().result()
             rate = prediction.images / (time.monotonic() - began)
             progress.update(prediction.images + len(prediction.failed), total, {"images/s": rate})
@@ -153,9 +160,9 @@ def _batches(
     prediction: Prediction,
 ) -> Iterator[list[tuple[Source, Prepared]]]:
     """Batches of readable images, decoded ahead of the model; with tiles a batch is of one image."""
-    size = config.batch_size if config.tile.size is None else 1
+    size, count = (config.batch_size, AHEAD * config.batch_size) if config.tile.size is None else (1, AHEAD_TILED)
     batch: list[tuple[Source, Prepared]] = []
-    for source, future in _decoding(predictor, sources, config, AHEAD * size, decoders, prediction):
+    for source, future in _decoding(predictor, sources, config, count, decoders, prediction):
         try:
             batch.append((source, future.result()))
         except ImageError as error:
@@ -177,9 +184,9 @@ def _decoding(
 ) -> Iterator[tuple[Source, Future[Prepared]]]:
     """Each image, while the `count` after it are being decoded."""
     from maskrcnn_train.predictor import prepare
-    from maskrcnn_train.tiling import Tiles
+    from maskrcnn_train.tiling import build_tiles
 
-    tiles = None if config.tile.size is None else Tiles(config.tile.size, config.tile.overlap)
+    tiles = build_tiles(config.tile)
     ahead: deque[tuple[Source, Future[Prepared]]] = deque()
     try:
         for source in sources:
@@ -199,7 +206,9 @@ def _skip(error: ImageError, prediction: Prediction) -> None:
 def run(config: PredictConfig) -> None:
     prediction = predict_images(config)
     logger.info("%d images, %d detections", prediction.images, len(prediction.results))
-    logger.info("results:  %s\npictures: %s", prediction.folder / "predictions.json", prediction.pictures)
+    logger.info("results:  %s", prediction.folder / "predictions.json")
+    if prediction.pictures.exists():
+        logger.info("pictures: %s", prediction.pictures)
     if prediction.failed:
         logger.warning("%d images were skipped, first: %s", len(prediction.failed), prediction.failed[0])
         sys.exit(1)

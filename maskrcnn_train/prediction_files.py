@@ -40,14 +40,14 @@ class PredictionFiles:
 
     def add(self, image: Prepared, found: Detections, name: str, image_id: int) -> None:
         """Write what was asked for of one image."""
-        if self.config.save.pictures or self.video is not None:
+        if self.config.save.pictures:
             picture = draw_detections(image.original, found, self.classes.names, self.config.draw)
             if self.video is not None:
                 self.video.add(picture)
             else:
                 suffix = "jpg" if max(picture.size) <= LONGEST_JPEG else "png"
                 _save(picture, self.folder / "pictures" / f"{name}.{suffix}", quality=90)
-        if self.config.save.masks and found.has_masks:
+        if self.config.save.masks:
             for number, (x0, y0, bitmap) in enumerate(found.crops(), start=1):
                 full = Image.new("L", (found.size[1], found.size[0]))
                 full.paste(Image.fromarray(bitmap * np.uint8(255)), (x0, y0))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from maskrcnn_train.command_config import TestSettings
 from maskrcnn_train.composing import config_from_plain
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.classes import ClassMap
-from maskrcnn_train.data.images import decode
+from maskrcnn_train.data.images import MAX_PIXELS, MAX_TILED_PIXELS, decode, to_rgb
 from maskrcnn_train.data.loading import pad_images
 from maskrcnn_train.data.transforms import build_transform
 from maskrcnn_train.detections import Detections
@@ -99,29 +100,45 @@ def predict(
 ) -> list[Detections]:
     """What the model finds on each image, in their order.
 
-    images: paths; PIL images; uint8 arrays [H, W, 3] R G B; uint8 [3, H, W], or float [3, H, W] in 0..1, tensors.
-    tiles: detect in tiles, for large images with small objects.
+    images: paths; PIL images, read as their files are; uint8 arrays [H, W, 3] R G B; uint8 [3, H, W], or float
+    [3, H, W] in 0..1, tensors. score_threshold: below `roi_head.score_threshold` it replaces that. tiles: detect in
+    tiles, for large images with small objects.
     Raises ImageError (a ValueError) for a file that cannot be read.
 
     >>> detections = predict(load_checkpoint("best.pt"), ["a.jpg"])  # doctest: +SKIP
     """
+    if isinstance(images, str | Path | Image.Image):
+        raise ValueError("images is one image; give a list: predict(predictor, [image])")
     found = []
     step = 1 if tiles is not None else batch_size  # with tiles a batch is of one image
-    for start in range(0, len(images), step):
-        prepared = [prepare(predictor, image, tiles) for image in images[start : start + step]]
-        found += detect(predictor, prepared, score_threshold=score_threshold, batch_size=batch_size)
+    with lowered_threshold(predictor, score_threshold):
+        for start in range(0, len(images), step):
+            prepared = [prepare(predictor, image, tiles) for image in images[start : start + step]]
+            found += detect(predictor, prepared, score_threshold=score_threshold, batch_size=batch_size)
     return found
+
+
+@contextmanager
+def lowered_threshold(predictor: Predictor, score_threshold: float) -> Iterator[None]:
+    """The model's own threshold is no higher than `score_threshold` meanwhile, or it would drop what is asked for."""
+    heads = predictor.model.roi_heads
+    rules = heads.rules
+    heads.rules = replace(rules, score_threshold=min(rules.score_threshold, score_threshold))
+    try:
+        yield
+    finally:
+        heads.rules = rules
 
 
 @dataclass
 class Prepared:
-    """An image ready for the model. pixels: uint8 [3, h, w], resized; original: R G B, upright; source: its file;
-    tiles: instead of pixels where it is detected in tiles, with their windows."""
+    """An image ready for the model. original: R G B, upright; source: its file. pixels: uint8 [3, h, w], resized;
+    None where it is detected in `windows`, each of which is cut and resized when its turn comes."""
 
-    pixels: Tensor | None
     original: Image.Image
     source: str | None
-    tiles: list[tuple[Window, Prepared]] = field(default_factory=list)
+    pixels: Tensor | None
+    windows: list[Window]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -129,50 +146,68 @@ class Prepared:
 
 
 def prepare(predictor: Predictor, picture: Picture, tiles: Tiles | None = None) -> Prepared:
-    """Decode and resize one image, or its tiles, as the validation of its training did. Raises ImageError."""
-    image, source = _open(picture)
+    """Decode one image and, unless it is to be cut into tiles, resize it as the validation of its training did.
+
+    Raises ImageError.
+    """
+    source = str(picture) if isinstance(picture, str | Path) else None
+    image = _open(picture, MAX_PIXELS if tiles is None else MAX_TILED_PIXELS)
     windows = [] if tiles is None else tiles.windows((image.height, image.width))
     if len(windows) > 1:
-        parts = [(window, prepare(predictor, image.crop(window))) for window in windows]
-        return Prepared(None, image, source, parts)
+        return Prepared(image, source, None, windows)
+    return Prepared(image, source, _resized(predictor, image), [])
+
+
+def _open(picture: Picture, max_pixels: int) -> Image.Image:
+    if isinstance(picture, str | Path):
+        return decode(Path(picture), max_pixels=max_pixels)
+    if isinstance(picture, Image.Image):
+        return to_rgb(picture)
+    if isinstance(picture, Tensor):
+        picture = _to_array(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(f"an image array must be uint8 [height, width, 3], not {picture.dtype} {picture.shape}")
+    return Image.fromarray(np.ascontiguousarray(picture))
+
+
+def _to_array(picture: Tensor) -> NDArray[np.uint8]:
+    floating = picture.is_floating_point()
+    if picture.ndim != 3 or picture.shape[0] != 3 or not (floating or picture.dtype == torch.uint8):
+        kind = f"{picture.dtype} {tuple(picture.shape)}"
+        raise ValueError(f"an image tensor must be uint8, or float in 0..1, [3, height, width], not {kind}")
+    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8) if floating else picture
+    return pixels.permute(1, 2, 0).cpu().numpy()
+
+
+def _resized(predictor: Predictor, image: Image.Image) -> Tensor:
+    """Network pixels of an image, uint8 [3, h, w]."""
     config = predictor.config
     transform = build_transform(config.data, None, config.numerics.pixel_mean)
     geometry = transform.geometry((image.height, image.width), None)
-    pixels = geometry.window(geometry.resize(image), transform.fill)
-    return Prepared(torch.from_numpy(pixels).permute(2, 0, 1), image, source)
-
-
-def _open(picture: Picture) -> tuple[Image.Image, str | None]:
-    if isinstance(picture, str | Path):
-        return decode(Path(picture)), str(picture)
-    if isinstance(picture, Tensor):
-        floating = picture.is_floating_point()
-        picture = (
-            ((picture.clamp(0, 1) * 255).round() if floating else picture).to(torch.uint8).permute(1, 2, 0).numpy()
-        )
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise ValueError(f"an image array must be uint8 [height, width, 3], not {picture.dtype} {picture.shape}")
-        picture = Image.fromarray(np.ascontiguousarray(picture))
-    return picture.convert("RGB"), None
+    return torch.from_numpy(geometry.window(geometry.resize(image), transform.fill)).permute(2, 0, 1)
 
 
 def detect(
     predictor: Predictor, images: Sequence[Prepared], *, score_threshold: float, batch_size: int
 ) -> list[Detections]:
     """Detections of each image: of a batch without tiles in one pass, of tiles in passes of `batch_size` tiles."""
-    if not any(image.tiles for image in images):
+    if not any(image.windows for image in images):
         return detect_batch(predictor, images, score_threshold=score_threshold)
-    found = []
-    for image in images:
-        parts = [part for _, part in image.tiles] or [image]
-        each: list[Detections] = []
-        for start in range(0, len(parts), batch_size):
-            each += detect_batch(predictor, parts[start : start + batch_size], score_threshold=score_threshold)
-        if image.tiles:
-            each = [merge_tiles([window for window, _ in image.tiles], each, image.size)]
-        found.append(replace(each[0], source=image.source))
-    return found
+    return [
+        _detect_tiles(predictor, image, score_threshold, batch_size)
+        if image.windows
+        else detect_batch(predictor, [image], score_threshold=score_threshold)[0]
+        for image in images
+    ]
+
+
+def _detect_tiles(predictor: Predictor, image: Prepared, score_threshold: float, batch_size: int) -> Detections:
+    found: list[Detections] = []
+    for start in range(0, len(image.windows), batch_size):
+        parts = [image.original.crop(window) for window in image.windows[start : start + batch_size]]
+        batch = [Prepared(part, None, _resized(predictor, part), []) for part in parts]
+        found += detect_batch(predictor, batch, score_threshold=score_threshold)
+    return replace(merge_tiles(image.windows, found, image.size), source=image.source)
 
 
 def detect_batch(predictor: Predictor, images: Sequence[Prepared], *, score_threshold: float) -> list[Detections]:

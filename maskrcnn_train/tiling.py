@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskrcnn_train.command_config import TileConfig
 from maskrcnn_train.detections import Crop, Detections
 
 Window = tuple[int, int, int, int]  # x0 y0 x1 y1, x1 and y1 exclusive, pixels of the image
@@ -26,10 +27,17 @@ CUT_MARGIN = 0.02  # of the tile's side: a box that ends closer to the border is
 
 @dataclass(frozen=True)
 class Tiles:
-    """size: side of the square tiles, pixels of the image. overlap: share of a side that the next tile sees too."""
+    """size: side of the square tiles, pixels of the image. overlap: share of a side that the next tile sees too.
+
+    Raises ValueError for sizes below 1 and for shares that are not from 0 to below 1.
+    """
 
     size: int
-    overlap: float
+    overlap: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not 0 <= self.overlap < 1:
+            raise ValueError(f"tiles of {self.size} pixels that overlap by {self.overlap}: give size=1024, overlap=0.2")
 
     def windows(self, size: tuple[int, int]) -> list[Window]:
         """Windows that cover an image of (height, width), evenly spread; one where it is no larger than a tile."""
@@ -55,6 +63,13 @@ class _Piece:
     box: list[float]
     mask: Crop | None
     cut: bool
+
+
+def build_tiles(section: TileConfig) -> Tiles | None:
+    """The tiles that the section asks for; None for whole images."""
+    if section.size is None:
+        return None
+    return Tiles(section.size) if section.overlap is None else Tiles(section.size, section.overlap)
 
 
 def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], size: tuple[int, int]) -> Detections:

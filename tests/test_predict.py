@@ -9,20 +9,25 @@ import pickle
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from test_train import run_dir, shapes  # noqa: F401
+from tiny import untrained_checkpoint
 
 from maskrcnn_train import Predictor, load_checkpoint, predict
 from maskrcnn_train.command_config import PredictConfig
 from maskrcnn_train.command_rules import check_predict_rules
 from maskrcnn_train.composing import load_command_config
 from maskrcnn_train.data.sources import find_images
+from maskrcnn_train.detections import Detections
 from maskrcnn_train.predict import Prediction, predict_images
+from maskrcnn_train.predictor import Prepared, detect, detect_batch, prepare
 from maskrcnn_train.tiling import Tiles
 
 ALL = ["score_threshold=0", "roi_head.score_threshold=0", "roi_head.detections_per_image=4"]
@@ -77,6 +82,60 @@ def test_classes_and_scores_can_be_restricted(checkpoint: Path, tmp_path: Path) 
         run(checkpoint, tmp_path / "a.png", tmp_path / "none", "classes=[stra]")
 
 
+def test_a_score_threshold_below_the_models_own_replaces_it(tmp_path: Path) -> None:
+    strict = untrained_checkpoint(tmp_path, "roi_head.score_threshold=1")
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    given = run(strict, tmp_path / "a.png", tmp_path / "given", "roi_head.score_threshold=1")
+    asked = run(strict, tmp_path / "a.png", tmp_path / "asked", "roi_head.score_threshold=null")
+    assert (len(given.results), len(asked.results)) == (0, 4)
+    predictor = load_checkpoint(strict, device="cpu")
+    (found,) = predict(predictor, [tmp_path / "a.png"], score_threshold=0.0)
+    assert len(found) > 0
+    assert predictor.model.roi_heads.rules.score_threshold == 1  # lower for this call only
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["score_threshold=0.5", "roi_head.score_threshold=0.6"], "roi_head.score_threshold=0.6 is above"),
+        (["tile.overlap=0.2"], "tile.overlap has no effect without tile.size"),
+    ],
+)
+def test_a_setting_without_effect_is_a_warning(overrides: list[str], said: str) -> None:
+    arguments = ["checkpoint=a.pt", "images=a.png", *overrides]
+    _, (warning,) = load_command_config("predict", PredictConfig, check_predict_rules, arguments)
+    assert warning.startswith(said)
+
+
+def test_masks_of_a_model_without_are_refused_before_the_first_image(tmp_path: Path) -> None:
+    boxes_only = untrained_checkpoint(tmp_path, "mask_head=none")
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"save\.masks=true: .*untrained\.pt gives boxes only"):
+        run(boxes_only, tmp_path / "a.png", tmp_path / "out", "save.masks=true")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_done_before_an_error_has_its_results(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskrcnn_train.prediction_files import PredictionFiles
+
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels()).save(tmp_path / name)
+    add = PredictionFiles.add
+
+    def failing(self: PredictionFiles, image: Prepared, found: Detections, name: str, image_id: int) -> None:
+        if name == "b":
+            raise RuntimeError("no space left")
+        add(self, image, found, name, image_id)
+
+    monkeypatch.setattr(PredictionFiles, "add", failing)
+    with pytest.raises(RuntimeError, match="no space left"):
+        run(checkpoint, tmp_path / "*.png", tmp_path / "out")
+    results = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert [result["image_id"] for result in results] == [1] * 4
+
+
 def bad_images(folder: Path) -> int:
     """Files that are no pictures, and some that are odd but good; returns how many are bad."""
     folder.mkdir()
@@ -121,6 +180,8 @@ def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_pat
     [
         ({"images": "missing/*.jpg"}, "matches anything"),
         ({"images": "EMPTY"}, "holds no pictures"),
+        ({"images": "EMP*"}, "matches folders only"),
+        ({"classes": "[]"}, "classes is empty"),
         ({"images": "list.txt"}, "is an empty list"),
         ({"images": "binary.txt"}, "is not a text"),
         ({"images": "none.json"}, "names no images"),
@@ -191,6 +252,21 @@ def test_lists_and_coco_files_name_their_images(tmp_path: Path) -> None:
     assert len(find_images(str(tmp_path / "*.jpg"))) == 2
 
 
+def test_the_pictures_are_named_only_where_there_are_some(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from maskrcnn_train.predict import main
+
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    for wanted in ("true", "false"):
+        arguments = [f"checkpoint={checkpoint}", f"images={tmp_path}/a.png", f"output_dir={tmp_path}/{wanted}", *ALL]
+        monkeypatch.setattr(sys, "argv", ["predict", *arguments, f"save.pictures={wanted}"])
+        main()
+        said = capsys.readouterr().out
+        assert f"{tmp_path}/{wanted}/predictions.json" in said
+        assert (f"{tmp_path}/{wanted}/pictures" in said) == (wanted == "true")
+
+
 def test_missing_files_of_a_list_are_skipped_and_the_exit_code_says_so(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,6 +295,51 @@ def test_tiles_give_one_set_of_detections_in_image_pixels(checkpoint: Path, tmp_
     assert torch.equal(small.boxes, whole.boxes)  # an image no larger than a tile is one
 
 
+def test_a_tile_is_cut_when_its_turn_comes(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[list[weakref.ref[Prepared]]] = []
+
+    def watched(predictor: Predictor, images: list[Prepared], *, score_threshold: float) -> list[Detections]:
+        assert not any(tile() for tiles in passes for tile in tiles)  # those before it are gone
+        passes.append([weakref.ref(image) for image in images])
+        return detect_batch(predictor, images, score_threshold=score_threshold)
+
+    monkeypatch.setattr("maskrcnn_train.predictor.detect_batch", watched)
+    predictor = load_checkpoint(checkpoint, device="cpu")
+    predict(predictor, [pixels(100, 210)], tiles=Tiles(100, 0.3), batch_size=2)
+    assert [len(tiles) for tiles in passes] == [2, 1]
+
+
+def test_with_tiles_one_image_is_decoded_ahead(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        Image.fromarray(pixels(40, 60)).save(tmp_path / f"{number}.png")
+    decoded, ahead = [], []
+
+    def counted(*given: Any) -> Prepared:
+        decoded.append(given)
+        return prepare(*given)
+
+    def watched(*given: Any, **settings: Any) -> list[Detections]:
+        ahead.append(len(decoded) - len(ahead) - 1)
+        return detect(*given, **settings)
+
+    monkeypatch.setattr("maskrcnn_train.predictor.prepare", counted)
+    monkeypatch.setattr("maskrcnn_train.predictor.detect", watched)
+    run(checkpoint, tmp_path / "*.png", tmp_path / "out", "tile.size=48", "save.pictures=false", "batch_size=4")
+    assert len(ahead) == 5
+    assert max(ahead) <= 1
+
+
+def test_tiles_make_room_for_larger_files(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskrcnn_train.predictor.MAX_PIXELS", 1000)
+    Image.fromarray(pixels(40, 60)).save(tmp_path / "a.png")
+    predictor = load_checkpoint(checkpoint, device="cpu")
+    with pytest.raises(ValueError, match="60 x 40 pixels, more than 1,000; cut it into smaller files"):
+        predict(predictor, [tmp_path / "a.png"])
+    assert len(predict(predictor, [tmp_path / "a.png"], tiles=Tiles(48))) == 1
+
+
 # ---------------------------------------------------------------- from Python
 
 
@@ -234,8 +355,37 @@ def test_every_form_of_an_image_gives_the_same_detections(checkpoint: Path, tmp_
     for other in others:
         assert torch.allclose(first.boxes, other.boxes, atol=1e-3)
         assert first.class_names == other.class_names
-    with pytest.raises(ValueError, match="uint8"):
-        predict(predictor, [array.astype(float)])
+
+
+@pytest.mark.parametrize("name", ["sixteen.png", "turned.jpg"])
+def test_a_pil_image_gives_the_detections_of_its_file(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if name == "sixteen.png":
+        Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(tmp_path / name)
+    else:
+        Image.fromarray(pixels()).save(tmp_path / name, exif=exif)
+    predictor = load_checkpoint(checkpoint, device="cpu", number_format="fp32")
+    with Image.open(tmp_path / name) as image:
+        of_file, of_image = predict(predictor, [tmp_path / name, image], score_threshold=0.0)
+    assert len(of_file) > 0
+    assert of_file.size == of_image.size == ((90, 70) if name == "turned.jpg" else (70, 90))
+    assert torch.equal(of_file.boxes, of_image.boxes)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ([pixels().astype(float)], "an image array must be uint8"),
+        ([torch.zeros(90, 70, 3)], "an image tensor must be uint8, or float"),
+        ([torch.zeros(3, 90, 70, dtype=torch.int64)], "an image tensor must be uint8, or float"),
+        ("a.png", "images is one image; give a list"),
+        (Image.new("RGB", (9, 9)), "images is one image; give a list"),
+    ],
+)
+def test_what_is_no_list_of_images_is_refused(checkpoint: Path, images: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        predict(load_checkpoint(checkpoint, device="cpu"), images)
 
 
 def test_detections_convert(checkpoint: Path) -> None:
@@ -251,6 +401,18 @@ def test_detections_convert(checkpoint: Path) -> None:
     top = found.keep(found.scores >= found.scores[0])
     assert len(top) >= 1
     assert top.class_names[0] == found.class_names[0]
+
+
+def test_detections_become_those_of_supervision(checkpoint: Path) -> None:
+    pytest.importorskip("supervision", reason="needs the extra supervision")
+    (found,) = predict(load_checkpoint(checkpoint, device="cpu"), [pixels()], score_threshold=0.0)
+    theirs = found.to_supervision()
+    assert np.array_equal(theirs.xyxy, found.boxes.numpy())
+    assert np.array_equal(theirs.confidence, found.scores.numpy())
+    assert np.array_equal(theirs.mask, found.bitmaps())
+    assert theirs.class_id.tolist() == [label - 1 for label in found.labels.tolist()]
+    assert theirs.data["class_name"].tolist() == found.class_names
+    assert len(found.keep(found.scores > 1).to_supervision()) == 0
 
 
 def test_a_model_of_ones_own_becomes_a_predictor(checkpoint: Path) -> None:

@@ -24,7 +24,7 @@ TINY = [
 ]
 
 
-def untrained_checkpoint(folder: Path) -> Path:
+def untrained_checkpoint(folder: Path, *overrides: str) -> Path:
     """A checkpoint of the built-in shapes with random weights: half a second instead of a training."""
     import torch
 
@@ -34,7 +34,7 @@ def untrained_checkpoint(folder: Path) -> Path:
     from maskrcnn_train.engine.checkpoint import FORMAT, save_plain
 
     torch.manual_seed(0)
-    config = load_config([*TINY, f"data.root={folder / 'shapes'}", "roi_head.score_threshold=0"])
+    config = load_config([*TINY, f"data.root={folder / 'shapes'}", "roi_head.score_threshold=0", *overrides])
     classes = ClassMap(list(CATEGORIES.values()), list(CATEGORIES))
     model = build_model(config, classes.num_classes)
     with torch.no_grad():  # scores far apart, as a trained model's are: ties go either way in any program

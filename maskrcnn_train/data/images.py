@@ -5,12 +5,16 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB as RGB
+MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB as an array
+MAX_TILED_PIXELS = 2 * MAX_PIXELS  # of an image that is detected in tiles: from here on Pillow refuses to open a file
+CUT = "cut it into smaller files"
 ORIENTATION = 0x0112  # EXIF tag
 TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,40 +45,68 @@ class ImageError(ValueError):
 
 
 def decode(
-    path: Path, *, expected: tuple[int, int] | None = None, smallest: tuple[int, int] | None = None
+    path: Path,
+    *,
+    expected: tuple[int, int] | None = None,
+    smallest: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Decode one file to an RGB image, turned upright by its EXIF orientation. Raises ImageError naming the file.
 
     expected: (height, width) in the JSON. Annotations drawn on the un-rotated picture are recognised by their
-    size being the un-rotated one; the picture is then left so. Any other size is an error.
+    size being the un-rotated one; the picture is then left so (a TIFF is not: Pillow turns it as it loads it). Any
+    other size is an error.
     smallest: (height, width) that the caller is going to shrink it to; a much larger JPEG is then decoded at
-    1/2, 1/4 or 1/8 of its size.
+    1/2, 1/4 or 1/8 of its size. max_pixels: of a file; at most MAX_TILED_PIXELS, beyond which Pillow refuses.
     """
+    with _named(str(path), max_pixels), Image.open(path) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(f"{path} has {width} x {height} pixels, more than {max_pixels:,}; {CUT}")
+        return _upright(image, str(path), expected, smallest)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image as `decode` reads its file: 8-bit RGB, turned upright, without metadata. Raises ImageError."""
+    name = getattr(image, "filename", "") or f"the {image.mode} image of {image.width} x {image.height} pixels"
+    with _named(str(name), MAX_PIXELS):
+        return _upright(image, str(name), None, None)
+
+
+@contextmanager
+def _named(name: str, max_pixels: int) -> Iterator[None]:
+    """Whatever is wrong with an image becomes an ImageError that names it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and palettes that do not matter here
-            with Image.open(path) as image:
-                turn = _orientation(image, path, expected)
-                if smallest is not None and isinstance(image, ImageFile.ImageFile):
-                    _shrink_early(image, smallest, turn)
-                rgb = _to_rgb(image)
-            return rgb.transpose(TRANSPOSE[turn]) if turn in TRANSPOSE else rgb
+            yield
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(f"{path} has more than {MAX_PIXELS:,} pixels; cut it into tiles") from None
+        raise ImageError(f"{name} has more than {max_pixels:,} pixels; {CUT}") from None
     except FileNotFoundError:
-        raise ImageError(f"{path} does not exist") from None
+        raise ImageError(f"{name} does not exist") from None
     except FAULTS as error:
-        reason = str(error).split("\n")[0].replace(f" {str(path)!r}", "") or type(error).__name__
-        raise ImageError(f"{path} cannot be read as an image: {reason}") from None
+        reason = str(error).split("\n")[0].replace(f" {name!r}", "") or type(error).__name__
+        raise ImageError(f"{name} cannot be read as an image: {reason}") from None
 
 
-def _orientation(image: Image.Image, path: Path, expected: tuple[int, int] | None) -> int:
+def _upright(
+    image: Image.Image, name: str, expected: tuple[int, int] | None, smallest: tuple[int, int] | None
+) -> Image.Image:
+    if image.format == "TIFF":
+        image.load()  # Pillow turns a TIFF as it loads it; its tag and its size are right from then on
+    turn = _orientation(image, name, expected)
+    if smallest is not None and isinstance(image, ImageFile.ImageFile):
+        _shrink_early(image, smallest, turn)
+    rgb = _to_rgb(image, name)
+    rgb.info = {}  # else the orientation would be there to be undone again
+    return rgb.transpose(TRANSPOSE[turn]) if turn in TRANSPOSE else rgb
+
+
+def _orientation(image: Image.Image, name: str, expected: tuple[int, int] | None) -> int:
     """The EXIF orientation to undo; 1 where the annotations belong to the picture as stored."""
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; cut it into tiles")
     turn = image.getexif().get(ORIENTATION, 1)
     upright = (width, height) if turn in (5, 6, 7, 8) else (height, width)
     if expected is None or expected == upright:
@@ -82,7 +114,7 @@ def _orientation(image: Image.Image, path: Path, expected: tuple[int, int] | Non
     if expected == (height, width):
         return 1
     raise ImageError(
-        f"{path} has {upright[1]} x {upright[0]} pixels, but its JSON says {expected[1]} x {expected[0]}; "
+        f"{name} has {upright[1]} x {upright[0]} pixels, but its JSON says {expected[1]} x {expected[0]}; "
         "use the picture that was annotated, or correct width and height"
     )
 
@@ -94,11 +126,11 @@ def _shrink_early(image: ImageFile.ImageFile, smallest: tuple[int, int], turn: i
         image.draft("RGB", wanted)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits to 255
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.mode == "F":
-        raise ImageError(f"{getattr(image, 'filename', 'image')} has floating-point pixels; convert it to 8 or 16 bits")
+        raise ImageError(f"{name} has floating-point pixels; convert it to 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")

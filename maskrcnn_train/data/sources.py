@@ -40,4 +40,7 @@ def find_images(given: str) -> list[tuple[Path, int | None]]:
     matches = sorted(Path(each) for each in glob.glob(str(path), recursive=True))
     if not matches:
         raise ValueError(f"images={given} is no file, folder or glob that matches anything")
-    return [(each, None) for each in matches if each.is_file()]
+    files = [each for each in matches if each.is_file()]
+    if not files:
+        raise ValueError(f"images={given} matches folders only; give one of them, or images='{given}/*.jpg'")
+    return [(each, None) for each in files]

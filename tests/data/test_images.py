@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_train.data import images
-from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.data.images import ImageError, decode, to_rgb
 
 
 def gradient(height: int = 20, width: int = 30) -> np.ndarray:
@@ -27,20 +26,24 @@ def with_orientation(path: Path, orientation: int, array: np.ndarray) -> Path:
     return save(path, array, exif=exif)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_turns_the_picture_upright(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_turns_the_picture_upright(tmp_path: Path, orientation: int, name: str) -> None:
     from PIL import ImageOps
 
-    path = with_orientation(tmp_path / "a.png", orientation, gradient())
+    path = with_orientation(tmp_path / name, orientation, gradient())
     with Image.open(path) as image:
         upright = np.array(ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(np.array(decode(path)), upright)
+    np.testing.assert_array_equal(np.array(ImageOps.exif_transpose(decode(path))), upright)  # it is done once for all
     np.testing.assert_array_equal(np.array(decode(path, expected=upright.shape[:2])), upright)
 
 
 def test_annotations_drawn_on_the_raw_picture_keep_it_raw(tmp_path: Path) -> None:
     path = with_orientation(tmp_path / "a.png", 6, gradient())
     np.testing.assert_array_equal(np.array(decode(path, expected=(20, 30))), gradient())
+    with pytest.raises(ImageError, match=r"a\.tif has 20 x 30 pixels, but its JSON says 30 x 20"):
+        decode(with_orientation(tmp_path / "a.tif", 6, gradient()), expected=(20, 30))  # Pillow has turned it by then
 
 
 def test_another_size_names_both(tmp_path: Path) -> None:
@@ -87,10 +90,39 @@ def test_garbage_is_named(tmp_path: Path, content: bytes) -> None:
         decode(tmp_path / "a.jpg")
 
 
-def test_a_picture_with_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
-    with pytest.raises(ImageError, match="30 x 20 pixels"):
-        decode(save(tmp_path / "a.png", gradient()))
+def test_a_picture_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", gradient())
+    with pytest.raises(ImageError, match=r"30 x 20 pixels, more than 599; cut it into smaller files"):
+        decode(path, max_pixels=599)
+    assert decode(path, max_pixels=600).size == (30, 20)
+
+
+@pytest.mark.parametrize("name", ["sixteen.png", "turned.jpg", "turned.tif", "palette.png", "alpha.png"])
+def test_a_pillow_image_is_read_as_its_file(tmp_path: Path, name: str) -> None:
+    path, picture = tmp_path / name, Image.fromarray(gradient())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if name == "sixteen.png":
+        save(path, np.full((20, 30), 30_000, np.uint16))
+    elif name == "palette.png":
+        picture.convert("P").save(path, transparency=3)
+    elif name == "alpha.png":
+        picture.convert("RGBA").save(path)
+    else:
+        picture.save(path, exif=exif)
+    with Image.open(path) as image:
+        first, again = to_rgb(image), to_rgb(image)
+    np.testing.assert_array_equal(np.array(first), np.array(decode(path)))
+    np.testing.assert_array_equal(np.array(first), np.array(again))  # the person's own image stays as it is
+
+
+def test_a_pillow_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with Image.open(path) as image, pytest.raises(ImageError, match=r"a\.png cannot be read as an image"):
+        to_rgb(image)
+    with pytest.raises(ImageError, match="the F image of 30 x 20 pixels has floating-point"):
+        to_rgb(Image.new("F", (30, 20)))
 
 
 def test_a_large_jpeg_is_decoded_smaller_only_with_a_margin(tmp_path: Path) -> None:
