@@ -29,6 +29,7 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
+from maskrcnn_train.composing import load_config
 from maskrcnn_train.data.loading import evaluation_loader
 from maskrcnn_train.data.splitting import Split, read_split
 from maskrcnn_train.data.transforms import Transform
@@ -130,7 +131,7 @@ def main() -> None:
         predictor.config.roi_head.score_threshold = arguments.score_threshold
         rules = predictor.model.roi_heads.rules
         predictor.model.roi_heads.rules = replace(rules, score_threshold=arguments.score_threshold)
-    predictor.config.data.name, predictor.config.data.root = "roboflow", str(data_root())
+    predictor.config.data = load_config(["data=roboflow", f"data.root={data_root()}"]).data
     split, _ = read_split(predictor.config.data, "val", predictor.classes, with_masks=True)
     split = replace(split, rows=split.rows[: arguments.images])
     truth = evaluation_loader(predictor.config, split, predictor.classes).dataset.ground_truth()

@@ -165,7 +165,7 @@ class SaveConfig:
 @dataclass(kw_only=True)
 class TileConfig:
     size: Optional[int] = between(32)
-    overlap: Optional[float] = between(0, 0.9)
+    overlap: float = between(0, 0.9)
 
 
 @dataclass(kw_only=True)

@@ -91,13 +91,10 @@ def check_predict_rules(config: PredictConfig) -> list[str]:
         raise ValueError("images is empty; give a file, a folder, a glob, a list or a COCO JSON: images=FOLDER")
     if config.classes == []:
         raise ValueError("classes is empty and would drop every detection; name at least one: classes=[door,window]")
-    warnings = []
     own, asked = config.roi_head.score_threshold, config.score_threshold
     if own is not None and own > asked:
-        warnings.append(f"roi_head.score_threshold={own} is above score_threshold={asked} and decides")
-    if config.tile.overlap is not None and config.tile.size is None:
-        warnings.append("tile.overlap has no effect without tile.size, e.g. tile.size=1024")
-    return warnings
+        return [f"roi_head.score_threshold={own} is above score_threshold={asked} and decides"]
+    return []
 
 
 def check_preflight_rules(config: CheckConfig) -> list[str]:

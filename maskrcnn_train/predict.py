@@ -184,9 +184,9 @@ def _decoding(
 ) -> Iterator[tuple[Source, Future[Prepared]]]:
     """Each image, while the `count` after it are being decoded."""
     from maskrcnn_train.predictor import prepare
-    from maskrcnn_train.tiling import build_tiles
+    from maskrcnn_train.tiling import Tiles
 
-    tiles = build_tiles(config.tile)
+    tiles = None if config.tile.size is None else Tiles(config.tile.size, config.tile.overlap)
     ahead: deque[tuple[Source, Future[Prepared]]] = deque()
     try:
         for source in sources:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskrcnn_train.command_config import TileConfig
 from maskrcnn_train.detections import Crop, Detections
 
 Window = tuple[int, int, int, int]  # x0 y0 x1 y1, x1 and y1 exclusive, pixels of the image
@@ -33,7 +32,7 @@ class Tiles:
     """
 
     size: int
-    overlap: float = 0.2
+    overlap: float
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 <= self.overlap < 1:
@@ -63,13 +62,6 @@ class _Piece:
     box: list[float]
     mask: Crop | None
     cut: bool
-
-
-def build_tiles(section: TileConfig) -> Tiles | None:
-    """The tiles that the section asks for; None for whole images."""
-    if section.size is None:
-        return None
-    return Tiles(section.size) if section.overlap is None else Tiles(section.size, section.overlap)
 
 
 def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], size: tuple[int, int]) -> Detections:

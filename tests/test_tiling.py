@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_train.command_config import TileConfig
 from maskrcnn_train.detections import Detections
-from maskrcnn_train.tiling import Tiles, Window, build_tiles, merge_tiles
+from maskrcnn_train.tiling import Tiles, Window, merge_tiles
 
 Rectangle = tuple[int, int, int, int]  # x0 y0 x1 y1
 
@@ -56,12 +55,6 @@ def test_tiles_cover_the_image_and_overlap_as_asked(size: tuple[int, int], overl
     assert covered.all()
     columns = sorted({window[0] for window in windows})
     assert all(100 - (b - a) >= 100 * overlap - 1 for a, b in itertools.pairwise(columns))
-
-
-def test_without_a_size_there_are_no_tiles_and_without_an_overlap_it_is_the_usual_one() -> None:
-    assert build_tiles(TileConfig(size=None, overlap=None)) is None
-    assert build_tiles(TileConfig(size=100, overlap=None)) == Tiles(100, 0.2)
-    assert build_tiles(TileConfig(size=100, overlap=0.5)) == Tiles(100, 0.5)
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(0, 0.2), (100, 1.0), (100, 25), (100, -0.1)])
