@@ -39,12 +39,12 @@ def run_command(
     """
     from hydra._internal.utils import get_args_parser
 
-    if "-h" in sys.argv[1:] or "--help" in sys.argv[1:]:
-        print(help_page(name, help))
-        return
-    arguments = get_args_parser().parse_args()
+    wants_help = "-h" in sys.argv[1:] or "--help" in sys.argv[1:]
+    arguments = get_args_parser().parse_args([] if wants_help else None)
     try:
-        if arguments.multirun:
+        if wants_help:
+            print(help_page(name, help), flush=True)
+        elif arguments.multirun:
             _sweep(name, schema, check_rules, run, arguments.overrides, arguments.config_dir)
         elif arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
             _hydra_main(name, run)
@@ -53,9 +53,13 @@ def run_command(
             config, warnings = load_command_config(name, schema, check_rules, overrides, arguments.config_dir)
             _log_warnings(warnings)
             run(config)
-    except KeyboardInterrupt:  # a second one, while the first was being answered
-        print("left at once; the last checkpoint stands, continue with resume=auto", file=sys.stderr)
+    except KeyboardInterrupt:  # of a training a second one, while the first was being answered
+        way_on = "; the last checkpoint stands, continue with resume=auto" if name == "train" else ""
+        print(f"left at once{way_on}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # whoever read the output, head or less, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Interrupted as interrupted:
         print(f"{interrupted}; continue with resume=auto or resume=RUN_FOLDER", file=sys.stderr)
         sys.exit(interrupted.exit_code)

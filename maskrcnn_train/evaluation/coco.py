@@ -13,7 +13,7 @@ from typing import Any
 from maskrcnn_train.config import EvaluationConfig
 from maskrcnn_train.evaluation.arrays import Floats
 from maskrcnn_train.evaluation.evaluators import ABSENT, Limits, cycle_collection_paused, run_evaluator
-from maskrcnn_train.evaluation.ground_truth import check_results, complete_ground_truth, results_as_ground_truth
+from maskrcnn_train.evaluation.ground_truth import check_results, complete_ground_truth
 
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # COCO's
 SIZE_LIMITS = (32, 96)  # COCO's: square roots of the areas where medium and large objects begin, image pixels
@@ -66,10 +66,7 @@ def evaluate_coco(
     with cycle_collection_paused():
         truth = complete_ground_truth(ground_truth, kinds)
         mask_areas = check_results(truth, results, kinds)
-        arrays = {
-            kind: run_evaluator(backend, truth, results_as_ground_truth(truth, results, kind, mask_areas), kind, limits)
-            for kind in kinds
-        }
+        arrays = {kind: run_evaluator(backend, truth, results, kind, limits, mask_areas) for kind in kinds}
     class_ids = sorted(category["id"] for category in truth["categories"])
     names = distinct_names({class_id: class_names[class_id] for class_id in class_ids})
     metrics: dict[str, float] = {}

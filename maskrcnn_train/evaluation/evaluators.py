@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_train.evaluation.arrays import Floats
+from maskrcnn_train.evaluation.ground_truth import Coco, results_as_ground_truth
+from maskrcnn_train.evaluation.rle import compressed
 
+EXACT = 2**53  # from here on a float64 no longer holds every whole number
+HAVE_IDS = ("images", "categories")
 ABSENT = -1.0  # COCO's mark for "no such object, so no score"; not NaN, which JSON lacks
 EVALUATORS = {
     "pycocotools": ("pycocotools.coco.COCO", "pycocotools.cocoeval.COCOeval"),
@@ -33,11 +37,12 @@ class Limits:
 
 
 def run_evaluator(
-    backend: str, truth: dict[str, Any], found: dict[str, Any], kind: str, limits: Limits
+    backend: str, truth: Coco, results: Sequence[Coco], kind: str, limits: Limits, mask_areas: Sequence[float]
 ) -> tuple[Floats, Floats, Floats]:
-    """Precision [T, R, K, A, M], recall [T, K, A, M] and scores [T, R, K, A, M] of checked COCO dicts.
+    """Precision [T, R, K, A, M], recall [T, K, A, M] and scores [T, R, K, A, M] of a checked COCO dict and results.
 
-    T: IoU thresholds, R: 101 recalls, K: classes by id, A: area ranges, M: numbers of detections.
+    T: IoU thresholds, R: 101 recalls, K: classes by id, A: area ranges, M: numbers of detections. mask_areas: of the
+    results, square pixels, as `check_results` gives them.
     """
     if not truth["images"] or not truth["categories"]:
         shape = (len(limits.iou_thresholds), 101, len(truth["categories"]), len(limits.area_ranges))
@@ -50,7 +55,12 @@ def run_evaluator(
     copy = {**truth, "annotations": annotations}
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"hotcoco|faster_coco_eval|pycocotools")
-        evaluator = evaluator_class(_index(coco_class, copy), _index(coco_class, found), kind)
+        reference = _index(coco_class, copy)
+        if backend == "hotcoco" and all(abs(item["id"]) < EXACT for key in HAVE_IDS for item in truth[key]):
+            found = _columns(reference, results, kind, mask_areas)
+        else:
+            found = _index(coco_class, results_as_ground_truth(truth, results, kind, mask_areas))
+        evaluator = evaluator_class(reference, found, kind)
         evaluator.params.maxDets = list(limits.max_detections)
         evaluator.params.iouThrs = np.array(limits.iou_thresholds)
         evaluator.params.areaRng = [list(area) for area in limits.area_ranges]
@@ -64,6 +74,21 @@ def run_evaluator(
 def _load(path: str) -> Any:
     module, name = path.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)
+
+
+def _columns(reference: Any, results: Sequence[Coco], kind: str, mask_areas: Sequence[float]) -> Any:
+    """The same results as hotcoco takes them fastest: in columns, without a dict for each."""
+    boxes = [result["bbox"] for result in results] if kind == "bbox" else [(0, 0, 0, 0)] * len(results)
+    rows = [
+        (each["image_id"], *box, each["score"], each["category_id"]) for each, box in zip(results, boxes, strict=True)
+    ]
+    table = np.array(rows, np.float64).reshape(-1, 7)
+    if kind == "bbox":
+        return reference.loadRes(table)
+    codes = [result["segmentation"] for result in results]
+    found = reference.loadRes(table, segmentation=[compressed(code, code["size"]) for code in codes])
+    found.update_anns(ids=np.arange(1, len(results) + 1), area=np.array(mask_areas))
+    return found
 
 
 def _index(coco_class: Any, dataset: dict[str, Any]) -> Any:

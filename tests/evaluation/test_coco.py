@@ -198,6 +198,25 @@ def test_malformed_results_are_named_in_one_line(change, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("backend", ["pycocotools", "hotcoco"])  # faster_coco_eval keeps ids as floats itself
+def test_ids_that_no_float_holds_stay_apart(backend):
+    truth, results = random_data(3)
+    expected = evaluate_coco(truth, results, backend="pycocotools", **LIMITS, class_names=NAMES).metrics
+    shift = 2**53 + 1
+    for image in truth["images"]:
+        image["id"] = shift + image["id"] // 5
+    for item in truth["annotations"] + results:
+        item["image_id"] = shift + item["image_id"] // 5
+    assert evaluate_coco(truth, results, backend=backend, **LIMITS, class_names=NAMES).metrics == expected
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_results_score_zero(backend):
+    truth, _ = random_data(3)
+    found = evaluate_coco(truth, [], backend=backend, **LIMITS, class_names=NAMES).metrics
+    assert (found["bbox/AP"], found["segm/AP"]) == (0, 0)
+
+
 def test_a_damaged_mask_among_hundreds_is_named():
     truth, results = random_data(1)
     many = [{**results[index % len(results)]} for index in range(450)]
