@@ -42,5 +42,5 @@ def find_images(given: str) -> list[tuple[Path, int | None]]:
         raise ValueError(f"images={given} is no file, folder or glob that matches anything")
     files = [each for each in matches if each.is_file()]
     if not files:
-        raise ValueError(f"images={given} matches folders only; give one of them, or images='{given}/*.jpg'")
+        raise ValueError(f"images={given} matches folders only; give one of them, or images='{path}/*.jpg'")
     return [(each, None) for each in files]
