@@ -44,6 +44,8 @@ def run_command(
     try:
         if wants_help:
             print(help_page(name, help), flush=True)
+        elif arguments.config_name or arguments.config_path:
+            raise ValueError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
         elif arguments.multirun:
             _sweep(name, schema, check_rules, run, arguments.overrides, arguments.config_dir)
         elif arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:

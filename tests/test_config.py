@@ -121,6 +121,14 @@ def test_the_command_ends_with_code_2_and_no_traceback(arguments: list[str]) -> 
     assert done.stderr.count("\n") == 1
 
 
+def test_another_main_configuration_is_refused_rather_than_ignored() -> None:
+    done, _ = run("--config-name=mine")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE\n"
+    )
+
+
 def test_neither_help_nor_the_package_imports_torch() -> None:
     code = "import sys, maskrcnn_train.__main__ as command; sys.argv = ['x', '--help']; command.main()"
     done = subprocess.run(
