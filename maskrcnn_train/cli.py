@@ -30,12 +30,18 @@ MAX_CHECKED_JOBS = 200  # of a sweep, before its first job starts
 
 
 def run_command(
-    name: str, schema: type[Schema], check_rules: Callable[[Schema], list[str]], run: Callable[[Schema], Any], help: str
+    name: str,
+    schema: type[Schema],
+    check_rules: Callable[[Schema], list[str]],
+    run: Callable[[Any], Any],
+    help: str,
+    *,
+    load: Callable[..., tuple[Any, list[str]]] = load_command_config,
 ) -> None:
     """The main of every command: `run(config)` once, or once for each job of a sweep.
 
-    run: returns the number a sweeper optimises, or an exit code object is raised by it. Exits with 2 after a
-    person's mistake, 128 + n after signal n.
+    run: returns the number a sweeper optimises, or an exit code object is raised by it. load: makes what run takes, and
+    warnings, out of the overrides. Exits with 2 after a person's mistake, 128 + n after signal n.
     """
     from hydra._internal.utils import get_args_parser
 
@@ -43,16 +49,18 @@ def run_command(
     arguments = get_args_parser().parse_args([] if wants_help else None)
     try:
         if wants_help:
-            print(help_page(name, help), flush=True)
+            print(help_page(name, help, sweeps=load is load_command_config), flush=True)
         elif arguments.config_name or arguments.config_path:
             raise ValueError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
+        elif arguments.multirun and load is not load_command_config:
+            raise ValueError(f"-m runs every combination of values; {name} takes them without it")
         elif arguments.multirun:
             _sweep(name, schema, check_rules, run, arguments.overrides, arguments.config_dir)
         elif arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
             _hydra_main(name, run)
         else:
             overrides = resumed_overrides(arguments.overrides)
-            config, warnings = load_command_config(name, schema, check_rules, overrides, arguments.config_dir)
+            config, warnings = load(name, schema, check_rules, overrides, arguments.config_dir)
             _log_warnings(warnings)
             run(config)
     except KeyboardInterrupt:  # of a training a second one, while the first was being answered
@@ -63,7 +71,7 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Interrupted as interrupted:
-        print(f"{interrupted}; continue with resume=auto or resume=RUN_FOLDER", file=sys.stderr)
+        print(f"{interrupted}; {interrupted.way_on}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
     except Exception as error:
         if not is_user_error(error):
@@ -194,7 +202,7 @@ COMMON_KEYS = (
 )
 
 
-def help_page(name: str, text: str) -> str:
+def help_page(name: str, text: str, *, sweeps: bool = True) -> str:
     """The page of `--help`: what the command does, its groups, its keys (of a training the commonest), examples."""
     values = (conf_dir() / f"{name}.yaml").read_text()
     included = (conf_dir() / "train.yaml").read_text() if "\n  - train\n" in values else ""
@@ -209,5 +217,7 @@ def help_page(name: str, text: str) -> str:
     else:
         body = values.split("\n\n", 1)[1].split("\nhydra:", 1)[0].strip("\n")
         lines += ["", "Keys and their defaults:", *(f"  {line}" for line in body.splitlines())]
-    lines += ["", "  --cfg job     print the whole configuration", "  -m            sweep: KEY=A,B runs a job for each"]
+    lines += ["", "  --cfg job     print the whole configuration"]
+    if sweeps:
+        lines.append("  -m            sweep: KEY=A,B runs a job for each")
     return "\n".join(lines)

@@ -197,6 +197,19 @@ class CheckConfig(TrainConfig):
 
 
 @dataclass(kw_only=True)
+class TuneConfig(TrainConfig):
+    """Everything that `python -m maskrcnn_train.tune` reads: the settings of each training, and those of the search."""
+
+    space: list[str]
+    trials: int = between(1)
+    minutes: Optional[float] = positive()
+    metric: Optional[str]
+    sampler: str = one_of("tpe", "random")
+    pruning: str = one_of("median", "none")
+    unpruned: int = between(0)
+
+
+@dataclass(kw_only=True)
 class SplitCommandConfig:
     """Everything that `python -m maskrcnn_train.split` reads."""
 

@@ -16,6 +16,7 @@ from maskrcnn_train.command_config import (
     PredictConfig,
     ReportConfig,
     SplitCommandConfig,
+    TuneConfig,
 )
 from maskrcnn_train.rules import check_data_rules, check_measures, check_train_rules
 
@@ -101,6 +102,34 @@ def check_preflight_rules(config: CheckConfig) -> list[str]:
     """Rules between the settings of a check: those of the training."""
     warnings = check_train_rules(config)
     return [*warnings, "replay has no effect on a check"] if config.replay is not None else warnings
+
+
+def check_tune_rules(config: TuneConfig) -> list[str]:
+    """Rules between the settings of a search, and those of its trainings."""
+    warnings = check_train_rules(config)
+    if config.replay is not None or config.resume is not None:
+        raise ValueError("replay and resume are of one training; a search goes on with output_dir=FOLDER of the search")
+    _check_metric(config)
+    if config.pruning != "none" and config.trainer.evaluate_every == 0:
+        warnings.append("pruning has no effect: with trainer.evaluate_every=0 a training is scored at its end only")
+    return warnings
+
+
+def _check_metric(config: TuneConfig) -> None:
+    metric = config.metric
+    if metric is None:
+        return
+    if not re.fullmatch(r"(bbox|segm)/(AP(50|75|s|m|l|/.+)?|AR\d+)|val_loss/\w+", metric):
+        raise ValueError(
+            f"metric={metric} is no score of a training; use e.g. segm/AP, bbox/AP50, segm/AR100, bbox/AP/CLASS "
+            "or val_loss/total"
+        )
+    if (budget := re.fullmatch(r"\w+/AR(\d+)", metric)) and int(budget[1]) not in config.evaluation.max_detections:
+        raise ValueError(f"metric={metric} is not taken; evaluation.max_detections={config.evaluation.max_detections}")
+    if metric.startswith("segm/") and config.mask_head.name == "none":
+        raise ValueError(f"metric={metric} needs masks, and mask_head=none has none; use metric=bbox/AP")
+    if metric.startswith("val_loss/") and not config.evaluation.loss:
+        raise ValueError(f"metric={metric} is taken with evaluation.loss=true only; add it")
 
 
 def check_split_rules(config: SplitCommandConfig) -> list[str]:

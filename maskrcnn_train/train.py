@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,8 +50,15 @@ class TrainResult:
     run_dir: Path
 
 
-def train(config: TrainConfig, splits: Splits | None = None, weights: Path | None = None) -> TrainResult:
+def train(
+    config: TrainConfig,
+    splits: Splits | None = None,
+    weights: Path | None = None,
+    on_evaluation: Callable[[float, dict[str, float]], None] | None = None,
+) -> TrainResult:
     """Train as configured. splits, weights: what `read_splits` and `find_weights` gave, if they were called before.
+
+    on_evaluation: told the share of the training that is done, 0..1, and the metrics; what it raises ends the training.
 
     Raises ValueError for the person's mistakes, BadStep (a ValueError), Interrupted after a signal.
 
@@ -95,6 +103,8 @@ def train(config: TrainConfig, splits: Splits | None = None, weights: Path | Non
                 writer.scalars(step, metrics)
                 validation.draw(run_dir, writer, step)
                 logger.info("step %d: %s", step, metrics_table(metrics))
+                if on_evaluation is not None:
+                    on_evaluation(min(plan.progress(state.position), 1.0), metrics)
                 return metrics
 
             metrics = fit(

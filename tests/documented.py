@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-from maskrcnn_train.composing import conf_dir
+from maskrcnn_train.composing import conf_dir, load_command_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +39,7 @@ class Declared:
     module: ModuleType
     schema: type[Any]
     check_rules: Callable[[Any], list[str]]
+    load: Callable[..., tuple[Any, list[str]]]
 
 
 def declared(name: str) -> Declared:
@@ -47,7 +48,8 @@ def declared(name: str) -> Declared:
         module.main()
     given, schema, check_rules, *_ = run_command.call_args.args
     assert given == name
-    return Declared(module, schema, check_rules)
+    load = run_command.call_args.kwargs.get("load", load_command_config)
+    return Declared(module, schema, check_rules, load)
 
 
 def code_lines(text: str) -> Iterator[tuple[str, str]]:

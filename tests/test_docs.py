@@ -29,7 +29,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from worked_example import SMALL, example_folder
 
-from maskrcnn_train.composing import _schema_keys, groups, load_command_config
+from maskrcnn_train.composing import _schema_keys, groups
 from maskrcnn_train.video import VideoWriter
 
 DOCUMENTED = documented()
@@ -60,7 +60,7 @@ def test_a_command_of_the_docs_composes_without_a_warning(command: Command, tmp_
         assert len(jobs) > 1
     for job in jobs:
         config_dir = None if command.config_dir is None else str(folder)
-        _, warnings = load_command_config(command.name, known.schema, known.check_rules, job, config_dir)
+        _, warnings = known.load(command.name, known.schema, known.check_rules, job, config_dir)
         assert warnings == []
 
 
@@ -138,7 +138,7 @@ def test_help_shows_commands_that_compose(
     for command in set(shown) - set(DOCUMENTED):
         if not command.multirun:
             known = declared(command.name)
-            load_command_config(command.name, known.schema, known.check_rules, list(command.overrides))
+            known.load(command.name, known.schema, known.check_rules, list(command.overrides), None)
 
 
 def is_cheap(command: Command) -> bool:

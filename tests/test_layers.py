@@ -12,14 +12,16 @@ ALLOWED = {
     "config": set(),
     "command_config": {"config"},
     "batch": set(),
+    "option_files": set(),
     "data": {"config", "batch", "data"},
     "model": {"config", "batch", "model"},
     "evaluation": {"config", "batch", "data", "model", "evaluation"},
     "analysis": {"config", "command_config", "batch", "data", "model", "evaluation", "analysis"},
-    "reporting": {"config", "batch", "data", "model", "evaluation", "analysis", "reporting"},
+    "reporting": {"config", "batch", "data", "model", "evaluation", "analysis", "tuning", "option_files", "reporting"},
     "exporting": {"config", "batch", "data", "model", "evaluation", "exporting"},
     "engine": {"config", "batch", "data", "model", "engine"},
-    "checking": {"config", "batch", "data", "model", "engine", "checking"},
+    "checking": {"config", "batch", "data", "model", "engine", "option_files", "checking"},
+    "tuning": {"config", "command_config", "composing", "tuning"},
 }
 
 

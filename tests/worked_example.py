@@ -33,6 +33,7 @@ TRAINER = [
 ]
 SMALL = {
     "train": [*MODEL, *DATA, *SHAPES, *TRAINER],
+    "tune": [*MODEL, *DATA, *SHAPES, *TRAINER, "trials=2"],
     "check": [*MODEL, *DATA, *SHAPES, "workers=1"],
     "evaluate": ["num_workers=0", "evaluation.bootstrap=100", "evaluation.batch_size=8"],
     "export": ["num_images=1", "evaluation.study=false"],

@@ -6,14 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskrcnn_train.checking.findings import Finding, in_order
-
-HEAD = """# @package _global_
-# What a check advises. Use it with --config-dir {folder} and experiment=advice, or
-# experiment=[X,advice] after another one; a key given on the command line wins over it.
-"""
+from maskrcnn_train.option_files import write_option
 
 
 def combined(findings: Iterable[Finding]) -> dict[str, Any]:
@@ -28,27 +22,14 @@ def combined(findings: Iterable[Finding]) -> dict[str, Any]:
 def write_advice(findings: Iterable[Finding], folder: Path) -> Path:
     """Write `folder`/experiment/advice.yaml, with a comment for each setting that says why."""
     findings = in_order(findings)
-    path = folder / "experiment" / "advice.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
     reasons = {key: finding for finding in reversed(findings) for key in finding.override}
-    notes = [f"# {key}: {_sentence(finding)}\n" for key, finding in sorted(reasons.items())]
-    tree = _nested(combined(findings))
-    body = yaml.safe_dump(tree, default_flow_style=None, sort_keys=True) if tree else "{}\n"
-    path.write_text(HEAD.format(folder=folder) + "".join(notes) + body)
-    return path
+    head = [
+        f"What a check advises. Use it with --config-dir {folder} and experiment=advice, or",
+        "experiment=[X,advice] after another one; a key given on the command line wins over it.",
+        *(f"{key}: {_sentence(finding)}" for key, finding in sorted(reasons.items())),
+    ]
+    return write_option(folder / "experiment" / "advice.yaml", head, dict(sorted(combined(findings).items())))
 
 
 def _sentence(finding: Finding) -> str:
     return f"{finding.split + ': ' if finding.split else ''}{finding.what}"
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """{"a.b": 1} -> {"a": {"b": 1}}."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, leaf = key.split(".")
-        branch = tree
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[leaf] = value
-    return tree

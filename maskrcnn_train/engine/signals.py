@@ -7,11 +7,12 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """A signal ended the training after a checkpoint. exit_code: 128 + the signal's number."""
+    """A signal ended the training after a checkpoint. exit_code: 128 + the signal's number; way_on: how to go on."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
+        self.way_on = "continue with resume=auto or resume=RUN_FOLDER"
 
 
 class StopRequest:

@@ -8,13 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskrcnn_train.analysis.analyst import Analysis
 from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
 from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.analysis.trace import SIZES
+from maskrcnn_train.option_files import write_option
 from maskrcnn_train.reporting.tables import percent, table, write_csv
 
 
@@ -70,21 +69,12 @@ def _outcome_row(outcome: Outcome) -> dict[str, Any]:
 
 def _write_budgets(path: Path, name: str, outcome: Outcome, analysis: Analysis) -> None:
     """A group option for evaluate and predict, with what it gave in its head."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nested: dict[str, Any] = {}
-    for key, value in outcome.setting.overrides().items():
-        section = nested
-        *sections, leaf = key.split(".")
-        for part in sections:
-            section = section.setdefault(part, {})
-        section[leaf] = value
-    reported = percent(outcome.reported)
-    path.write_text(
-        f"# @package _global_\n"
-        f"# {analysis.kind} AP {percent(outcome.tuned)} on the images it was chosen on, {reported} on the others; "
-        f"{outcome.milliseconds:.0f} ms an image\n"
-        f"# use: --config-dir {path.parent.parent} +budgets={name}\n" + yaml.safe_dump(nested, sort_keys=False)
-    )
+    head = [
+        f"{analysis.kind} AP {percent(outcome.tuned)} on the images it was chosen on, "
+        f"{percent(outcome.reported)} on the others; {outcome.milliseconds:.0f} ms an image",
+        f"use: --config-dir {path.parent.parent} +budgets={name}",
+    ]
+    write_option(path, head, outcome.setting.overrides())
 
 
 # ---------------------------------------------------------------- the terminal

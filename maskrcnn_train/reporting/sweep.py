@@ -12,6 +12,7 @@ from maskrcnn_train.reporting.charts import Chart, line_chart
 from maskrcnn_train.reporting.html import REPORT_FILE, render, write_page
 from maskrcnn_train.reporting.runs import read_json, read_overrides, read_yaml
 from maskrcnn_train.reporting.scores import course
+from maskrcnn_train.reporting.searches import SearchPage, read_search
 from maskrcnn_train.reporting.tables import KINDS
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 
@@ -32,16 +33,18 @@ class Job:
 
 @dataclass
 class Sweep:
-    """Jobs, best first. varied: keys whose values differ. shared: "key=value" common to all. columns: metrics shown."""
+    """Jobs, best first. varied: keys whose values differ. shared: "key=value" common to all. columns: metrics shown.
+    search: what searched, if the jobs are the trials of a search."""
 
     jobs: list[Job]
     varied: list[str]
     shared: list[str]
     columns: list[str]
+    search: SearchPage | None
 
 
 def read_sweep(sweep_dir: Path | str) -> Sweep:
-    """The jobs in the folders of a sweep, sorted by the last of segm/AP, bbox/AP that they have.
+    """The jobs in the folders of a sweep, sorted by segm/AP or else bbox/AP; of a search by its own metric.
 
     Raises ValueError if there is no job.
     """
@@ -53,16 +56,20 @@ def read_sweep(sweep_dir: Path | str) -> Sweep:
         raise ValueError(f"{folder} holds no jobs: no folder in it has an overrides.yaml or a metrics.json")
     jobs = [_read_job(path) for path in sorted(folders, key=_by_number)]
     columns = [f"{kind}/{name}" for kind in reversed(KINDS) for name in MEASURES]
+    search = read_search(folder)
+    if search is not None and search.in_percent:
+        columns = list(dict.fromkeys([search.metric, *columns]))
     columns = [column for column in columns if any(column in job.metrics for job in jobs)]
-    if columns:
-        jobs.sort(key=lambda job: job.metrics.get(columns[0], -2.0), reverse=True)
+    sorted_by = search.metric if search is not None else columns[0] if columns else ""
+    sign = 1 if search is None or search.maximizes else -1
+    jobs.sort(key=lambda job: sign * job.metrics.get(sorted_by, -2.0 if sign > 0 else float("inf")), reverse=True)
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     varied = [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
     for job in jobs:  # a value that is the default is no override
         config = _read_config(folder / job.name)
         job.settings = {key: _value(config, key) for key in varied} | job.settings
     shared = [f"{key}={jobs[0].settings[key]}" for key in keys if key not in varied]
-    return Sweep(jobs, varied, shared, columns)
+    return Sweep(jobs, varied, shared, columns, search)
 
 
 def _read_job(path: Path) -> Job:

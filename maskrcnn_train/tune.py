@@ -1,0 +1,190 @@
+"""`python -m maskrcnn_train.tune`: search over the settings of a training, with any number of workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskrcnn_train.cli import is_user_error, one_line, run_command
+from maskrcnn_train.command_config import TuneConfig
+from maskrcnn_train.command_rules import check_tune_rules
+from maskrcnn_train.composing import groups
+from maskrcnn_train.engine.signals import Interrupted
+from maskrcnn_train.option_files import write_option
+from maskrcnn_train.tuning.search import NOT_VARIED, Search, load_search
+from maskrcnn_train.tuning.space import plain_value
+
+if TYPE_CHECKING:
+    from maskrcnn_train.tuning.trials import Trial, TrialRecord, Trials
+
+HELP = """
+Search over the settings of a training. Takes its keys; those with several values are searched.
+
+  python -m maskrcnn_train.tune data=roboflow data.root=DIR backbone=resnet50,resnet101 trials=30
+  python -m maskrcnn_train.tune data=roboflow data.root=DIR optimizer.lr='tag(log,interval(1e-3,1e-1))'
+  python -m maskrcnn_train.tune experiment=shapes rpn.nms.post_train='range(250,2001,250)' metric=bbox/AP
+
+Several values:
+  KEY=A,B,...                        one of these; of the first trial the first
+  KEY=range(LOW,HIGH,S)         LOW, LOW + S, ... below HIGH
+  KEY=interval(LOW,HIGH)             any number between; int(interval(LOW,HIGH)): a whole one
+  KEY=tag(log,interval(LOW,HIGH))    evenly over powers of ten
+
+Stopped or killed: the same command with output_dir=FOLDER goes on. Started several times: so many workers share it.
+"""
+logger = logging.getLogger("maskrcnn_train")
+MOST_FAILURES = 3  # in a row, after which the settings rather than a trial are at fault
+
+
+@dataclass
+class TuneResult:
+    """records: all trials, best first. folder: where trials, table, page and experiment/best.yaml are."""
+
+    records: list[TrialRecord]
+    folder: Path
+
+
+def tune(search: Search) -> TuneResult:
+    """Train trial after trial until there are `trials` of them. Raises ValueError for the person's mistakes."""
+    from maskrcnn_train.reporting.progress import setup_logging
+    from maskrcnn_train.reporting.searches import search_table
+    from maskrcnn_train.tuning.trials import Trials
+
+    began = time.monotonic()
+    folder = _open_folder(search.config)
+    trials = Trials(folder, search)
+    failures = 0
+    while search.config.minutes is None or time.monotonic() - began < 60 * search.config.minutes:
+        trial = trials.begin()
+        if trial is None:
+            break
+        setup_logging()
+        logger.info("trial %s: %s", trial.folder.name, " ".join(trial.overrides))
+        failures = 0 if _run(trial, trials, search) else failures + 1
+        _write_results(trials, search)
+        if failures == MOST_FAILURES:
+            raise ValueError(f"{failures} trials failed one after the other, the last: {trials.records()[-1].reason}")
+    setup_logging()
+    records = trials.records()
+    logger.info("%s", search_table(records, search.metric))
+    logger.info("%s", _way_on(folder, records, search))
+    return TuneResult(records, folder)
+
+
+def _run(trial: Trial, trials: Trials, search: Search) -> bool:
+    """Train one trial and settle it; false where the training failed."""
+    from maskrcnn_train.engine.faults import OutOfMemory
+    from maskrcnn_train.train import train
+    from maskrcnn_train.tuning.trials import Pruned
+
+    try:
+        config = search.training(trial.overrides)
+    except ValueError as error:  # values that do not go together say nothing about the other trials
+        _fail(trial, trials, error)
+        return True
+    try:
+        config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
+        metrics = train(config, on_evaluation=trial.report).metrics
+        trials.complete(trial, metrics[search.metric])
+    except Pruned as pruned:
+        logger.info("trial %s pruned: %s", trial.folder.name, pruned)
+        trials.prune(trial)
+    except (ValueError, OutOfMemory) as error:
+        if not is_user_error(error):
+            raise
+        _fail(trial, trials, error)
+        return False
+    except Interrupted as interrupted:
+        interrupted.way_on = f"go on with the same command and output_dir={trials.folder}"
+        raise
+    return True
+
+
+def _fail(trial: Trial, trials: Trials, error: Exception) -> None:
+    logger.error("trial %s failed: %s", trial.folder.name, one_line(error))
+    trials.fail(trial, one_line(error))
+
+
+def _open_folder(config: TuneConfig) -> Path:
+    """A new folder, or that of a search to go on with. Raises ValueError for one that holds anything else."""
+    from maskrcnn_train.engine.run_folder import open_run_folder
+    from maskrcnn_train.tuning.trials import LOG_FILE
+
+    if config.output_dir is not None and (Path(config.output_dir) / LOG_FILE).is_file():
+        return Path(config.output_dir)
+    return open_run_folder(replace(config, resume=None), "tune")
+
+
+def _write_results(trials: Trials, search: Search) -> None:
+    """trials.json, the table and the page, and the best settings as an experiment; one worker at a time."""
+    from maskrcnn_train.reporting.searches import write_trials
+    from maskrcnn_train.reporting.sweep import write_sweep_report
+
+    with trials.lock:
+        records = trials.records()
+        write_trials(trials.folder, records, trials.importances(), metric=search.metric, maximizes=search.maximizes)
+        if records and records[0].state == "complete":
+            _write_best(trials.folder, records[0], search)
+        if any(trials.folder.glob("*/overrides.yaml")):
+            write_sweep_report(trials.folder)
+
+
+def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
+    options = groups(search.config_dir)
+    values = {key: plain_value(text) for text in best.overrides if (key := text.split("=", 1)[0]) not in options}
+    choices = dict(text.split("=", 1) for text in best.overrides if text.split("=", 1)[0] in options)
+    head = [
+        f"The best of a search: {search.metric} {best.score:.4f} on the validation split, by which it was chosen.",
+        f"use: --config-dir {folder} experiment=best, after the settings that all trials had",
+    ]
+    write_option(folder / "experiment" / "best.yaml", head, values, choices)
+
+
+def _way_on(folder: Path, records: list[TrialRecord], search: Search) -> str:
+    """What to do with the result."""
+    lines = [f"search:   {folder}", f"report:   {folder / 'report.html'}"]
+    if records and records[0].state == "complete":
+        fixed = [text for text in search.fixed if text.split("=", 1)[0] not in NOT_VARIED]
+        experiments = [text.split("=", 1)[1].strip("[]") for text in fixed if text.startswith("experiment=")]
+        fixed = [text for text in fixed if not text.startswith("experiment=")]
+        command = shlex.join([*fixed, "--config-dir", str(folder), f"experiment=[{','.join([*experiments, 'best'])}]"])
+        lines.append(f"train with the best settings: python -m maskrcnn_train {command}")
+        first = next((each for each in records if each.number == 0 and each.state == "complete"), None)
+        if first is not None and first is not records[0]:
+            files = ",".join(str(folder / str(each.number) / "checkpoints" / "best.pt") for each in (first, records[0]))
+            lines.append(
+                f"is it better than the first trial, or luck? python -m maskrcnn_train.evaluate 'compare=[{files}]'"
+            )
+    return "\n".join(lines)
+
+
+def run(search: Search) -> None:
+    from maskrcnn_train.data.splitting import read_splits
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "a search trains each trial in one process; start the command several times with one output_dir instead of "
+            "torchrun"
+        )
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise ValueError("tune needs Optuna; install it with: pip install 'maskrcnn-train[tune]'") from None
+    classes = read_splits(search.config).classes.names  # faults of the data end it before torch is imported
+    _, _, of_class = search.metric.partition("/AP/")
+    if of_class and of_class not in classes:
+        raise ValueError(f"metric={search.metric} names no class; the classes are {', '.join(classes)}")
+    tune(search)
+
+
+def main() -> None:
+    run_command("tune", TuneConfig, check_tune_rules, run, HELP, load=load_search)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A search over the settings of a training: what may vary, and the trials of all workers."""

@@ -1,0 +1,169 @@
+"""What a search may vary: settings with several values, in the words that Hydra has for them.
+
+    backbone=resnet50,resnet101                      one of these
+    rpn.nms.post_train=range(500,2001,500)      500, 1000, 1500 or 2000
+    roi_head.num_convs=int(interval(0,4))            a whole number, both ends included
+    trainer.clip_norm=interval(0,10)                 any number between
+    optimizer.lr=tag(log,interval(1e-4,1e-1))        the same, evenly over the powers of ten
+
+This module imports neither torch nor Optuna.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Value = str | int | float
+
+
+class Suggests(Protocol):
+    """Optuna's trial, as far as it is needed here."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values, each as an override writes it."""
+
+    key: str
+    options: list[str]
+
+    @property
+    def ends(self) -> list[Value]:
+        """Values that show whether all can be used."""
+        return list(self.options)
+
+    def first(self, current: Any) -> Value:
+        """The value of the first trial: the one that was named first."""
+        return self.options[0]
+
+    def suggest(self, trial: Suggests) -> Value:
+        return str(trial.suggest_categorical(self.key, self.options))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A number from low to high, both included; log: evenly over powers of ten; step: between neighbours."""
+
+    key: str
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+    whole: bool = False
+
+    @property
+    def ends(self) -> list[Value]:
+        """Values that show whether all can be used."""
+        return [self.low, self.high]
+
+    def first(self, current: Any) -> Value:
+        """The value of the first trial: what the setting is otherwise, the middle where that is not in the range."""
+        number = isinstance(current, (int, float)) and not isinstance(current, bool)
+        if number and self.low <= current <= self.high and self._on_step(current):
+            return int(current) if self.whole else float(current)
+        middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        if self.step is not None:
+            middle = self.low + round((middle - self.low) / self.step) * self.step
+        return round(middle) if self.whole else middle
+
+    def _on_step(self, value: float) -> bool:
+        return self.step is None or math.isclose((value - self.low) / self.step % 1, 0, abs_tol=1e-6)
+
+    def suggest(self, trial: Suggests) -> Value:
+        if self.whole:
+            step = 1 if self.step is None else int(self.step)
+            return trial.suggest_int(self.key, int(self.low), int(self.high), step=step, log=self.log)
+        return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
+
+
+Dimension = Choice | Numbers
+
+
+def override_of(key: str, value: Value) -> str:
+    """KEY=VALUE; numbers with six digits."""
+    return f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
+
+
+def plain_value(override: str) -> Any:
+    """The value of KEY=VALUE as YAML has it: numbers, lists, text."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import QuotedString
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, QuotedString):
+            return value.text
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    return plain(OverridesParser.create().parse_override(override).value())
+
+
+def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides with one value, and those with several. What cannot be read counts as one value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    single: list[str] = []
+    several: list[str] = []
+    for text in overrides:
+        try:
+            varies = OverridesParser.create().parse_override(text).is_sweep_override()
+        except HydraException:  # composing says what is wrong with it
+            varies = False
+        (several if varies else single).append(text)
+    return single, several
+
+
+def read_dimension(text: str) -> Dimension:
+    """One setting with several values. Raises ValueError with what to write instead."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ValueError(f"'{text}' is not an override: {' '.join(str(error).split())}") from None
+    if override.is_add() or override.is_delete():
+        raise ValueError(f"'{text}' adds or removes a key; a search varies the value of one that is there: KEY=A,B")
+    key, sweep = override.key_or_group, override.value()
+    if isinstance(sweep, ChoiceSweep):
+        options = list(dict.fromkeys(override.sweep_string_iterator()))
+        if len(options) < 2:
+            raise ValueError(f"{text} has one value only; give two or more, or drop it from the search")
+        return Choice(key, options)
+    if isinstance(sweep, RangeSweep) and sweep.start is not None and sweep.stop is not None:
+        return _from_range(text, key, sweep.start, sweep.stop, sweep.step)
+    if isinstance(sweep, IntervalSweep) and sweep.start is not None and sweep.end is not None:
+        return _from_interval(text, key, sweep.start, sweep.end, sweep.tags)
+    raise ValueError(f"{text} cannot be searched; write A,B,... or range(...), interval(...), tag(log,interval(...))")
+
+
+def _from_range(text: str, key: str, start: float, stop: float, step: float) -> Numbers:
+    """As Python's range: the end is not included."""
+    count = math.ceil((stop - start) / step - 1e-9) if step else 0
+    if count < 2 or step < 0:
+        raise ValueError(f"{text} has fewer than two rising values; write range(LOW,HIGH,S), HIGH not included")
+    whole = all(isinstance(number, int) for number in (start, stop, step))
+    return Numbers(key, start, start + (count - 1) * step, step=step, whole=whole)
+
+
+def _from_interval(text: str, key: str, low: float, high: float, tags: set[str]) -> Numbers:
+    if unknown := tags - {"log", "int"}:
+        raise ValueError(f"{text} has the tag {min(unknown)}; the tags of a search are log and int")
+    if not low < high:
+        raise ValueError(f"{text} is empty; the first number must be below the second")
+    if "log" in tags and low <= 0:
+        raise ValueError(f"{text} has no powers of ten down to {low:g}; begin above 0")
+    whole = "int" in tags or (isinstance(low, int) and isinstance(high, int))
+    if whole and (low % 1 or high % 1):
+        raise ValueError(f"{text} is for whole numbers and does not begin and end with one")
+    return Numbers(key, low, high, log="log" in tags, whole=whole)

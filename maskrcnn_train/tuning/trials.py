@@ -1,0 +1,237 @@
+"""The trials of a search: a folder that any number of workers share, and the Optuna study in its `trials.log`.
+
+A worker holds a lock on each trial that it trains. The system lets go of a dead worker's locks, so that the next
+worker takes the trial over, at its last checkpoint if it has one.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from maskrcnn_train.tuning.search import OF_THE_SEARCH, Search
+from maskrcnn_train.tuning.space import override_of
+
+LOG_FILE = "trials.log"
+SETTLED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+SHARES = 20  # a training is compared with others at every twentieth of its length, ...
+EARLIEST = 6  # ... not before this one: early on, slow learners look bad
+MOST_ATTEMPTS = 3  # of a trial whose workers die
+
+
+logger = logging.getLogger("maskrcnn_train")
+
+
+class Pruned(Exception):
+    """The trial is worse than the others at the same share of its training."""
+
+
+@dataclass
+class Trial:
+    """One training of a search. overrides: of the settings that vary. folder: of its run, named by its number."""
+
+    overrides: list[str]
+    folder: Path
+    _optuna: optuna.Trial
+    _lock: FileLock
+    _metric: str
+    _reported: set[int] = field(default_factory=set)
+
+    def report(self, progress: float, metrics: dict[str, float]) -> None:
+        """Tell of an evaluation at a share of the training, 0..1; raises Pruned where it is not worth the rest."""
+        share = int(progress * SHARES)
+        if share in self._reported or progress >= 1:
+            return
+        self._reported.add(share)
+        self._optuna.report(metrics[self._metric], share)
+        if self._optuna.should_prune():
+            raise Pruned(f"stopped after {progress:.0%}, below the median of the others there")
+
+
+@dataclass
+class TrialRecord:
+    """What is known of a trial. number: also its folder's name. state: complete, pruned, failed, running.
+
+    score: the metric, None before there is one. seconds: None while it runs. reason: why it failed.
+    """
+
+    number: int
+    state: str
+    score: float | None
+    overrides: list[str]
+    seconds: float | None
+    reason: str
+
+
+class Trials:
+    """All trials of the search in one folder. lock: for what only one worker at a time may do.
+
+    Raises ValueError where the folder's search is another one.
+    """
+
+    def __init__(self, folder: Path, search: Search) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder, self.search = folder, search
+        self._locks = folder / "locks"
+        self._locks.mkdir(exist_ok=True)
+        self.lock = FileLock(self._locks / "search")
+        pruner = optuna.pruners.MedianPruner(search.config.unpruned, n_warmup_steps=EARLIEST)
+        with self.lock:
+            self.study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(folder / LOG_FILE))),
+                study_name="search",
+                direction="maximize" if search.maximizes else "minimize",
+                pruner=pruner if search.config.pruning == "median" else optuna.pruners.NopPruner(),
+                load_if_exists=True,
+            )
+            self._be_the_same_search()
+            if not self.study.get_trials(deepcopy=False):
+                self.study.enqueue_trial(search.first_values())
+
+    def _be_the_same_search(self) -> None:
+        ours = [
+            f"metric={self.search.metric}",
+            *(str(each) for each in self.search.space),
+            *_lasting(self.search.fixed),
+        ]
+        known = self.study.user_attrs.get("search")
+        if known is None:
+            self.study.set_user_attr("search", ours)
+        elif set(known) != set(ours):
+            raise ValueError(
+                f"output_dir={self.folder} holds another search; they differ in "
+                f"{', '.join(sorted(set(known) ^ set(ours)))}. Give the same settings, or another folder"
+            )
+
+    def begin(self) -> Trial | None:
+        """The next trial, which this worker now holds; None when there are as many as were asked for."""
+        with self.lock:
+            self._hand_on_lost_ones()
+            known = self.study.get_trials(deepcopy=False)
+            waiting = any(trial.state == TrialState.WAITING for trial in known)
+            if not waiting and sum("attempt" not in trial.user_attrs for trial in known) >= self.search.config.trials:
+                return None
+            self.study.sampler = self._sampler(len(known))
+            trial = self.study.ask()
+            overrides = [override_of(each.key, each.suggest(trial)) for each in self.search.space]
+            trial.set_user_attr("overrides", overrides)
+            lock = self._lock_of(trial.number)
+            lock.acquire(timeout=0)
+        folder = self.folder / str(trial.user_attrs.get("number", trial.number))
+        return Trial(overrides, folder, trial, lock, self.search.metric)
+
+    def complete(self, trial: Trial, score: float) -> None:
+        self._settle(trial, TrialState.COMPLETE, score)
+
+    def prune(self, trial: Trial) -> None:
+        self._settle(trial, TrialState.PRUNED)
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        trial._optuna.set_user_attr("reason", reason)
+        self._settle(trial, TrialState.FAIL)
+
+    def _settle(self, trial: Trial, state: TrialState, score: float | None = None) -> None:
+        self.study.tell(trial._optuna, score, state=state)
+        trial._lock.release()
+        Path(trial._lock.lock_file).unlink(missing_ok=True)
+
+    def _sampler(self, draws: int) -> optuna.samplers.BaseSampler:
+        """The draws of a trial follow from the seed and from the trials before it, whichever worker makes them."""
+        seed = self.search.config.seed * 100_003 + draws
+        if self.search.config.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # running trials count as bad ones, so that workers don't all try the same
+            return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+
+    def _lock_of(self, number: int) -> FileLock:
+        return FileLock(self._locks / str(number))
+
+    def _hand_on_lost_ones(self) -> None:
+        """Trials whose worker is gone end as failed, and wait to be trained again."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            lock = self._lock_of(trial.number)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            self.study.tell(trial.number, state=TrialState.FAIL)
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
+            attempt = trial.user_attrs.get("attempt", 1) + 1
+            number = _number(trial)
+            if set(trial.params) != {each.key for each in self.search.space}:
+                continue  # lost before it had its values
+            if attempt > MOST_ATTEMPTS:
+                logger.warning("trial %d was lost %d times and is given up", number, MOST_ATTEMPTS)
+                continue
+            attributes: dict[str, Any] = {"attempt": attempt}
+            if (self.folder / str(number) / "checkpoints").is_dir():
+                attributes["number"] = number
+            self.study.enqueue_trial(trial.params, user_attrs=attributes)
+
+    # ------------------------------------------------------------ what came of it
+
+    def records(self) -> list[TrialRecord]:
+        """All trials, best first; those without a score last. Of one that was handed on, the last attempt."""
+        found: dict[int, TrialRecord] = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state == TrialState.WAITING or (trial.state == TrialState.FAIL and not _reason(trial)):
+                continue
+            record = _record(trial)
+            found[record.number] = record
+        sign = 1 if self.search.maximizes else -1
+        complete = [each for each in found.values() if each.state == "complete"]
+        others = [each for each in found.values() if each.state != "complete"]
+        return [*sorted(complete, key=lambda each: -sign * (each.score or 0)), *others]
+
+    def importances(self) -> dict[str, float]:
+        """How much of the difference between good and bad trials each setting explains; empty with too few trials.
+
+        By PED-ANOVA (Watanabe et al. 2023), which asks what the best trials have in common.
+        """
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(complete) < 2 * len(self.search.space) + 4 or len({trial.value for trial in complete}) < 2:
+            return {}
+        return optuna.importance.get_param_importances(
+            self.study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+        )
+
+
+def _number(trial: FrozenTrial) -> int:
+    """Of its folder: one that was handed on goes on in the first one's."""
+    return int(trial.user_attrs.get("number", trial.number))
+
+
+def _reason(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs.get("reason", ""))
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
+    return TrialRecord(
+        number=_number(trial),
+        state=names.get(trial.state, "running"),
+        score=trial.value if trial.state == TrialState.COMPLETE else last,
+        overrides=list(trial.user_attrs.get("overrides", [])),
+        seconds=None if trial.duration is None else trial.duration.total_seconds(),
+        reason=_reason(trial),
+    )
+
+
+def _lasting(overrides: Sequence[str]) -> list[str]:
+    """Those that all workers of a search must share: not where it is, how long it is, nor what a worker runs on."""
+    free = (*OF_THE_SEARCH, "output_dir", "trainer.device", "trainer.num_workers")
+    return [text for text in overrides if text.split("=", 1)[0] not in free]

@@ -1,0 +1,167 @@
+"""A search from the command to its folder, on few small images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import TINY
+
+pytest.importorskip("optuna", reason="needs the extra tune")
+
+from maskrcnn_train.command_config import TuneConfig
+from maskrcnn_train.command_rules import check_tune_rules
+from maskrcnn_train.tune import TuneResult, tune
+from maskrcnn_train.tuning.search import load_search
+
+SMALL = [*TINY, "trainer.max_steps=2", "trials=4"]
+SPACE = ["backbone=resnet18,resnet34", "roi_head.num_convs=0,1", "roi_head.num_fcs=1,0"]
+
+
+def searched(*overrides: str) -> TuneResult:
+    search, _ = load_search("tune", TuneConfig, check_tune_rules, list(overrides), None)
+    return tune(search)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"data.root={tmp_path_factory.mktemp('shapes')}"
+
+
+@pytest.fixture(scope="module")
+def result(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> TuneResult:
+    folder = tmp_path_factory.mktemp("searches") / "search"
+    return searched(*SMALL, *SPACE, shapes, f"output_dir={folder}")
+
+
+def test_each_trial_is_a_run_with_its_own_settings(result: TuneResult) -> None:
+    assert len(result.records) == 4
+    for each in result.records:
+        if each.state == "complete":
+            config = yaml.safe_load((result.folder / str(each.number) / "config.yaml").read_text())
+            got = {"backbone": config["backbone"]["name"]}
+            got |= {f"roi_head.{key}": str(config["roi_head"][key]) for key in ("num_convs", "num_fcs")}
+            assert got == dict(text.split("=") for text in each.overrides)
+            assert each.score == json.loads((result.folder / str(each.number) / "metrics.json").read_text())["segm/AP"]
+
+
+def test_values_that_do_not_go_together_fail_with_their_reason(shapes: str, tmp_path: Path) -> None:
+    space = ["roi_head.num_convs=0", "roi_head.num_fcs=0,1"]  # the first trial has an empty head
+    search, warnings = load_search("tune", TuneConfig, check_tune_rules, [*SMALL, *space, shapes, "trials=1"], None)
+    assert any("some trials with roi_head.num_fcs=0 will fail" in warning for warning in warnings)
+    search.config.output_dir = str(tmp_path / "search")
+    (record,) = tune(search).records
+    assert record.state == "failed"
+    assert "leave the ROI box head empty" in record.reason
+
+
+def test_the_folder_has_table_page_and_the_best_settings(result: TuneResult) -> None:
+    names = {path.name for path in result.folder.iterdir()}
+    assert {"trials.json", "trials.log", "sweep.csv", "report.html", "experiment"} <= names
+    complete = [each for each in result.records if each.state == "complete"]
+    rows = list(csv.DictReader((result.folder / "sweep.csv").read_text().splitlines()))
+    assert [row["job"] for row in rows] == [str(each.number) for each in complete]
+    page = (result.folder / "report.html").read_text()
+    assert "Mask R-CNN search" in page
+    assert "each trial" in page
+
+
+def test_the_best_settings_are_an_experiment(result: TuneResult, shapes: str) -> None:
+    from maskrcnn_train.composing import load_command_config
+    from maskrcnn_train.config import TrainConfig
+    from maskrcnn_train.rules import check_train_rules
+
+    given = [text for text in [*SMALL, shapes] if not text.startswith(("experiment=", "trials="))]
+    config, _ = load_command_config(
+        "train", TrainConfig, check_train_rules, [*given, "experiment=[shapes,best]"], str(result.folder)
+    )
+    best = yaml.safe_load((result.folder / str(result.records[0].number) / "config.yaml").read_text())
+    free = ("output_dir", "resume")
+    assert {key: value for key, value in asdict(config).items() if key not in free} == {
+        key: value for key, value in best.items() if key not in free
+    }
+
+
+def test_a_finished_search_goes_on_with_more_trials(result: TuneResult, shapes: str) -> None:
+    same = searched(*SMALL, *SPACE, shapes, f"output_dir={result.folder}")
+    assert same.records == result.records
+
+
+def test_a_search_by_loss_shows_its_best_first(shapes: str, tmp_path: Path) -> None:
+    options = ["metric=val_loss/total", "evaluation.loss=true", "trials=2", f"output_dir={tmp_path / 'search'}"]
+    found = searched(*SMALL, "optimizer.lr=0.0001,0.01", shapes, *options)
+    first, second = (each.score for each in found.records)
+    assert first is not None
+    assert second is not None
+    assert first <= second
+    rows = list(csv.DictReader((found.folder / "sweep.csv").read_text().splitlines()))
+    assert [row["job"] for row in rows] == [str(each.number) for each in found.records]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["backbone=resnet18"], "nothing varies"),
+        (["backbone=resnet18,resnet51"], "backbone=resnet51 is not an option; did you mean"),
+        (["rpn.nms.post_tran=1,2"], "did you mean rpn.nms.post_train"),
+        (["optimizer.lr=interval(-1,1)"], "out of range"),
+        (["seed=1,2", "trials=1,2"], "trials cannot vary"),
+        (["seed=1,2", "seed=3"], "seed is given twice"),
+        (["seed=1,2", "metric=segm/APx"], "is no score"),
+        (["seed=1,2", "metric=segm/AR7"], "max_detections"),
+        (["seed=1,2", "mask_head=none", "metric=segm/AP"], "needs masks"),
+        (["seed=1,2", "metric=val_loss/total"], "evaluation.loss=true"),
+        (["seed=1,2", "resume=auto"], "goes on with output_dir"),
+        (["-m", "seed=1,2"], "without it"),
+        (["seed=1,2", "metric=bbox/AP/rhino", "data.shapes.num_train=2", "data.shapes.num_val=1"], "names no class"),
+        (["seed=1,2", "data=roboflow", "data.root=nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_runs(
+    overrides: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from maskrcnn_train.tune import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tune", *overrides])
+    with pytest.raises(SystemExit) as end:
+        main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert complaint in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_is_stopped_is_followed_by_another(number: int, shapes: str, tmp_path: Path) -> None:
+    options = [*TINY, shapes, "seed=0,1", "trials=1", "trainer.max_steps=40", "output_dir=search"]
+    command = [sys.executable, "-m", "maskrcnn_train.tune", *options]
+    command += ["trainer.interval_unit=step", "trainer.checkpoint_every=2", "trainer.evaluate_every=0"]
+    worker = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not (tmp_path / "search/0/checkpoints/last.pt").exists():
+        assert worker.poll() is None
+        time.sleep(0.1)
+    worker.send_signal(number)
+    _, error = worker.communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert worker.returncode == 128 + number
+        assert "output_dir=search" in error
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "resumed search/0 at step" in done.stdout
+    (trial,) = json.loads((tmp_path / "search/trials.json").read_text())["trials"]
+    assert (trial["number"], trial["state"]) == (0, "complete")

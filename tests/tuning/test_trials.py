@@ -1,0 +1,177 @@
+"""The trials of a search, shared by workers: none of them trains here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import TINY
+
+pytest.importorskip("optuna", reason="needs the extra tune")
+
+from maskrcnn_train.command_config import TuneConfig
+from maskrcnn_train.command_rules import check_tune_rules
+from maskrcnn_train.tuning.search import Search, load_search
+from maskrcnn_train.tuning.trials import EARLIEST, SHARES, Pruned, Trial, Trials
+
+SPACE = [
+    "optimizer.lr=tag(log,interval(1e-5,1e-2))",
+    "roi_head.num_convs=int(interval(0,4))",
+    "backbone=resnet18,resnet34",
+]
+
+
+def search(*overrides: str, space: list[str] = SPACE) -> Search:
+    found, _ = load_search("tune", TuneConfig, check_tune_rules, [*TINY, *space, *overrides], None)
+    return found
+
+
+def lose(trial: Trial) -> None:
+    """As when its worker is killed: the system drops the lock."""
+    trial._lock.release()
+
+
+def test_the_first_trial_is_what_one_has_without_a_search(tmp_path: Path) -> None:
+    first = Trials(tmp_path, search()).begin()
+    assert first is not None
+    assert first.overrides == ["optimizer.lr=0.001", "roi_head.num_convs=2", "backbone=resnet18"]
+    assert first.folder == tmp_path / "0"
+
+
+def test_there_are_as_many_trials_as_asked_for_whoever_begins_them(tmp_path: Path) -> None:
+    workers = [Trials(tmp_path, search("trials=3")) for _ in range(2)]
+    begun = [workers[index % 2].begin() for index in range(5)]
+    assert [trial is None for trial in begun] == [False, False, False, True, True]
+    assert len({tuple(trial.overrides) for trial in begun if trial}) == 3
+    longer = Trials(tmp_path, search("trials=4"))
+    one_more = longer.begin()
+    assert one_more is not None
+    assert longer.begin() is None
+
+
+def test_a_search_repeats_itself_from_its_seed(tmp_path: Path) -> None:
+    def draws(name: str, *overrides: str) -> list[list[str]]:
+        (tmp_path / name).mkdir()
+        trials, found = Trials(tmp_path / name, search("trials=14", *overrides)), []
+        while trial := trials.begin():
+            found.append(trial.overrides)
+            trials.complete(trial, float(trial.overrides[0].split("=")[1]))
+        return found
+
+    first = draws("a")
+    assert draws("b") == first
+    assert draws("c", "seed=1") != first
+    assert draws("d", "sampler=random")[:10] == first[:10]  # TPE begins with ten random ones, ...
+    assert draws("e", "sampler=random") != first  # ... then learns
+
+
+def test_tpe_goes_where_the_score_is_high(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, search("trials=30", space=["trainer.clip_norm=interval(0,10)"]))
+    values = []
+    while trial := trials.begin():
+        values.append(float(trial.overrides[0].split("=")[1]))
+        trials.complete(trial, -abs(values[-1] - 8))
+    later = sorted(abs(value - 8) for value in values[15:])
+    assert later[len(later) // 2] < 2  # random ones would be 3 away
+
+
+def test_a_lost_trial_is_handed_on_with_its_values(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, search("trials=2"))
+    lost = trials.begin()
+    assert lost is not None
+    held = trials.begin()
+    assert held is not None
+    (lost.folder / "checkpoints").mkdir(parents=True)
+    lose(lost)
+    again = Trials(tmp_path, search("trials=2")).begin()
+    assert again is not None
+    assert (again.overrides, again.folder) == (lost.overrides, lost.folder)
+    assert trials.begin() is None  # the other one is held by a living worker
+    trials.complete(again, 0.5)
+    assert [(each.number, each.state) for each in trials.records()] == [(0, "complete"), (1, "running")]
+
+
+def test_a_trial_without_a_checkpoint_begins_anew_elsewhere(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, search("trials=1"))
+    lost = trials.begin()
+    assert lost is not None
+    lost.folder.mkdir()
+    lose(lost)
+    again = trials.begin()
+    assert again is not None
+    assert again.overrides == lost.overrides
+    assert again.folder != lost.folder
+
+
+def test_a_trial_that_is_lost_three_times_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trials = Trials(tmp_path, search("trials=1"))
+    for _ in range(3):
+        trial = trials.begin()
+        assert trial is not None
+        (trial.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        lose(trial)
+    with caplog.at_level("WARNING", "maskrcnn_train"):
+        assert trials.begin() is None
+    assert "given up" in caplog.text
+
+
+def test_a_bad_trial_is_pruned_but_not_early_and_not_the_first_ones(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, search("unpruned=2"))
+    early, late = (EARLIEST - 1) / SHARES, (EARLIEST + 1) / SHARES
+    for score in (0.5, 0.1):
+        trial = trials.begin()
+        assert trial is not None
+        for progress in (early, late, 1.0):
+            trial.report(progress, {"segm/AP": score})
+        trials.complete(trial, score)
+    bad = trials.begin()
+    assert bad is not None
+    bad.report(early, {"segm/AP": 0.05})
+    with pytest.raises(Pruned, match="35%"):
+        bad.report(late, {"segm/AP": 0.05})
+    trials.prune(bad)
+    good = trials.begin()
+    assert good is not None
+    good.report(late, {"segm/AP": 0.6})
+    unhurried = Trials(tmp_path, search("unpruned=2", "pruning=none")).begin()
+    assert unhurried is not None
+    unhurried.report(late, {"segm/AP": 0.0})
+    assert [each.state for each in trials.records()] == ["complete", "complete", "pruned", "running", "running"]
+
+
+def test_records_are_sorted_by_the_metric_and_losses_upwards(tmp_path: Path) -> None:
+    scores = (0.3, 0.9, 0.5)
+    for name, options, order in (
+        ("score", ["metric=bbox/AP50"], [0.9, 0.5, 0.3]),
+        ("loss", ["metric=val_loss/total", "evaluation.loss=true"], [0.3, 0.5, 0.9]),
+    ):
+        (tmp_path / name).mkdir()
+        trials = Trials(tmp_path / name, search(*options))
+        for score in scores:
+            trial = trials.begin()
+            assert trial is not None
+            trials.complete(trial, score)
+        failed = trials.begin()
+        assert failed is not None
+        trials.fail(failed, "too hot")
+        records = trials.records()
+        assert [each.score for each in records] == [*order, None]
+        assert (records[-1].state, records[-1].reason) == ("failed", "too hot")
+
+
+def test_what_matters_is_said_once_there_are_enough_trials(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, search("trials=24", "sampler=random"))
+    while trial := trials.begin():
+        assert len(trials.records()) > 9 or trials.importances() == {}
+        trials.complete(trial, float(trial.overrides[1].split("=")[1]))  # the number of convs alone
+    shares = trials.importances()
+    assert max(shares, key=lambda key: shares[key]) == "roi_head.num_convs"
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_folder_holds_one_search(tmp_path: Path) -> None:
+    Trials(tmp_path, search())
+    Trials(tmp_path, search("trials=50", "minutes=3", "output_dir=elsewhere"))
+    for other in (search("optimizer.weight_decay=0"), search(space=SPACE[:2]), search("metric=bbox/AP")):
+        with pytest.raises(ValueError, match="holds another search; they differ in"):
+            Trials(tmp_path, other)
