@@ -53,6 +53,21 @@ def test_a_run_leaves_everything_in_its_folder(run_dir: Path) -> None:
     assert len(list(run_dir.glob("pictures/*.jpg"))) == 2
 
 
+def test_each_evaluation_is_told_with_the_share_that_is_done(shapes: str, tmp_path: Path) -> None:
+    told: list[float] = []
+
+    def stop_at_half(share: float, metrics: dict[str, float]) -> None:
+        told.append(share)
+        assert "segm/AP" in metrics
+        if share >= 0.5:
+            raise KeyError("enough")
+
+    settings = ["trainer.max_steps=4", "trainer.interval_unit=step", "trainer.evaluate_every=1"]
+    with pytest.raises(KeyError, match="enough"):
+        train(load_config([*SMALLEST, shapes, *settings, f"output_dir={tmp_path / 'run'}"]), on_evaluation=stop_at_half)
+    assert told == [0.25, 0.5]
+
+
 def test_metrics_hold_the_twelve_numbers_of_each_kind_and_each_class(run_dir: Path) -> None:
     metrics = json.loads((run_dir / "metrics.json").read_text())
     for kind in ("bbox", "segm"):
