@@ -46,7 +46,8 @@ def run_command(
     from hydra._internal.utils import get_args_parser
 
     wants_help = "-h" in sys.argv[1:] or "--help" in sys.argv[1:]
-    arguments = get_args_parser().parse_args([] if wants_help else None)
+    # intermixed: a person may write --config-dir between two settings
+    arguments = get_args_parser().parse_intermixed_args([] if wants_help else None)
     try:
         if wants_help:
             print(help_page(name, help, sweeps=load is load_command_config), flush=True)
@@ -57,6 +58,8 @@ def run_command(
         elif arguments.multirun:
             _sweep(name, schema, check_rules, run, arguments.overrides, arguments.config_dir)
         elif arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
+            flags = [text for text in sys.argv[1:] if text not in arguments.overrides]
+            sys.argv = [sys.argv[0], *flags, *arguments.overrides]
             _hydra_main(name, run)
         else:
             overrides = resumed_overrides(arguments.overrides)

@@ -42,7 +42,7 @@ def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
             raise ValueError(f"compare={config.compare} must name two checkpoints or results files: compare=[A,B]")
         if len(files) == 1:
             raise ValueError("compare needs two checkpoints or two results files, not one of each")
-        if config.evaluation.bootstrap < 100:
+        if config.evaluation.bootstrap == 0:
             raise ValueError("compare draws the images again and again; set evaluation.bootstrap to at least 100")
     _check_split(config)
     warnings = []

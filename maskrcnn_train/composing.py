@@ -52,6 +52,8 @@ def load_command_config(
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ValueError(f"--config-dir {config_dir} does not exist")
     _refuse_idle(schema, overrides)
     outer = GlobalHydra.instance().hydra  # a sweep's own; composing must not end it
     GlobalHydra.instance().clear()
@@ -117,6 +119,8 @@ def to_dataclass(
         raise ValueError(f"{key} is not set; give it on the command line: {key}=...") from error
     except OmegaConfBaseException as error:
         reason = str(error).split("\n", 1)[0]
+        if "is not a ListConfig" in reason:
+            raise ValueError(f"{error.full_key} is a list; write {error.full_key}=[A,B]") from error
         raise ValueError(f"{error.full_key}: {reason[:1].lower()}{reason[1:]}") from error
     check_values(config)
     return config, check_rules(config)
@@ -142,6 +146,9 @@ def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, er
                 if value not in options_of[key]:
                     options = ", ".join(options_of[key])
                     return f"{key}={value} is not an option{_nearest(value, options_of[key])}; choose one of {options}"
+            if f"Could not override '{key}'" in str(error):
+                way_on = "" if key in groups() else f"; to add it, write +{text}"
+                return f"{key} is not a setting of this command{way_on}"
         elif not override.is_add() and not key.startswith("hydra") and key not in keys:
             return f"{key} is not a setting{_nearest(key, [*keys, *options_of])}"
         group, _, inside = key.partition(".")
@@ -161,7 +168,7 @@ def _refuse_idle(schema: type[Any], overrides: list[str]) -> None:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not matches:  # the right leaf under a wrong section, e.g. nms.post_train
         leaf = name.rsplit(".", 1)[-1]
         matches = [known for known in names if known.rsplit(".", 1)[-1] == leaf][:1]

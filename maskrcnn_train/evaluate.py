@@ -85,6 +85,9 @@ def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
             logger.info("%s", study_tables(study))
     for sentence in explain_absent(scored.result):
         logger.info("%s", sentence)
+    losses = [f"{name[9:]} {value:.4f}" for name, value in scored.metrics.items() if name.startswith("val_loss/")]
+    if losses:
+        logger.info("losses on these images: %s", ", ".join(losses))
     logger.info("%s", metrics_table(scored.metrics))
 
 
@@ -95,6 +98,8 @@ def _compare(scored: list[Scored], config: EvaluateConfig, folder: Path) -> None
     assert config.compare is not None
     first, second = config.compare
     studies = [each.study(config.evaluation.bootstrap, config.seed) for each in scored]
+    if studies[0].keys() != studies[1].keys():
+        logger.warning("only one of the two has masks: boxes alone are compared")
     comparisons = compare_studies(studies[0], studies[1])
     num_images = len(scored[0].ground_truth["images"])
     plain = {"a": first, "b": second, "images": num_images, "scores": [each.to_plain() for each in comparisons]}

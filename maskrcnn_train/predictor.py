@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.tiling import Tiles, Window, merge_tiles
+
+logger = logging.getLogger("maskrcnn_train")
 
 
 @dataclass
@@ -62,12 +65,14 @@ def load_checkpoint(
     config = config_from_plain(content["config"])
     if settings is not None:
         apply_test_settings(config, settings)
+        if settings.mask_head.threshold is not None and config.mask_head.name == "none":
+            logger.warning("mask_head.threshold has no effect: the model of %s finds boxes only", path)
     if number_format is not None:
         config.trainer = replace(config.trainer, precision=number_format)
     classes = ClassMap.from_plain(content["classes"])
     model = build_model(config, classes.num_classes)
     model.load_state_dict(content.get("ema") or content["model"])
-    place = precision.resolve_device(device)
+    place = precision.resolve_device(device, key="device")
     model = precision.place(model, place, channels_last=config.trainer.channels_last)
     return Predictor(model.eval(), classes, config)
 

@@ -188,6 +188,11 @@ def check_train_rules(config: TrainConfig) -> list[str]:
 
 def check_measures(section: EvaluationConfig | MeasuresConfig) -> None:
     """Raise ValueError where the `evaluation` section gives what COCO's evaluators do not take."""
+    draws = getattr(section, "bootstrap", 0)
+    if 0 < draws < 100:
+        raise ValueError(
+            f"evaluation.bootstrap={draws} is too few for an interval; draw at least 100 times, or 0: none"
+        )
     counts, ious, sizes = section.max_detections, section.iou_thresholds, section.size_limits
     if counts is not None and (len(counts) != 3 or sorted(counts) != list(counts)):
         raise ValueError("evaluation.max_detections needs three ascending numbers, e.g. [1,10,100]")

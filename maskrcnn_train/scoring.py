@@ -21,6 +21,7 @@ from maskrcnn_train.evaluation.coco import CocoResult, score_coco
 from maskrcnn_train.evaluation.study import Study, study_results
 from maskrcnn_train.model.augmented import AugmentedDetector
 from maskrcnn_train.predictor import Predictor, load_checkpoint
+from maskrcnn_train.reporting.tables import KIND_WORDS
 from maskrcnn_train.validation import Validation
 
 logger = logging.getLogger("maskrcnn_train")
@@ -105,7 +106,12 @@ def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Ca
     kinds = _common_kinds(predictions, results, annotations, truth)
     names = {category["id"]: category["name"] for category in truth["categories"]}
     section = measures(given, load_config().evaluation)  # a training's own are COCO's
-    result = score_coco(truth, results, section, kinds=kinds, class_names=names)
+    if not results:
+        logger.warning("%s holds no detection: every score is 0", predictions)
+    try:
+        result = score_coco(truth, results, section, kinds=kinds, class_names=names)
+    except ValueError as error:
+        raise ValueError(f"{predictions}: {error}") from None
     return Candidate(truth, lambda on_batch: Scored(result.metrics, result, truth, results))
 
 
@@ -122,7 +128,8 @@ def _common_kinds(
         raise ValueError(f"{predictions}: neither do all results have a bbox nor all a segmentation")
     for kind, count in lacking.items():
         if 0 < count < len(results):
-            logger.warning("%s: %d of %d results have no %s", predictions, count, len(results), KEYS[kind])
+            lost = "%s: %d of %d results have no %s: %s are not scored"
+            logger.warning(lost, predictions, count, len(results), KEYS[kind], KIND_WORDS[kind])
     if "segm" in kinds and not all(annotation.get("segmentation") for annotation in truth["annotations"]):
         if "bbox" not in kinds:
             raise ValueError(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from maskrcnn_train.cli import help_page
+from maskrcnn_train.cli import help_page, run_command
+from maskrcnn_train.command_config import EvaluateConfig
+from maskrcnn_train.command_rules import check_evaluate_rules
 from maskrcnn_train.composing import config_from_plain, groups, load_command_config, load_config
 from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.rules import check_train_rules
@@ -119,6 +123,42 @@ def test_the_command_ends_with_code_2_and_no_traceback(arguments: list[str]) -> 
     assert done.stdout == ""
     assert done.stderr.startswith("error: rpn.nms.post_tra")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("ask", [[], ["--cfg", "job"]])
+def test_a_flag_may_stand_between_settings(
+    place: int, ask: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "budgets").mkdir()
+    (tmp_path / "budgets" / "few.yaml").write_text("# @package _global_\nrpn: {nms: {post_test: 7}}\n")
+    settings = ["checkpoint=a.pt", "seed=3", "+budgets=few"]
+    words = [*settings[:place], "--config-dir", str(tmp_path), *ask, *settings[place:]]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *words])
+    seen: list[EvaluateConfig] = []
+    run_command("evaluate", EvaluateConfig, check_evaluate_rules, seen.append, "help")
+    if ask:
+        assert "post_test: 7" in capsys.readouterr().out
+    else:
+        assert (seen[0].rpn.nms.post_test, seen[0].seed) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "config_dir", "said"),
+    [
+        (["+budgets=few"], "no/such/folder", "--config-dir no/such/folder does not exist"),
+        (["backbone=resnet101"], None, "backbone is not a setting of this command"),
+        (["tta.scales=800"], None, "tta.scales is a list; write tta.scales=[A,B]"),
+        (["evaluation.bootstrap=7"], None, "too few for an interval"),
+        (["max_images=8"], None, "max_images is not a setting"),
+    ],
+)
+def test_a_mistake_in_an_evaluation_is_one_clear_line(overrides: list[str], config_dir: str | None, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        load_command_config(
+            "evaluate", EvaluateConfig, check_evaluate_rules, ["checkpoint=a.pt", *overrides], config_dir
+        )
+    assert "did you mean" not in str(caught.value)
 
 
 def test_another_main_configuration_is_refused_rather_than_ignored() -> None:

@@ -36,7 +36,7 @@ def evaluated(*overrides: str, folder: Path, study: bool = False) -> dict[str, f
 def test_a_checkpoint_scores_as_at_the_end_of_its_training(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
     checkpoint = f"checkpoint={run_dir}/checkpoints/last.pt"
     metrics = evaluated(
-        checkpoint, "evaluation.batch_size=8", "evaluation.bootstrap=20", folder=tmp_path / "e", study=True
+        checkpoint, "evaluation.batch_size=8", "evaluation.bootstrap=100", folder=tmp_path / "e", study=True
     )
     expected = json.loads((run_dir / "metrics.json").read_text())
     assert metrics == pytest.approx(expected, abs=1e-6)

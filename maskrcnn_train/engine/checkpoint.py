@@ -140,6 +140,9 @@ def read_plain(path: Path, name: str) -> Any:
 
     Raises ValueError when the file is missing or damaged (each entry's checksum is verified).
     """
+    if path.is_dir():
+        inside = [each for each in (path / "checkpoints" / "best.pt", path / "best.pt") if each.is_file()]
+        raise ValueError(f"{name} is a folder; give a file in it{f', e.g. {inside[0]}' if inside else ''}")
     if not path.is_file():
         raise ValueError(f"{name} does not exist")
     try:

@@ -12,8 +12,8 @@ Model = TypeVar("Model", bound=nn.Module)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto`: this rank's GPU if there is one, else the CPU. Raises ValueError for a GPU that is not there."""
+def resolve_device(name: str, local_rank: int = 0, *, key: str = "trainer.device") -> torch.device:
+    """`auto`: this rank's GPU if there is one, else the CPU. Raises ValueError, naming `key`, for one not there."""
     if name == "auto":
         name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
     elif name == "cuda":
@@ -21,10 +21,10 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"trainer.device={name} is no device; use auto, cpu, cuda or cuda:N") from None
+        raise ValueError(f"{key}={name} is no device; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise ValueError(f"trainer.device={name}: torch sees {count} GPUs here; use trainer.device=auto or cpu")
+        raise ValueError(f"{key}={name}: torch sees {count} GPUs here; use {key}=auto or cpu")
     return device
 
 

@@ -48,6 +48,9 @@ def run_evaluator(
         shape = (len(limits.iou_thresholds), 101, len(truth["categories"]), len(limits.area_ranges))
         full = np.full((*shape, len(limits.max_detections)), ABSENT)
         return full, full[:, 0], full
+    ids = [item["id"] for key in HAVE_IDS for item in truth[key]]
+    if min(ids) < 0:
+        backend = "pycocotools"  # the only one that takes them
     coco_class, evaluator_class = (_load(path) for path in EVALUATORS[backend])
     # the evaluators write into the annotations, and their progress to the terminal
     idle = "segmentation" if kind == "bbox" else ""
@@ -56,7 +59,7 @@ def run_evaluator(
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"hotcoco|faster_coco_eval|pycocotools")
         reference = _index(coco_class, copy)
-        if backend == "hotcoco" and all(abs(item["id"]) < EXACT for key in HAVE_IDS for item in truth[key]):
+        if backend == "hotcoco" and max(ids) < EXACT:
             found = _columns(reference, results, kind, mask_areas)
         else:
             found = _index(coco_class, results_as_ground_truth(truth, results, kind, mask_areas))

@@ -76,13 +76,16 @@ def _fault(result: Coco, sizes: dict[int, list[int]], categories: set[int], kind
     except TypeError:  # a list or an object
         return f"has image_id {shown(image_id)} and category_id {shown(category_id)}; both are whole numbers"
     if size is None:
+        if isinstance(image_id, str) and image_id.lstrip("-").isdigit() and int(image_id) in sizes:
+            return f"has image_id {shown(image_id)} as text; the ground truth has the number {image_id}"
         return f"has image_id {shown(image_id)}, which the ground truth lacks; were the results made on another split?"
     if not known:
         return f"has category_id {shown(category_id)}; the ground truth has {_shortened(sorted(categories))}"
     if not isinstance(score, int | float) or not math.isfinite(score):
         return f"(image {image_id}) has score {shown(score)}; it must be a finite number"
     if "bbox" in kinds and not _is_box(result.get("bbox")):
-        return f"(image {image_id}) has bbox {shown(result.get('bbox'))}; it must be [x, y, width, height], finite"
+        wanted = "[x, y, width, height], finite, with sides from 0"
+        return f"(image {image_id}) has bbox {shown(result.get('bbox'))}; it must be {wanted}"
     fault = _segmentation_fault(result.get("segmentation"), size) if "segm" in kinds else None
     return None if fault is None else f"(image {image_id}) {fault}"
 
@@ -131,7 +134,7 @@ def _text(counts: str | bytes) -> str:
 
 def _is_box(box: Any) -> bool:
     try:
-        return len(box) == 4 and math.isfinite(sum(box))  # a sum is finite only if all are
+        return len(box) == 4 and math.isfinite(sum(box)) and box[2] >= 0 <= box[3]  # a sum is finite only if all are
     except TypeError:
         return False
 

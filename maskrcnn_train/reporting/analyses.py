@@ -74,7 +74,10 @@ def _write_budgets(path: Path, name: str, outcome: Outcome, analysis: Analysis) 
         f"{percent(outcome.reported)} on the others; {outcome.milliseconds:.0f} ms an image",
         f"use: --config-dir {path.parent.parent} +budgets={name}",
     ]
-    write_option(path, head, outcome.setting.overrides())
+    settings = outcome.setting.overrides()
+    if analysis.kind == "bbox":
+        del settings["mask_head.threshold"]
+    write_option(path, head, settings)
 
 
 # ---------------------------------------------------------------- the terminal

@@ -52,6 +52,7 @@ def recall_figure(recalls: list[ProposalRecall], setting: Setting) -> Figure:
         f"Objects covered by the first N proposals, IoU 0.5 (rpn.nms.pre_test={setting.pre_test})",
         "N, proposals of an image (rpn.nms.post_test)",
         "share of the objects",
+        size=(8.6, 4.8),
         unit=False,
     )
     for group, color in {"all": INK, **SIZE_COLORS}.items():
@@ -71,7 +72,7 @@ def recall_figure(recalls: list[ProposalRecall], setting: Setting) -> Figure:
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
     axes.set_ylim(0, 1.04)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    figure.legend(frameon=False, fontsize=9, loc="outside right upper")
     return figure
 
 
@@ -81,7 +82,7 @@ def budgets_figure(found: list[Outcome], chosen: dict[str, Outcome], kind: str) 
         f"Test-time budgets: {kind} AP against time (on the half that settings are chosen on)",
         "milliseconds an image",
         f"{kind} AP x 100",
-        size=(8.6, 4.8),
+        size=(8.6, 5.2),
         unit=False,
     )
     axes.scatter([each.milliseconds for each in found], [100 * each.tuned for each in found], s=14, color="#c3c9d2")
@@ -101,6 +102,6 @@ def budgets_figure(found: list[Outcome], chosen: dict[str, Outcome], kind: str) 
             color=color,
             ha="right" if offset[0] < 0 else "left",
         )
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    figure.legend(frameon=False, fontsize=9, loc="outside lower right")
     axes.margins(0.08)
     return figure

@@ -68,14 +68,17 @@ def confidence_figure(study: Study) -> Figure:
         if name == "f1":
             figure.legend(frameon=False, fontsize=9, loc="outside right upper")
             axes.axvline(best, color=MUTED, linestyle=":")
-            axes.annotate(
-                f"best {best:.2f}: F1 {best_f1:.2f}", (best, 1.0), color=INK, ha="center", va="bottom", fontsize=9
-            )
+            side = "left" if best < (cuts[0] + cuts[-1]) / 2 else "right"
+            text = f" best {best:.2f}: F1 {best_f1:.2f} "
+            axes.annotate(text, (best, 1.0), color=INK, ha=side, va="top", fontsize=9)
     return figure
 
 
 def confusion_figure(study: Study) -> Figure:
-    """Rows: what it is; columns: what it was taken for. Shares of the row as colour, counts as text."""
+    """Rows: what it is; columns: what it was taken for. Shares of the row as colour, counts as text.
+
+    Of many classes those with most objects have a row of their own, the others share one.
+    """
     matrix, names = _most_frequent(study)
     side = 3.2 + 0.42 * len(names)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
@@ -100,20 +103,22 @@ def confusion_figure(study: Study) -> Figure:
 
 
 def _most_frequent(study: Study) -> tuple[np.ndarray[Any, Any], list[str]]:
-    """The matrix cut to the classes with most objects, and the names of its rows with the background last."""
-    matrix, names = study.confusion, [*study.class_names, ""]
-    if len(names) <= MOST_CELLS + 1:
-        return matrix, names
-    kept = np.sort(np.argsort(-matrix[:-1].sum(axis=1), kind="stable")[:MOST_CELLS])
-    kept = np.append(kept, len(names) - 1)
-    return matrix[np.ix_(kept, kept)], [names[row] for row in kept]
+    """The matrix with the rarer classes added up, and the names of its rows with the background last."""
+    matrix, names = study.confusion, study.class_names
+    if len(names) <= MOST_CELLS:
+        return matrix, [*names, ""]
+    order = np.argsort(-matrix[:-1].sum(axis=1), kind="stable")
+    own, rare = sorted(order[: MOST_CELLS - 1].tolist()), order[MOST_CELLS - 1 :].tolist()
+    groups: list[list[int]] = [*([row] for row in own), rare, [len(names)]]
+    summed = np.array([[matrix[np.ix_(rows, columns)].sum() for columns in groups] for rows in groups])
+    return summed, [*(names[row] for row in own), f"{len(rare)} others", ""]
 
 
 def errors_figure(study: Study) -> Figure:
     """How much AP each kind of error costs, and how many there are."""
     errors = study.errors
     title = f"What the AP of {KIND_WORDS[study.kind]} is lost to, IoU {errors.iou:g} (AP now: {100 * errors.ap:.1f})"
-    figure, axes = empty_axes(title, "AP x 100 that mending this alone would give", "", size=(8.5, 3.8), unit=False)
+    figure, axes = empty_axes(title, "AP x 100 that mending this alone would add", "", size=(8.5, 3.8), unit=False)
     kinds = errors.kinds[::-1]
     bars = axes.barh([kind.name for kind in kinds], [100 * kind.ap_gain for kind in kinds], color=FILL)
     axes.bar_label(
@@ -144,6 +149,7 @@ def sizes_figure(study: Study) -> Figure:
         f"{KIND_WORDS[study.kind].capitalize()}: objects found by size, IoU 0.5",
         "side of the object (square root of its area), image pixels",
         "share found",
+        size=(max(7.2, 1.3 * len(study.sizes)), 4.8),
     )
     places = np.arange(len(study.sizes))
     for shift, color, label, name in (

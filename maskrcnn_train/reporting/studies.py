@@ -37,7 +37,7 @@ def _tables(study: Study) -> dict[str, list[dict[str, object]]]:
         "thresholds": [
             {
                 "class": each.class_name,
-                "best_threshold": each.best_threshold,
+                "best_threshold": each.best_threshold if each.best_f1 > 0 else "",  # nothing of it is ever right
                 "f1": each.best_f1,
                 "precision": each.best_precision,
                 "recall": each.best_recall,

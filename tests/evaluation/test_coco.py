@@ -172,7 +172,8 @@ def test_area_and_iscrowd_may_be_missing_and_annotation_ids_zero():
     ("change", "message"),
     [
         ({"image_id": 3}, "has image_id 3, which the ground truth lacks"),
-        ({"image_id": "5"}, "has image_id '5', which the ground truth lacks"),
+        ({"image_id": "5"}, "has image_id '5' as text; the ground truth has the number 5"),
+        ({"image_id": "five"}, "has image_id 'five', which the ground truth lacks"),
         ({"image_id": [5]}, "has image_id \\[5\\] and category_id 7; both are whole numbers"),
         ({"category_id": {"id": 7}}, "category_id {'id': 7}; both are whole numbers"),
         ({"category_id": "7"}, "has category_id '7'; the ground truth has 3, 7, 40, 41"),
@@ -180,6 +181,7 @@ def test_area_and_iscrowd_may_be_missing_and_annotation_ids_zero():
         ({"score": float("nan")}, "has score nan"),
         ({"bbox": [1, "2", 3, 4]}, "it must be \\[x, y, width, height\\]"),
         ({"bbox": [1, 2, float("inf"), -float("inf")]}, "it must be \\[x, y, width, height\\]"),
+        ({"bbox": [1, 2, -3, 4]}, "with sides from 0"),
         ({"bbox": [1, 2, 3]}, "it must be \\[x, y, width, height\\]"),
         ({"segmentation": {"size": [170, 150], "counts": "0"}}, "has an RLE of size \\[170, 150\\]"),
         ({"segmentation": {"size": None, "counts": "0"}}, "has an RLE of size missing"),
@@ -208,6 +210,18 @@ def test_ids_that_no_float_holds_stay_apart(backend):
     for item in truth["annotations"] + results:
         item["image_id"] = shift + item["image_id"] // 5
     assert evaluate_coco(truth, results, backend=backend, **LIMITS, class_names=NAMES).metrics == expected
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ids_below_zero_are_taken(backend):
+    truth, results = random_data(2)
+    expected = evaluate_coco(truth, results, backend=backend, class_names=NAMES, **LIMITS).metrics
+    for item in [*truth["annotations"], *results]:
+        item["image_id"] -= 1000
+    for image in truth["images"]:
+        image["id"] -= 1000
+    found = evaluate_coco(truth, results, backend=backend, class_names=NAMES, **LIMITS)
+    assert found.metrics == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

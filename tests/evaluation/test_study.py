@@ -19,7 +19,7 @@ from maskrcnn_train.evaluation.matches import match_detections
 from maskrcnn_train.evaluation.overlaps import image_overlaps
 from maskrcnn_train.evaluation.sizes import SizeBucket, size_buckets
 from maskrcnn_train.evaluation.study import study_results
-from maskrcnn_train.reporting.figures import draw_study
+from maskrcnn_train.reporting.figures import _most_frequent, confusion_figure, draw_study
 from maskrcnn_train.reporting.studies import study_tables, write_study
 from maskrcnn_train.reporting.study_page import study_pages
 from maskrcnn_train.reporting.tables import comparison_table
@@ -312,6 +312,18 @@ def test_the_confusion_is_written_whole_also_with_a_class_called_background(stud
     assert lines[0] == ["is / taken for", "window", "background", "shop", "never", "background"]
     assert [line[0] for line in lines] == lines[0]
     assert [[int(cell) for cell in line[1:]] for line in lines[1:]] == study.confusion.tolist()
+
+
+def test_the_picture_of_many_classes_adds_up_the_rare_ones(studied):
+    matrix = np.arange(31 * 31).reshape(31, 31)
+    study = replace(studied[2]["segm"], class_names=[f"c{number}" for number in range(30)], confusion=matrix)
+    shown, names = _most_frequent(study)
+    assert names == [*(f"c{number}" for number in range(6, 30)), "6 others", ""]
+    assert shown.sum() == matrix.sum()
+    assert shown[0, 0] == matrix[6, 6]
+    assert shown[0, -2] == matrix[6, :6].sum()
+    assert shown[-2, -1] == matrix[:6, 30].sum()
+    assert confusion_figure(study).axes
 
 
 def test_a_study_of_logits_has_thresholds_among_them_and_no_calibration(studied):
