@@ -29,12 +29,12 @@ MIN_AGREEMENT = 0.5  # IoU of a box and the extent of its segmentation; below it
 class AnnotationColumns:
     """The checked annotations, sorted by image; columns as in `AnnotationIndex`."""
 
-    positions: Ints
     ids: Ints
     image_rows: Ints
     category_ids: Ints
     crowd: Bools
     boxes: Floats
+    written_boxes: Floats
     areas: Floats
     kinds: NDArray[np.uint8]
     extents: Floats
@@ -79,12 +79,12 @@ def check_annotations(
     order = np.argsort(image_rows, kind="stable")
     order = order[keep[order]]
     return AnnotationColumns(
-        positions=order,
         ids=ids[order],
         image_rows=image_rows[order],
         category_ids=raw.category_ids[order],
         crowd=raw.crowd[order] == 1,
         boxes=boxes[order],
+        written_boxes=np.where(has_box[:, None], raw.boxes, boxes)[order],
         areas=areas[order],
         kinds=raw.kinds[order],
         extents=extents[order],

@@ -156,9 +156,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     def ground_truth(self) -> dict[str, Any]:
         """The split as COCO has it: image pixels, crowd regions included, checked.
 
-        Image and annotation ids are those of the file, category ids those of the training classes. Segmentations are
-        RLE with `counts` as text; they are left out without masks. COCO's evaluators read annotation id 0 as
-        "unmatched": give them `complete_ground_truth` of it.
+        Boxes, image and annotation ids are those of the file, category ids those of the training classes.
+        Segmentations are RLE with `counts` as text; they are left out without masks. COCO's evaluators read annotation
+        id 0 as "unmatched": give them `complete_ground_truth` of it.
         """
         index = self.split.index
         images, annotations = [], []
@@ -172,7 +172,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
                     "id": int(index.annotation_ids[annotation]),
                     "image_id": image_id,
                     "category_id": self.classes.id_of(int(self.split.labels[annotation])),
-                    "bbox": index.boxes[annotation].tolist(),
+                    "bbox": index.written_boxes[annotation].tolist(),
                     "area": float(index.areas[annotation]),
                     "iscrowd": int(index.crowd[annotation]),
                 }

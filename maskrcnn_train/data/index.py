@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-FORMAT_VERSION = 2  # raise it when a column changes: older caches are then built anew
+FORMAT_VERSION = 3  # raise it when a column changes: older caches are then built anew
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
 SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that tell its states apart, and the bytes of each
 EXAMPLES = 5  # named per reason in the table of what was skipped
@@ -100,8 +100,8 @@ class AnnotationIndex:
 
     image_ids int64 [M]; image_sizes int64 [M, 2] height, width; names uint8, utf-8, image i at
     name_offsets[i]:name_offsets[i+1]; annotations of image i are rows first[i]:first[i+1].
-    positions int64 [A], of each annotation in the JSON's list.
-    boxes float64 [A, 4] x y w h, clipped to the image; areas float64; crowd bool; kinds uint8.
+    boxes float64 [A, 4] x y w h, clipped to the image, written_boxes as the JSON has them, which is what scores are
+    taken against (computed where it has none); areas float64; crowd bool; kinds uint8.
     extents float64 [A, 4] x1 y1 x2 y2 around the segmentation (the box where there is none).
     Polygon parts of annotation a: part_offsets[a]:part_offsets[a+1]; numbers x y x y ... of part p:
     coordinates[point_offsets[p]:point_offsets[p+1]]. RLE: runs[run_offsets[a]:run_offsets[a+1]], zeros first,
@@ -116,11 +116,11 @@ class AnnotationIndex:
     names: NDArray[np.uint8]
     name_offsets: NDArray[np.int64]
     first: NDArray[np.int64]
-    positions: NDArray[np.int64]
     annotation_ids: NDArray[np.int64]
     category_ids: NDArray[np.int64]
     image_rows: NDArray[np.int64]
     boxes: NDArray[np.float64]
+    written_boxes: NDArray[np.float64]
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     kinds: NDArray[np.uint8]

@@ -10,7 +10,6 @@ import orjson
 
 from maskrcnn_train.data.coco import open_index
 from maskrcnn_train.data.index import POLYGON, RLE, AnnotationIndex
-from maskrcnn_train.data.json_file import parse_json
 
 RESULT_KEYS = ("image_id", "category_id", "score")
 
@@ -18,21 +17,20 @@ RESULT_KEYS = ("image_id", "category_id", "score")
 def read_ground_truth(path: Path) -> dict[str, Any]:
     """A COCO JSON as its author wrote it, without the annotations and polygons that no evaluator could read.
 
-    Boxes are not clipped; ids, areas and the form of masks are those of the index. Raises ValueError with one line
-    for a fault of the file.
+    Boxes are not clipped to the image; ids, areas and the form of masks are those of the index. Raises ValueError with
+    one line for a fault of the file.
     """
     index = open_index(path)
-    written = parse_json(path)["annotations"]
     names = [index.file_name(row) for row in range(index.num_images)]
     columns = zip(index.image_ids.tolist(), index.image_sizes.tolist(), names, strict=True)
     return {
         "images": [{"id": i, "height": h, "width": w, "file_name": name} for i, (h, w), name in columns],
         "categories": [asdict(category) for category in index.categories],
-        "annotations": [_annotation(index, row, written) for row in range(index.num_annotations)],
+        "annotations": [_annotation(index, row) for row in range(index.num_annotations)],
     }
 
 
-def _annotation(index: AnnotationIndex, row: int, written: list[dict[str, Any]]) -> dict[str, Any]:
+def _annotation(index: AnnotationIndex, row: int) -> dict[str, Any]:
     image = int(index.image_rows[row])
     found = {
         "id": int(index.annotation_ids[row]),
@@ -40,7 +38,7 @@ def _annotation(index: AnnotationIndex, row: int, written: list[dict[str, Any]])
         "category_id": int(index.category_ids[row]),
         "iscrowd": int(index.crowd[row]),
         "area": float(index.areas[row]),
-        "bbox": written[int(index.positions[row])].get("bbox") or index.boxes[row].tolist(),
+        "bbox": index.written_boxes[row].tolist(),
     }
     if index.kinds[row] == POLYGON:
         found["segmentation"] = [part.tolist() for part in index.parts(row)]

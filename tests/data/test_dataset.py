@@ -13,6 +13,7 @@ from maskrcnn_train import load_config
 from maskrcnn_train.batch import MaskCrops, Target
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.loading import build_loaders
+from maskrcnn_train.data.results import read_ground_truth
 from maskrcnn_train.data.splitting import read_splits
 from maskrcnn_train.data.transforms import Transform
 
@@ -151,6 +152,19 @@ def test_crowd_is_no_target_but_ground_truth(tmp_path: Path, configure: Configur
     assert len(data[2][1]["labels"]) == 2
     truth = data.ground_truth()
     assert [item["id"] for item in truth["annotations"] if item["iscrowd"]] == [102]
+
+
+def test_a_box_that_sticks_out_is_clipped_to_train_on_and_scored_as_it_is_written(
+    tmp_path: Path, configure: Configure
+) -> None:
+    coco = small_coco()
+    coco["annotations"][0]["bbox"] = [-0.25, 4, 14.5, 12]
+    roboflow(tmp_path / "data", coco)
+    data = dataset(tmp_path, configure)
+    assert data[0][1]["boxes"][0, 0] == 0
+    written = tmp_path / "data" / "train" / "_annotations.coco.json"
+    for truth in (data.ground_truth(), read_ground_truth(written)):
+        assert truth["annotations"][0]["bbox"] == [-0.25, 4, 14.5, 12]
 
 
 def test_an_empty_image_has_empty_targets(tmp_path: Path, configure: Configure) -> None:
