@@ -78,6 +78,7 @@ def tune(search: Search) -> TuneResult:
 
 def _run(trial: Trial, trials: Trials, search: Search) -> bool:
     """Train one trial and settle it; false where the training failed."""
+    from maskrcnn_train.data.loading import LostWorker
     from maskrcnn_train.engine.faults import OutOfMemory
     from maskrcnn_train.train import train
     from maskrcnn_train.tuning.trials import Pruned
@@ -94,7 +95,7 @@ def _run(trial: Trial, trials: Trials, search: Search) -> bool:
     except Pruned as pruned:
         logger.info("trial %s pruned: %s", trial.folder.name, pruned)
         trials.prune(trial)
-    except (ValueError, OutOfMemory) as error:
+    except (ValueError, OutOfMemory, LostWorker) as error:
         if not is_user_error(error):
             raise
         _fail(trial, trials, error)

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -9,7 +10,9 @@ from reporting.scenes import analysis, full_run, scene
 from maskrcnn_train.reporting.charts import line_chart, nice_ticks, number, thinned
 from maskrcnn_train.reporting.gallery import build_gallery
 from maskrcnn_train.reporting.html import write_report
+from maskrcnn_train.reporting.searches import write_trials
 from maskrcnn_train.reporting.sweep import write_sweep_report, write_sweep_table
+from maskrcnn_train.tuning.trials import TrialRecord
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
 
@@ -159,6 +162,29 @@ def test_a_sweep_is_sorted_and_links_to_its_jobs(tmp_path):
         ["0", "500", "0.2"],
         ["10", "", ""],
     ]
+
+
+@pytest.mark.parametrize(("metric", "order"), [("bbox/AP50", ["1", "0"]), ("val_loss/total", ["0", "1"])])
+def test_the_page_of_a_search_goes_by_its_metric_and_says_what_mattered(tmp_path, metric, order):
+    for job, score in enumerate([0.2, 0.4]):
+        write_run(tmp_path / str(job), 0.5, (f"optimizer.lr={job + 1}",))
+        file = tmp_path / str(job) / "metrics.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {metric: score}))
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "overrides.yaml").write_text('["optimizer.lr=9"]')
+    shown = [TrialRecord(job, "complete", 0.2 + 0.2 * job, [f"optimizer.lr={job + 1}"], 1.0, "") for job in range(2)]
+    shown += [
+        TrialRecord(2, "pruned", 0.1, ["optimizer.lr=9"], 1.0, ""),
+        TrialRecord(3, "failed", None, [], 0.1, "hot"),
+    ]
+    write_trials(tmp_path, shown, {"seed": 0.25, "optimizer.lr": 0.75}, metric=metric, maximizes="loss" not in metric)
+    page = write_sweep_report(tmp_path).read_text()
+    assert re.findall(r'<tr><th scope="row">(?:<a[^>]*>)?(\d)', page) == [*order, "2", "3"]
+    assert "2 complete, 1 pruned, 1 failed" in page
+    assert page.index("optimizer.lr</code></th><td") < page.index("seed</code></th><td")
+    assert "hot" in page
+    assert "worse than the median" in page
+    assert list(csv.reader(write_sweep_table(tmp_path).read_text().splitlines()))[1][0] == order[0]
 
 
 def test_a_folder_without_jobs_is_refused(tmp_path):
