@@ -10,6 +10,7 @@ from pathlib import Path
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.rules import check_train_rules
 
 HELP = """
@@ -37,6 +38,8 @@ def run(config: TrainConfig) -> float:
     from maskrcnn_train.train import train
 
     result = train(config, splits, weights)
+    if result.late_signal is not None:
+        raise Interrupted(result.late_signal, way_on="this training is complete")
     return result.metrics["bbox/AP" if config.mask_head.name == "none" else "segm/AP"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -176,7 +177,7 @@ def _write(
     counts = [sum(finding.severity == severity for finding in findings) for severity in SEVERITIES]
     logger.info("%d errors, %d warnings, %d pieces of advice; all items: %s", *counts, folder / "findings.json")
     if combined(findings):
-        logger.info("to take the answers: --config-dir %s experiment=advice   (%s)", folder, advice)
+        logger.info("to take the answers: --config-dir %s experiment=advice   (%s)", shlex.quote(str(folder)), advice)
 
 
 def run(config: CheckConfig) -> None:

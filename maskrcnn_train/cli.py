@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskrcnn_train.composing import Schema, conf_dir, groups, load_command_config, to_dataclass
+from maskrcnn_train.composing import Schema, conf_dir, groups, load_command_config, quoted, to_dataclass
 from maskrcnn_train.engine.run_folder import run_of, saved_overrides
 from maskrcnn_train.engine.signals import Interrupted
 
@@ -147,7 +147,7 @@ def _sweep(
             print(f"error in {config.output_dir}: {one_line(error)}", file=sys.stderr)  # type: ignore[attr-defined]
             raise
 
-    sys.argv = [sys.argv[0], "-m", *overrides, f"hydra.sweep.dir={folder}"]
+    sys.argv = [sys.argv[0], "-m", *overrides, f"hydra.sweep.dir={quoted(str(folder))}"]
     if config_dir is not None:
         sys.argv += ["--config-dir", config_dir]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a page of its own and exits with 1

@@ -20,6 +20,7 @@ from maskrcnn_train.command_config import (
 )
 from maskrcnn_train.rules import check_data_rules, check_measures, check_train_rules
 
+VALIDATION_LOSSES = "total|objectness|rpn_box_reg|classifier|box_reg|mask"
 OF_A_MODEL = (
     *("data", "precision", "tta.flip", "tta.scales", "evaluation.loss", "evaluation.batch_size", "mask_head.threshold"),
     *(f"rpn.nms.{name}" for name in ("pre_test", "post_test", "threshold")),
@@ -119,7 +120,7 @@ def _check_metric(config: TuneConfig) -> None:
     metric = config.metric
     if metric is None:
         return
-    if not re.fullmatch(r"(bbox|segm)/(AP(50|75|s|m|l|/.+)?|AR\d+)|val_loss/\w+", metric):
+    if not re.fullmatch(rf"(bbox|segm)/(AP(50|75|s|m|l|/.+)?|AR\d+)|val_loss/({VALIDATION_LOSSES})", metric):
         raise ValueError(
             f"metric={metric} is no score of a training; use e.g. segm/AP, bbox/AP50, segm/AR100, bbox/AP/CLASS "
             "or val_loss/total"

@@ -60,7 +60,7 @@ def load_command_config(
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             extra = (
-                [] if config_dir is None else [f"hydra.searchpath=[{_quoted(f'file://{Path(config_dir).resolve()}')}]"]
+                [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"]
             )
             try:
                 composed = compose(name, [*overrides, *extra])
@@ -73,7 +73,7 @@ def load_command_config(
     return to_dataclass(composed, schema, check_rules)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A value for an override whatever characters it has: a folder may have spaces in its name."""
     return "'" + text.replace("'", "\\'") + "'"
 

@@ -25,7 +25,7 @@ from maskrcnn_train.engine.loop import fit
 from maskrcnn_train.engine.optimizer import images_per_step
 from maskrcnn_train.engine.plan import Plan
 from maskrcnn_train.engine.profiling import profiled
-from maskrcnn_train.engine.run_folder import describe_run, open_run_folder
+from maskrcnn_train.engine.run_folder import describe_run, open_run_folder, write_whole
 from maskrcnn_train.engine.signals import StopRequest
 from maskrcnn_train.engine.state import TrainingState, build_state
 from maskrcnn_train.evaluation.coco import explain_absent
@@ -44,10 +44,14 @@ logger = logging.getLogger("maskrcnn_train")
 
 @dataclass
 class TrainResult:
-    """metrics: of the last evaluation, fractions, e.g. metrics["segm/AP"]. run_dir: where everything was written."""
+    """metrics: of the last evaluation, fractions, e.g. metrics["segm/AP"]. run_dir: where everything was written.
+
+    late_signal: one that came when the last step was done, and changed nothing here.
+    """
 
     metrics: dict[str, float]
     run_dir: Path
+    late_signal: int | None = None
 
 
 def train(
@@ -128,7 +132,7 @@ def train(
                     writer.picture(state.position.step, f"study/{name}", picture)
         if world.is_main:
             _finish(run_dir, validation, metrics)
-    return TrainResult(metrics, run_dir)
+    return TrainResult(metrics, run_dir, stop.number)
 
 
 def _initial_model(
@@ -190,7 +194,7 @@ def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: 
 
 def _finish(run_dir: Path, validation: Validation, metrics: dict[str, float]) -> None:
     """Write and say the end results."""
-    (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_whole(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     validation.write_predictions(run_dir / "predictions.json")
     report = report_training(run_dir, validation)
     assert validation.result is not None

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from maskrcnn_train.cli import is_user_error, one_line, run_command
 from maskrcnn_train.command_config import TuneConfig
 from maskrcnn_train.command_rules import check_tune_rules
-from maskrcnn_train.composing import groups
+from maskrcnn_train.composing import quoted
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.option_files import write_option
-from maskrcnn_train.tuning.search import NOT_VARIED, Search, load_search
+from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import plain_value
 
 if TYPE_CHECKING:
@@ -65,33 +65,34 @@ def tune(search: Search) -> TuneResult:
             break
         setup_logging()
         logger.info("trial %s: %s", trial.folder.name, " ".join(trial.overrides))
-        failures = 0 if _run(trial, trials, search) else failures + 1
+        fault = _run(trial, trials, search)
+        failures = failures + 1 if fault else 0
         _write_results(trials, search)
         if failures == MOST_FAILURES:
-            raise ValueError(f"{failures} trials failed one after the other, the last: {trials.records()[-1].reason}")
+            raise ValueError(f"{failures} trials failed one after the other, the last: {fault}")
     setup_logging()
     records = trials.records()
     logger.info("%s", search_table(records, search.metric))
-    logger.info("%s", _way_on(folder, records, search))
+    logger.info("%s", _way_on(folder, records))
     return TuneResult(records, folder)
 
 
-def _run(trial: Trial, trials: Trials, search: Search) -> bool:
-    """Train one trial and settle it; false where the training failed."""
+def _run(trial: Trial, trials: Trials, search: Search) -> str:
+    """Train one trial and settle it; returns why the training failed, or nothing."""
     from maskrcnn_train.data.loading import LostWorker
     from maskrcnn_train.engine.faults import OutOfMemory
     from maskrcnn_train.train import train
-    from maskrcnn_train.tuning.trials import Pruned
+    from maskrcnn_train.tuning.trials import Pruned, score_in
 
     try:
         config = search.training(trial.overrides)
     except ValueError as error:  # values that do not go together say nothing about the other trials
         _fail(trial, trials, error)
-        return True
+        return ""
     try:
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
-        metrics = train(config, on_evaluation=trial.report).metrics
-        trials.complete(trial, metrics[search.metric])
+        result = train(config, on_evaluation=trial.report)
+        trials.complete(trial, score_in(result.metrics, search.metric))
     except Pruned as pruned:
         logger.info("trial %s pruned: %s", trial.folder.name, pruned)
         trials.prune(trial)
@@ -99,11 +100,15 @@ def _run(trial: Trial, trials: Trials, search: Search) -> bool:
         if not is_user_error(error):
             raise
         _fail(trial, trials, error)
-        return False
+        return one_line(error)
     except Interrupted as interrupted:
+        trials.hand_back(trial)
         interrupted.way_on = f"go on with the same command and output_dir={trials.folder}"
         raise
-    return True
+    else:
+        if result.late_signal is not None:
+            raise Interrupted(result.late_signal, f"go on with the same command and output_dir={trials.folder}")
+    return ""
 
 
 def _fail(trial: Trial, trials: Trials, error: Exception) -> None:
@@ -114,9 +119,9 @@ def _fail(trial: Trial, trials: Trials, error: Exception) -> None:
 def _open_folder(config: TuneConfig) -> Path:
     """A new folder, or that of a search to go on with. Raises ValueError for one that holds anything else."""
     from maskrcnn_train.engine.run_folder import open_run_folder
-    from maskrcnn_train.tuning.trials import LOG_FILE
+    from maskrcnn_train.tuning.trials import LOCKS
 
-    if config.output_dir is not None and (Path(config.output_dir) / LOG_FILE).is_file():
+    if config.output_dir is not None and (Path(config.output_dir) / LOCKS).is_dir():
         return Path(config.output_dir)
     return open_run_folder(replace(config, resume=None), "tune")
 
@@ -131,36 +136,38 @@ def _write_results(trials: Trials, search: Search) -> None:
         write_trials(trials.folder, records, trials.importances(), metric=search.metric, maximizes=search.maximizes)
         if records and records[0].state == "complete":
             _write_best(trials.folder, records[0], search)
-        if any(trials.folder.glob("*/overrides.yaml")):
-            write_sweep_report(trials.folder)
+        try:
+            if any(trials.folder.glob("*/overrides.yaml")):
+                write_sweep_report(trials.folder)
+        except ValueError as error:  # a damaged file of one trial must not end the search
+            logger.warning("no page of the search: %s", error)
 
 
 def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
-    options = groups(search.config_dir)
-    values = {key: plain_value(text) for text in best.overrides if (key := text.split("=", 1)[0]) not in options}
-    choices = dict(text.split("=", 1) for text in best.overrides if text.split("=", 1)[0] in options)
+    """All settings of the best trial, whatever presets they came from."""
+    from maskrcnn_train.engine.run_folder import saved_overrides
+
+    settings = saved_overrides(folder / str(best.number) / "overrides.yaml")
     head = [
-        f"The best of a search: {search.metric} {best.score:.4f} on the validation split, by which it was chosen.",
-        f"use: --config-dir {folder} experiment=best, after the settings that all trials had",
+        f"Trial {best.number}, the best of a search: {search.metric} {best.score:.4f} on the images it was chosen by.",
+        f"use: python -m maskrcnn_train --config-dir {shlex.quote(str(folder))} experiment=best",
     ]
-    write_option(folder / "experiment" / "best.yaml", head, values, choices)
+    write_option(
+        folder / "experiment" / "best.yaml", head, {text.split("=", 1)[0]: plain_value(text) for text in settings}
+    )
 
 
-def _way_on(folder: Path, records: list[TrialRecord], search: Search) -> str:
+def _way_on(folder: Path, records: list[TrialRecord]) -> str:
     """What to do with the result."""
     lines = [f"search:   {folder}", f"report:   {folder / 'report.html'}"]
     if records and records[0].state == "complete":
-        fixed = [text for text in search.fixed if text.split("=", 1)[0] not in NOT_VARIED]
-        experiments = [text.split("=", 1)[1].strip("[]") for text in fixed if text.startswith("experiment=")]
-        fixed = [text for text in fixed if not text.startswith("experiment=")]
-        command = shlex.join([*fixed, "--config-dir", str(folder), f"experiment=[{','.join([*experiments, 'best'])}]"])
-        lines.append(f"train with the best settings: python -m maskrcnn_train {command}")
+        train = shlex.join(["--config-dir", str(folder), "experiment=best"])
+        lines.append(f"train with the best settings: python -m maskrcnn_train {train}")
         first = next((each for each in records if each.number == 0 and each.state == "complete"), None)
         if first is not None and first is not records[0]:
-            files = ",".join(str(folder / str(each.number) / "checkpoints" / "best.pt") for each in (first, records[0]))
-            lines.append(
-                f"is it better than the first trial, or luck? python -m maskrcnn_train.evaluate 'compare=[{files}]'"
-            )
+            files = [quoted(str(folder / str(each.number) / "checkpoints/last.pt")) for each in (first, records[0])]
+            compare = shlex.quote(f"compare=[{','.join(files)}]")
+            lines.append(f"is it better than the first trial, or luck? python -m maskrcnn_train.evaluate {compare}")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ ALLOWED = {
     "exporting": {"config", "batch", "data", "model", "evaluation", "exporting"},
     "engine": {"config", "batch", "data", "model", "engine"},
     "checking": {"config", "batch", "data", "model", "engine", "option_files", "checking"},
-    "tuning": {"config", "command_config", "composing", "tuning"},
+    "tuning": {"config", "command_config", "composing", "evaluation", "tuning"},
 }
 
 

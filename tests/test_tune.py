@@ -17,10 +17,15 @@ from tiny import TINY
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
+from maskrcnn_train import load_config
 from maskrcnn_train.command_config import TuneConfig
 from maskrcnn_train.command_rules import check_tune_rules
+from maskrcnn_train.composing import load_command_config
+from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.rules import check_train_rules
 from maskrcnn_train.tune import TuneResult, tune
-from maskrcnn_train.tuning.search import load_search
+from maskrcnn_train.tuning.search import Search, load_search
+from maskrcnn_train.tuning.space import Numbers
 
 SMALL = [*TINY, "trainer.max_steps=2", "trials=4"]
 SPACE = ["backbone=resnet18,resnet34", "roi_head.num_convs=0,1", "roi_head.num_fcs=1,0"]
@@ -74,20 +79,36 @@ def test_the_folder_has_table_page_and_the_best_settings(result: TuneResult) -> 
     assert "each trial" in page
 
 
-def test_the_best_settings_are_an_experiment(result: TuneResult, shapes: str) -> None:
-    from maskrcnn_train.composing import load_command_config
-    from maskrcnn_train.config import TrainConfig
-    from maskrcnn_train.rules import check_train_rules
-
-    given = [text for text in [*SMALL, shapes] if not text.startswith(("experiment=", "trials="))]
-    config, _ = load_command_config(
-        "train", TrainConfig, check_train_rules, [*given, "experiment=[shapes,best]"], str(result.folder)
-    )
+def test_the_best_settings_are_an_experiment_that_needs_nothing_else(result: TuneResult) -> None:
+    config, _ = load_command_config("train", TrainConfig, check_train_rules, ["experiment=best"], str(result.folder))
     best = yaml.safe_load((result.folder / str(result.records[0].number) / "config.yaml").read_text())
     free = ("output_dir", "resume")
     assert {key: value for key, value in asdict(config).items() if key not in free} == {
         key: value for key, value in best.items() if key not in free
     }
+
+
+def test_a_space_can_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nspace: ['seed=0,1', 'roi_head.num_fcs=1,2']\ntrials: 3\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    given = [*TINY[1:], "experiment=[shapes,mine]"]
+    search, _ = load_search("tune", TuneConfig, check_tune_rules, given, str(tmp_path))
+    assert [each.key for each in search.space] == ["seed", "roi_head.num_fcs"]
+    assert search.config.trials == 3
+
+
+def test_what_all_trials_have_decides_the_metric_and_the_first_values() -> None:
+    def loaded(*overrides: str) -> Search:
+        return load_search("tune", TuneConfig, check_tune_rules, list(overrides), None)[0]
+
+    assert loaded("seed=0,1").metric == "segm/AP"
+    assert loaded("mask_head=conv4,none").metric == "bbox/AP"
+    search = loaded("optimizer=adamw,sgd", "optimizer.lr=tag(log,interval(1e-5,1))")
+    assert search.first_values()["optimizer.lr"] == load_config(["optimizer=adamw"]).optimizer.lr
+    (budget,) = loaded("rpn.nms.post_train=interval(50,100)").space
+    assert isinstance(budget, Numbers)
+    assert budget.whole
 
 
 def test_a_finished_search_goes_on_with_more_trials(result: TuneResult, shapes: str) -> None:
@@ -119,6 +140,9 @@ def test_a_search_by_loss_shows_its_best_first(shapes: str, tmp_path: Path) -> N
         (["seed=1,2", "metric=segm/AR7"], "max_detections"),
         (["seed=1,2", "mask_head=none", "metric=segm/AP"], "needs masks"),
         (["seed=1,2", "metric=val_loss/total"], "evaluation.loss=true"),
+        (["seed=1,2", "metric=val_loss/foo", "evaluation.loss=true"], "is no score"),
+        (["mask_head=conv4,none", "metric=segm/AP"], "not all trials have"),
+        (["rpn.nms.post_train=interval(0.5,100)"], "takes whole numbers"),
         (["seed=1,2", "resume=auto"], "goes on with output_dir"),
         (["-m", "seed=1,2"], "without it"),
         (["seed=1,2", "metric=bbox/AP/rhino", "data.shapes.num_train=2", "data.shapes.num_val=1"], "names no class"),

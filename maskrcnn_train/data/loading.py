@@ -209,9 +209,16 @@ def _join(crops: list[MaskCrops]) -> MaskCrops | None:
     )
 
 
+LAST_SECONDS = 60  # that a worker lives on after a SIGTERM
+
+
 def start_worker(worker: int) -> None:
-    """Leave Ctrl-C to the main process, and one thread to each worker: they share the cores already."""
+    """Leave signals to the main process, and one thread to each worker: they share the cores already.
+
+    Terminals, `timeout` and SLURM signal every process of a group; the main one still needs its workers to end a step.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
     torch.set_num_threads(1)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import re
+import shlex
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -35,7 +36,7 @@ def open_run_folder(config: Any, command: str) -> Path:
     else:
         folder = Path(config.output_dir)
     if folder.is_dir() and any(folder.iterdir()):
-        way_on = f", or continue it with resume={folder}" if hasattr(config, "resume") else ""
+        way_on = f", or continue it with resume={folder}" if command == "train" else ""
         raise ValueError(f"output_dir={folder} is not empty; choose another{way_on}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -78,16 +79,23 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
 def describe_run(folder: Path, config: Any, defaults: Any, classes: dict[str, Any]) -> None:
     """Write config.yaml, overrides.yaml, classes.json and environment.json."""
     plain = asdict(config)
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
-    (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides_of(config, defaults)))
-    (folder / "classes.json").write_text(json.dumps(classes, indent=2) + "\n")
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    write_whole(folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    write_whole(folder / "overrides.yaml", yaml.safe_dump(overrides_of(config, defaults)))
+    write_whole(folder / "classes.json", json.dumps(classes, indent=2) + "\n")
+    write_whole(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file aside and rename it: whoever reads it meanwhile finds the old one or the new one, never a part."""
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def environment() -> dict[str, Any]:
     """The machine and the versions that a result depends on."""
     return {
-        "command": " ".join(sys.orig_argv),
+        "command": shlex.join(sys.orig_argv),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),

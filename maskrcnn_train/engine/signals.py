@@ -6,13 +6,16 @@ import signal
 from types import FrameType
 
 
-class Interrupted(Exception):
-    """A signal ended the training after a checkpoint. exit_code: 128 + the signal's number; way_on: how to go on."""
+class Interrupted(BaseException):
+    """A signal ended the training after a checkpoint; as KeyboardInterrupt no error, which a sweep would go on after.
 
-    def __init__(self, number: int) -> None:
+    exit_code: 128 + the signal's number; way_on: how to go on.
+    """
+
+    def __init__(self, number: int, way_on: str = "continue with resume=auto or resume=RUN_FOLDER") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
-        self.way_on = "continue with resume=auto or resume=RUN_FOLDER"
+        self.way_on = way_on
 
 
 class StopRequest:

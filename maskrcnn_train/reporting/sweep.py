@@ -88,7 +88,7 @@ def _value(config: dict[str, Any], key: str) -> str:
     tree: Any = config
     for name in key.split("."):
         tree = tree.get(name) if isinstance(tree, dict) else None
-    return "" if tree is None else str(tree)
+    return str(tree).lower() if isinstance(tree, bool) else "" if tree is None else str(tree)
 
 
 def _by_number(path: Path) -> tuple[int, str]:

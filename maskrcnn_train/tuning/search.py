@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from typing import Any
 
 from maskrcnn_train.command_config import TuneConfig
 from maskrcnn_train.composing import load_command_config
 from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.tuning.space import Dimension, Value, divided, override_of, read_dimension
+from maskrcnn_train.tuning.space import (
+    MOST_VALUES,
+    Choice,
+    Dimension,
+    Numbers,
+    Value,
+    divided,
+    override_of,
+    read_dimension,
+)
 
 OF_THE_SEARCH = tuple({field.name for field in fields(TuneConfig)} - {field.name for field in fields(TrainConfig)})
 NOT_VARIED = (*OF_THE_SEARCH, "output_dir", "resume", "replay")
+MASK_HEAD = ("mask_head", "mask_head.name")  # whoever varies them has trials without masks
 Rules = Callable[[TuneConfig], list[str]]
 
 
@@ -29,9 +41,9 @@ class Search:
 
     @property
     def metric(self) -> str:
-        """A key of a training's metrics."""
-        main = "bbox/AP" if self.config.mask_head.name == "none" else "segm/AP"
-        return self.config.metric or main
+        """A key of the metrics of all trainings."""
+        boxes_only = self.config.mask_head.name == "none" or any(each.key in MASK_HEAD for each in self.space)
+        return self.config.metric or ("bbox/AP" if boxes_only else "segm/AP")
 
     @property
     def maximizes(self) -> bool:
@@ -39,13 +51,31 @@ class Search:
 
     def first_values(self) -> dict[str, Value]:
         """Of the first trial, by key: what the person would have without a search, as far as that can be said."""
-        return {each.key: each.first(_current(self.config, each.key)) for each in self.space}
+        choices = {each.key: each.first(None) for each in self.space if isinstance(each, Choice)}
+        # numbers as they are beside the chosen groups: a learning rate is the chosen optimizer's
+        chosen, _ = self._compose([override_of(key, value) for key, value in choices.items()], lambda _: [])
+        numbers = {e.key: e.first(_current(chosen, e.key)) for e in self.space if isinstance(e, Numbers)}
+        return {each.key: (choices | numbers)[each.key] for each in self.space}
+
+    def combinations(self) -> list[dict[str, Value]]:
+        """All of them; none where they are too many to go through."""
+        columns = [each.values or [] for each in self.space]
+        if math.prod(map(len, columns)) > MOST_VALUES:
+            return []
+        keys = [each.key for each in self.space]
+        return [dict(zip(keys, values, strict=True)) for values in itertools.product(*columns)]
 
     def training(self, varied: Sequence[str]) -> TrainConfig:
         """The settings of one trial. Raises ValueError where its values do not go together."""
-        overrides = [*self.fixed, *varied]
-        config, _ = load_command_config("tune", TuneConfig, self.check_rules, overrides, self.config_dir)
+        config, _ = self._compose(varied, self.check_rules)
         return TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
+
+    def try_values(self, varied: Sequence[str]) -> None:
+        """Raise ValueError for a value that its setting cannot take; rules between settings are not looked at."""
+        self._compose(varied, lambda _: [])
+
+    def _compose(self, varied: Sequence[str], check_rules: Rules) -> tuple[TuneConfig, list[str]]:
+        return load_command_config("tune", TuneConfig, check_rules, [*self.fixed, *varied], self.config_dir)
 
 
 def load_search(
@@ -57,19 +87,31 @@ def load_search(
     """
     fixed, varied = divided(overrides)
     config, warnings = load_command_config(name, schema, check_rules, fixed, config_dir)
-    space = [read_dimension(text) for text in [*config.space, *varied]]
+    space = [_in_whole_numbers(read_dimension(text), config) for text in [*config.space, *varied]]
     _check_keys(space, fixed)
     search = Search(config, fixed, space, config_dir, check_rules)
+    if search.metric.startswith("segm/") and any(each.key in MASK_HEAD for each in space):
+        raise ValueError(f"metric={search.metric} needs masks, which not all trials have; use metric=bbox/AP")
     first = [override_of(key, value) for key, value in search.first_values().items()]
     for each in space:
         for value in each.ends:
-            tried = override_of(each.key, value)
-            load_command_config(name, schema, lambda _: [], [*fixed, *first, tried], config_dir)
+            tried = [*first, override_of(each.key, value)]
+            search.try_values(tried)
             try:
-                search.training([*first, tried])
+                search.training(tried)
             except ValueError as error:  # a rule between settings, which other values of the others may keep
-                warnings.append(f"some trials with {tried} will fail: {error}")
+                warnings.append(f"some trials with {tried[-1]} will fail: {error}")
     return search, warnings
+
+
+def _in_whole_numbers(dimension: Dimension, config: TuneConfig) -> Dimension:
+    """An interval of a setting that takes whole numbers has whole numbers only."""
+    current = _current(config, dimension.key)
+    if not isinstance(dimension, Numbers) or dimension.whole or not isinstance(current, int) or current is True:
+        return dimension
+    if dimension.low % 1 or dimension.high % 1 or (dimension.step or 0) % 1:
+        raise ValueError(f"{dimension.key} takes whole numbers; write int(interval(LOW,HIGH)) with whole ends")
+    return replace(dimension, whole=True)
 
 
 def _check_keys(space: Sequence[Dimension], fixed: Sequence[str]) -> None:

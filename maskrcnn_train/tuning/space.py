@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Value = str | int | float
+MOST_VALUES = 10_000
 
 
 class Suggests(Protocol):
@@ -37,6 +38,11 @@ class Choice:
     @property
     def ends(self) -> list[Value]:
         """Values that show whether all can be used."""
+        return list(self.options)
+
+    @property
+    def values(self) -> list[Value] | None:
+        """All values; None where there are too many to go through."""
         return list(self.options)
 
     def first(self, current: Any) -> Value:
@@ -62,6 +68,15 @@ class Numbers:
     def ends(self) -> list[Value]:
         """Values that show whether all can be used."""
         return [self.low, self.high]
+
+    @property
+    def values(self) -> list[Value] | None:
+        """All values; None where there are too many to go through."""
+        step = 1 if self.whole and self.step is None else self.step
+        if step is None or (self.high - self.low) / step > MOST_VALUES:
+            return None
+        numbers = [self.low + index * step for index in range(round((self.high - self.low) / step) + 1)]
+        return [int(number) for number in numbers] if self.whole else list(numbers)
 
     def first(self, current: Any) -> Value:
         """The value of the first trial: what the setting is otherwise, the middle where that is not in the range."""

@@ -7,9 +7,12 @@ worker takes the trial over, at its last checkpoint if it has one.
 from __future__ import annotations
 
 import logging
+import math
+import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,27 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from maskrcnn_train.evaluation.evaluators import ABSENT
 from maskrcnn_train.tuning.search import OF_THE_SEARCH, Search
-from maskrcnn_train.tuning.space import override_of
+from maskrcnn_train.tuning.space import Value, override_of
 
 LOG_FILE = "trials.log"
 SETTLED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 SHARES = 20  # a training is compared with others at every twentieth of its length, ...
 EARLIEST = 6  # ... not before this one: early on, slow learners look bad
-MOST_ATTEMPTS = 3  # of a trial whose workers die
+MOST_ATTEMPTS = 5  # of a trial whose workers are killed
+LOCKS = "locks"
+
+
+def score_in(metrics: dict[str, float], metric: str) -> float:
+    """A score that can be compared. Raises ValueError where there is none."""
+    if metric not in metrics:
+        raise ValueError(f"the training has no {metric}; it has {', '.join(sorted(metrics))}")
+    if not math.isfinite(metrics[metric]):
+        raise ValueError(f"{metric} is {metrics[metric]}")
+    if metrics[metric] == ABSENT:
+        raise ValueError(f"{metric} is absent: the validation split has no such object; choose another metric")
+    return metrics[metric]
 
 
 logger = logging.getLogger("maskrcnn_train")
@@ -49,11 +65,11 @@ class Trial:
 
     def report(self, progress: float, metrics: dict[str, float]) -> None:
         """Tell of an evaluation at a share of the training, 0..1; raises Pruned where it is not worth the rest."""
-        share = int(progress * SHARES)
+        share, score = int(progress * SHARES), score_in(metrics, self._metric)
         if share in self._reported or progress >= 1:
             return
         self._reported.add(share)
-        self._optuna.report(metrics[self._metric], share)
+        self._optuna.report(score, share)
         if self._optuna.should_prune():
             raise Pruned(f"stopped after {progress:.0%}, below the median of the others there")
 
@@ -82,7 +98,7 @@ class Trials:
     def __init__(self, folder: Path, search: Search) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.search = folder, search
-        self._locks = folder / "locks"
+        self._locks = folder / LOCKS
         self._locks.mkdir(exist_ok=True)
         self.lock = FileLock(self._locks / "search")
         pruner = optuna.pruners.MedianPruner(search.config.unpruned, n_warmup_steps=EARLIEST)
@@ -97,6 +113,7 @@ class Trials:
             self._be_the_same_search()
             if not self.study.get_trials(deepcopy=False):
                 self.study.enqueue_trial(search.first_values())
+        self._combinations = search.combinations()
 
     def _be_the_same_search(self) -> None:
         ours = [
@@ -117,18 +134,47 @@ class Trials:
         """The next trial, which this worker now holds; None when there are as many as were asked for."""
         with self.lock:
             self._hand_on_lost_ones()
-            known = self.study.get_trials(deepcopy=False)
-            waiting = any(trial.state == TrialState.WAITING for trial in known)
-            if not waiting and sum("attempt" not in trial.user_attrs for trial in known) >= self.search.config.trials:
+            while (trial := self._next()) is not None:
+                overrides = [override_of(each.key, each.suggest(trial)) for each in self.search.space]
+                if "attempt" in trial.user_attrs or not self._repeats(trial, overrides):
+                    break
+            else:
                 return None
-            self.study.sampler = self._sampler(len(known))
-            trial = self.study.ask()
-            overrides = [override_of(each.key, each.suggest(trial)) for each in self.search.space]
             trial.set_user_attr("overrides", overrides)
             lock = self._lock_of(trial.number)
             lock.acquire(timeout=0)
         folder = self.folder / str(trial.user_attrs.get("number", trial.number))
         return Trial(overrides, folder, trial, lock, self.search.metric)
+
+    def _next(self) -> optuna.Trial | None:
+        known = self.study.get_trials(deepcopy=False)
+        waiting = any(trial.state == TrialState.WAITING for trial in known)
+        count = sum(not {"attempt", "repeats"} & trial.user_attrs.keys() for trial in known)
+        if not waiting and count >= self.search.config.trials:
+            return None
+        if not waiting and self._untried() == []:
+            logger.info("every combination of values has been tried")
+            return None
+        self.study.sampler = self._sampler(len(known))
+        return self.study.ask()
+
+    def _untried(self) -> list[dict[str, Value]] | None:
+        """Combinations of a small space that no trial has; None where the space is large."""
+        if not self._combinations:
+            return None
+        tried = {tuple(trial.user_attrs.get("overrides", ())) for trial in self.study.get_trials(deepcopy=False)}
+        return [each for each in self._combinations if tuple(starmap(override_of, each.items())) not in tried]
+
+    def _repeats(self, trial: optuna.Trial, overrides: list[str]) -> bool:
+        """Whether another trial has these values; then this one ends, and values that none has wait in its place."""
+        tried = (other.user_attrs.get("overrides") for other in self.study.get_trials(deepcopy=False))
+        if overrides not in tried:
+            return False
+        trial.set_user_attr("repeats", True)
+        self.study.tell(trial, state=TrialState.FAIL)
+        if untried := self._untried():
+            self.study.enqueue_trial(random.Random(trial.number).choice(untried))
+        return True
 
     def complete(self, trial: Trial, score: float) -> None:
         self._settle(trial, TrialState.COMPLETE, score)
@@ -140,10 +186,17 @@ class Trials:
         trial._optuna.set_user_attr("reason", reason)
         self._settle(trial, TrialState.FAIL)
 
+    def hand_back(self, trial: Trial) -> None:
+        """A trial that was stopped in order: it goes on where it is whenever a worker comes."""
+        with self.lock:
+            self._hand_on(trial._optuna, int(trial._optuna.user_attrs.get("attempt", 1)))
+            trial._lock.release()
+
     def _settle(self, trial: Trial, state: TrialState, score: float | None = None) -> None:
-        self.study.tell(trial._optuna, score, state=state)
-        trial._lock.release()
-        Path(trial._lock.lock_file).unlink(missing_ok=True)
+        with self.lock:  # else another worker could find it running and not held
+            self.study.tell(trial._optuna, score, state=state)
+            trial._lock.release()
+            Path(trial._lock.lock_file).unlink(missing_ok=True)
 
     def _sampler(self, draws: int) -> optuna.samplers.BaseSampler:
         """The draws of a trial follow from the seed and from the trials before it, whichever worker makes them."""
@@ -160,26 +213,32 @@ class Trials:
 
     def _hand_on_lost_ones(self) -> None:
         """Trials whose worker is gone end as failed, and wait to be trained again."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            lock = self._lock_of(trial.number)
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            lock = self._lock_of(frozen.number)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
-            self.study.tell(trial.number, state=TrialState.FAIL)
+            trial = optuna.Trial(self.study, frozen._trial_id)
+            attempt = int(frozen.user_attrs.get("attempt", 1)) + 1
+            if attempt > MOST_ATTEMPTS:
+                trial.set_user_attr("reason", f"its worker was killed {MOST_ATTEMPTS} times")
+                self.study.tell(trial, state=TrialState.FAIL)
+            else:
+                self._hand_on(trial, attempt)
             lock.release()
             Path(lock.lock_file).unlink(missing_ok=True)
-            attempt = trial.user_attrs.get("attempt", 1) + 1
-            number = _number(trial)
-            if set(trial.params) != {each.key for each in self.search.space}:
-                continue  # lost before it had its values
-            if attempt > MOST_ATTEMPTS:
-                logger.warning("trial %d was lost %d times and is given up", number, MOST_ATTEMPTS)
-                continue
-            attributes: dict[str, Any] = {"attempt": attempt}
-            if (self.folder / str(number) / "checkpoints").is_dir():
-                attributes["number"] = number
-            self.study.enqueue_trial(trial.params, user_attrs=attributes)
+
+    def _hand_on(self, trial: optuna.Trial, attempt: int) -> None:
+        """End a trial, and let another with its values wait: in the same folder if that has a checkpoint."""
+        number = int(trial.user_attrs.get("number", trial.number))
+        self.study.tell(trial, state=TrialState.FAIL)
+        if "overrides" not in trial.user_attrs:
+            return  # lost before it had its values
+        attributes: dict[str, Any] = {"attempt": attempt}
+        if (self.folder / str(number) / "checkpoints").is_dir():
+            attributes["number"] = number
+        self.study.enqueue_trial(trial.params, user_attrs=attributes)
 
     # ------------------------------------------------------------ what came of it
 
@@ -188,7 +247,7 @@ class Trials:
         found: dict[int, TrialRecord] = {}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state == TrialState.WAITING or (trial.state == TrialState.FAIL and not _reason(trial)):
-                continue
+                continue  # handed on, or a repeat
             record = _record(trial)
             found[record.number] = record
         sign = 1 if self.search.maximizes else -1

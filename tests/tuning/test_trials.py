@@ -12,7 +12,7 @@ pytest.importorskip("optuna", reason="needs the extra tune")
 from maskrcnn_train.command_config import TuneConfig
 from maskrcnn_train.command_rules import check_tune_rules
 from maskrcnn_train.tuning.search import Search, load_search
-from maskrcnn_train.tuning.trials import EARLIEST, SHARES, Pruned, Trial, Trials
+from maskrcnn_train.tuning.trials import EARLIEST, MOST_ATTEMPTS, SHARES, Pruned, Trial, Trials, score_in
 
 SPACE = [
     "optimizer.lr=tag(log,interval(1e-5,1e-2))",
@@ -103,16 +103,47 @@ def test_a_trial_without_a_checkpoint_begins_anew_elsewhere(tmp_path: Path) -> N
     assert again.folder != lost.folder
 
 
-def test_a_trial_that_is_lost_three_times_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trial_whose_worker_is_always_killed_is_given_up_and_says_so(tmp_path: Path) -> None:
     trials = Trials(tmp_path, search("trials=1"))
-    for _ in range(3):
+    for _ in range(MOST_ATTEMPTS):
         trial = trials.begin()
         assert trial is not None
         (trial.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         lose(trial)
-    with caplog.at_level("WARNING", "maskrcnn_train"):
-        assert trials.begin() is None
-    assert "given up" in caplog.text
+    assert trials.begin() is None
+    (record,) = trials.records()
+    assert (record.number, record.state) == (0, "failed")
+    assert "killed" in record.reason
+
+
+def test_a_trial_that_is_stopped_in_order_goes_on_however_often(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, search("trials=1"))
+    for _ in range(MOST_ATTEMPTS + 2):
+        trial = trials.begin()
+        assert trial is not None
+        assert trial.folder == tmp_path / "0"
+        (trial.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        trials.hand_back(trial)
+    last = trials.begin()
+    assert last is not None
+    trials.complete(last, 0.5)
+    assert trials.begin() is None
+
+
+def test_no_combination_is_trained_twice_and_a_small_space_ends(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, search(space=["seed=range(0,4)", "backbone=resnet18,resnet34"]))
+    seen = []
+    while trial := trials.begin():
+        seen.append(tuple(trial.overrides))
+        trials.complete(trial, float(len(seen)))
+    assert len(seen) == len(set(seen)) == 8
+    assert len(trials.records()) == 8
+
+
+@pytest.mark.parametrize(("score", "said"), [(float("nan"), "is nan"), (-1.0, "no such object"), (None, "has no")])
+def test_a_score_that_cannot_be_compared_is_a_fault_with_its_reason(score: float | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        score_in({} if score is None else {"segm/APl": score}, "segm/APl")
 
 
 def test_a_bad_trial_is_pruned_but_not_early_and_not_the_first_ones(tmp_path: Path) -> None:
