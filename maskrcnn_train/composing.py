@@ -64,13 +64,46 @@ def load_command_config(
             )
             try:
                 composed = compose(name, [*overrides, *extra])
+                overruled = _overruled(composed, overrides, config_dir)
             except (HydraException, OmegaConfBaseException) as error:
                 raise ValueError(_explain(schema, overrides, config_dir, error)) from error
     finally:
         GlobalHydra.instance().clear()
         if outer is not None:
             GlobalHydra.instance().initialize(outer)
-    return to_dataclass(composed, schema, check_rules)
+    config, warnings = to_dataclass(composed, schema, check_rules)
+    return config, [*overruled, *warnings]
+
+
+def _overruled(composed: DictConfig, overrides: list[str], config_dir: str | None) -> list[str]:
+    """A warning for each preset that was asked for and whose values an experiment replaces."""
+    from omegaconf import OmegaConf
+
+    given, options = {}, groups(config_dir)
+    for text in overrides:
+        key, _, value = text.partition("=")
+        given[key] = value
+    warnings = []
+    for group, option in given.items():
+        path = conf_dir() / group / f"{option}.yaml"
+        if group not in options or group == "experiment" or "experiment" not in given or not path.is_file():
+            continue
+        prefix = "" if "@package _global_" in path.read_text() else group.replace("/", ".") + "."
+        plain = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+        values = _leaves({key: each for key, each in plain.items() if key != "defaults"}, prefix)
+        lost = [key for key, value in values.items() if OmegaConf.select(composed, key) != value and key not in given]
+        if lost:
+            shown = ", ".join(f"{key}={OmegaConf.select(composed, key)}" for key in lost)
+            warnings.append(f"experiment={given['experiment']} has its own values beside {group}={option}: {shown}")
+    return warnings
+
+
+def _leaves(plain: Any, prefix: str) -> dict[str, Any]:
+    """Dotted key -> value of everything that is no section."""
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def quoted(text: str) -> str:

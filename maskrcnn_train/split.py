@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,10 @@ def split(config: SplitCommandConfig) -> SplitResult:
     _log_table(index, counts, parts, groups)
     logger.info("written to %s", folder)
     if not config.folds:
-        keys = " ".join(f"data.{name}.annotations={file} data.{name}.images=FOLDER" for name, file in files.items())
+        keys = " ".join(
+            f"data.{name}.annotations={shlex.quote(str(file))} data.{name}.images=FOLDER"
+            for name, file in files.items()
+        )
         logger.info("train on them: data=custom %s", keys)
     return SplitResult(folder, files, parts)
 

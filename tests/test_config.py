@@ -161,6 +161,19 @@ def test_a_mistake_in_an_evaluation_is_one_clear_line(overrides: list[str], conf
     assert "did you mean" not in str(caught.value)
 
 
+def test_a_preset_whose_values_an_experiment_replaces_is_a_warning() -> None:
+    def warnings_of(*overrides: str) -> list[str]:
+        return load_command_config("train", TrainConfig, check_train_rules, list(overrides))[1]
+
+    (warning,) = warnings_of("experiment=finetune", "rpn/nms=high_recall", "rpn.nms.pre_test=1500")
+    assert warning.startswith(
+        "experiment=finetune has its own values beside rpn/nms=high_recall: rpn.nms.pre_train=2000"
+    )
+    assert "rpn.nms.pre_test" not in warning
+    assert warnings_of("rpn/nms=high_recall") == []
+    assert warnings_of("experiment=finetune", "weights=coco") == []
+
+
 def test_another_main_configuration_is_refused_rather_than_ignored() -> None:
     done, _ = run("--config-name=mine")
     assert done.returncode == 2

@@ -135,23 +135,47 @@ def test_boxes_only_has_no_mask_numbers(shapes: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_signal_saves_and_leaves_with_128_plus_its_number(shapes: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_saves_and_leaves_with_128_plus_its_number(workers: int, shapes: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [*TINY, shapes, "trainer.checkpoint_every=0", "trainer.evaluate_every=0", f"output_dir={folder}"]
+    arguments.append(f"trainer.num_workers={workers}")
     process = subprocess.Popen(
-        [sys.executable, "-m", "maskrcnn_train", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "maskrcnn_train", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 1200
     while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as terminals, timeout and SLURM do: the workers get it too
+    began = time.monotonic()
     _, error = process.communicate(timeout=900)
+    assert time.monotonic() - began < 50  # no worker is waited for
     assert process.returncode == 128 + signal.SIGTERM
     assert b"resume=" in error
     assert b"Traceback" not in error
     assert read_checkpoint(folder / "checkpoints/last.pt")["position"]["step"] >= 1
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_sweep(shapes: str, tmp_path: Path) -> None:
+    arguments = [*TINY, shapes, "trainer.max_steps=200", "seed=0,1", f"output_dir={tmp_path / 'sweep'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "maskrcnn_train", "-m", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    history = tmp_path / "sweep/0/metrics.jsonl"
+    while not history.exists() or not history.read_text():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM, error
+    assert (tmp_path / "sweep/0/checkpoints/last.pt").exists()
+    assert not (tmp_path / "sweep/1").exists()
 
 
 @pytest.mark.slow

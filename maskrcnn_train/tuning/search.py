@@ -70,9 +70,12 @@ class Search:
         config, _ = self._compose(varied, self.check_rules)
         return TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
 
-    def try_values(self, varied: Sequence[str]) -> None:
-        """Raise ValueError for a value that its setting cannot take; rules between settings are not looked at."""
-        self._compose(varied, lambda _: [])
+    def try_values(self, varied: Sequence[str]) -> list[str]:
+        """Warnings of values without effect. Raises ValueError for one that its setting cannot take.
+
+        Rules between settings are not looked at.
+        """
+        return self._compose(varied, lambda _: [])[1]
 
     def _compose(self, varied: Sequence[str], check_rules: Rules) -> tuple[TuneConfig, list[str]]:
         return load_command_config("tune", TuneConfig, check_rules, [*self.fixed, *varied], self.config_dir)
@@ -96,7 +99,7 @@ def load_search(
     for each in space:
         for value in each.ends:
             tried = [*first, override_of(each.key, value)]
-            search.try_values(tried)
+            warnings += [note for note in search.try_values(tried) if note not in warnings]
             try:
                 search.training(tried)
             except ValueError as error:  # a rule between settings, which other values of the others may keep
