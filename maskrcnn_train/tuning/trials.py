@@ -27,11 +27,12 @@ from maskrcnn_train.tuning.search import OF_THE_SEARCH, Search
 from maskrcnn_train.tuning.space import Value, override_of
 
 LOG_FILE = "trials.log"
-SETTLED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 SHARES = 20  # a training is compared with others at every twentieth of its length, ...
 EARLIEST = 6  # ... not before this one: early on, slow learners look bad
 MOST_ATTEMPTS = 5  # of a trial whose workers are killed
 LOCKS = "locks"
+
+logger = logging.getLogger("maskrcnn_train")
 
 
 def score_in(metrics: dict[str, float], metric: str) -> float:
@@ -43,9 +44,6 @@ def score_in(metrics: dict[str, float], metric: str) -> float:
     if metrics[metric] == ABSENT:
         raise ValueError(f"{metric} is absent: the validation split has no such object; choose another metric")
     return metrics[metric]
-
-
-logger = logging.getLogger("maskrcnn_train")
 
 
 class Pruned(Exception):
@@ -190,13 +188,12 @@ class Trials:
         """A trial that was stopped in order: it goes on where it is whenever a worker comes."""
         with self.lock:
             self._hand_on(trial._optuna, int(trial._optuna.user_attrs.get("attempt", 1)))
-            trial._lock.release()
+            _let_go(trial._lock)
 
     def _settle(self, trial: Trial, state: TrialState, score: float | None = None) -> None:
         with self.lock:  # else another worker could find it running and not held
             self.study.tell(trial._optuna, score, state=state)
-            trial._lock.release()
-            Path(trial._lock.lock_file).unlink(missing_ok=True)
+            _let_go(trial._lock)
 
     def _sampler(self, draws: int) -> optuna.samplers.BaseSampler:
         """The draws of a trial follow from the seed and from the trials before it, whichever worker makes them."""
@@ -226,8 +223,7 @@ class Trials:
                 self.study.tell(trial, state=TrialState.FAIL)
             else:
                 self._hand_on(trial, attempt)
-            lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)
+            _let_go(lock)
 
     def _hand_on(self, trial: optuna.Trial, attempt: int) -> None:
         """End a trial, and let another with its values wait: in the same folder if that has a checkpoint."""
@@ -266,6 +262,11 @@ class Trials:
         return optuna.importance.get_param_importances(
             self.study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
         )
+
+
+def _let_go(lock: FileLock) -> None:
+    lock.release()
+    Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _number(trial: FrozenTrial) -> int:
