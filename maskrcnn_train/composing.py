@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.engine.run_folder import flat_settings
 from maskrcnn_train.rules import check_train_rules, check_values
 
 if TYPE_CHECKING:
@@ -90,20 +91,12 @@ def _overruled(composed: DictConfig, overrides: list[str], config_dir: str | Non
             continue
         prefix = "" if "@package _global_" in path.read_text() else group.replace("/", ".") + "."
         plain = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
-        values = _leaves({key: each for key, each in plain.items() if key != "defaults"}, prefix)
+        values = flat_settings({key: each for key, each in plain.items() if key != "defaults"}, prefix)
         lost = [key for key, value in values.items() if OmegaConf.select(composed, key) != value and key not in given]
         if lost:
             shown = ", ".join(f"{key}={OmegaConf.select(composed, key)}" for key in lost)
             warnings.append(f"experiment={given['experiment']} has its own values beside {group}={option}: {shown}")
     return warnings
-
-
-def _leaves(plain: Any, prefix: str) -> dict[str, Any]:
-    """Dotted key -> value of everything that is no section."""
-    found: dict[str, Any] = {}
-    for key, value in plain.items():
-        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
 
 
 def quoted(text: str) -> str:

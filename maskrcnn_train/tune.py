@@ -31,7 +31,7 @@ Search over the settings of a training. Takes its keys; those with several value
 
 Several values:
   KEY=A,B,...                        one of these; of the first trial the first
-  KEY=range(LOW,HIGH,S)         LOW, LOW + S, ... below HIGH
+  KEY=range(LOW,HIGH,S)              LOW, LOW + S, ... below HIGH
   KEY=interval(LOW,HIGH)             any number between; int(interval(LOW,HIGH)): a whole one
   KEY=tag(log,interval(LOW,HIGH))    evenly over powers of ten
 
@@ -89,6 +89,7 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
     except ValueError as error:  # values that do not go together say nothing about the other trials
         _fail(trial, trials, error)
         return ""
+    way_on = f"go on with the same command and output_dir={trials.folder}"
     try:
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
         result = train(config, on_evaluation=trial.report)
@@ -103,11 +104,11 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         return one_line(error)
     except Interrupted as interrupted:
         trials.hand_back(trial)
-        interrupted.way_on = f"go on with the same command and output_dir={trials.folder}"
+        interrupted.way_on = way_on
         raise
     else:
         if result.late_signal is not None:
-            raise Interrupted(result.late_signal, f"go on with the same command and output_dir={trials.folder}")
+            raise Interrupted(result.late_signal, way_on)
     return ""
 
 
@@ -133,7 +134,7 @@ def _write_results(trials: Trials, search: Search) -> None:
 
     with trials.lock:
         records = trials.records()
-        write_trials(trials.folder, records, trials.importances(), metric=search.metric, maximizes=search.maximizes)
+        write_trials(trials.folder, records, trials.importances(), metric=search.metric)
         if records and records[0].state == "complete":
             _write_best(trials.folder, records[0], search)
         try:

@@ -106,7 +106,7 @@ def environment() -> dict[str, Any]:
 
 def overrides_of(config: Any, defaults: Any) -> list[str]:
     """What differs from the defaults, as overrides that rebuild the configuration: ["backbone.name=resnet18", ...]."""
-    given, usual = _flat(asdict(config)), _flat(asdict(defaults))
+    given, usual = flat_settings(asdict(config)), flat_settings(asdict(defaults))
     skipped = NOT_PART_OF_A_RUN
     return [f"{key}={_text(value)}" for key, value in given.items() if value != usual.get(key) and key not in skipped]
 
@@ -119,11 +119,12 @@ def saved_overrides(path: Path) -> list[str]:
     return overrides
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of everything that is no section."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and not key.endswith("class_map"):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flat_settings(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

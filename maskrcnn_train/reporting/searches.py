@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,29 +28,23 @@ class SearchPage:
     unfinished: rows of the trials without a result. counts: trials by state, in words."""
 
     metric: str
-    maximizes: bool
     course: Chart | None
     importances: list[tuple[str, float]]
     unfinished: list[dict[str, Any]]
     counts: str
 
-    @property
-    def in_percent(self) -> bool:
-        return is_fraction(self.metric)
 
-
-def is_fraction(metric: str) -> bool:
-    """Whether a metric is shown times 100: scores are, losses are not."""
+def is_score(metric: str) -> bool:
+    """Whether a metric is a fraction, shown times 100, and the larger the better; else it is a loss."""
     return not metric.startswith("val_loss/")
 
 
 def write_trials(
-    folder: Path, records: Sequence[TrialRecord], importances: Mapping[str, float], *, metric: str, maximizes: bool
+    folder: Path, records: Sequence[TrialRecord], importances: Mapping[str, float], *, metric: str
 ) -> None:
     """Write `trials.json`: all trials, best first, and how much each setting explains."""
     plain = {
         "metric": metric,
-        "maximizes": maximizes,
         "importances": dict(importances),
         "trials": [asdict(each) for each in records],
     }
@@ -64,13 +59,11 @@ def read_search(folder: Path) -> SearchPage | None:
     if not plain:
         return None
     complete = [each for each in plain["trials"] if each["state"] == "complete"]
-    scale = 100 if is_fraction(plain["metric"]) else 1
+    scale, better = (100, max) if is_score(plain["metric"]) else (1, min)
     points = sorted((each["number"], scale * each["score"]) for each in complete)
-    better = max if plain["maximizes"] else min
-    best = [(number, better(score for _, score in points[: index + 1])) for index, (number, _) in enumerate(points)]
+    best = list(zip((number for number, _ in points), accumulate((score for _, score in points), better), strict=True))
     return SearchPage(
         metric=plain["metric"],
-        maximizes=plain["maximizes"],
         course=line_chart(
             f"{plain['metric']}{', x 100' if scale == 100 else ''}",
             {"best so far": best, "each trial": points},
@@ -90,7 +83,7 @@ def counts_text(states: Any) -> str:
 
 def search_table(records: Sequence[TrialRecord], metric: str) -> str:
     """The best trials, with the settings that vary; scores times 100, losses as they are."""
-    scale = 100 if is_fraction(metric) else 1
+    scale = 100 if is_score(metric) else 1
     keys = list(dict.fromkeys(text.split("=", 1)[0] for each in records for text in each.overrides))
     rows = []
     for each in records[:MOST_ROWS]:

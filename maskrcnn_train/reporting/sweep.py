@@ -12,7 +12,7 @@ from maskrcnn_train.reporting.charts import Chart, line_chart
 from maskrcnn_train.reporting.html import REPORT_FILE, render, write_page
 from maskrcnn_train.reporting.runs import read_json, read_overrides, read_yaml
 from maskrcnn_train.reporting.scores import course
-from maskrcnn_train.reporting.searches import SearchPage, read_search
+from maskrcnn_train.reporting.searches import SearchPage, is_score, read_search
 from maskrcnn_train.reporting.tables import KINDS
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 
@@ -57,12 +57,12 @@ def read_sweep(sweep_dir: Path | str) -> Sweep:
     jobs = [_read_job(path) for path in sorted(folders, key=_by_number)]
     columns = [f"{kind}/{name}" for kind in reversed(KINDS) for name in MEASURES]
     search = read_search(folder)
-    if search is not None and search.in_percent:
+    if search is not None and is_score(search.metric):
         columns = list(dict.fromkeys([search.metric, *columns]))
     columns = [column for column in columns if any(column in job.metrics for job in jobs)]
     sorted_by = search.metric if search is not None else columns[0] if columns else ""
-    sign = 1 if search is None or search.maximizes else -1
-    jobs.sort(key=lambda job: sign * job.metrics.get(sorted_by, -2.0 if sign > 0 else float("inf")), reverse=True)
+    sign = -1 if is_score(sorted_by) else 1
+    jobs.sort(key=lambda job: (sorted_by not in job.metrics, sign * job.metrics.get(sorted_by, 0.0)))
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     varied = [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
     for job in jobs:  # a value that is the default is no override

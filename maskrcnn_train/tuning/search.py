@@ -42,8 +42,13 @@ class Search:
     @property
     def metric(self) -> str:
         """A key of the metrics of all trainings."""
-        boxes_only = self.config.mask_head.name == "none" or any(each.key in MASK_HEAD for each in self.space)
+        boxes_only = self.config.mask_head.name == "none" or self.varies_masks
         return self.config.metric or ("bbox/AP" if boxes_only else "segm/AP")
+
+    @property
+    def varies_masks(self) -> bool:
+        """Whether some trials may have no masks."""
+        return any(each.key in MASK_HEAD for each in self.space)
 
     @property
     def maximizes(self) -> bool:
@@ -53,7 +58,7 @@ class Search:
         """Of the first trial, by key: what the person would have without a search, as far as that can be said."""
         choices = {each.key: each.first(None) for each in self.space if isinstance(each, Choice)}
         # numbers as they are beside the chosen groups: a learning rate is the chosen optimizer's
-        chosen, _ = self._compose([override_of(key, value) for key, value in choices.items()], lambda _: [])
+        chosen, _ = self.compose([override_of(key, value) for key, value in choices.items()])
         numbers = {e.key: e.first(_current(chosen, e.key)) for e in self.space if isinstance(e, Numbers)}
         return {each.key: (choices | numbers)[each.key] for each in self.space}
 
@@ -67,18 +72,16 @@ class Search:
 
     def training(self, varied: Sequence[str]) -> TrainConfig:
         """The settings of one trial. Raises ValueError where its values do not go together."""
-        config, _ = self._compose(varied, self.check_rules)
+        config, _ = self.compose(varied)
+        self.check_rules(config)
         return TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
 
-    def try_values(self, varied: Sequence[str]) -> list[str]:
-        """Warnings of values without effect. Raises ValueError for one that its setting cannot take.
+    def compose(self, varied: Sequence[str]) -> tuple[TuneConfig, list[str]]:
+        """The settings with some values, and warnings of those without effect; rules between settings not looked at.
 
-        Rules between settings are not looked at.
+        Raises ValueError for a value that its setting cannot take.
         """
-        return self._compose(varied, lambda _: [])[1]
-
-    def _compose(self, varied: Sequence[str], check_rules: Rules) -> tuple[TuneConfig, list[str]]:
-        return load_command_config("tune", TuneConfig, check_rules, [*self.fixed, *varied], self.config_dir)
+        return load_command_config("tune", TuneConfig, lambda _: [], [*self.fixed, *varied], self.config_dir)
 
 
 def load_search(
@@ -93,15 +96,16 @@ def load_search(
     space = [_in_whole_numbers(read_dimension(text), config) for text in [*config.space, *varied]]
     _check_keys(space, fixed)
     search = Search(config, fixed, space, config_dir, check_rules)
-    if search.metric.startswith("segm/") and any(each.key in MASK_HEAD for each in space):
+    if search.metric.startswith("segm/") and search.varies_masks:
         raise ValueError(f"metric={search.metric} needs masks, which not all trials have; use metric=bbox/AP")
     first = [override_of(key, value) for key, value in search.first_values().items()]
     for each in space:
         for value in each.ends:
             tried = [*first, override_of(each.key, value)]
-            warnings += [note for note in search.try_values(tried) if note not in warnings]
+            composed, notes = search.compose(tried)
+            warnings += [note for note in notes if note not in warnings]
             try:
-                search.training(tried)
+                check_rules(composed)
             except ValueError as error:  # a rule between settings, which other values of the others may keep
                 warnings.append(f"some trials with {tried[-1]} will fail: {error}")
     return search, warnings
@@ -109,8 +113,7 @@ def load_search(
 
 def _in_whole_numbers(dimension: Dimension, config: TuneConfig) -> Dimension:
     """An interval of a setting that takes whole numbers has whole numbers only."""
-    current = _current(config, dimension.key)
-    if not isinstance(dimension, Numbers) or dimension.whole or not isinstance(current, int) or current is True:
+    if not isinstance(dimension, Numbers) or dimension.whole or type(_current(config, dimension.key)) is not int:
         return dimension
     if dimension.low % 1 or dimension.high % 1 or (dimension.step or 0) % 1:
         raise ValueError(f"{dimension.key} takes whole numbers; write int(interval(LOW,HIGH)) with whole ends")

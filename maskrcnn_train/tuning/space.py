@@ -1,7 +1,7 @@
 """What a search may vary: settings with several values, in the words that Hydra has for them.
 
     backbone=resnet50,resnet101                      one of these
-    rpn.nms.post_train=range(500,2001,500)      500, 1000, 1500 or 2000
+    rpn.nms.post_train=range(500,2001,500)           500, 1000, 1500 or 2000
     roi_head.num_convs=int(interval(0,4))            a whole number, both ends included
     trainer.clip_norm=interval(0,10)                 any number between
     optimizer.lr=tag(log,interval(1e-4,1e-1))        the same, evenly over the powers of ten

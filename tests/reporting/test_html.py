@@ -177,7 +177,7 @@ def test_the_page_of_a_search_goes_by_its_metric_and_says_what_mattered(tmp_path
         TrialRecord(2, "pruned", 0.1, ["optimizer.lr=9"], 1.0, ""),
         TrialRecord(3, "failed", None, [], 0.1, "hot"),
     ]
-    write_trials(tmp_path, shown, {"seed": 0.25, "optimizer.lr": 0.75}, metric=metric, maximizes="loss" not in metric)
+    write_trials(tmp_path, shown, {"seed": 0.25, "optimizer.lr": 0.75}, metric=metric)
     page = write_sweep_report(tmp_path).read_text()
     assert re.findall(r'<tr><th scope="row">(?:<a[^>]*>)?(\d)', page) == [*order, "2", "3"]
     assert "2 complete, 1 pruned, 1 failed" in page
