@@ -16,10 +16,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from sides import in_turn, machine, print_ratios
 
-from maskrcnn_train.composing import load_config
-from maskrcnn_train.config import EvaluationConfig
-from maskrcnn_train.evaluation.coco import evaluate_coco
-from maskrcnn_train.evaluation.rle import encode_crop
+from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
+from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.schema import EvaluationConfig
+from maskrcnn_train.structures.rle import encode_crop
 
 IMAGES, CLASSES, OBJECTS, DETECTIONS = 500, 80, 7, 20
 SIZE = (480, 640)  # height, width

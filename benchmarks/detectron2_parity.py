@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from maskrcnn_train import build_model, load_config
-from maskrcnn_train.batch import ImageBatch
-from maskrcnn_train.model.detectron2_layers import from_detectron2
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
-from maskrcnn_train.model.outputs import paste_full
-from maskrcnn_train.model.weight_files import StoredWeights
-from maskrcnn_train.model.weights import load_weights
+from maskrcnn_train.model.weights.detectron2 import from_detectron2
+from maskrcnn_train.model.weights.files import StoredWeights
+from maskrcnn_train.model.weights.loading import load_weights
+from maskrcnn_train.structures.batch import ImageBatch
+from maskrcnn_train.structures.pasting import paste_full
 
 MODELS = {
     "detectron2_r50_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",

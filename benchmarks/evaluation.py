@@ -29,15 +29,15 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from maskrcnn_train.composing import load_config
 from maskrcnn_train.data.loading import evaluation_loader
-from maskrcnn_train.data.splitting import Split, read_split
+from maskrcnn_train.data.splits.splitting import Split, read_split
 from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.engine.distributed import ALONE
-from maskrcnn_train.evaluation.ground_truth import complete_ground_truth
-from maskrcnn_train.model.weight_files import torchvision_state
-from maskrcnn_train.predictor import Predictor, load_checkpoint
-from maskrcnn_train.validation import Validation
+from maskrcnn_train.engine.validation import Validation
+from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
+from maskrcnn_train.model.weights.files import torchvision_state
+from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint
+from maskrcnn_train.settings.compose import load_config
 
 Results = list[dict[str, Any]]
 

@@ -78,7 +78,7 @@ def _some_annotations(rng: np.random.Generator, start: int, count: int, images: 
 
 
 def open_ours(path: Path) -> Any:
-    from maskrcnn_train.data.coco import open_index
+    from maskrcnn_train.data.coco.reader import open_index
 
     return open_index(path)
 

@@ -21,11 +21,11 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
 from maskrcnn_train import load_config
-from maskrcnn_train.batch import MaskCrops
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.loading import PackedBatch, build_dataset, pack
-from maskrcnn_train.data.splitting import read_splits
+from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.model.inputs import normalize_batch
+from maskrcnn_train.structures.batch import MaskCrops
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 MB = 2**20

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from sides import in_turn, machine, peak_mb, print_ratios
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from maskrcnn_train.evaluation.rle import masks_to_rle
+from maskrcnn_train.structures.rle import masks_to_rle
 
 SIZE = (1024, 1024)
 

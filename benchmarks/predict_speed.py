@@ -18,13 +18,13 @@ import torch
 from sides import data_root, in_turn, machine
 
 from maskrcnn_train import build_model, load_checkpoint, load_config
-from maskrcnn_train.command_config import PredictConfig
-from maskrcnn_train.command_rules import check_predict_rules
-from maskrcnn_train.composing import load_command_config
-from maskrcnn_train.data.classes import ClassMap
+from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.engine.checkpoint import FORMAT, save_plain
 from maskrcnn_train.predict import predict_images
-from maskrcnn_train.predictor import detect_batch, prepare
+from maskrcnn_train.prediction.predictor import detect_batch, prepare
+from maskrcnn_train.settings.command_rules import check_predict_rules
+from maskrcnn_train.settings.command_schema import PredictConfig
+from maskrcnn_train.settings.compose import load_command_config
 
 NUM_IMAGES = 32
 

@@ -13,14 +13,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_config": "composing",
+    "load_config": "settings.compose",
     "build_loaders": "data.loading",
     "build_model": "model.mask_rcnn",
     "training_step": "engine.step",
     "train": "train",
-    "Predictor": "predictor",
-    "load_checkpoint": "predictor",
-    "predict": "predictor",
+    "Predictor": "prediction.predictor",
+    "load_checkpoint": "prediction.predictor",
+    "predict": "prediction.predictor",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.rules import check_train_rules
+from maskrcnn_train.settings.rules import check_train_rules
+from maskrcnn_train.settings.schema import TrainConfig
 
 HELP = """
 Train Mask R-CNN on your own COCO-format data.
@@ -25,12 +25,12 @@ Train Mask R-CNN on your own COCO-format data.
 def run(config: TrainConfig) -> float:
     """Train; returns the main metric, which sweepers optimise."""
     if config.replay is not None:
-        from maskrcnn_train.replay import replay
+        from maskrcnn_train.engine.replay import replay
 
         print(replay(Path(config.replay)))
         return float("nan")
-    from maskrcnn_train.data.splitting import read_splits
-    from maskrcnn_train.model.published import find_weights
+    from maskrcnn_train.data.splits.splitting import read_splits
+    from maskrcnn_train.model.weights.published import find_weights
 
     splits = read_splits(config)
     weights = find_weights(config.weights, config.backbone.name) if config.resume is None else None

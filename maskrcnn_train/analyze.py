@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.command_config import AnalyzeConfig
-from maskrcnn_train.command_rules import check_analyze_rules
+from maskrcnn_train.settings.command_rules import check_analyze_rules
+from maskrcnn_train.settings.command_schema import AnalyzeConfig
 
 if TYPE_CHECKING:
     from maskrcnn_train.analysis.analyst import Analysis, Analyst
-    from maskrcnn_train.data.splitting import Split
-    from maskrcnn_train.predictor import Predictor
+    from maskrcnn_train.data.splits.splitting import Split
+    from maskrcnn_train.prediction.predictor import Predictor
 
 HELP = """
 Where a model loses objects - which stage, which budget - and what other test-time budgets would give, without training.
@@ -27,12 +27,12 @@ logger = logging.getLogger("maskrcnn_train")
 
 
 def analyze(config: AnalyzeConfig) -> Analysis:
-    """Analyse as configured and write everything into the folder. Raises ValueError for the person's mistakes."""
+    """Analyse as configured and write everything into the folder. Raises UserError for the person's mistakes."""
     from maskrcnn_train.data.loading import evaluation_loader
     from maskrcnn_train.engine.run_folder import open_run_folder
+    from maskrcnn_train.prediction.scoring import open_on_split
     from maskrcnn_train.reporting.analyses import analysis_tables, write_analysis
-    from maskrcnn_train.reporting.progress import Progress, setup_logging
-    from maskrcnn_train.scoring import open_on_split
+    from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 
     predictor, split = open_on_split(Path(config.checkpoint), config)
     split = _some_images(split, config.max_images, config.seed)

@@ -22,13 +22,14 @@ from maskrcnn_train.checking.objects import largest_size, training_min_size
 from maskrcnn_train.checking.reading import CheckedData, read_data
 from maskrcnn_train.checking.table import findings_table
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.command_config import CheckConfig
-from maskrcnn_train.command_rules import check_preflight_rules
+from maskrcnn_train.settings.command_rules import check_preflight_rules
+from maskrcnn_train.settings.command_schema import CheckConfig
+from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
     from maskrcnn_train.checking.memory import MemoryForecast
-    from maskrcnn_train.data.classes import ClassMap
-    from maskrcnn_train.data.splitting import Split
+    from maskrcnn_train.data.splits.classes import ClassMap
+    from maskrcnn_train.data.splits.splitting import Split
 
 HELP = """
 Check a training before it runs: data, settings, weights, memory. Takes the keys of the training.
@@ -53,12 +54,12 @@ class CheckResult:
 
 
 def check(config: CheckConfig) -> CheckResult:
-    """Check as configured, print the tables and write the files. Raises ValueError for mistakes in the settings.
+    """Check as configured, print the tables and write the files. Raises UserError for mistakes in the settings.
 
     Faults of the data are findings, and no fault hides another where that can be helped.
     """
     from maskrcnn_train.engine.run_folder import open_run_folder
-    from maskrcnn_train.reporting.progress import Progress, setup_logging
+    from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 
     data = read_data(config)
     folder = open_run_folder(replace(config, resume=None), "check")
@@ -101,14 +102,14 @@ def _check_model(config: CheckConfig, train: Split, classes: ClassMap) -> tuple[
     from maskrcnn_train.checking.memory import check_memory, forecast_memory
     from maskrcnn_train.checking.weights import check_weights
     from maskrcnn_train.model.mask_rcnn import build_model
-    from maskrcnn_train.pretrained import start_from_weights
+    from maskrcnn_train.model.weights.pretrained import start_from_weights
 
     torch.manual_seed(config.seed)
     model = build_model(config, classes.num_classes)
     try:
-        report = start_from_weights(model, config, classes.names, run_dir=None)
+        report = start_from_weights(model, config, classes.names)
         findings = [] if report is None else check_weights(report)
-    except ValueError as error:
+    except UserError as error:
         findings = [Finding("error", "weights", str(error))]
     min_size, max_size = training_min_size(config), config.data.max_size
     size = largest_size(train, min_size=min_size, max_size=max_size)
@@ -118,12 +119,12 @@ def _check_model(config: CheckConfig, train: Split, classes: ClassMap) -> tuple[
 
 def _view(config: CheckConfig, folder: Path) -> None:
     """Draw the sheet; faults that keep a training from starting keep it from being drawn."""
-    from maskrcnn_train.data.splitting import read_splits
-    from maskrcnn_train.reporting.sheet import write_sheet
+    from maskrcnn_train.data.splits.splitting import read_splits
+    from maskrcnn_train.reporting.drawing.sheet import write_sheet
 
     try:
         sheet = write_sheet(config, read_splits(config), folder / "view.png", count=config.view_count)
-    except ValueError as error:
+    except UserError as error:
         logger.warning("no sheet of what the model sees: %s", error)
     else:
         logger.info("what the model sees: %s", sheet)
@@ -133,7 +134,7 @@ def _view(config: CheckConfig, folder: Path) -> None:
 
 
 def _log_tables(config: CheckConfig, data: CheckedData, outcome: Outcome, findings: list[Finding]) -> None:
-    from maskrcnn_train.reporting.tables import table
+    from maskrcnn_train.reporting.terminal.tables import table
 
     if data.classes is not None:
         counts = count_classes(data.splits, data.classes)

@@ -11,15 +11,16 @@ import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskrcnn_train.composing import Schema, conf_dir, groups, load_command_config, quoted, to_dataclass
-from maskrcnn_train.engine.run_folder import run_of, saved_overrides
+from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.engine.signals import Interrupted
+from maskrcnn_train.settings.compose import Schema, conf_dir, groups, load_command_config, to_dataclass
+from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
+from maskrcnn_train.settings.overrides import quoted, saved_overrides
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -52,9 +53,9 @@ def run_command(
         if wants_help:
             print(help_page(name, help, sweeps=load is load_command_config), flush=True)
         elif arguments.config_name or arguments.config_path:
-            raise ValueError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
+            raise UserError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
         elif arguments.multirun and load is not load_command_config:
-            raise ValueError(f"-m runs every combination of values; {name} takes them without it")
+            raise UserError(f"-m runs every combination of values; {name} takes them without it")
         elif arguments.multirun:
             _sweep(name, schema, check_rules, run, arguments.overrides, arguments.config_dir)
         elif arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
@@ -77,10 +78,11 @@ def run_command(
         print(f"{interrupted}; {interrupted.way_on}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
     except Exception as error:
-        if not is_user_error(error):
+        told = as_user_error(error)
+        if told is None:
             raise
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {one_line(error)}", file=sys.stderr)
+            print(f"error: {one_line(told)}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 
@@ -91,26 +93,6 @@ def resumed_overrides(overrides: list[str]) -> list[str]:
         return overrides
     saved = run_of(Path(paths[-1])) / "overrides.yaml"
     return [*saved_overrides(saved), *overrides] if saved.is_file() else overrides
-
-
-def is_user_error(error: BaseException) -> bool:
-    """Whether an error speaks to the person: a ValueError that our own code raised, or a file problem.
-
-    A ValueError out of a library is our mistake, and keeps its traceback.
-    """
-    if isinstance(error, OSError):
-        return True
-    if not isinstance(error, ValueError) or error.__traceback__ is None:
-        return False
-    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
-    return Path(innermost).is_relative_to(Path(__file__).parent)
-
-
-def one_line(error: BaseException) -> str:
-    """The error's message without line breaks."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split())
 
 
 def _log_warnings(warnings: list[str]) -> None:
@@ -155,11 +137,11 @@ def _sweep(
         _hydra_main(name, job)
     finally:
         if any(folder.glob("*/metrics.json")):
-            from maskrcnn_train.reporting.sweep import write_sweep_report
+            from maskrcnn_train.reporting.pages.sweep import write_sweep_report
 
             try:
                 print(f"sweep: {write_sweep_report(folder)}")
-            except ValueError as error:  # must not hide what ended the jobs
+            except UserError as error:  # must not hide what ended the jobs
                 print(f"warning: no page of the sweep: {error}", file=sys.stderr)
 
 
@@ -178,7 +160,7 @@ def _check_jobs(
         parsed = OverridesParser.create().parse_overrides(overrides)
         jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise UserError(" ".join(str(error).split())) from error
     for job in jobs[:MAX_CHECKED_JOBS]:
         load_command_config(name, schema, check_rules, [text for text in job if text[:6] != "hydra."], config_dir)
 

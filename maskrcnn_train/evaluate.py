@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.command_config import EvaluateConfig
-from maskrcnn_train.command_rules import check_evaluate_rules, is_results
+from maskrcnn_train.settings.command_rules import check_evaluate_rules, is_results
+from maskrcnn_train.settings.command_schema import EvaluateConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from maskrcnn_train.evaluation.coco import CocoResult
-    from maskrcnn_train.scoring import Candidate, Scored
+    from maskrcnn_train.evaluation.coco.metrics import CocoResult
+    from maskrcnn_train.prediction.scoring import Candidate, Scored
 
 HELP = """
 COCO mAP of a checkpoint on any split, or of a COCO results file; or whether one model is better than another.
@@ -31,11 +31,11 @@ logger = logging.getLogger("maskrcnn_train")
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """Score as configured and write everything into the folder; returns the metrics, of b where two are compared.
 
-    Raises ValueError for the person's mistakes.
+    Raises UserError for the person's mistakes.
     """
     from maskrcnn_train.engine.run_folder import open_run_folder
-    from maskrcnn_train.evaluation.comparison import same_images
-    from maskrcnn_train.reporting.progress import setup_logging
+    from maskrcnn_train.evaluation.diagnostics.comparison import same_images
+    from maskrcnn_train.reporting.terminal.progress import setup_logging
 
     paths = config.compare or [str(config.checkpoint or config.predictions)]
     candidates = [_open(config, path) for path in paths]
@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
 
 
 def _open(config: EvaluateConfig, path: str) -> Candidate:
-    from maskrcnn_train.scoring import open_checkpoint, open_file
+    from maskrcnn_train.prediction.scoring import open_checkpoint, open_file
 
     if config.checkpoint is not None or (config.compare is not None and not is_results(path)):
         return open_checkpoint(Path(path), config)
@@ -61,7 +61,7 @@ def _open(config: EvaluateConfig, path: str) -> Candidate:
 
 
 def _score(candidate: Candidate, path: str, console: Console) -> Scored:
-    from maskrcnn_train.reporting.progress import Progress
+    from maskrcnn_train.reporting.terminal.progress import Progress
 
     num_images = len(candidate.ground_truth["images"])
     with Progress(Path(path).name, log_every=100, console=console) as progress:
@@ -69,9 +69,9 @@ def _score(candidate: Candidate, path: str, console: Console) -> Scored:
 
 
 def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
-    from maskrcnn_train.evaluation.coco import explain_absent
+    from maskrcnn_train.evaluation.coco.metrics import explain_absent
     from maskrcnn_train.reporting.studies import study_tables, write_study
-    from maskrcnn_train.reporting.tables import class_table, metrics_table, write_csv
+    from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, write_csv
 
     (folder / "metrics.json").write_text(json.dumps(scored.metrics, indent=2) + "\n")
     write_csv(folder / "classes.csv", _class_rows(scored.result))
@@ -92,8 +92,8 @@ def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
 
 
 def _compare(scored: list[Scored], config: EvaluateConfig, folder: Path) -> None:
-    from maskrcnn_train.evaluation.comparison import compare_studies
-    from maskrcnn_train.reporting.tables import comparison_table
+    from maskrcnn_train.evaluation.diagnostics.comparison import compare_studies
+    from maskrcnn_train.reporting.terminal.tables import comparison_table
 
     assert config.compare is not None
     first, second = config.compare

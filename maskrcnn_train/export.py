@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.command_config import ExportConfig
-from maskrcnn_train.command_rules import check_export_rules
+from maskrcnn_train.settings.command_rules import check_export_rules
+from maskrcnn_train.settings.command_schema import ExportConfig
+from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from maskrcnn_train.data.dataset import CocoDataset
     from maskrcnn_train.exporting.comparing import Differences
     from maskrcnn_train.exporting.runtimes import Runtime
-    from maskrcnn_train.predictor import Predictor
+    from maskrcnn_train.prediction.predictor import Predictor
 
 HELP = """
 Write a checkpoint as ONNX, TorchScript, safetensors or a description in JSON, and check the file against the model.
@@ -50,12 +51,12 @@ class Export:
 
 
 def export(config: ExportConfig) -> Export:
-    """Write and check as configured. Raises ValueError for the person's mistakes."""
+    """Write and check as configured. Raises UserError for the person's mistakes."""
     if config.format == "onnx" and not (find_spec("onnx") and find_spec("onnxruntime")):
-        raise ValueError("format=onnx needs the packages onnx and onnxruntime; pip install 'maskrcnn-train[export]'")
+        raise UserError("format=onnx needs the packages onnx and onnxruntime; pip install 'maskrcnn-train[export]'")
     from maskrcnn_train.engine.run_folder import open_run_folder
-    from maskrcnn_train.predictor import load_checkpoint
-    from maskrcnn_train.reporting.progress import setup_logging
+    from maskrcnn_train.prediction.predictor import load_checkpoint
+    from maskrcnn_train.reporting.terminal.progress import setup_logging
 
     predictor = load_checkpoint(config.checkpoint, device="cpu", number_format="fp32", settings=config)
     is_graph = config.format in ("onnx", "torchscript")
@@ -83,7 +84,7 @@ def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runti
     """Write the file; returns what runs it, None for a file that does not run by itself."""
     from maskrcnn_train.exporting import files, runtimes
     from maskrcnn_train.exporting.metadata import describe_model
-    from maskrcnn_train.model.weight_files import save_safetensors
+    from maskrcnn_train.model.weights.files import save_safetensors
 
     about = describe_model(predictor.config, predictor.classes)
     if config.format == "coco_metadata":
@@ -105,7 +106,7 @@ def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runti
 def _check_weights(predictor: Predictor, path: Path) -> None:
     import torch
 
-    from maskrcnn_train.model.weight_files import read_weights
+    from maskrcnn_train.model.weights.files import read_weights
 
     stored, state = read_weights(path, "file"), predictor.model.state_dict()
     assert stored.layers.keys() == state.keys()
@@ -119,7 +120,7 @@ def _check_weights(predictor: Predictor, path: Path) -> None:
 def _dataset(predictor: Predictor, config: ExportConfig) -> CocoDataset:
     """The images of the split, labelled by the model's classes."""
     from maskrcnn_train.data.loading import evaluation_loader
-    from maskrcnn_train.scoring import split_for
+    from maskrcnn_train.prediction.scoring import split_for
 
     predictor.config.trainer.num_workers = 0
     return evaluation_loader(predictor.config, split_for(predictor, config), predictor.classes).dataset
@@ -157,7 +158,7 @@ def check_runtime(runtime: Runtime, predictor: Predictor, images: list[Path], co
 
 
 def _model_output(predictor: Predictor, image: Image.Image) -> dict[str, Any]:
-    from maskrcnn_train.predictor import detect_batch, prepare
+    from maskrcnn_train.prediction.predictor import detect_batch, prepare
 
     (found,) = detect_batch(predictor, [prepare(predictor, image)], score_threshold=0.0)
     output = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
@@ -182,8 +183,8 @@ def evaluate_runtime(
     runtime: Runtime, predictor: Predictor, dataset: CocoDataset, config: ExportConfig
 ) -> dict[str, dict[str, float]]:
     """COCO metrics of the `model` and of the `file` on the same images."""
-    from maskrcnn_train.evaluation.coco import score_coco
-    from maskrcnn_train.scoring import measures
+    from maskrcnn_train.evaluation.coco.metrics import score_coco
+    from maskrcnn_train.prediction.scoring import measures
 
     truth, section = dataset.ground_truth(), measures(config.evaluation, predictor.config.evaluation)
     results: dict[str, list[dict[str, Any]]] = {"model": [], "file": []}

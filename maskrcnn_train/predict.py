@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.command_config import PredictConfig
-from maskrcnn_train.command_rules import check_predict_rules
 from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.sources import find_images
+from maskrcnn_train.settings.command_rules import check_predict_rules
+from maskrcnn_train.settings.command_schema import PredictConfig
+from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
-    from maskrcnn_train.prediction_files import PredictionFiles
-    from maskrcnn_train.predictor import Picture, Predictor, Prepared
-    from maskrcnn_train.reporting.progress import Progress
-    from maskrcnn_train.video import Video
+    from maskrcnn_train.prediction.files import PredictionFiles
+    from maskrcnn_train.prediction.predictor import Picture, Predictor, Prepared
+    from maskrcnn_train.prediction.video import Video
+    from maskrcnn_train.reporting.terminal.progress import Progress
 
 HELP = """
 Detect objects on images: pictures with coloured masks, boxes, class names and scores, and COCO results.
@@ -60,12 +61,12 @@ class Source:
 
 
 def predict_images(config: PredictConfig) -> Prediction:
-    """Predict as configured. Bad images are named and skipped. Raises ValueError for the person's mistakes."""
+    """Predict as configured. Bad images are named and skipped. Raises UserError for the person's mistakes."""
     from maskrcnn_train.engine.run_folder import open_run_folder
-    from maskrcnn_train.prediction_files import PredictionFiles
-    from maskrcnn_train.predictor import load_checkpoint, lowered_threshold
-    from maskrcnn_train.reporting.progress import Progress, setup_logging
-    from maskrcnn_train.video import Video, VideoWriter, is_video
+    from maskrcnn_train.prediction.files import PredictionFiles
+    from maskrcnn_train.prediction.predictor import load_checkpoint, lowered_threshold
+    from maskrcnn_train.prediction.video import Video, VideoWriter, is_video
+    from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 
     video = Video(Path(config.images).expanduser()) if is_video(config.images) else None
     found = [] if video is not None else find_images(config.images)
@@ -74,9 +75,9 @@ def predict_images(config: PredictConfig) -> Prediction:
     )
     unknown = [name for name in config.classes or [] if name not in predictor.classes.names]
     if unknown:
-        raise ValueError(f"classes: {unknown[0]} is no class of the model; it knows {predictor.classes}")
+        raise UserError(f"classes: {unknown[0]} is no class of the model; it knows {predictor.classes}")
     if config.save.masks and not predictor.model.roi_heads.has_masks:
-        raise ValueError(f"save.masks=true: {config.checkpoint} gives boxes only; train with mask_head=conv4 for masks")
+        raise UserError(f"save.masks=true: {config.checkpoint} gives boxes only; train with mask_head=conv4 for masks")
     folder = open_run_folder(config, "predict")
     console = setup_logging(folder)
     prediction = Prediction(folder, folder / ("pictures" if video is None else f"{video.path.stem}.mp4"))
@@ -97,7 +98,7 @@ def predict_images(config: PredictConfig) -> Prediction:
 
 
 def _files(found: list[tuple[Path, int | None]]) -> Iterator[Source]:
-    from maskrcnn_train.prediction_files import distinct_names
+    from maskrcnn_train.prediction.files import distinct_names
 
     names = distinct_names([path for path, _ in found])
     for number, ((path, image_id), name) in enumerate(zip(found, names, strict=True), start=1):
@@ -119,7 +120,7 @@ def _predict_all(
     progress: Progress,
 ) -> None:
     """Decode, detect and write at the same time: a thread on each side of the model."""
-    from maskrcnn_train.predictor import detect
+    from maskrcnn_train.prediction.predictor import detect
 
     began = time.monotonic()
     most_waiting = AHEAD if config.tile.size is None else AHEAD_TILED
@@ -183,8 +184,8 @@ def _decoding(
     prediction: Prediction,
 ) -> Iterator[tuple[Source, Future[Prepared]]]:
     """Each image, while the `count` after it are being decoded."""
-    from maskrcnn_train.predictor import prepare
-    from maskrcnn_train.tiling import Tiles
+    from maskrcnn_train.prediction.predictor import prepare
+    from maskrcnn_train.prediction.tiling import Tiles
 
     tiles = None if config.tile.size is None else Tiles(config.tile.size, config.tile.overlap)
     ahead: deque[tuple[Source, Future[Prepared]]] = deque()

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.command_config import ReportConfig
-from maskrcnn_train.command_rules import check_report_rules
-from maskrcnn_train.composing import config_from_plain, load_command_config
+from maskrcnn_train.settings.command_rules import check_report_rules
+from maskrcnn_train.settings.command_schema import ReportConfig
+from maskrcnn_train.settings.compose import config_from_plain, load_command_config
+from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
-    from maskrcnn_train.config import TrainConfig
     from maskrcnn_train.data.dataset import CocoDataset
-    from maskrcnn_train.reporting.gallery import Gallery, Scene
-    from maskrcnn_train.validation import Validation
+    from maskrcnn_train.engine.validation import Validation
+    from maskrcnn_train.reporting.pages.gallery import Gallery, Scene
+    from maskrcnn_train.settings.schema import TrainConfig
 
 HELP = """
 One HTML page of a run or of a sweep, to look at and to pass on: it needs no other file and no network.
@@ -29,21 +30,21 @@ One HTML page of a run or of a sweep, to look at and to pass on: it needs no oth
 def report(config: ReportConfig) -> tuple[Path, str]:
     """Write the page as configured; returns its path, and why pictures could not be made anew, or nothing.
 
-    Raises ValueError for a folder that holds neither a run nor a sweep.
+    Raises UserError for a folder that holds neither a run nor a sweep.
     """
-    from maskrcnn_train.reporting.html import write_report
-    from maskrcnn_train.reporting.sweep import is_sweep, write_sweep_report
+    from maskrcnn_train.reporting.pages.html import write_report
+    from maskrcnn_train.reporting.pages.sweep import is_sweep, write_sweep_report
 
     folder = Path(config.run)
     output = None if config.output is None else Path(config.output)
     if is_sweep(folder):
         if config.analysis is not None or config.data is not None:
-            raise ValueError(f"run={folder} is a sweep; analysis and data belong to the page of one run")
+            raise UserError(f"run={folder} is a sweep; analysis and data belong to the page of one run")
         return write_sweep_report(folder, output), ""
     gallery, reason = None, ""
     try:
         gallery = _gallery(_read_scene(folder, config), config)
-    except (ValueError, OSError) as error:  # the page of a run outlives its data; it says what it lacks
+    except (UserError, OSError) as error:  # the page of a run outlives its data; it says what it lacks
         reason = " ".join(str(error).split())
     note = f"The validation images could not be drawn anew: {reason}" if reason else ""
     analysis = None if config.analysis is None else Path(config.analysis)
@@ -52,7 +53,7 @@ def report(config: ReportConfig) -> tuple[Path, str]:
 
 def report_training(run_dir: Path, validation: Validation) -> Path:
     """The page at the end of a training, which has its data and its results at hand."""
-    from maskrcnn_train.reporting.html import write_report
+    from maskrcnn_train.reporting.pages.html import write_report
 
     config, _ = load_command_config("report", ReportConfig, check_report_rules, ["run=."])  # for its gallery
     scene = _scene(validation.loader.dataset, validation.ground_truth, validation.results, validation.config)
@@ -60,23 +61,23 @@ def report_training(run_dir: Path, validation: Validation) -> Path:
 
 
 def _gallery(scene: Scene, config: ReportConfig) -> Gallery:
-    from maskrcnn_train.reporting.gallery import build_gallery
+    from maskrcnn_train.reporting.pages.gallery import build_gallery
 
     wanted = config.gallery
     return build_gallery(scene, worst=wanted.worst, best=wanted.best, size=wanted.size)
 
 
 def _read_scene(folder: Path, config: ReportConfig) -> Scene:
-    """The validation images of a run and what it detected there. Raises ValueError for what is missing or faulty."""
-    from maskrcnn_train.data.classes import ClassMap
+    """The validation images of a run and what it detected there. Raises UserError for what is missing or faulty."""
+    from maskrcnn_train.data.coco.results import read_results
     from maskrcnn_train.data.loading import evaluation_loader
-    from maskrcnn_train.data.results import read_results
-    from maskrcnn_train.data.splitting import read_split
+    from maskrcnn_train.data.splits.classes import ClassMap
+    from maskrcnn_train.data.splits.splitting import read_split
     from maskrcnn_train.reporting.runs import read_json, read_yaml
 
     for name in ("config.yaml", "classes.json", "predictions.json"):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} has no {name}")
+            raise UserError(f"{folder} has no {name}")
     trained = config_from_plain(read_yaml(folder / "config.yaml"))
     classes = ClassMap.from_plain(read_json(folder / "classes.json"))
     data = config.data or trained.data
@@ -88,7 +89,7 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
 def _scene(
     dataset: CocoDataset, ground_truth: dict[str, Any], results: list[dict[str, Any]], trained: TrainConfig
 ) -> Scene:
-    from maskrcnn_train.reporting.gallery import Scene
+    from maskrcnn_train.reporting.pages.gallery import Scene
 
     return Scene(
         ground_truth=ground_truth,

@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.command_config import SplitCommandConfig
-from maskrcnn_train.command_rules import check_split_rules
-from maskrcnn_train.data.coco import read_coco
-from maskrcnn_train.data.grouping import group_by_field, group_by_looks, group_by_pattern, joined
-from maskrcnn_train.data.index import AnnotationIndex
-from maskrcnn_train.data.json_file import parse_json
-from maskrcnn_train.data.layouts import NAMES
-from maskrcnn_train.data.stratifying import count_objects, stratify
+from maskrcnn_train.data.coco.index import AnnotationIndex
+from maskrcnn_train.data.coco.json_file import parse_json
+from maskrcnn_train.data.coco.reader import read_coco
+from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
+from maskrcnn_train.data.splits.layouts import NAMES
+from maskrcnn_train.data.splits.stratifying import count_objects, stratify
+from maskrcnn_train.settings.command_rules import check_split_rules
+from maskrcnn_train.settings.command_schema import SplitCommandConfig
+from maskrcnn_train.settings.errors import UserError
 
 HELP = """
 Cut one COCO JSON into train, val and test, or into folds: alike shares of every class and of crowded images.
@@ -46,18 +47,18 @@ class SplitResult:
 
 
 def split(config: SplitCommandConfig) -> SplitResult:
-    """Cut as configured and write the parts; nothing of the JSON is lost. Raises ValueError for a faulty JSON."""
+    """Cut as configured and write the parts; nothing of the JSON is lost. Raises UserError for a faulty JSON."""
     from maskrcnn_train.engine.run_folder import open_run_folder
-    from maskrcnn_train.reporting.progress import setup_logging
+    from maskrcnn_train.reporting.terminal.progress import setup_logging
 
     path = Path(config.annotations).expanduser()
     if not path.is_file():
-        raise ValueError(f"annotations={config.annotations} does not exist; it should be a COCO JSON")
+        raise UserError(f"annotations={config.annotations} does not exist; it should be a COCO JSON")
     content = parse_json(path, exact=True)
     index = read_coco(path, content)
     fractions = [1 / config.folds] * config.folds if config.folds else config.fractions
     if index.num_images < len(fractions):
-        raise ValueError(f"{path} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
+        raise UserError(f"{path} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
     folder = open_run_folder(config, "split")
     setup_logging(folder)
     counts = _objects(index)
@@ -87,7 +88,7 @@ def _objects(index: AnnotationIndex) -> Ints:
 
 def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
     """A number for each image, the same for those that stay together."""
-    from maskrcnn_train.reporting.progress import Progress
+    from maskrcnn_train.reporting.terminal.progress import Progress
 
     groupings = []
     if config.group_by is not None:
@@ -140,7 +141,7 @@ def _write(content: dict[str, Any], rows: Ints, path: Path) -> Path:
 
 def _log_table(index: AnnotationIndex, counts: Ints, parts: dict[str, Ints], groups: Ints) -> None:
     """Objects of each class in each part, with its share of the class."""
-    from maskrcnn_train.reporting.tables import table
+    from maskrcnn_train.reporting.terminal.tables import table
 
     def row(name: str, total: int, numbers: list[int]) -> list[object]:
         return [name, total, *(f"{number} ({100 * number / max(total, 1):.1f} %)" for number in numbers)]

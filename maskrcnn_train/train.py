@@ -13,31 +13,33 @@ from torch import nn
 
 from maskrcnn_train.checking.data import quick_check
 from maskrcnn_train.checking.table import findings_table
-from maskrcnn_train.composing import load_config
-from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data.loading import Loaders, build_loaders, naming_lost_workers
-from maskrcnn_train.data.splitting import Splits, read_splits
+from maskrcnn_train.data.splits.splitting import Splits, read_splits
 from maskrcnn_train.data.summary import summarize
 from maskrcnn_train.engine import distributed, precision
-from maskrcnn_train.engine.autopsy import Autopsies
 from maskrcnn_train.engine.checkpoint import Checkpoints, restore
+from maskrcnn_train.engine.failed_steps import Autopsies
 from maskrcnn_train.engine.loop import fit
 from maskrcnn_train.engine.optimizer import images_per_step
 from maskrcnn_train.engine.plan import Plan
 from maskrcnn_train.engine.profiling import profiled
-from maskrcnn_train.engine.run_folder import describe_run, open_run_folder, write_whole
+from maskrcnn_train.engine.run_folder import describe_run, open_run_folder
 from maskrcnn_train.engine.signals import StopRequest
 from maskrcnn_train.engine.state import TrainingState, build_state
-from maskrcnn_train.evaluation.coco import explain_absent
+from maskrcnn_train.engine.validation import Validation
+from maskrcnn_train.evaluation.coco.metrics import explain_absent
+from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
-from maskrcnn_train.pretrained import start_from_weights
+from maskrcnn_train.model.weights.pretrained import start_from_weights
 from maskrcnn_train.report import report_training
-from maskrcnn_train.reporting.progress import Progress, setup_logging
 from maskrcnn_train.reporting.runs import DATA_FILE
 from maskrcnn_train.reporting.studies import write_study
-from maskrcnn_train.reporting.tables import class_table, metrics_table, table
 from maskrcnn_train.reporting.tensorboard import MetricWriter
-from maskrcnn_train.validation import Validation
+from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
+from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table
+from maskrcnn_train.reporting.terminal.weights import weights_listing, weights_summary
+from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.schema import TrainConfig
 
 logger = logging.getLogger("maskrcnn_train")
 
@@ -64,7 +66,7 @@ def train(
 
     on_evaluation: told the share of the training that is done, 0..1, and the metrics; what it raises ends the training.
 
-    Raises ValueError for the person's mistakes, BadStep (a ValueError), Interrupted after a signal.
+    Raises UserError for the person's mistakes, BadStep (a UserError), Interrupted after a signal.
 
     >>> train(load_config(["experiment=shapes", "trainer.max_steps=2"])).metrics["segm/AP"]  # doctest: +SKIP
     """
@@ -88,7 +90,7 @@ def train(
                 return TrainResult(json.loads((run_dir / "metrics.json").read_text()), run_dir)
         if world.is_main:
             describe_run(run_dir, config, load_config(), loaders.classes.to_plain())
-            (run_dir / DATA_FILE).write_text(json.dumps(summarize(splits), indent=2) + "\n")
+            write_json(run_dir / DATA_FILE, summarize(splits), indent=2)
         _log_start(config, splits, state, plan, world.size)
 
         validation = Validation(loaders.val, config, world)
@@ -142,7 +144,12 @@ def _initial_model(
     torch.manual_seed(config.seed)
     model = build_model(config, loaders.classes.num_classes)
     if not checkpoints.exist:
-        start_from_weights(model, config, loaders.classes.names, run_dir, weights)
+        report = start_from_weights(model, config, loaders.classes.names, weights)
+        if report is not None and run_dir is not None:
+            write_text(run_dir / "weights.txt", weights_listing(report))
+            logger.info("%s", weights_summary(report))
+            for warning in report.warnings:
+                logger.warning("%s", warning)
     return model
 
 
@@ -194,7 +201,7 @@ def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: 
 
 def _finish(run_dir: Path, validation: Validation, metrics: dict[str, float]) -> None:
     """Write and say the end results."""
-    write_whole(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_json(run_dir / "metrics.json", metrics, indent=2)
     validation.write_predictions(run_dir / "predictions.json")
     report = report_training(run_dir, validation)
     assert validation.result is not None

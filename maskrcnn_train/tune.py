@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskrcnn_train.cli import is_user_error, one_line, run_command
-from maskrcnn_train.command_config import TuneConfig
-from maskrcnn_train.command_rules import check_tune_rules
-from maskrcnn_train.composing import quoted
+from maskrcnn_train.cli import run_command
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.option_files import write_option
+from maskrcnn_train.settings.command_rules import check_tune_rules
+from maskrcnn_train.settings.command_schema import TuneConfig
+from maskrcnn_train.settings.errors import UserError, one_line
+from maskrcnn_train.settings.option_files import write_option
+from maskrcnn_train.settings.overrides import quoted
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import plain_value
 
@@ -50,9 +51,9 @@ class TuneResult:
 
 
 def tune(search: Search) -> TuneResult:
-    """Train trial after trial until there are `trials` of them. Raises ValueError for the person's mistakes."""
-    from maskrcnn_train.reporting.progress import setup_logging
-    from maskrcnn_train.reporting.searches import search_table
+    """Train trial after trial until there are `trials` of them. Raises UserError for the person's mistakes."""
+    from maskrcnn_train.reporting.pages.searches import search_table
+    from maskrcnn_train.reporting.terminal.progress import setup_logging
     from maskrcnn_train.tuning.trials import Trials
 
     began = time.monotonic()
@@ -69,7 +70,7 @@ def tune(search: Search) -> TuneResult:
         failures = failures + 1 if fault else 0
         _write_results(trials, search)
         if failures == MOST_FAILURES:
-            raise ValueError(f"{failures} trials failed one after the other, the last: {fault}")
+            raise UserError(f"{failures} trials failed one after the other, the last: {fault}")
     setup_logging()
     records = trials.records()
     logger.info("%s", search_table(records, search.metric))
@@ -79,14 +80,12 @@ def tune(search: Search) -> TuneResult:
 
 def _run(trial: Trial, trials: Trials, search: Search) -> str:
     """Train one trial and settle it; returns why the training failed, or nothing."""
-    from maskrcnn_train.data.loading import LostWorker
-    from maskrcnn_train.engine.faults import OutOfMemory
     from maskrcnn_train.train import train
     from maskrcnn_train.tuning.trials import Pruned, score_in
 
     try:
         config = search.training(trial.overrides)
-    except ValueError as error:  # values that do not go together say nothing about the other trials
+    except UserError as error:  # values that do not go together say nothing about the other trials
         _fail(trial, trials, error)
         return ""
     way_on = f"go on with the same command and output_dir={trials.folder}"
@@ -97,9 +96,7 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
     except Pruned as pruned:
         logger.info("trial %s pruned: %s", trial.folder.name, pruned)
         trials.prune(trial)
-    except (ValueError, OutOfMemory, LostWorker) as error:
-        if not is_user_error(error):
-            raise
+    except UserError as error:
         _fail(trial, trials, error)
         return one_line(error)
     except Interrupted as interrupted:
@@ -118,7 +115,7 @@ def _fail(trial: Trial, trials: Trials, error: Exception) -> None:
 
 
 def _open_folder(config: TuneConfig) -> Path:
-    """A new folder, or that of a search to go on with. Raises ValueError for one that holds anything else."""
+    """A new folder, or that of a search to go on with. Raises UserError for one that holds anything else."""
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.tuning.trials import LOCKS
 
@@ -129,8 +126,8 @@ def _open_folder(config: TuneConfig) -> Path:
 
 def _write_results(trials: Trials, search: Search) -> None:
     """trials.json, the table and the page, and the best settings as an experiment; one worker at a time."""
-    from maskrcnn_train.reporting.searches import write_trials
-    from maskrcnn_train.reporting.sweep import write_sweep_report
+    from maskrcnn_train.reporting.pages.searches import write_trials
+    from maskrcnn_train.reporting.pages.sweep import write_sweep_report
 
     with trials.lock:
         records = trials.records()
@@ -140,13 +137,13 @@ def _write_results(trials: Trials, search: Search) -> None:
         try:
             if any(trials.folder.glob("*/overrides.yaml")):
                 write_sweep_report(trials.folder)
-        except ValueError as error:  # a damaged file of one trial must not end the search
+        except UserError as error:  # a damaged file of one trial must not end the search
             logger.warning("no page of the search: %s", error)
 
 
 def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
     """All settings of the best trial, whatever presets they came from."""
-    from maskrcnn_train.engine.run_folder import saved_overrides
+    from maskrcnn_train.settings.overrides import saved_overrides
 
     settings = saved_overrides(folder / str(best.number) / "overrides.yaml")
     head = [
@@ -173,21 +170,21 @@ def _way_on(folder: Path, records: list[TrialRecord]) -> str:
 
 
 def run(search: Search) -> None:
-    from maskrcnn_train.data.splitting import read_splits
+    from maskrcnn_train.data.splits.splitting import read_splits
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
+        raise UserError(
             "a search trains each trial in one process; start the command several times with one output_dir instead of "
             "torchrun"
         )
     try:
         import optuna  # noqa: F401
     except ImportError:
-        raise ValueError("tune needs Optuna; install it with: pip install 'maskrcnn-train[tune]'") from None
+        raise UserError("tune needs Optuna; install it with: pip install 'maskrcnn-train[tune]'") from None
     classes = read_splits(search.config).classes.names  # faults of the data end it before torch is imported
     _, _, of_class = search.metric.partition("/AP/")
     if of_class and of_class not in classes:
-        raise ValueError(f"metric={search.metric} names no class; the classes are {', '.join(classes)}")
+        raise UserError(f"metric={search.metric} names no class; the classes are {', '.join(classes)}")
     tune(search)
 
 

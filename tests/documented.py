@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-from maskrcnn_train.composing import conf_dir, load_command_config
+from maskrcnn_train.settings.compose import conf_dir, load_command_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

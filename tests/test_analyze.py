@@ -9,21 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_evaluate import evaluated
-from test_train import run_dir, shapes  # noqa: F401
+from commands import evaluated
 
 from maskrcnn_train.analysis.funnel import FOUND
 from maskrcnn_train.analyze import analyze
-from maskrcnn_train.command_config import AnalyzeConfig
-from maskrcnn_train.command_rules import check_analyze_rules
-from maskrcnn_train.composing import load_command_config
-from maskrcnn_train.evaluation.coco import IOU_THRESHOLDS, CocoResult, evaluate_coco
+from maskrcnn_train.evaluation.coco.metrics import IOU_THRESHOLDS, CocoResult, evaluate_coco
+from maskrcnn_train.settings.command_rules import check_analyze_rules
+from maskrcnn_train.settings.command_schema import AnalyzeConfig
+from maskrcnn_train.settings.compose import load_command_config
 
 LOW_IOU = 0.1  # from which such a model finds some objects
 
 
 @pytest.fixture(scope="module")
-def checkpoint(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def checkpoint(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of a few steps finds nothing; with objects forced upon its scores it finds at least something."""
     content = torch.load(run_dir / "checkpoints/last.pt", weights_only=True)
     for name in ("model", "ema"):
@@ -96,8 +95,8 @@ def test_predicted_budgets_are_those_of_a_real_evaluation(analysis, checkpoint: 
 
 def ground_truth_of(checkpoint: Path) -> dict:
     from maskrcnn_train.data.loading import evaluation_loader
-    from maskrcnn_train.data.splitting import read_split
-    from maskrcnn_train.predictor import load_checkpoint
+    from maskrcnn_train.data.splits.splitting import read_split
+    from maskrcnn_train.prediction.predictor import load_checkpoint
 
     predictor = load_checkpoint(checkpoint, device="cpu")
     split, _ = read_split(predictor.config.data, "val", predictor.classes, with_masks=True)
@@ -122,8 +121,8 @@ def segm_ap(truth: dict, predictions: list, image_ids: set[int]) -> float:
 
 def test_the_winners_are_files_that_evaluate_takes(analysis, checkpoint: Path, tmp_path: Path) -> None:
     found, folder = analysis
-    from maskrcnn_train.command_config import EvaluateConfig
-    from maskrcnn_train.command_rules import check_evaluate_rules
+    from maskrcnn_train.settings.command_rules import check_evaluate_rules
+    from maskrcnn_train.settings.command_schema import EvaluateConfig
 
     for name in ("best", "fast"):
         config, _ = load_command_config(

@@ -8,19 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from checking.planted import DataSet, Found, planted
-from data.conftest import FACADE
+from planted_data import DataSet, Found, planted
+from small_coco import FACADE
 from tiny import TINY
 
 from maskrcnn_train import load_config, train
 from maskrcnn_train.check import CheckResult, check, run
 from maskrcnn_train.checking.data import quick_check
-from maskrcnn_train.command_config import CheckConfig
-from maskrcnn_train.command_rules import check_preflight_rules
-from maskrcnn_train.composing import load_command_config
-from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.data.splitting import read_splits
-from maskrcnn_train.rules import check_train_rules
+from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.settings.command_rules import check_preflight_rules
+from maskrcnn_train.settings.command_schema import CheckConfig
+from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.rules import check_train_rules
+from maskrcnn_train.settings.schema import TrainConfig
 
 
 @pytest.fixture(autouse=True)

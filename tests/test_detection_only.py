@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from checking.planted import DataSet
+from planted_data import DataSet
 
 from maskrcnn_train import load_config, train
 

@@ -29,8 +29,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from worked_example import SMALL, example_folder
 
-from maskrcnn_train.composing import _schema_keys, groups
-from maskrcnn_train.video import VideoWriter
+from maskrcnn_train.prediction.video import VideoWriter
+from maskrcnn_train.settings.compose import _schema_keys, groups
 
 DOCUMENTED = documented()
 FILE_ENDINGS = ("csv", "png", "json", "jsonl", "py", "pt", "yaml", "txt", "html", "md", "log", "pkl", "onnx", "weight")

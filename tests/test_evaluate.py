@@ -14,26 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import evaluated
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from test_train import run_dir, shapes  # noqa: F401
 
-from maskrcnn_train.command_config import EvaluateConfig
-from maskrcnn_train.command_rules import check_evaluate_rules
-from maskrcnn_train.composing import load_command_config
-from maskrcnn_train.evaluate import evaluate
-from maskrcnn_train.predictor import load_checkpoint
-from maskrcnn_train.validation import Validation
+from maskrcnn_train.engine.validation import Validation
+from maskrcnn_train.prediction.predictor import load_checkpoint
+from maskrcnn_train.settings.command_rules import check_evaluate_rules
+from maskrcnn_train.settings.command_schema import EvaluateConfig
+from maskrcnn_train.settings.compose import load_command_config
 
 
-def evaluated(*overrides: str, folder: Path, study: bool = False) -> dict[str, float]:
-    given = [*overrides, f"output_dir={folder}", "num_workers=0", f"evaluation.study={study}"]
-    config, _ = load_command_config("evaluate", EvaluateConfig, check_evaluate_rules, given)
-    return evaluate(config)
-
-
-def test_a_checkpoint_scores_as_at_the_end_of_its_training(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_checkpoint_scores_as_at_the_end_of_its_training(run_dir: Path, tmp_path: Path) -> None:
     checkpoint = f"checkpoint={run_dir}/checkpoints/last.pt"
     metrics = evaluated(
         checkpoint, "evaluation.batch_size=8", "evaluation.bootstrap=100", folder=tmp_path / "e", study=True
@@ -48,7 +41,7 @@ def test_a_checkpoint_scores_as_at_the_end_of_its_training(run_dir: Path, tmp_pa
     assert [row["class"] for row in rows] == ["ellipse", "rectangle", "triangle", "star", "ring", "cross"]
 
 
-def test_budgets_and_split_can_differ_from_the_training(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_budgets_and_split_can_differ_from_the_training(run_dir: Path, tmp_path: Path) -> None:
     checkpoint = f"checkpoint={run_dir}/checkpoints/last.pt"
     evaluated(checkpoint, "roi_head.detections_per_image=3", "roi_head.score_threshold=0", folder=tmp_path / "few")
     found = json.loads((tmp_path / "few/predictions.json").read_text())
@@ -59,7 +52,7 @@ def test_budgets_and_split_can_differ_from_the_training(run_dir: Path, tmp_path:
 
 
 def test_how_map_is_taken_comes_from_the_training_unless_given(
-    run_dir: Path,  # noqa: F811
+    run_dir: Path,
     tmp_path: Path,
 ) -> None:
     content = torch.load(run_dir / "checkpoints/last.pt", weights_only=True)
@@ -75,7 +68,7 @@ def test_how_map_is_taken_comes_from_the_training_unless_given(
 
 
 def test_a_used_folder_and_different_images_are_refused_before_the_model_runs(
-    run_dir: Path,  # noqa: F811
+    run_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -85,7 +78,7 @@ def test_a_used_folder_and_different_images_are_refused_before_the_model_runs(
         evaluated(f"checkpoint={run_dir}/checkpoints/last.pt", folder=tmp_path)
 
 
-def test_more_views_of_an_image_change_what_is_found(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_more_views_of_an_image_change_what_is_found(run_dir: Path, tmp_path: Path) -> None:
     checkpoint = f"checkpoint={run_dir}/checkpoints/last.pt"
     found = {}
     for name, views in {
@@ -287,7 +280,7 @@ def test_two_results_files_are_compared_image_by_image(foreign: tuple[Path, Path
         evaluated(f"compare=[{predictions},x.pt]", f"annotations={annotations}", folder=tmp_path / "no")
 
 
-def test_two_checkpoints_are_compared_on_the_same_split(run_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_two_checkpoints_are_compared_on_the_same_split(run_dir: Path, tmp_path: Path) -> None:
     checkpoint = run_dir / "checkpoints/last.pt"
     evaluated(f"compare=[{checkpoint},{checkpoint}]", "evaluation.bootstrap=100", folder=tmp_path / "e")
     comparison = json.loads((tmp_path / "e/comparison.json").read_text())

@@ -15,12 +15,12 @@ from PIL import Image
 from tiny import untrained_checkpoint
 
 from maskrcnn_train import build_model, load_checkpoint
-from maskrcnn_train.command_config import ExportConfig
-from maskrcnn_train.command_rules import check_export_rules
-from maskrcnn_train.composing import load_command_config
 from maskrcnn_train.export import Export, export, main
-from maskrcnn_train.model.weight_files import read_weights
-from maskrcnn_train.model.weights import load_weights
+from maskrcnn_train.model.weights.files import read_weights
+from maskrcnn_train.model.weights.loading import load_weights
+from maskrcnn_train.settings.command_rules import check_export_rules
+from maskrcnn_train.settings.command_schema import ExportConfig
+from maskrcnn_train.settings.compose import load_command_config
 
 DEPLOY = Path(__file__).parents[1] / "docs/deploy.md"
 

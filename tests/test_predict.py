@@ -16,36 +16,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import predicted as run
 from PIL import Image
-from test_train import run_dir, shapes  # noqa: F401
 from tiny import untrained_checkpoint
 
 from maskrcnn_train import Predictor, load_checkpoint, predict
-from maskrcnn_train.command_config import PredictConfig
-from maskrcnn_train.command_rules import check_predict_rules
-from maskrcnn_train.composing import load_command_config
 from maskrcnn_train.data.sources import find_images
-from maskrcnn_train.detections import Detections
-from maskrcnn_train.predict import Prediction, predict_images
-from maskrcnn_train.predictor import Prepared, detect, detect_batch, prepare
-from maskrcnn_train.tiling import Tiles
+from maskrcnn_train.prediction.predictor import Prepared, detect, detect_batch, prepare
+from maskrcnn_train.prediction.tiling import Tiles
+from maskrcnn_train.settings.command_rules import check_predict_rules
+from maskrcnn_train.settings.command_schema import PredictConfig
+from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.structures.detections import Detections
 
 ALL = ["score_threshold=0", "roi_head.score_threshold=0", "roi_head.detections_per_image=4"]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(run_dir: Path) -> Path:  # noqa: F811
+def checkpoint(run_dir: Path) -> Path:
     return run_dir / "checkpoints/last.pt"
 
 
 def pixels(height: int = 70, width: int = 90, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def run(checkpoint: Path, images: Path | str, folder: Path, *overrides: str) -> Prediction:
-    arguments = [f"checkpoint={checkpoint}", f"images='{images}'", f"output_dir={folder}", *ALL, *overrides]
-    config, _ = load_command_config("predict", PredictConfig, check_predict_rules, arguments)
-    return predict_images(config)
 
 
 def test_a_folder_becomes_pictures_results_masks_and_a_table(checkpoint: Path, tmp_path: Path) -> None:
@@ -111,7 +104,7 @@ def test_masks_of_a_model_without_are_refused_before_the_first_image(tmp_path: P
 def test_what_was_done_before_an_error_has_its_results(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from maskrcnn_train.prediction_files import PredictionFiles
+    from maskrcnn_train.prediction.files import PredictionFiles
 
     for name in ("a.png", "b.png"):
         Image.fromarray(pixels()).save(tmp_path / name)
@@ -296,7 +289,7 @@ def test_a_tile_is_cut_when_its_turn_comes(checkpoint: Path, monkeypatch: pytest
         passes.append([weakref.ref(image) for image in images])
         return detect_batch(predictor, images, score_threshold=score_threshold)
 
-    monkeypatch.setattr("maskrcnn_train.predictor.detect_batch", watched)
+    monkeypatch.setattr("maskrcnn_train.prediction.predictor.detect_batch", watched)
     predictor = load_checkpoint(checkpoint, device="cpu")
     predict(predictor, [pixels(100, 210)], tiles=Tiles(100, 0.3), batch_size=2)
     assert [len(tiles) for tiles in passes] == [2, 1]
@@ -317,15 +310,15 @@ def test_with_tiles_one_image_is_decoded_ahead(
         ahead.append(len(decoded) - len(ahead) - 1)
         return detect(*given, **settings)
 
-    monkeypatch.setattr("maskrcnn_train.predictor.prepare", counted)
-    monkeypatch.setattr("maskrcnn_train.predictor.detect", watched)
+    monkeypatch.setattr("maskrcnn_train.prediction.predictor.prepare", counted)
+    monkeypatch.setattr("maskrcnn_train.prediction.predictor.detect", watched)
     run(checkpoint, tmp_path / "*.png", tmp_path / "out", "tile.size=48", "save.pictures=false", "batch_size=4")
     assert len(ahead) == 5
     assert max(ahead) <= 1
 
 
 def test_tiles_make_room_for_larger_files(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maskrcnn_train.predictor.MAX_PIXELS", 1000)
+    monkeypatch.setattr("maskrcnn_train.prediction.predictor.MAX_PIXELS", 1000)
     Image.fromarray(pixels(40, 60)).save(tmp_path / "a.png")
     predictor = load_checkpoint(checkpoint, device="cpu")
     with pytest.raises(ValueError, match="60 x 40 pixels, more than 1,000; cut it into smaller files"):

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_train import run_dir, shapes  # noqa: F401
 
-from maskrcnn_train.command_config import ReportConfig
-from maskrcnn_train.command_rules import check_report_rules
-from maskrcnn_train.composing import config_from_plain, load_command_config
-from maskrcnn_train.data.layouts import data_root, locate
+from maskrcnn_train.data.splits.layouts import data_root, locate
 from maskrcnn_train.report import report
+from maskrcnn_train.settings.command_rules import check_report_rules
+from maskrcnn_train.settings.command_schema import ReportConfig
+from maskrcnn_train.settings.compose import config_from_plain, load_command_config
 
 
 def configured(*overrides: str) -> ReportConfig:
@@ -24,7 +23,7 @@ def configured(*overrides: str) -> ReportConfig:
 
 
 @pytest.fixture
-def run(run_dir: Path, tmp_path: Path) -> Path:  # noqa: F811
+def run(run_dir: Path, tmp_path: Path) -> Path:
     return Path(
         shutil.copytree(run_dir, tmp_path / run_dir.name, ignore=shutil.ignore_patterns("checkpoints", "events*"))
     )

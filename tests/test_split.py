@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.conftest import annotation, write_images
+from small_coco import annotation, write_images
 
-from maskrcnn_train.command_config import SplitCommandConfig
-from maskrcnn_train.command_rules import check_split_rules
-from maskrcnn_train.composing import load_command_config, load_config
-from maskrcnn_train.data.splitting import read_splits
+from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.settings.command_rules import check_split_rules
+from maskrcnn_train.settings.command_schema import SplitCommandConfig
+from maskrcnn_train.settings.compose import load_command_config, load_config
 from maskrcnn_train.split import SplitResult, split
 
 Coco = dict[str, Any]

@@ -24,19 +24,6 @@ from maskrcnn_train.reporting.tensorboard import read_metrics
 TINY = [*SMALLEST, "data.shapes.num_val=4", "evaluation.pictures=2"]
 
 
-@pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"data.root={tmp_path_factory.mktemp('shapes')}"
-
-
-@pytest.fixture(scope="session")
-def run_dir(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of 4 steps."""
-    folder = tmp_path_factory.mktemp("run") / "run"
-    train(load_config([*TINY, shapes, "trainer.max_steps=4", f"output_dir={folder}"]))
-    return folder
-
-
 def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "maskrcnn_train", *arguments], capture_output=True, text=True, cwd=cwd, timeout=1500

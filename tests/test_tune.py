@@ -18,11 +18,11 @@ from tiny import TINY
 pytest.importorskip("optuna", reason="needs the extra tune")
 
 from maskrcnn_train import load_config
-from maskrcnn_train.command_config import TuneConfig
-from maskrcnn_train.command_rules import check_tune_rules
-from maskrcnn_train.composing import load_command_config
-from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.rules import check_train_rules
+from maskrcnn_train.settings.command_rules import check_tune_rules
+from maskrcnn_train.settings.command_schema import TuneConfig
+from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.rules import check_train_rules
+from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.tune import TuneResult, tune
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import Numbers

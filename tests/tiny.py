@@ -29,8 +29,8 @@ def untrained_checkpoint(folder: Path, *overrides: str) -> Path:
     import torch
 
     from maskrcnn_train import build_model, load_config
-    from maskrcnn_train.data.classes import ClassMap
     from maskrcnn_train.data.shapes import CATEGORIES
+    from maskrcnn_train.data.splits.classes import ClassMap
     from maskrcnn_train.engine.checkpoint import FORMAT, save_plain
 
     torch.manual_seed(0)

@@ -15,13 +15,13 @@ from maskrcnn_train.analysis.pareto import Outcome, outcomes, winners
 from maskrcnn_train.analysis.proposal_report import AnchorShares, ProposalRecall, ProposalReporter
 from maskrcnn_train.analysis.timing import time_settings
 from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, trace_batches
-from maskrcnn_train.batch import ImageBatch, Target
-from maskrcnn_train.command_config import AnalyzeConfig
-from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.evaluation.coco import score_coco
-from maskrcnn_train.evaluation.inference import Result, to_results
+from maskrcnn_train.evaluation.coco.metrics import score_coco
+from maskrcnn_train.evaluation.detect import Result, to_results
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, as_output
 from maskrcnn_train.model.outputs import ImageDetections
+from maskrcnn_train.settings.command_schema import AnalyzeConfig
+from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.batch import ImageBatch, Target
 
 Loader = Iterable[tuple[ImageBatch, list[Target]]]
 

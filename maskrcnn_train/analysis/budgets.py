@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from maskrcnn_train.analysis.trace import Trace, now
-from maskrcnn_train.evaluation.inference import Result, to_results
+from maskrcnn_train.evaluation.detect import Result, to_results
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, as_output
 from maskrcnn_train.model.outputs import (
     Candidates,

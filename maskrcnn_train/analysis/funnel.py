@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn_train.analysis.trace import Objects, ObjectsOfImages, Trace
-from maskrcnn_train.evaluation.matches import match_detections
-from maskrcnn_train.evaluation.overlaps import image_overlaps
+from maskrcnn_train.evaluation.diagnostics.matches import match_detections
+from maskrcnn_train.evaluation.diagnostics.overlaps import image_overlaps
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import nearest_objects
 from maskrcnn_train.model.outputs import Candidates, ImageDetections, candidates_above, keep_best, suppress_in_classes

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskrcnn_train.analysis.budgets import BudgetTracer, Setting
-from maskrcnn_train.evaluation.evaluators import ABSENT
+from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 
 NOTHING_CHOSEN = (
     "No setting was chosen: the half of the images that settings are chosen on has no objects, and so no AP; "

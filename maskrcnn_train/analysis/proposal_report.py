@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_train.analysis.trace import Objects, ObjectsOfImages, Trace
-from maskrcnn_train.evaluation.coco import IOU_THRESHOLDS
+from maskrcnn_train.evaluation.coco.metrics import IOU_THRESHOLDS
 from maskrcnn_train.model.boxes import pairwise_iou
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import nearest_objects

@@ -12,10 +12,10 @@ import torch
 
 from maskrcnn_train.analysis.budgets import Setting
 from maskrcnn_train.analysis.trace import now
-from maskrcnn_train.batch import ImageBatch, Target
-from maskrcnn_train.evaluation.inference import evaluating
+from maskrcnn_train.evaluation.detect import evaluating
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import DetectionRules
+from maskrcnn_train.structures.batch import ImageBatch, Target
 
 
 def time_settings(

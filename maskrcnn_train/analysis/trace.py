@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrcnn_train.batch import ImageBatch, Target
-from maskrcnn_train.evaluation.coco import AREA_NAMES, SIZE_LIMITS
-from maskrcnn_train.evaluation.inference import evaluating
+from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, SIZE_LIMITS
+from maskrcnn_train.evaluation.detect import evaluating
 from maskrcnn_train.model.inputs import NetworkInput
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.rpn import RPNPredictions
+from maskrcnn_train.structures.batch import ImageBatch, Target
 
 SIZES = AREA_NAMES[1:]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_train.checking.findings import Finding, in_order
-from maskrcnn_train.option_files import write_option
+from maskrcnn_train.settings.option_files import write_option
 
 
 def combined(findings: Iterable[Finding]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_train.checking.findings import Finding, percent
 from maskrcnn_train.checking.objects import NetworkObjects
-from maskrcnn_train.config import FPN_LEVELS, TrainConfig
+from maskrcnn_train.settings.schema import FPN_LEVELS, TrainConfig
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

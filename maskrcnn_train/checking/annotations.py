@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_train.checking.findings import Finding, percent
-from maskrcnn_train.data.splitting import Split
+from maskrcnn_train.data.splits.splitting import Split
 
 CORNERS_SHARE = 0.2  # of boxes that reach out of their image; above it they are likely written as x1, y1, x2, y2
 OUTSIDE = ("box clipped to the image", "box lies outside the image")

@@ -12,7 +12,7 @@ from maskrcnn_train.checking.reading import bad_image_answer
 from maskrcnn_train.data.duplicates import find_near
 from maskrcnn_train.data.scanning import ImageFacts, scan_images
 from maskrcnn_train.data.sources import SUFFIXES
-from maskrcnn_train.data.splitting import Split
+from maskrcnn_train.data.splits.splitting import Split
 
 Pairs = list[tuple[int, int]]
 Names = list[tuple[str, str]]  # split and file name of each image

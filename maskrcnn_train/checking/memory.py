@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from maskrcnn_train.checking.findings import Finding
-from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.engine.precision import resolve_device, resolve_precision
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.settings.schema import TrainConfig
 
 WORKSPACE = 1.25  # gradients of activations and work areas, on top of what is kept for the backward pass
 LIBRARIES = 0.6e9  # bytes that a process holds on a processor before its first step

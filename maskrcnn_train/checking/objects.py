@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.data.splitting import Split
+from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.settings.schema import TrainConfig
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

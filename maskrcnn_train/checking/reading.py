@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from maskrcnn_train.checking.findings import Finding, Severity
 from maskrcnn_train.checking.structure import without_faults
-from maskrcnn_train.config import DataConfig, TrainConfig
-from maskrcnn_train.data.classes import ClassMap, build_class_map, map_categories
-from maskrcnn_train.data.coco import open_index, read_coco
-from maskrcnn_train.data.index import NO_MASK, AnnotationIndex, Category
-from maskrcnn_train.data.json_file import parse_json
-from maskrcnn_train.data.layouts import NAMES, data_root, locate, source_name
-from maskrcnn_train.data.splitting import Split, cut_split, find_missing
+from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, Category
+from maskrcnn_train.data.coco.json_file import parse_json
+from maskrcnn_train.data.coco.reader import open_index, read_coco
+from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, map_categories
+from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
+from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import DataConfig, TrainConfig
 
 Ints = NDArray[np.int64]
 
@@ -34,14 +35,14 @@ class CheckedData:
 
 
 def read_data(config: TrainConfig) -> CheckedData:
-    """All splits of a training and their faults. Raises ValueError where the settings name no training data."""
+    """All splits of a training and their faults. Raises UserError where the settings name no training data."""
     data, checked = config.data, CheckedData()
     root = data_root(data)
     indices: dict[str, tuple[AnnotationIndex, Path]] = {}
     for name in NAMES:
         try:
             paths = locate(data, root, name)
-        except ValueError as error:
+        except UserError as error:
             if name == "train":
                 raise
             checked.findings.append(_no_split(data, name, error))
@@ -79,7 +80,7 @@ def _read_json(path: Path, split: str) -> tuple[AnnotationIndex | None, list[Fin
     """The index of what can be read of a JSON, and the faults for which a training would stop."""
     try:
         index = open_index(path)
-    except ValueError as error:
+    except UserError as error:
         fault = Finding("error", "json", str(error), split, "file", [str(path)])
     else:
         if index.num_images:
@@ -88,7 +89,7 @@ def _read_json(path: Path, split: str) -> tuple[AnnotationIndex | None, list[Fin
     try:
         content, findings = without_faults(parse_json(path), split)
         return read_coco(path, content), findings or [fault]
-    except ValueError:
+    except UserError:
         return None, [fault]
 
 
@@ -96,7 +97,7 @@ def _read_classes(index: AnnotationIndex, split: str, findings: list[Finding]) -
     source = source_name(Path(index.source))
     try:
         classes, _ = build_class_map(index.categories, set(index.category_ids.tolist()), source)
-    except ValueError as error:
+    except UserError as error:
         findings.append(Finding("error", "no-classes", str(error), split))
         return None
     twice = [name for name, number in zip(classes.names, classes.ids, strict=True) if name.endswith(f" (id {number})")]
@@ -117,7 +118,7 @@ def _label(index: AnnotationIndex, classes: ClassMap, split: str) -> tuple[Ints,
             continue
         try:
             found, notes = map_categories(classes, [category], {category.id}, "", "")
-        except ValueError:
+        except UserError:
             strangers.append(category)
         else:
             labels |= found

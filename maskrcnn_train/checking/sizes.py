@@ -8,9 +8,9 @@ import numpy as np
 
 from maskrcnn_train.checking.findings import Finding, percent
 from maskrcnn_train.checking.objects import NetworkObjects
-from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.data.splitting import Split
+from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.transforms import MIN_SIDE
+from maskrcnn_train.settings.schema import TrainConfig
 
 VANISHING_SHARE = 0.01  # of the objects, above which a larger network size is worth its cost
 SMALL = 12.0  # network pixels, square root of the area: hardly more than one place of the finest feature map

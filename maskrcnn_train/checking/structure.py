@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from maskrcnn_train.checking.findings import Finding
-from maskrcnn_train.data.coco import MAX_SIDE, is_path, is_text, leaves_folder
+from maskrcnn_train.data.coco.reader import MAX_SIDE, is_path, is_text, leaves_folder
 
 Item = dict[str, Any]
 LISTS = {"images": "image", "categories": "category", "annotations": "annotation"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maskrcnn_train.checking.findings import Finding
+from maskrcnn_train.settings.overrides import overrides_text
 
 STYLES = {"error": "bold red", "warning": "yellow", "advice": "cyan"}
 NARROWEST = 100
@@ -34,16 +34,3 @@ def findings_table(findings: Sequence[Finding], *, width: int = 140, color: bool
     )
     console.print(grid)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
-
-
-def overrides_text(override: dict[str, Any]) -> str:
-    """As on the command line: data.min_size=800 data.max_size=1333."""
-    return " ".join(f"{key}={_text(value)}" for key, value in override.items())
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "[" + ",".join(_text(item) for item in value) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)

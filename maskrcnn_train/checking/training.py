@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from maskrcnn_train.checking.findings import Finding
-from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.settings.schema import TrainConfig
 
 HIGHEST_LR = {"sgd": 0.04, "adamw": 1e-3}  # sgd: for 16 images a step; twice the usual
 FROM_NOTHING = 2000  # training images below which pretrained weights gain much

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maskrcnn_train.checking.findings import Finding
-from maskrcnn_train.model.weights import WeightsReport
+from maskrcnn_train.model.weights.loading import WeightsReport
 
 
 def check_weights(report: WeightsReport) -> list[Finding]:

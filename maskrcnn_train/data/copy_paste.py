@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskrcnn_train.batch import MaskCrops, Target
-from maskrcnn_train.data import masks
+from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.targets import pack
 from maskrcnn_train.data.transforms import MIN_SIDE
+from maskrcnn_train.structures.batch import MaskCrops, Target
 
 Pixels = NDArray[np.uint8]
 

@@ -13,16 +13,16 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maskrcnn_train.batch import Target
-from maskrcnn_train.data.classes import ClassMap
+from maskrcnn_train.data.coco.index import NO_MASK, RLE
 from maskrcnn_train.data.copy_paste import paste_objects
 from maskrcnn_train.data.images import ImageError, decode
-from maskrcnn_train.data.index import NO_MASK, RLE
 from maskrcnn_train.data.order import repeat_factors
-from maskrcnn_train.data.splitting import Split
-from maskrcnn_train.data.stratifying import count_objects
+from maskrcnn_train.data.splits.classes import ClassMap
+from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
 from maskrcnn_train.data.transforms import Transform
+from maskrcnn_train.structures.batch import Target
 
 Key = int | tuple[int, ...]  # position, or for random augmentation (epoch, position) or (epoch, position, repeat)
 Ints = NDArray[np.int64]

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile
 
+from maskrcnn_train.settings.errors import UserError
+
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB as an array
 MAX_TILED_PIXELS = 2 * MAX_PIXELS  # of an image that is detected in tiles: from here on Pillow refuses to open a file
 CUT = "cut it into smaller files"
@@ -40,7 +42,7 @@ FAULTS = (
 SHRINK_MARGIN = 1.5  # a JPEG is decoded at a fraction of its size only while it stays this much larger than needed
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A file that cannot be used as an image; the message names the file."""
 
 

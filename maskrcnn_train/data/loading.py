@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from maskrcnn_train.batch import ImageBatch, ImageVersions, MaskCrops, Target
-from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.data.classes import ClassMap
+from maskrcnn_train.data.coco.index import SkippedTable
 from maskrcnn_train.data.dataset import CocoDataset, Sample
-from maskrcnn_train.data.index import SkippedTable
 from maskrcnn_train.data.order import EpochBatchSampler, SequentialBatchSampler
-from maskrcnn_train.data.splitting import Split, Splits, read_splits
+from maskrcnn_train.data.splits.classes import ClassMap
+from maskrcnn_train.data.splits.splitting import Split, Splits, read_splits
 from maskrcnn_train.data.transforms import build_transform
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.batch import ImageBatch, ImageVersions, MaskCrops, Target
 
 SIZE_DIVISOR = 32  # the coarsest feature maps have this stride
 
@@ -42,7 +43,7 @@ class Loaders:
 def build_loaders(config: TrainConfig, *, rank: int = 0, world_size: int = 1, splits: Splits | None = None) -> Loaders:
     """Loaders of (ImageBatch, list of targets) for this process out of `world_size`.
 
-    `splits`: what `read_splits` returned, where it was called before. Raises ValueError with one line for
+    `splits`: what `read_splits` returned, where it was called before. Raises UserError with one line for
     faulty data. Before each epoch call `loaders.train.set_epoch(epoch)`.
     """
     splits = splits or read_splits(config)
@@ -101,7 +102,7 @@ def build_dataset(config: TrainConfig, split: Split, classes: ClassMap, *, train
         skip_bad_images=config.data.on_bad_image == "skip",
     )
     if training and len(dataset) == 0:
-        raise ValueError("no training image has objects; train on the empty ones with data.keep_empty=true")
+        raise UserError("no training image has objects; train on the empty ones with data.keep_empty=true")
     return dataset
 
 
@@ -222,7 +223,7 @@ def start_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-class LostWorker(OSError):
+class LostWorker(UserError):
     """A process that loads images is gone."""
 
 

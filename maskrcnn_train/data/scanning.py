@@ -12,6 +12,7 @@ from pathlib import Path
 
 from maskrcnn_train.data.duplicates import perceptual_hash
 from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.settings.errors import UserError
 
 ENOUGH = (96, 96)  # a JPEG is decoded at a fraction of its size, but all of its data is
 CHUNK = 16  # images that a process takes at a time
@@ -33,7 +34,7 @@ class ImageFacts:
 def scan_images(files: Sequence[tuple[Path, tuple[int, int]]], workers: int) -> Iterator[ImageFacts]:
     """Facts of each file in order. files: (path, (height, width) in the JSON). workers: processes; below 2: this one.
 
-    Raises OSError where a process was killed, which happens for want of memory.
+    Raises UserError where a process was killed, which happens for want of memory.
     """
     if workers < 2 or len(files) <= CHUNK:
         yield from map(scan_image, files)
@@ -43,7 +44,7 @@ def scan_images(files: Sequence[tuple[Path, tuple[int, int]]], workers: int) -> 
         try:
             yield from pool.map(scan_image, files, chunksize=CHUNK)
         except BrokenProcessPool:
-            raise OSError(
+            raise UserError(
                 "a process that decodes images was killed, most often by the system for want of memory; "
                 "try again with fewer processes: workers=1"
             ) from None

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from maskrcnn_train.config import ShapesConfig
-from maskrcnn_train.data.masks import Box, polygon_crop
+from maskrcnn_train.data.coco.masks import Box, polygon_crop
+from maskrcnn_train.settings.schema import ShapesConfig
 
 FORMAT_VERSION = 3  # part of the folder's name: raise it whenever the pixels or the JSON change
 SPLITS = ("train", "val", "test")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from maskrcnn_train.data.coco import open_index
+from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.settings.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -14,33 +15,33 @@ def find_images(given: str) -> list[tuple[Path, int | None]]:
     """Image files in order and, from a COCO JSON, the id of each.
 
     given: a file, a folder (all its pictures, folders within too), a glob, a .txt with a path a line (relative to it),
-    or a COCO JSON (names relative to its folder). Raises ValueError with one line where there is nothing.
+    or a COCO JSON (names relative to its folder). Raises UserError with one line where there is nothing.
     """
     path = Path(given).expanduser()
     if path.is_dir():
         found = [(each, None) for each in sorted(path.rglob("*")) if each.suffix.lower() in SUFFIXES and each.is_file()]
         if not found:
-            raise ValueError(f"images={given} holds no pictures ({', '.join(SUFFIXES)})")
+            raise UserError(f"images={given} holds no pictures ({', '.join(SUFFIXES)})")
         return list(found)
     if path.suffix == ".json" and path.is_file():
         index = open_index(path)
         if not index.num_images:
-            raise ValueError(f"images={given} names no images")
+            raise UserError(f"images={given} names no images")
         return [(path.parent / index.file_name(row), int(index.image_ids[row])) for row in range(index.num_images)]
     if path.suffix == ".txt" and path.is_file():
         try:
             lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
         except UnicodeDecodeError:
-            raise ValueError(f"images={given} is not a text; write one path a line") from None
+            raise UserError(f"images={given} is not a text; write one path a line") from None
         if not lines:
-            raise ValueError(f"images={given} is an empty list; write one path a line")
+            raise UserError(f"images={given} is an empty list; write one path a line")
         return [(path.parent / line, None) for line in lines]
     if path.is_file():
         return [(path, None)]
     matches = sorted(Path(each) for each in glob.glob(str(path), recursive=True))
     if not matches:
-        raise ValueError(f"images={given} is no file, folder or glob that matches anything")
+        raise UserError(f"images={given} is no file, folder or glob that matches anything")
     files = [each for each in matches if each.is_file()]
     if not files:
-        raise ValueError(f"images={given} matches folders only; give one of them, or images='{path}/*.jpg'")
+        raise UserError(f"images={given} matches folders only; give one of them, or images='{path}/*.jpg'")
     return [(each, None) for each in files]

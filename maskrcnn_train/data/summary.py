@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_train.data.splitting import Split, Splits
+from maskrcnn_train.data.splits.splitting import Split, Splits
 
 
 def summarize(splits: Splits) -> dict[str, Any]:

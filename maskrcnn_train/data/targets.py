@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskrcnn_train.batch import MaskCrops, Target
-from maskrcnn_train.data import masks
-from maskrcnn_train.data.index import POLYGON, RLE, AnnotationIndex
+from maskrcnn_train.data.coco import masks
+from maskrcnn_train.data.coco.index import POLYGON, RLE, AnnotationIndex
 from maskrcnn_train.data.transforms import MIN_SIDE, Geometry
+from maskrcnn_train.structures.batch import MaskCrops, Target
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from maskrcnn_train.config import AugmentationConfig, DataConfig
-from maskrcnn_train.data import masks
+from maskrcnn_train.data.coco import masks
+from maskrcnn_train.settings.schema import AugmentationConfig, DataConfig
 
 Size = tuple[int, int]  # height, width
 Floats = NDArray[np.float64]

@@ -17,6 +17,7 @@ import torch
 
 from maskrcnn_train.engine.distributed import unwrap
 from maskrcnn_train.engine.state import Position, TrainingState
+from maskrcnn_train.settings.errors import UserError
 
 FORMAT = "maskrcnn_train/1"
 RESUMABLE = ("last.pt", "previous.pt")  # the newest first
@@ -71,7 +72,7 @@ class Checkpoints:
     def load_last(self) -> tuple[dict[str, Any], str | None]:
         """The newest readable state, and what is wrong with a newer one (None: nothing).
 
-        Raises ValueError when there is none.
+        Raises UserError when there is none.
         """
         trouble = None
         for name in RESUMABLE:
@@ -79,9 +80,9 @@ class Checkpoints:
             if path.exists():
                 try:
                     return read_checkpoint(path), trouble
-                except ValueError as error:
+                except UserError as error:
                     trouble = trouble or str(error)
-        raise ValueError(trouble or f"no checkpoint to resume from in {self.folder}")
+        raise UserError(trouble or f"no checkpoint to resume from in {self.folder}")
 
 
 def save_plain(content: dict[str, Any], path: Path, *, previous: Path | None = None) -> None:
@@ -100,7 +101,7 @@ def save_plain(content: dict[str, Any], path: Path, *, previous: Path | None = N
         os.replace(aside, path)
     except (OSError, RuntimeError) as error:  # torch's zip writer hides the OSError of a full disk
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(f"cannot write {path}: {reason}; is the disk full? The checkpoint before it stands") from error
+        raise UserError(f"cannot write {path}: {reason}; is the disk full? The checkpoint before it stands") from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -127,46 +128,46 @@ def _summary(content: dict[str, Any]) -> dict[str, Any]:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint of ours, on the CPU.
 
-    Raises ValueError when the file is missing, damaged (each entry's checksum is verified), or not ours.
+    Raises UserError when the file is missing, damaged (each entry's checksum is verified), or not ours.
     """
     content = read_plain(path, f"checkpoint {path}")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a maskrcnn_train checkpoint; to start from foreign weights use weights=file")
+        raise UserError(f"{path} is not a maskrcnn_train checkpoint; to start from foreign weights use weights=file")
     return content
 
 
 def read_plain(path: Path, name: str) -> Any:
     """What `save_plain` wrote, on the CPU; `name` is what a person calls it.
 
-    Raises ValueError when the file is missing or damaged (each entry's checksum is verified).
+    Raises UserError when the file is missing or damaged (each entry's checksum is verified).
     """
     if path.is_dir():
         inside = [each for each in (path / "checkpoints" / "best.pt", path / "best.pt") if each.is_file()]
-        raise ValueError(f"{name} is a folder; give a file in it{f', e.g. {inside[0]}' if inside else ''}")
+        raise UserError(f"{name} is a folder; give a file in it{f', e.g. {inside[0]}' if inside else ''}")
     if not path.is_file():
-        raise ValueError(f"{name} does not exist")
+        raise UserError(f"{name} does not exist")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise ValueError(f"{name} is damaged (checksum of {damaged})")
+            raise UserError(f"{name} is damaged (checksum of {damaged})")
         return torch.load(path, map_location="cpu", weights_only=True)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{name} is damaged or not a torch file") from error
+        raise UserError(f"{name} is damaged or not a torch file") from error
     except Exception as error:
-        if isinstance(error, ValueError):
+        if isinstance(error, UserError):
             raise
-        raise ValueError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def restore(state: TrainingState, content: dict[str, Any]) -> None:
-    """Put a saved state into freshly built objects. Raises ValueError when the model differs."""
+    """Put a saved state into freshly built objects. Raises UserError when the model differs."""
     try:
         unwrap(state.model).load_state_dict(content["model"])
         state.optimizer.load_state_dict(content["optimizer"])
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"the checkpoint does not fit the configured model or optimizer: {reason}") from error
+        raise UserError(f"the checkpoint does not fit the configured model or optimizer: {reason}") from error
     state.scaler.load_state_dict(content["scaler"])
     if state.ema is not None:
         state.ema.model.load_state_dict(content["ema"] or content["model"])

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from maskrcnn_train.settings.errors import UserError
+
 
 @dataclass(frozen=True)
 class World:
@@ -89,13 +91,13 @@ def longest(seconds: float, world: World, device: torch.device) -> float:
 def wrap(model: nn.Module, world: World, device: torch.device, *, sync_batchnorm: bool = False) -> nn.Module:
     """DistributedDataParallel for several processes; the model itself for one.
 
-    Raises ValueError for sync_batchnorm on a CPU, where torch has none.
+    Raises UserError for sync_batchnorm on a CPU, where torch has none.
     """
     if world.size == 1:
         return model
     if sync_batchnorm:
         if device.type != "cuda":
-            raise ValueError("trainer.sync_batchnorm=true needs GPUs; torch has no such norm for a processor")
+            raise UserError("trainer.sync_batchnorm=true needs GPUs; torch has no such norm for a processor")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     # Every head keeps its graph without objects, so no search for unused parameters is needed.
     return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-from maskrcnn_train.batch import ImageBatch
 from maskrcnn_train.engine.step import Batch
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.batch import ImageBatch
 
 
-class OutOfMemory(OSError):
+class OutOfMemory(UserError):
     """A step needs more memory than there is. Says which images, and what to lower."""
 
 

@@ -9,11 +9,10 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from maskrcnn_train.config import TrainConfig, TrainerConfig
 from maskrcnn_train.data.loading import LostWorker
 from maskrcnn_train.engine import distributed
-from maskrcnn_train.engine.autopsy import Autopsies
 from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.engine.failed_steps import Autopsies
 from maskrcnn_train.engine.faults import OutOfMemory, naming_memory_faults
 from maskrcnn_train.engine.meter import Meter
 from maskrcnn_train.engine.optimizer import set_lr, train_body
@@ -30,6 +29,7 @@ from maskrcnn_train.engine.step import (
     check_gradients,
     total_gradient_norm,
 )
+from maskrcnn_train.settings.schema import TrainConfig, TrainerConfig
 
 STARVING = 0.25  # share of the time that the model waits for data, from which a person is told
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskrcnn_train.config import OptimizerConfig, TrainerConfig
+from maskrcnn_train.settings.schema import OptimizerConfig, TrainerConfig
 
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from maskrcnn_train.config import TrainerConfig
 from maskrcnn_train.engine.state import Position
+from maskrcnn_train.settings.schema import TrainerConfig
 
 
 @dataclass

@@ -8,12 +8,14 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from maskrcnn_train.settings.errors import UserError
+
 Model = TypeVar("Model", bound=nn.Module)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str, local_rank: int = 0, *, key: str = "trainer.device") -> torch.device:
-    """`auto`: this rank's GPU if there is one, else the CPU. Raises ValueError, naming `key`, for one not there."""
+    """`auto`: this rank's GPU if there is one, else the CPU. Raises UserError, naming `key`, for one not there."""
     if name == "auto":
         name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
     elif name == "cuda":
@@ -21,19 +23,19 @@ def resolve_device(name: str, local_rank: int = 0, *, key: str = "trainer.device
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"{key}={name} is no device; use auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"{key}={name} is no device; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise ValueError(f"{key}={name}: torch sees {count} GPUs here; use {key}=auto or cpu")
+        raise UserError(f"{key}={name}: torch sees {count} GPUs here; use {key}=auto or cpu")
     return device
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto`: bf16 where the device computes in it natively, else fp32. Raises ValueError for fp16 on a CPU."""
+    """`auto`: bf16 where the device computes in it natively, else fp32. Raises UserError for fp16 on a CPU."""
     if name == "auto":
         return "bf16" if _has_bf16(device) else "fp32"
     if name == "fp16" and device.type == "cpu":
-        raise ValueError("trainer.precision=fp16 needs a GPU; on a processor use bf16, fp32 or auto")
+        raise UserError("trainer.precision=fp16 needs a GPU; on a processor use bf16, fp32 or auto")
     return name
 
 

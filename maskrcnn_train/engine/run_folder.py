@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import re
 import shlex
 import sys
 from dataclasses import asdict
@@ -18,13 +17,14 @@ from typing import Any
 import yaml
 
 from maskrcnn_train import __version__
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN, overrides_of
 
 logger = logging.getLogger("maskrcnn_train")
-NOT_PART_OF_A_RUN = ("resume", "replay", "output_dir")  # settings that may differ between the sittings of one run
 
 
 def open_run_folder(config: Any, command: str) -> Path:
-    """Make the folder of a new run, or find the one to resume. Raises ValueError or OSError.
+    """Make the folder of a new run, or find the one to resume. Raises UserError or OSError.
 
     An existing, non-empty folder is refused unless `resume` says so.
     """
@@ -37,7 +37,7 @@ def open_run_folder(config: Any, command: str) -> Path:
         folder = Path(config.output_dir)
     if folder.is_dir() and any(folder.iterdir()):
         way_on = f", or continue it with resume={folder}" if command == "train" else ""
-        raise ValueError(f"output_dir={folder} is not empty; choose another{way_on}")
+        raise UserError(f"output_dir={folder} is not empty; choose another{way_on}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -55,7 +55,7 @@ def find_run(config: Any, runs: Path) -> Path | None:
     if config.resume != "auto":
         folder = run_of(Path(config.resume))
         if not (folder / "checkpoints").is_dir():
-            raise ValueError(f"resume={config.resume} names no run: {folder / 'checkpoints'} does not exist")
+            raise UserError(f"resume={config.resume} names no run: {folder / 'checkpoints'} does not exist")
         return folder
     if config.output_dir is not None:
         folder = Path(config.output_dir)
@@ -102,43 +102,3 @@ def environment() -> dict[str, Any]:
         "maskrcnn_train": __version__,
         **{name: version(name) for name in ("torch", "torchvision", "numpy")},
     }
-
-
-def overrides_of(config: Any, defaults: Any) -> list[str]:
-    """What differs from the defaults, as overrides that rebuild the configuration: ["backbone.name=resnet18", ...]."""
-    given, usual = flat_settings(asdict(config)), flat_settings(asdict(defaults))
-    skipped = NOT_PART_OF_A_RUN
-    return [f"{key}={_text(value)}" for key, value in given.items() if value != usual.get(key) and key not in skipped]
-
-
-def saved_overrides(path: Path) -> list[str]:
-    """The overrides of a run, from its overrides.yaml. Raises ValueError when the file holds anything else."""
-    overrides = yaml.safe_load(path.read_text())
-    if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
-        raise ValueError(f"{path} is not a list of overrides; restore it, or give the settings again without resume")
-    return overrides
-
-
-def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of everything that is no section."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and not key.endswith("class_map"):
-            flat |= flat_settings(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _text(value: Any) -> str:
-    """A value in Hydra's override grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "[" + ",".join(_text(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_text(key)}:{_text(item)}" for key, item in value.items()) + "}"
-    text = str(value)
-    return text if re.fullmatch(r"[\w./+-]+", text) else json.dumps(text, ensure_ascii=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from maskrcnn_train.config import ScheduleConfig
+from maskrcnn_train.settings.schema import ScheduleConfig
 
 LONGEST_WARMUP = 0.1  # share of the training
 

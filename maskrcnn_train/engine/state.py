@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.ema import MovingAverage
 from maskrcnn_train.engine.optimizer import build_optimizer, images_per_step
+from maskrcnn_train.settings.schema import TrainConfig
 
 
 @dataclass

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_train.batch import to_device
-from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import ALONE, World
 from maskrcnn_train.engine.precision import autocast, grad_scaler, resolve_precision
 from maskrcnn_train.model.inputs import BadTarget
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.batch import to_device
 
 Batch = tuple[Any, list[Any]]
 
 
-class BadStep(ValueError):
+class BadStep(UserError):
     """A step that cannot be taken: a loss or a gradient is not finite, or a target is impossible.
 
     The weights are as before it. Carries what is needed to look into it.
@@ -42,7 +43,7 @@ def training_step(
     """One optimizer step at the configured precision, for a loop of one's own.
 
     images, targets: as a loader of `build_loaders` yields them, or torchvision's lists. Returns each loss.
-    Raises ValueError (BadStep) before anything is changed when a loss or gradient is not finite.
+    Raises UserError (BadStep) before anything is changed when a loss or gradient is not finite.
     """
     device = next(model.parameters()).device
     precision = resolve_precision(config.trainer.precision, device)

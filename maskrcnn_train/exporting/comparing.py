@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.evaluation.inference import to_results
-from maskrcnn_train.evaluation.rle import encode_crop
+from maskrcnn_train.evaluation.detect import to_results
 from maskrcnn_train.exporting.runtimes import Output
-from maskrcnn_train.model.outputs import paste_full
+from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.pasting import paste_full
+from maskrcnn_train.structures.rle import encode_crop
 
 SAME_PLACE = 0.1  # of an object's longer side: farther apart, two boxes are two objects
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
-from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.exporting.detector import TraceableDetector
 from maskrcnn_train.exporting.metadata import output_names
 from maskrcnn_train.exporting.pasting import MaskPaster
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.settings.schema import TrainConfig
 
 EXAMPLE_SIZE = (96, 128)  # height, width of the image that is traced; the trace holds for all
 # torch's newer exporters fail on the model's data-dependent shapes, so these stay in use

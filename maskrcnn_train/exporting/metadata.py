@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from maskrcnn_train import __version__
-from maskrcnn_train.config import TrainConfig
-from maskrcnn_train.data.classes import ClassMap
+from maskrcnn_train.data.splits.classes import ClassMap
+from maskrcnn_train.settings.schema import TrainConfig
 
 OUTPUTS = ("boxes", "labels", "scores", "masks")
 

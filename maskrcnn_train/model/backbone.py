@@ -8,8 +8,8 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from maskrcnn_train.config import BackboneConfig
 from maskrcnn_train.model.norms import norm_layer
+from maskrcnn_train.settings.schema import BackboneConfig
 
 RESNET_STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))  # from the top
 

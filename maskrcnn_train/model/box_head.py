@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 
-from maskrcnn_train.config import ROIHeadConfig
 from maskrcnn_train.model.norms import norm_layer
+from maskrcnn_train.settings.schema import ROIHeadConfig
 
 
 class MapLinear(nn.Linear):

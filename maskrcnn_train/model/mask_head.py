@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
-from maskrcnn_train.config import MaskHeadConfig
 from maskrcnn_train.model.norms import norm_layer
+from maskrcnn_train.settings.schema import MaskHeadConfig
 
 
 class MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]

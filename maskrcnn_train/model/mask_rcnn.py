@@ -7,8 +7,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_train.batch import ImageBatch, Target
-from maskrcnn_train.config import (
+from maskrcnn_train.model.backbone import Backbone, build_backbone
+from maskrcnn_train.model.boxes import resize_boxes
+from maskrcnn_train.model.inputs import NetworkInput, checked_targets, normalize_batch, resize_list, resize_targets
+from maskrcnn_train.model.outputs import ImageDetections
+from maskrcnn_train.model.proposals import Proposals
+from maskrcnn_train.model.roi_heads import ROIHeads, build_roi_heads
+from maskrcnn_train.model.rpn import RegionProposalNetwork, build_rpn
+from maskrcnn_train.settings.schema import (
     BackboneConfig,
     DataConfig,
     MaskHeadConfig,
@@ -18,13 +24,7 @@ from maskrcnn_train.config import (
     RPNConfig,
     WeightsConfig,
 )
-from maskrcnn_train.model.backbone import Backbone, build_backbone
-from maskrcnn_train.model.boxes import resize_boxes
-from maskrcnn_train.model.inputs import NetworkInput, checked_targets, normalize_batch, resize_list, resize_targets
-from maskrcnn_train.model.outputs import ImageDetections
-from maskrcnn_train.model.proposals import Proposals
-from maskrcnn_train.model.roi_heads import ROIHeads, build_roi_heads
-from maskrcnn_train.model.rpn import RegionProposalNetwork, build_rpn
+from maskrcnn_train.structures.batch import ImageBatch, Target
 
 
 class MaskRCNN(nn.Module):

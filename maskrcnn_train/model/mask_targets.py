@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_train.batch import MaskCrops
 from maskrcnn_train.model.roi_align import bilinear_taps
+from maskrcnn_train.structures.batch import MaskCrops
 
 
 def crops_from_dense(masks: Tensor) -> MaskCrops:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
-from maskrcnn_train.config import PoolerConfig
 from maskrcnn_train.model.roi_align import bag_roi_align
+from maskrcnn_train.settings.schema import PoolerConfig
 
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]  # P2..P5; P6 serves the RPN only
 

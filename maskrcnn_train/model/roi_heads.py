@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn_train.batch import MaskCrops, Target
-from maskrcnn_train.config import MaskHeadConfig, NumericsConfig, PoolerConfig, ROIHeadConfig
 from maskrcnn_train.model.box_head import build_box_head
 from maskrcnn_train.model.boxes import BoxCoder
 from maskrcnn_train.model.mask_head import MaskPredictor, build_mask_head
@@ -18,6 +16,8 @@ from maskrcnn_train.model.matching import match_boxes
 from maskrcnn_train.model.outputs import DetectionRules, ImageDetections, select_detections
 from maskrcnn_train.model.pooling import MultiLevelPooler, build_pooler
 from maskrcnn_train.model.sampling import sample_balanced
+from maskrcnn_train.settings.schema import MaskHeadConfig, NumericsConfig, PoolerConfig, ROIHeadConfig
+from maskrcnn_train.structures.batch import MaskCrops, Target
 
 PROPOSAL_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 

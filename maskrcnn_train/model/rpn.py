@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn_train.batch import Target
-from maskrcnn_train.config import NumericsConfig, RPNConfig
 from maskrcnn_train.model.anchors import AnchorGrid
 from maskrcnn_train.model.matching import IGNORED, match_boxes
 from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, Proposals, select_proposals
 from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.model.sampling import sample_balanced
+from maskrcnn_train.settings.schema import NumericsConfig, RPNConfig
+from maskrcnn_train.structures.batch import Target
 
 
 @dataclass

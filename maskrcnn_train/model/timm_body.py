@@ -9,6 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_train.settings.errors import UserError
+
 STRIDES = (4, 8, 16, 32)
 PROBE_SECONDS = 3
 
@@ -34,7 +36,7 @@ class TimmBody(nn.Module):
 def build_timm_body(name: str, *, frozen_norm: bool) -> tuple[nn.Module, list[int], tuple[tuple[str, ...], ...]]:
     """Body with random weights, widths of its four maps, and its stages from the top.
 
-    Raises ValueError for a name that timm does not know, or a model without maps of strides 4, 8, 16 and 32.
+    Raises UserError for a name that timm does not know, or a model without maps of strides 4, 8, 16 and 32.
     """
     features = create_features(name, pretrained=False)
     widths = features.feature_info.channels()
@@ -51,16 +53,16 @@ def create_features(name: str, *, pretrained: bool, **options: Any) -> Any:
     try:
         import timm
     except ImportError as error:
-        raise ValueError("backbone=timm needs the package timm; pip install 'maskrcnn-train[timm]'") from error
+        raise UserError("backbone=timm needs the package timm; pip install 'maskrcnn-train[timm]'") from error
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
-        raise ValueError(f"backbone.timm_name={name} is not a model of timm; near: {', '.join(near) or 'none'}")
+        raise UserError(f"backbone.timm_name={name} is not a model of timm; near: {', '.join(near) or 'none'}")
     try:
         reductions = cast(Any, timm.create_model(name, features_only=True)).feature_info.reduction()
     except (RuntimeError, AttributeError, TypeError) as error:
-        raise ValueError(f"backbone.timm_name={name} gives no feature maps ({str(error).splitlines()[0]})") from error
+        raise UserError(f"backbone.timm_name={name} gives no feature maps ({str(error).splitlines()[0]})") from error
     if not set(STRIDES) <= set(reductions) or len(set(reductions)) != len(reductions):
-        raise ValueError(
+        raise UserError(
             f"backbone.timm_name={name} has maps of strides {reductions}; an FPN needs 4, 8, 16 and 32, one each"
         )
     options = {
@@ -81,7 +83,7 @@ def _is_channels_last(features: nn.Module, name: str, widths: list[int]) -> bool
         with torch.no_grad():
             maps = features.eval()(torch.zeros(1, 3, 64, 96))
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
+        raise UserError(
             f"backbone.timm_name={name} does not take images of any size ({str(error).splitlines()[0]})"
         ) from error
     features.train(training)
@@ -90,7 +92,7 @@ def _is_channels_last(features: nn.Module, name: str, widths: list[int]) -> bool
         return False
     if sizes == {(64 // stride, 96 // stride, width) for width, stride in zip(widths, STRIDES, strict=True)}:
         return True
-    raise ValueError(f"backbone.timm_name={name} gives maps of sizes {sorted(sizes)} for an image of 64 x 96")
+    raise UserError(f"backbone.timm_name={name} gives maps of sizes {sorted(sizes)} for an image of 64 x 96")
 
 
 def _stages(features: Any) -> tuple[tuple[str, ...], ...]:
@@ -106,13 +108,13 @@ def _stages(features: Any) -> tuple[tuple[str, ...], ...]:
 
 
 def load_pretrained(body: TimmBody, name: str) -> list[str]:
-    """timm's own weights into the body; returns the names of the layers. Raises ValueError offline, within seconds."""
+    """timm's own weights into the body; returns the names of the layers. Raises UserError offline, within seconds."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
     info = timm.models.get_pretrained_cfg(name)
     if info is None or not (info.hf_hub_id or info.url or info.file):
-        raise ValueError(f"timm has no pretrained weights for {name}; start with weights=none")
+        raise UserError(f"timm has no pretrained weights for {name}; start with weights=none")
     overlay: dict[str, Any] = {}
     if info.hf_hub_id:
         cached = try_to_load_from_cache(info.hf_hub_id, "model.safetensors")
@@ -133,7 +135,7 @@ def _require_network(hub_id: str) -> None:
             pass
     except OSError as error:
         reason = getattr(error, "reason", None) or error
-        raise ValueError(
+        raise UserError(
             f"cannot download {address} ({reason}); fetch it elsewhere into the cache of huggingface_hub "
             f"(hf download {hub_id}), or start with weights=none"
         ) from error

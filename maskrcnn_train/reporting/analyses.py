@@ -13,14 +13,14 @@ from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
 from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.analysis.trace import SIZES
-from maskrcnn_train.option_files import write_option
-from maskrcnn_train.reporting.tables import percent, table, write_csv
+from maskrcnn_train.reporting.terminal.tables import percent, table, write_csv
+from maskrcnn_train.settings.option_files import write_option
 
 
 def write_analysis(folder: Path, analysis: Analysis) -> None:
     """Write `analysis.json`, CSV tables, pictures and `budgets/*.yaml` of what was analysed."""
-    from maskrcnn_train.reporting.analysis_figures import draw_analysis
-    from maskrcnn_train.reporting.figures import save_figure  # half a second of matplotlib
+    from maskrcnn_train.reporting.drawing.analysis_figures import draw_analysis
+    from maskrcnn_train.reporting.drawing.figures import save_figure  # half a second of matplotlib
 
     (folder / "analysis.json").write_text(json.dumps(_plain(analysis)))
     if analysis.funnel is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
+from maskrcnn_train.settings.errors import UserError
 
 ANALYSIS_FILE = "analysis.json"
 DATA_FILE = "data.json"
@@ -46,10 +47,10 @@ class RunFiles:
 def read_run(folder: Path, analysis: Path | None = None) -> RunFiles:
     """Everything a report shows. analysis: the folder of an `analyze`; None: the newest one inside the run's, if any.
 
-    Raises ValueError for a folder that isn't there or holds no run, and for an analysis that isn't one.
+    Raises UserError for a folder that isn't there or holds no run, and for an analysis that isn't one.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give the folder of a run, e.g. runs/train/<date>_<time>")
+        raise UserError(f"{folder} is not a folder; give the folder of a run, e.g. runs/train/<date>_<time>")
     history = folder / METRICS_FILE
     run = RunFiles(
         folder=folder,
@@ -66,14 +67,14 @@ def read_run(folder: Path, analysis: Path | None = None) -> RunFiles:
         analysis=_analysis(folder, analysis),
     )
     if not (run.config or run.metrics or run.history):
-        raise ValueError(f"{folder} holds no run: none of config.yaml, metrics.json and {METRICS_FILE} is in it")
+        raise UserError(f"{folder} holds no run: none of config.yaml, metrics.json and {METRICS_FILE} is in it")
     return run
 
 
 def _analysis(run: Path, given: Path | None) -> dict[str, Any]:
     if given is not None:
         if not (given / ANALYSIS_FILE).is_file():
-            raise ValueError(f"analysis={given} holds no {ANALYSIS_FILE}; give the folder that analyze wrote")
+            raise UserError(f"analysis={given} holds no {ANALYSIS_FILE}; give the folder that analyze wrote")
         return read_json(given / ANALYSIS_FILE)
     found = sorted(run.glob(f"*/{ANALYSIS_FILE}"), key=lambda path: path.stat().st_mtime)
     return read_json(found[-1]) if found else {}
@@ -86,11 +87,11 @@ def read_overrides(folder: Path) -> list[str]:
 
 
 def read_yaml(path: Path) -> Any:
-    """None where the file is absent. Raises ValueError for a damaged one."""
+    """None where the file is absent. Raises UserError for a damaged one."""
     try:
         return yaml.safe_load(_text(path))
     except yaml.YAMLError:
-        raise ValueError(f"{path} is not YAML; was its run cut short? Remove it or make it anew") from None
+        raise UserError(f"{path} is not YAML; was its run cut short? Remove it or make it anew") from None
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, float]:
@@ -98,11 +99,11 @@ def _scores(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object; empty where the file is absent. Raises ValueError for a damaged one."""
+    """An object; empty where the file is absent. Raises UserError for a damaged one."""
     try:
         found = json.loads(_text(path) or "{}")
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); was its run cut short? Remove it or make it anew") from None
+        raise UserError(f"{path} is not JSON ({error}); was its run cut short? Remove it or make it anew") from None
     return found if isinstance(found, dict) else {}
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from maskrcnn_train.evaluation.bootstrap import TOO_FEW_IMAGES
-from maskrcnn_train.evaluation.study import Study
-from maskrcnn_train.reporting.tables import percent, table, write_csv, write_lines
+from maskrcnn_train.evaluation.diagnostics.bootstrap import TOO_FEW_IMAGES
+from maskrcnn_train.evaluation.diagnostics.diagnostics import Study
+from maskrcnn_train.reporting.terminal.tables import percent, table, write_csv, write_lines
 
 
 def write_study(folder: Path, studies: Mapping[str, Study]) -> dict[str, Image.Image]:
     """Write `study.json`, `<kind>_thresholds.csv`, `<kind>_confusion.csv`, `<kind>_errors.csv`, `<kind>_sizes.csv` and
     the pictures `<kind>_*.png` into `folder`; returns the pictures by name, as in segm/confusion."""
-    from maskrcnn_train.reporting.figures import draw_study, save_figure  # half a second of matplotlib
+    from maskrcnn_train.reporting.drawing.figures import draw_study, save_figure  # half a second of matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
     plain = {kind: study.to_plain() for kind, study in studies.items()}

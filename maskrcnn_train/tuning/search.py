@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields, replace
 from functools import reduce
 from typing import Any
 
-from maskrcnn_train.command_config import TuneConfig
-from maskrcnn_train.composing import load_command_config
-from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.settings.command_schema import TuneConfig
+from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.tuning.space import (
     MOST_VALUES,
     Choice,
@@ -71,7 +72,7 @@ class Search:
         return [dict(zip(keys, values, strict=True)) for values in itertools.product(*columns)]
 
     def training(self, varied: Sequence[str]) -> TrainConfig:
-        """The settings of one trial. Raises ValueError where its values do not go together."""
+        """The settings of one trial. Raises UserError where its values do not go together."""
         config, _ = self.compose(varied)
         self.check_rules(config)
         return TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
@@ -79,7 +80,7 @@ class Search:
     def compose(self, varied: Sequence[str]) -> tuple[TuneConfig, list[str]]:
         """The settings with some values, and warnings of those without effect; rules between settings not looked at.
 
-        Raises ValueError for a value that its setting cannot take.
+        Raises UserError for a value that its setting cannot take.
         """
         return load_command_config("tune", TuneConfig, lambda _: [], [*self.fixed, *varied], self.config_dir)
 
@@ -87,7 +88,7 @@ class Search:
 def load_search(
     name: str, schema: type[TuneConfig], check_rules: Rules, overrides: list[str], config_dir: str | None
 ) -> tuple[Search, list[str]]:
-    """Compose and check a search; returns it and warnings. Raises ValueError with one line.
+    """Compose and check a search; returns it and warnings. Raises UserError with one line.
 
     Every value that a choice names, and both ends of a range, are tried on the settings before anything runs.
     """
@@ -97,7 +98,7 @@ def load_search(
     _check_keys(space, fixed)
     search = Search(config, fixed, space, config_dir, check_rules)
     if search.metric.startswith("segm/") and search.varies_masks:
-        raise ValueError(f"metric={search.metric} needs masks, which not all trials have; use metric=bbox/AP")
+        raise UserError(f"metric={search.metric} needs masks, which not all trials have; use metric=bbox/AP")
     first = [override_of(key, value) for key, value in search.first_values().items()]
     for each in space:
         for value in each.ends:
@@ -106,7 +107,7 @@ def load_search(
             warnings += [note for note in notes if note not in warnings]
             try:
                 check_rules(composed)
-            except ValueError as error:  # a rule between settings, which other values of the others may keep
+            except UserError as error:  # a rule between settings, which other values of the others may keep
                 warnings.append(f"some trials with {tried[-1]} will fail: {error}")
     return search, warnings
 
@@ -116,13 +117,13 @@ def _in_whole_numbers(dimension: Dimension, config: TuneConfig) -> Dimension:
     if not isinstance(dimension, Numbers) or dimension.whole or type(_current(config, dimension.key)) is not int:
         return dimension
     if dimension.low % 1 or dimension.high % 1 or (dimension.step or 0) % 1:
-        raise ValueError(f"{dimension.key} takes whole numbers; write int(interval(LOW,HIGH)) with whole ends")
+        raise UserError(f"{dimension.key} takes whole numbers; write int(interval(LOW,HIGH)) with whole ends")
     return replace(dimension, whole=True)
 
 
 def _check_keys(space: Sequence[Dimension], fixed: Sequence[str]) -> None:
     if not space:
-        raise ValueError(
+        raise UserError(
             "nothing varies; give settings several values, e.g. optimizer.lr='tag(log,interval(1e-3,1e-1))' "
             "backbone=resnet50,resnet101"
         )
@@ -130,9 +131,9 @@ def _check_keys(space: Sequence[Dimension], fixed: Sequence[str]) -> None:
     seen: set[str] = set()
     for key in (each.key for each in space):
         if key in NOT_VARIED:
-            raise ValueError(f"{key} cannot vary in a search; give it one value")
+            raise UserError(f"{key} cannot vary in a search; give it one value")
         if key in given or key in seen:
-            raise ValueError(f"{key} is given twice; keep one of them")
+            raise UserError(f"{key} is given twice; keep one of them")
         seen.add(key)
 
 

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from maskrcnn_train.settings.errors import UserError
+
 Value = str | int | float
 MOST_VALUES = 10_000
 
@@ -138,7 +140,7 @@ def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def read_dimension(text: str) -> Dimension:
-    """One setting with several values. Raises ValueError with what to write instead."""
+    """One setting with several values. Raises UserError with what to write instead."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
     from hydra.errors import HydraException
@@ -146,39 +148,39 @@ def read_dimension(text: str) -> Dimension:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise ValueError(f"'{text}' is not an override: {' '.join(str(error).split())}") from None
+        raise UserError(f"'{text}' is not an override: {' '.join(str(error).split())}") from None
     if override.is_add() or override.is_delete():
-        raise ValueError(f"'{text}' adds or removes a key; a search varies the value of one that is there: KEY=A,B")
+        raise UserError(f"'{text}' adds or removes a key; a search varies the value of one that is there: KEY=A,B")
     key, sweep = override.key_or_group, override.value()
     if isinstance(sweep, ChoiceSweep):
         options = list(dict.fromkeys(override.sweep_string_iterator()))
         if len(options) < 2:
-            raise ValueError(f"{text} has one value only; give two or more, or drop it from the search")
+            raise UserError(f"{text} has one value only; give two or more, or drop it from the search")
         return Choice(key, options)
     if isinstance(sweep, RangeSweep) and sweep.start is not None and sweep.stop is not None:
         return _from_range(text, key, sweep.start, sweep.stop, sweep.step)
     if isinstance(sweep, IntervalSweep) and sweep.start is not None and sweep.end is not None:
         return _from_interval(text, key, sweep.start, sweep.end, sweep.tags)
-    raise ValueError(f"{text} cannot be searched; write A,B,... or range(...), interval(...), tag(log,interval(...))")
+    raise UserError(f"{text} cannot be searched; write A,B,... or range(...), interval(...), tag(log,interval(...))")
 
 
 def _from_range(text: str, key: str, start: float, stop: float, step: float) -> Numbers:
     """As Python's range: the end is not included."""
     count = math.ceil((stop - start) / step - 1e-9) if step else 0
     if count < 2 or step < 0:
-        raise ValueError(f"{text} has fewer than two rising values; write range(LOW,HIGH,S), HIGH not included")
+        raise UserError(f"{text} has fewer than two rising values; write range(LOW,HIGH,S), HIGH not included")
     whole = all(isinstance(number, int) for number in (start, stop, step))
     return Numbers(key, start, start + (count - 1) * step, step=step, whole=whole)
 
 
 def _from_interval(text: str, key: str, low: float, high: float, tags: set[str]) -> Numbers:
     if unknown := tags - {"log", "int"}:
-        raise ValueError(f"{text} has the tag {min(unknown)}; the tags of a search are log and int")
+        raise UserError(f"{text} has the tag {min(unknown)}; the tags of a search are log and int")
     if not low < high:
-        raise ValueError(f"{text} is empty; the first number must be below the second")
+        raise UserError(f"{text} is empty; the first number must be below the second")
     if "log" in tags and low <= 0:
-        raise ValueError(f"{text} has no powers of ten down to {low:g}; begin above 0")
+        raise UserError(f"{text} has no powers of ten down to {low:g}; begin above 0")
     whole = "int" in tags or (isinstance(low, int) and isinstance(high, int))
     if whole and (low % 1 or high % 1):
-        raise ValueError(f"{text} is for whole numbers and does not begin and end with one")
+        raise UserError(f"{text} is for whole numbers and does not begin and end with one")
     return Numbers(key, low, high, log="log" in tags, whole=whole)

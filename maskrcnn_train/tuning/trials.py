@@ -22,7 +22,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from maskrcnn_train.evaluation.evaluators import ABSENT
+from maskrcnn_train.evaluation.coco.evaluators import ABSENT
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.tuning.search import OF_THE_SEARCH, Search
 from maskrcnn_train.tuning.space import Value, override_of
 
@@ -36,13 +37,13 @@ logger = logging.getLogger("maskrcnn_train")
 
 
 def score_in(metrics: dict[str, float], metric: str) -> float:
-    """A score that can be compared. Raises ValueError where there is none."""
+    """A score that can be compared. Raises UserError where there is none."""
     if metric not in metrics:
-        raise ValueError(f"the training has no {metric}; it has {', '.join(sorted(metrics))}")
+        raise UserError(f"the training has no {metric}; it has {', '.join(sorted(metrics))}")
     if not math.isfinite(metrics[metric]):
-        raise ValueError(f"{metric} is {metrics[metric]}")
+        raise UserError(f"{metric} is {metrics[metric]}")
     if metrics[metric] == ABSENT:
-        raise ValueError(f"{metric} is absent: the validation split has no such object; choose another metric")
+        raise UserError(f"{metric} is absent: the validation split has no such object; choose another metric")
     return metrics[metric]
 
 
@@ -90,7 +91,7 @@ class TrialRecord:
 class Trials:
     """All trials of the search in one folder. lock: for what only one worker at a time may do.
 
-    Raises ValueError where the folder's search is another one.
+    Raises UserError where the folder's search is another one.
     """
 
     def __init__(self, folder: Path, search: Search) -> None:
@@ -123,7 +124,7 @@ class Trials:
         if known is None:
             self.study.set_user_attr("search", ours)
         elif set(known) != set(ours):
-            raise ValueError(
+            raise UserError(
                 f"output_dir={self.folder} holds another search; they differ in "
                 f"{', '.join(sorted(set(known) ^ set(ours)))}. Give the same settings, or another folder"
             )

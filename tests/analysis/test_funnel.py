@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from planted_model import SIZE, PlantedModel, box, planted, trace_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from analysis.planted import SIZE, PlantedModel, box, planted, trace_of
 from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel, FunnelTracer
 from maskrcnn_train.analysis.trace import ObjectsOfImages
-from maskrcnn_train.evaluation.coco import evaluate_coco
-from maskrcnn_train.evaluation.inference import to_results
+from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
+from maskrcnn_train.evaluation.detect import to_results
 
 
 def funnel_of(model: PlantedModel, truth: dict[str, Any]) -> Funnel:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from planted_model import SETTING
 
-from analysis.planted import SETTING
 from maskrcnn_train.analysis.pareto import Outcome, halves, mark_front, outcomes, winners
-from maskrcnn_train.evaluation.evaluators import ABSENT
+from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 
 
 def found(*rows: tuple[float, float]) -> list[Outcome]:

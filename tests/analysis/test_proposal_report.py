@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from planted_model import box, planted, trace_of
 
-from analysis.planted import box, planted, trace_of
 from maskrcnn_train.analysis.proposal_report import ProposalReporter
 from maskrcnn_train.analysis.trace import ObjectsOfImages
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from planted_model import BUDGET, RULES, SETTING
 from torch import nn
 
-from analysis.planted import BUDGET, RULES, SETTING
 from maskrcnn_train.analysis.timing import time_settings
-from maskrcnn_train.batch import ImageBatch, Target
+from maskrcnn_train.structures.batch import ImageBatch, Target
 
 FAST = replace(SETTING, post_test=10, detections_per_image=5)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from maskrcnn_train.analysis.trace import trace_batches
-from maskrcnn_train.batch import ImageBatch
+from maskrcnn_train.structures.batch import ImageBatch
 
 
 class Parts(nn.Module):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from maskrcnn_train import load_config
 from maskrcnn_train.checking.data import quick_check
-from maskrcnn_train.data.splitting import read_splits
+from maskrcnn_train.data.splits.splitting import read_splits
 
 
 def test_a_class_on_few_images_is_answered_by_repeating_them(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from planted_data import DataSet
 
 from maskrcnn_train import load_config
 from maskrcnn_train.checking.advice import combined
@@ -11,10 +12,8 @@ from maskrcnn_train.checking.data import quick_check
 from maskrcnn_train.checking.findings import Finding
 from maskrcnn_train.checking.objects import resized_sizes
 from maskrcnn_train.checking.table import findings_table
-from maskrcnn_train.data.splitting import read_splits
+from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.data.transforms import resized_size
-
-from .planted import DataSet
 
 
 @pytest.fixture(scope="module")

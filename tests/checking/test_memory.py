@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from maskrcnn_train import build_model, load_config
-from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
 from maskrcnn_train.checking.memory import WORKSPACE, MemoryForecast, check_memory, forecast_memory
-from maskrcnn_train.config import TrainConfig
+from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
 SIDE = 256
 

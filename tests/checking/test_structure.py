@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from maskrcnn_train.checking.structure import without_faults
-from maskrcnn_train.data.coco import read_coco
+from maskrcnn_train.data.coco.reader import read_coco
 
 SOUND = {"file_name": "a.png", "name": "door"}
 

@@ -5,16 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_coco import Configure, annotation, roboflow, small_coco, square
 
-from maskrcnn_train.batch import MaskCrops, Target
 from maskrcnn_train.data.copy_paste import paste_objects
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.loading import build_loaders
-from maskrcnn_train.data.splitting import read_splits
+from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.data.targets import pack
 from maskrcnn_train.data.transforms import Transform
-
-from .conftest import Configure, annotation, roboflow, small_coco, square
+from maskrcnn_train.structures.batch import MaskCrops, Target
 
 
 def rectangles(boxes: list[list[int]], size: tuple[int, int] = (40, 60), labels: list[int] | None = None) -> Target:

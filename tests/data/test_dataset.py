@@ -8,16 +8,15 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from small_coco import Configure, annotation, roboflow, small_coco
 
 from maskrcnn_train import load_config
-from maskrcnn_train.batch import MaskCrops, Target
+from maskrcnn_train.data.coco.results import read_ground_truth
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.loading import build_loaders
-from maskrcnn_train.data.results import read_ground_truth
-from maskrcnn_train.data.splitting import read_splits
+from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.data.transforms import Transform
-
-from .conftest import Configure, annotation, roboflow, small_coco
+from maskrcnn_train.structures.batch import MaskCrops, Target
 
 AUGMENTED: dict[str, dict[str, Any]] = {
     "resized": {},

@@ -6,16 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_coco import Configure, roboflow, small_coco
 
 from maskrcnn_train import build_model
-from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
 from maskrcnn_train.data.loading import DetectionLoader, build_loaders, pad_images
 from maskrcnn_train.data.order import EpochBatchSampler, repeat_factors
 from maskrcnn_train.engine.distributed import ALONE
+from maskrcnn_train.engine.validation import Validation
 from maskrcnn_train.reporting.tensorboard import MetricWriter
-from maskrcnn_train.validation import Validation
-
-from .conftest import Configure, roboflow, small_coco
+from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
 
 def sampler(count: int = 23, batch_size: int = 3, rank: int = 0, world_size: int = 1) -> EpochBatchSampler:

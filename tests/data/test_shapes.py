@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from maskrcnn_train.config import ShapesConfig
 from maskrcnn_train.data import shapes
 from maskrcnn_train.data.shapes import CATEGORIES, MAX_OBJECTS, ensure_shapes
+from maskrcnn_train.settings.schema import ShapesConfig
 
 # pycocotools 2.0.11 decodes masks in a way that NumPy 2 warns of; the package itself never decodes
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -26,7 +26,7 @@ SECTION = ShapesConfig(num_train=60, num_val=6, num_test=5, image_size=96, seed=
 SMALL = ShapesConfig(num_train=4, num_val=2, num_test=2, image_size=64, seed=0)
 ENSURE_MANY = """
 from pathlib import Path
-from maskrcnn_train.config import ShapesConfig
+from maskrcnn_train.settings.schema import ShapesConfig
 from maskrcnn_train.data.shapes import ensure_shapes
 ensure_shapes(ShapesConfig(num_train={count}, num_val=2, num_test=2, image_size=64, seed=0), Path({root!r}))
 """

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from maskrcnn_train.data.masks import decode_counts, polygon_crop
+from maskrcnn_train.data.coco.masks import decode_counts, polygon_crop
 from maskrcnn_train.data.transforms import Geometry, Transform, resized_size
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn_train.composing import load_config
 from maskrcnn_train.engine import checkpoint
 from maskrcnn_train.engine.checkpoint import Checkpoints, read_checkpoint, restore
 from maskrcnn_train.engine.precision import grad_scaler
 from maskrcnn_train.engine.state import Position, TrainingState
+from maskrcnn_train.settings.compose import load_config
 
 
 def state(step: int = 0) -> TrainingState:

@@ -18,7 +18,7 @@ from maskrcnn_train.engine.checkpoint import read_checkpoint
 SCRIPT = """
 import itertools, os, sys, torch
 from maskrcnn_train import load_config, train
-from maskrcnn_train.batch import MaskCrops
+from maskrcnn_train.structures.batch import MaskCrops
 from maskrcnn_train.data.loading import PackedBatch
 from maskrcnn_train.engine import loop
 unpack, batches = PackedBatch.unpack, itertools.count()
@@ -82,9 +82,9 @@ def test_the_map_is_that_of_one_process(two_ranks: Path) -> None:
     from dataclasses import replace
 
     from maskrcnn_train import build_loaders, build_model
-    from maskrcnn_train.composing import config_from_plain
     from maskrcnn_train.engine.distributed import ALONE
-    from maskrcnn_train.validation import Validation
+    from maskrcnn_train.engine.validation import Validation
+    from maskrcnn_train.settings.compose import config_from_plain
 
     content = read_checkpoint(two_ranks / "run/checkpoints/last.pt")
     config = config_from_plain(content["config"])

@@ -17,15 +17,15 @@ import torch
 from tiny import TINY as SMALLEST
 
 from maskrcnn_train import load_config, train
-from maskrcnn_train.config import TrainConfig
 from maskrcnn_train.data import loading
 from maskrcnn_train.data.loading import LostWorker, PackedBatch
 from maskrcnn_train.engine import loop
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.engine.faults import OutOfMemory
+from maskrcnn_train.engine.replay import replay
 from maskrcnn_train.engine.step import BadStep
-from maskrcnn_train.replay import replay
 from maskrcnn_train.reporting.tensorboard import read_metrics
+from maskrcnn_train.settings.schema import TrainConfig
 
 TINY = [*SMALLEST, "trainer.interval_unit=step", "trainer.max_steps=6"]
 

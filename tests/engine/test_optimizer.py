@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_train.composing import load_config
-from maskrcnn_train.config import OptimizerConfig
 from maskrcnn_train.engine.optimizer import build_optimizer, parameter_groups, scaled_lr, set_lr, train_body
+from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.schema import OptimizerConfig
 
 
 def network() -> nn.Module:

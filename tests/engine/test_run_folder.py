@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from maskrcnn_train.cli import resumed_overrides
-from maskrcnn_train.composing import load_config
-from maskrcnn_train.engine.run_folder import find_run, open_run_folder, overrides_of
+from maskrcnn_train.engine.run_folder import find_run, open_run_folder
+from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.overrides import overrides_of
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from maskrcnn_train.composing import load_config
-from maskrcnn_train.config import ScheduleConfig
 from maskrcnn_train.engine.schedule import lr_factor
+from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.schema import ScheduleConfig
 
 
 def section(*overrides: str) -> ScheduleConfig:

@@ -12,7 +12,7 @@ from tiny import TINY
 from maskrcnn_train import Predictor, build_model, load_config
 from maskrcnn_train.exporting import files, runtimes
 from maskrcnn_train.exporting.comparing import Differences, compare
-from maskrcnn_train.predictor import detect_batch, prepare
+from maskrcnn_train.prediction.predictor import detect_batch, prepare
 
 SIZES = [(64, 64), (50, 90), (200, 141)]
 KINDS = {

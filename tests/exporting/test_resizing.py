@@ -15,7 +15,7 @@ from maskrcnn_train.data import transforms
 from maskrcnn_train.exporting.files import without_exporter_noise
 from maskrcnn_train.exporting.pasting import MaskPaster
 from maskrcnn_train.exporting.resizing import PillowResize, resized_size
-from maskrcnn_train.model.outputs import paste_full
+from maskrcnn_train.structures.pasting import paste_full
 
 SIZES = [(50, 70), (64, 64), (333, 517), (1, 7), (900, 411), (129, 1027), (411, 900), (1200, 333), (2, 500)]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import small_config
+from small_model import small_config
 from torch import nn
 from torchvision.models import resnet50
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone

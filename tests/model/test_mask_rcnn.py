@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import small_config
+from small_model import small_config
 from torch import nn
 
-from maskrcnn_train.batch import ImageBatch, MaskCrops, Target
 from maskrcnn_train.model.box_head import FCHead
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import DetectionRules, select_detections
 from maskrcnn_train.model.roi_heads import PROPOSAL_CODER
+from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
 Build = Callable[..., MaskRCNN]
 Batch = tuple[ImageBatch, list[Target]]

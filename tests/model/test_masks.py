@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import dense_targets
+from small_model import dense_targets
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 from torchvision.ops import roi_align
 
 from maskrcnn_train.model.mask_targets import crops_from_dense, mask_targets
-from maskrcnn_train.model.outputs import paste_full, paste_masks
+from maskrcnn_train.structures.pasting import paste_full, paste_masks
 
 SIZE = (64, 80)
 

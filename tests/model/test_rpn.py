@@ -10,7 +10,6 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from maskrcnn_train.batch import ImageBatch, Target
 from maskrcnn_train.model import boxes, matching
 from maskrcnn_train.model.anchors import AnchorGrid, cell_anchors
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
@@ -18,6 +17,7 @@ from maskrcnn_train.model.matching import BACKGROUND, IGNORED, match_boxes
 from maskrcnn_train.model.proposals import Proposals, keep_per_batch, keep_per_image
 from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.model.sampling import sample_balanced
+from maskrcnn_train.structures.batch import ImageBatch, Target
 
 Build = Callable[..., MaskRCNN]
 Batch = tuple[ImageBatch, list[Target]]

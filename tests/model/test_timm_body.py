@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 import torch
-from conftest import small_config
+from small_model import small_config
 
 from maskrcnn_train import build_model
 from maskrcnn_train.model.timm_body import build_timm_body, load_pretrained

@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from analysis.planted import SETTING
+from planted_model import SETTING
 
 from maskrcnn_train.analysis.analyst import Analysis
 from maskrcnn_train.analysis.funnel import FOUND, Funnel, LostObject
 from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.reporting.analyses import analysis_tables, write_analysis
-from maskrcnn_train.reporting.analysis_figures import recall_figure
-from maskrcnn_train.reporting.analysis_page import AnalysisPage, analysis_page
-from maskrcnn_train.reporting.html import write_report
+from maskrcnn_train.reporting.drawing.analysis_figures import recall_figure
+from maskrcnn_train.reporting.pages.analysis_page import AnalysisPage, analysis_page
+from maskrcnn_train.reporting.pages.html import write_report
 
 OBJECTS = [("small", "large", FOUND), ("small", "large", FOUND), ("all", "small", "score"), ("all", "small", "box")]
 RECALLS = {("all", "all"): 0.5, ("size", "small"): 0.0, ("size", "large"): 1.0, ("class", "small"): 1.0}

@@ -7,10 +7,10 @@ from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from maskrcnn_train.evaluation.coco import CocoResult
-from maskrcnn_train.reporting.progress import Progress, close_logging, duration, setup_logging
-from maskrcnn_train.reporting.tables import class_table, metrics_table, table
+from maskrcnn_train.evaluation.coco.metrics import CocoResult
 from maskrcnn_train.reporting.tensorboard import MetricWriter, read_metrics
+from maskrcnn_train.reporting.terminal.progress import Progress, close_logging, duration, setup_logging
+from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table
 
 
 @pytest.fixture(autouse=True)

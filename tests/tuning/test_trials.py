@@ -9,8 +9,8 @@ from tiny import TINY
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
-from maskrcnn_train.command_config import TuneConfig
-from maskrcnn_train.command_rules import check_tune_rules
+from maskrcnn_train.settings.command_rules import check_tune_rules
+from maskrcnn_train.settings.command_schema import TuneConfig
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.trials import EARLIEST, MOST_ATTEMPTS, SHARES, Pruned, Trial, Trials, score_in
 

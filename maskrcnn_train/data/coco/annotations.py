@@ -1,0 +1,193 @@
+"""Checks the annotations of a COCO JSON against their images and sorts them.
+
+Faults of single annotations are never fatal and never silent: each is a row of the table of what was skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_train.data.coco import masks
+from maskrcnn_train.data.coco.index import NO_MASK, RLE, SkippedTable
+from maskrcnn_train.data.coco.raw_annotations import GIVEN, MALFORMED, UNKNOWN, RawAnnotations
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Report = Callable[[str, Any, bool], None]  # (reason, which: bool [A], dropped)
+
+CLIP_TOLERANCE = 0.5  # pixels; tools round coordinates, that alone is not worth a row
+MIN_AGREEMENT = 0.5  # IoU of a box and the extent of its segmentation; below it one of them is likely wrong
+
+
+@dataclass
+class AnnotationColumns:
+    """The checked annotations, sorted by image; columns as in `AnnotationIndex`."""
+
+    ids: Ints
+    image_rows: Ints
+    category_ids: Ints
+    crowd: Bools
+    boxes: Floats
+    written_boxes: Floats
+    areas: Floats
+    kinds: NDArray[np.uint8]
+    extents: Floats
+    part_offsets: Ints
+    point_offsets: Ints
+    coordinates: Floats
+    run_offsets: Ints
+    runs: NDArray[np.uint32]
+
+
+def check_annotations(
+    raw: RawAnnotations, ids: Ints, image_rows: Ints, sizes: Ints, skipped: SkippedTable
+) -> AnnotationColumns:
+    """Check and sort annotations; `skipped` receives what is left out or repaired.
+
+    ids, image_rows: int64 [A], in the order of `raw`. sizes: int64 [M, 2] height, width.
+    """
+    keep = np.ones(len(raw), dtype=bool)
+
+    def report(reason: str, which: Bools, dropped: bool) -> None:
+        which = which & keep
+        for row in np.flatnonzero(which).tolist():
+            skipped.add(reason, int(ids[row]), f"annotation {ids[row]}", dropped=dropped)
+        if dropped:
+            keep[which] = False
+
+    own_sizes = sizes[image_rows]
+    report("iscrowd is neither 0 nor 1", raw.crowd < 0, True)
+    boxes = _check_boxes(raw, own_sizes, report)
+    extents, mask_areas, good_parts = _check_polygons(raw, own_sizes, report)
+    _check_codes(raw, own_sizes, extents, mask_areas, report)
+    report("segmentation is neither polygons nor RLE", raw.kinds == UNKNOWN, True)
+    extents = _clip_extents(extents, own_sizes, report)
+    has_box, has_mask = raw.box_states == GIVEN, raw.kinds != NO_MASK
+    report("neither box nor segmentation", ~has_box & ~has_mask, True)
+    report("box computed from the segmentation", ~has_box & has_mask, False)
+    boxes = np.where(has_box[:, None], boxes, extents)
+    _compare(boxes, extents, has_box & has_mask, report)
+    extents[~has_mask] = boxes[~has_mask]
+    boxes[:, 2:] -= boxes[:, :2]
+    areas = _check_areas(raw.areas, np.where(has_mask, mask_areas, boxes[:, 2] * boxes[:, 3]), report)
+    order = np.argsort(image_rows, kind="stable")
+    order = order[keep[order]]
+    return AnnotationColumns(
+        ids=ids[order],
+        image_rows=image_rows[order],
+        category_ids=raw.category_ids[order],
+        crowd=raw.crowd[order] == 1,
+        boxes=boxes[order],
+        written_boxes=np.where(has_box[:, None], raw.boxes, boxes)[order],
+        areas=areas[order],
+        kinds=raw.kinds[order],
+        extents=extents[order],
+        **_select_masks(raw, good_parts, order),
+    )
+
+
+def _check_boxes(raw: RawAnnotations, sizes: Ints, report: Report) -> Floats:
+    """Boxes clipped to their images: float64 [A, 4] x1 y1 x2 y2, NaN where there is none."""
+    boxes, numbers = raw.boxes.copy(), raw.box_states == GIVEN
+    report("box is not four numbers", raw.box_states == MALFORMED, True)
+    with np.errstate(invalid="ignore", over="ignore"):
+        size_wh, limit = sizes[:, ::-1].astype(np.float64), masks.FAR * sizes.max(axis=1, initial=0)
+        report("box has a coordinate that is not a number", numbers & ~np.isfinite(boxes).all(axis=1), True)
+        report("box reaches far outside the image", (np.abs(boxes) > limit[:, None]).any(axis=1), True)
+        report("box has no area", ~(boxes[:, 2:] > 0).all(axis=1) & numbers, True)
+        boxes[:, 2:] += boxes[:, :2]
+        outside = (boxes[:, :2] >= size_wh).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
+        report("box lies outside the image", outside, True)
+        clipped = np.clip(boxes, 0, np.tile(size_wh, 2))
+        report("box clipped to the image", (np.abs(clipped - boxes) > CLIP_TOLERANCE).any(axis=1), False)
+    return clipped
+
+
+def _check_polygons(raw: RawAnnotations, sizes: Ints, report: Report) -> tuple[Floats, Floats, Bools]:
+    """Extents [A, 4] x1 y1 x2 y2 and areas [A] of the polygons, NaN without; which parts are good [P]."""
+    count = len(raw)
+    owners = np.repeat(np.arange(count), raw.num_parts)
+    sides = sizes.max(axis=1, initial=0)[owners].astype(np.float64)
+    measures = raw.part_extents, raw.part_areas, raw.part_outlines
+    faults = masks.polygon_faults(raw.part_lengths > 0, *measures, sides)
+    good = ~np.any(list(faults.values()), axis=0)
+    sound = np.bincount(owners[good], minlength=count) > 0
+    for reason, which in faults.items():
+        broken = np.bincount(owners[which], minlength=count) > 0
+        report(reason, broken & ~sound, True)
+        report(f"{reason}: this part left out", broken & sound, False)
+    bounds = np.tile([np.inf, np.inf, -np.inf, -np.inf], (count, 1))
+    np.minimum.at(bounds[:, :2], owners[good], raw.part_extents[good, :2])
+    np.maximum.at(bounds[:, 2:], owners[good], raw.part_extents[good, 2:])
+    total = np.bincount(owners[good], weights=raw.part_areas[good], minlength=count)
+    return np.where(sound[:, None], bounds, np.nan), np.where(sound, total, np.nan), good
+
+
+def _check_codes(raw: RawAnnotations, sizes: Ints, extents: Floats, areas: Floats, report: Report) -> None:
+    """Check the RLE and fill in their rows of `extents` and `areas`."""
+    coded = raw.kinds == RLE
+    report("RLE has another size than its image", coded & (raw.rle_sizes != sizes).any(axis=1), True)
+    report("RLE has counts that cannot be read", coded & (raw.rle_pixels < 0), True)
+    report("RLE counts do not add up to the image", coded & (raw.rle_pixels != sizes.prod(axis=1)), True)
+    report("mask is empty", coded & (raw.rle_areas == 0), True)
+    extents[coded], areas[coded] = raw.rle_boxes[coded], raw.rle_areas[coded]
+
+
+def _clip_extents(extents: Floats, sizes: Ints, report: Report) -> Floats:
+    clipped = np.clip(extents, 0, np.tile(sizes[:, ::-1].astype(np.float64), 2))
+    with np.errstate(invalid="ignore"):
+        report("segmentation lies outside the image", (clipped[:, 2:] <= clipped[:, :2]).any(axis=1), True)
+    return np.asarray(clipped)
+
+
+def _compare(boxes: Floats, extents: Floats, both: Bools, report: Report) -> None:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        low, high = np.maximum(boxes[:, :2], extents[:, :2]), np.minimum(boxes[:, 2:], extents[:, 2:])
+        shared = np.clip(high - low, 0, None).prod(axis=1)
+        areas = [(corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (boxes, extents)]
+        overlap = shared / (areas[0] + areas[1] - shared)
+        report("box and segmentation differ (boxes are x, y, width, height)", both & (overlap < MIN_AGREEMENT), False)
+
+
+def _check_areas(given: Floats, computed: Floats, report: Report) -> Floats:
+    missing = np.isnan(given)
+    report("area missing: computed", missing, False)
+    report("area is not a positive number: computed", given == 0, False)
+    return np.where(missing | (given == 0), computed, given)
+
+
+def _select_masks(raw: RawAnnotations, good_parts: Bools, order: Ints) -> dict[str, NDArray[Any]]:
+    """The good polygons and the run lengths of the annotations in `order`, one after another."""
+    first_part = _offsets(raw.num_parts)
+    parts = _ranges(first_part[order], raw.num_parts[order])
+    kept = np.bincount(np.repeat(np.arange(len(raw)), raw.num_parts)[good_parts], minlength=len(raw))
+    parts = parts[good_parts[parts]]
+    points = _ranges(_offsets(raw.part_lengths)[parts], raw.part_lengths[parts])
+    runs = _ranges(_offsets(raw.num_runs)[order], raw.num_runs[order])
+    return {
+        "part_offsets": _offsets(kept[order]),
+        "point_offsets": _offsets(raw.part_lengths[parts]),
+        "coordinates": raw.coordinates[points],
+        "run_offsets": _offsets(raw.num_runs[order]),
+        "runs": raw.runs[runs],
+    }
+
+
+def _offsets(lengths: Ints) -> Ints:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _ranges(starts: Ints, lengths: Ints) -> Ints:
+    """The numbers starts[i], starts[i] + 1, ... of every i, lengths[i] of each, one range after another."""
+    steps = np.ones(int(lengths.sum()), dtype=np.int64)
+    starts, lengths = starts[lengths > 0], lengths[lengths > 0]
+    if len(starts):
+        steps[0] = starts[0]
+        steps[np.cumsum(lengths[:-1])] = starts[1:] - starts[:-1] - lengths[:-1] + 1
+    return np.cumsum(steps, out=steps)

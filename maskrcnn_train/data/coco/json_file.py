@@ -1,0 +1,107 @@
+"""Reads a COCO JSON, whole or with its annotations in blocks: all of them as Python objects would take gigabytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from maskrcnn_train.settings.errors import UserError
+
+BLOCK_SIZE = 2 * 2**20  # bytes of annotations that are Python objects at one time
+BEGIN = re.compile(rb'"annotations"\s*:\s*\[\s*(?=\{)')
+END = re.compile(rb'\}\s*(?=\]\s*(?:,\s*"|\}))')
+BETWEEN = re.compile(rb"\}\s*(,)\s*\{")
+WINDOW = 2**17  # bytes at the end of a block in which it may end
+TRIES = 20  # places that look like a border but lie inside an object, before the file is read whole
+
+
+class NotInBlocks(Exception):
+    """The annotations cannot be taken apart without reading the file whole."""
+
+
+def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
+    """The content of a COCO JSON. Raises UserError with one line when it is none.
+
+    exact: with whole numbers beyond 64 bits as they are, which takes a few times longer.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text) if exact else _loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}. Export the annotations as COCO JSON again") from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds a {type(content).__name__}, not a COCO object with images, annotations and categories"
+        )
+    for key in ("images", "annotations", "categories"):
+        if key not in content:
+            raise UserError(f"{path} has no `{key}`; a COCO JSON has images, annotations and categories")
+    return content
+
+
+def read_text(path: Path) -> bytes:
+    """The bytes of a file, without a byte order mark. Raises UserError where it cannot be read."""
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _loads(text: bytes) -> Any:
+    # Python's own json writes NaN, which is no JSON: such files must be read to say which object is wrong
+    if b"NaN" in text or b"Infinity" in text:
+        return json.loads(text, parse_int=_number)
+    return orjson.loads(text)
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)
+
+
+def in_blocks(text: bytes, block_size: int) -> tuple[dict[str, Any], Iterator[list[Any]]]:
+    """A JSON without its annotations (an empty list), and the annotations, some at a time.
+
+    Borders are guessed from the text and proved by parsing: a piece that is JSON on both sides of a border is
+    whole. Raises NotInBlocks, also while iterating, where that does not work; read the file whole then.
+    """
+    begin = BEGIN.search(text)
+    if begin is None:
+        raise NotInBlocks
+    for end, _ in zip(END.finditer(text, begin.end()), range(TRIES), strict=False):
+        try:
+            rest = _loads(text[: begin.end()] + text[end.end() :])
+        except (ValueError, RecursionError):
+            continue
+        elsewhere = text.count(b'"annotations"', 0, begin.start()) + text.count(b'"annotations"', end.end())
+        if (
+            elsewhere == 0
+            and isinstance(rest, dict)
+            and rest.get("annotations") == []
+            and "images" in rest
+            and "categories" in rest
+        ):
+            return rest, _blocks(text, begin.end(), end.end(), block_size)
+    raise NotInBlocks
+
+
+def _blocks(text: bytes, start: int, end: int, block_size: int) -> Iterator[list[Any]]:
+    while start < end:
+        borders = [end]
+        if end - start > block_size:
+            window = BETWEEN.finditer(text, start + block_size - min(block_size, WINDOW), start + block_size)
+            borders = [match.start(1) for match in window][::-1][:TRIES]
+        for border in borders:
+            try:
+                items = _loads(b"[" + text[start:border] + b"]")
+            except (ValueError, RecursionError):
+                continue
+            yield items
+            start = border + 1
+            break
+        else:
+            raise NotInBlocks

@@ -1,0 +1,82 @@
+"""Images that belong together, and so into the same split: by a field, by their file name, by their looks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_train.data.duplicates import find_near, group_pairs
+from maskrcnn_train.data.scanning import scan_images
+from maskrcnn_train.settings.errors import UserError
+
+Ints = NDArray[np.int64]
+Items = Sequence[dict[str, Any]]
+
+
+def group_by_field(images: Items, field: str) -> Ints:
+    """Group of each image by the value of a field, `extra.name` being `name` in `extra`: int64 [M].
+
+    An image without the field stays alone. Raises UserError where none has it.
+    """
+    values = [_field(image, field.split(".")) for image in images]
+    if all(value is None for value in values):
+        known = ", ".join(sorted({key for image in images[:1000] for key in image}))
+        raise UserError(f"group_by={field}: no image has this field; images have {known}")
+    return _numbered([None if value is None else repr(value) for value in values])
+
+
+def _field(image: Any, path: list[str]) -> Any:
+    for key in path:
+        image = image.get(key) if isinstance(image, dict) else None
+    return image
+
+
+def group_by_pattern(images: Items, pattern: str) -> Ints:
+    """Group of each image by what a regular expression finds in its file name: its first group, if it has one.
+
+    An image where it finds nothing stays alone. Raises UserError where it finds nothing in any.
+    """
+    matches = [re.search(pattern, image["file_name"]) for image in images]
+    if not any(matches):
+        example = images[0]["file_name"] if images else ""
+        raise UserError(f"group_pattern={pattern} matches no file name; the first is {example}")
+    return _numbered([None if match is None else match[min(1, len(match.groups()))] for match in matches])
+
+
+def _numbered(values: list[str | None]) -> Ints:
+    """The place of the first equal value; its own place for None."""
+    first: dict[str, int] = {}
+    return np.array(
+        [place if value is None else first.setdefault(value, place) for place, value in enumerate(values)],
+        dtype=np.int64,
+    )
+
+
+def group_by_looks(
+    images: Items, folder: Path, *, distance: int, workers: int, progress: Callable[[int, int], None]
+) -> tuple[Ints, list[str]]:
+    """Group of each image, nearly equal pictures together: int64 [M]; and why some files could not be looked at.
+
+    distance: bits of the perceptual hash in which such pictures may differ. A file that cannot be read stays alone.
+    """
+    files = [(folder / image["file_name"], (int(image["height"]), int(image["width"]))) for image in images]
+    facts = []
+    for fact in scan_images(files, workers):
+        facts.append(fact)
+        progress(len(facts), len(files))
+    seen = np.array([place for place, fact in enumerate(facts) if fact.looks], dtype=np.int64)
+    hashes = np.frombuffer(b"".join(fact.looks for fact in facts), dtype=np.uint8).reshape(len(seen), -1)
+    pairs = seen[find_near(hashes, distance)] if len(seen) else np.zeros((0, 2), dtype=np.int64)
+    return group_pairs(len(files), pairs), [fact.fault for fact in facts if fact.fault is not None]
+
+
+def joined(groupings: Sequence[Ints], count: int) -> Ints:
+    """Groups in which images are together that are together in any grouping: int64 [count]."""
+    rows = np.arange(count)
+    pairs = [np.stack((grouping, rows), axis=1) for grouping in groupings]
+    return group_pairs(count, np.concatenate(pairs)) if pairs else rows

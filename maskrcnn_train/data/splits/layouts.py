@@ -1,0 +1,76 @@
+"""Where the files of a data set are: the folder of images and the COCO JSON of each split, by layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import DataConfig
+
+NAMES = ("train", "val", "test")
+LAYOUTS = {  # of each split: (folder of images, annotations), below data.root
+    "coco": {name: (f"{name}2017", f"annotations/instances_{name}2017.json") for name in NAMES},
+    "shapes": {name: (name, f"annotations/{name}.json") for name in NAMES},
+    "roboflow": {
+        name: (folder, f"{folder}/_annotations.coco.json")
+        for name, folder in zip(NAMES, ("train", "valid", "test"), strict=True)
+    },
+}
+
+
+def data_root(data: DataConfig) -> Path | None:
+    """The data set's folder, made first for data=shapes; None where it has none. Raises UserError without it."""
+    if data.root is None:
+        return None
+    root = Path(data.root).expanduser()
+    if data.name == "shapes":
+        from maskrcnn_train.data.shapes import ensure_shapes
+
+        return ensure_shapes(data.shapes, root)
+    if not root.is_dir() and data.name != "custom":
+        raise UserError(f"data.root={data.root} does not exist; set data.root to the folder of the data set")
+    return root
+
+
+def locate(data: DataConfig, root: Path | None, name: str) -> tuple[Path, Path] | None:
+    """(folder of images, annotations) of a split; None for one that the data set may lack and lacks.
+
+    Paths given for the split win over the layout's. Raises UserError naming the file that was looked for.
+    """
+    given = {"train": data.train, "val": data.val, "test": data.test}[name]
+    cut = data.split.fractions is not None
+    if cut and name != "train":
+        if given.annotations is not None:
+            raise UserError(
+                f"data.{name}.annotations is set, but data.split.fractions cuts {name} from the training JSON; "
+                "remove one of them"
+            )
+        return None
+    images, annotations = LAYOUTS[data.name][name] if data.name in LAYOUTS else (None, None)
+    base = root or Path()
+    images_path = Path(given.images).expanduser() if given.images else base / images if images else None
+    json_path = (
+        Path(given.annotations).expanduser() if given.annotations else base / annotations if annotations else None
+    )
+    if name == "test" and given.annotations is None and not (json_path and json_path.is_file()):
+        return None
+    if images_path is None or json_path is None:
+        raise UserError(f"data.{name}.images and data.{name}.annotations must both be set: a folder and a COCO JSON")
+    if not json_path.is_file():
+        raise UserError(f"{json_path} does not exist; {_advice(data, name)}")
+    return images_path, json_path
+
+
+def _advice(data: DataConfig, name: str) -> str:
+    if data.name == "custom":
+        return f"set data.{name}.annotations to the COCO JSON of this split"
+    cut = ", or cut one from the training images with data.split.fractions=[0.8,0.2]" if name == "val" else ""
+    return (
+        f"data={data.name} looks for {LAYOUTS[data.name][name][1]} in data.root={data.root}. "
+        f"Correct data.root, name the file with data.{name}.annotations{cut}"
+    )
+
+
+def source_name(annotations: Path) -> str:
+    """A name that tells the JSON files of a data set apart: Roboflow calls all of them alike."""
+    return f"{annotations.parent.name}/{annotations.name}"

@@ -1,0 +1,128 @@
+"""Deals images out to parts that are alike: in classes, in objects an image, and in size.
+
+Used for `data.split.fractions` and by the `split` command: there is one algorithm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_train.data.coco.index import AnnotationIndex
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+SWAPPED, ROUNDS = 400, 3  # units that are exchanged to improve small data sets, and how often each is tried
+CROWDING = (0.25, 0.5, 0.75)  # quantiles of objects an image between which images count as equally crowded
+
+
+def count_objects(index: AnnotationIndex, labels: Ints, num_classes: int) -> Ints:
+    """Objects of each class in each image, crowd regions aside: int64 [M, num_classes]. Label 0 counts nowhere."""
+    single = ~np.asarray(index.crowd) & (labels > 0)
+    places = index.image_rows[single] * num_classes + labels[single] - 1
+    return np.bincount(places, minlength=index.num_images * num_classes).reshape(index.num_images, num_classes)
+
+
+def stratify(
+    counts: Ints, fractions: Sequence[float], seed: int, groups: Ints | None = None, *, favour_first: bool = True
+) -> list[Ints]:
+    """Cut images into parts that have alike shares of every class and of crowded images; sorted rows of each part.
+
+    counts: int64 [M, K], objects of each class in each image. groups: int64 [M], images of one number stay together.
+    favour_first: the first image of every class goes to the first part, which is the one to train on.
+    Units (groups, or single images) with the rarest class come first, large ones before small ones, and each goes
+    where it brings the parts nearest to their shares, after the iterative stratification of Sechidis et al. 2011; then
+    units are exchanged while that helps.
+    """
+    rng = np.random.default_rng(seed)
+    _, unit_of = np.unique(np.arange(len(counts)) if groups is None else groups, return_inverse=True)
+    num_units = int(unit_of.max(initial=-1)) + 1
+    sizes = np.bincount(unit_of, minlength=num_units)
+    columns = np.zeros((num_units, counts.shape[1] + len(CROWDING) + 1))
+    np.add.at(columns, unit_of, _columns(counts))
+    totals = columns.sum(axis=0)
+    goals = np.outer(np.asarray(fractions) / sum(fractions), totals)
+    weights = 1 / np.where(goals > 0, goals * totals, np.inf)  # chi-square of each class, all classes alike
+    room = _part_sizes(len(counts), fractions).astype(np.float64)
+    filled = np.zeros_like(goals)
+    part_of = np.zeros(num_units, dtype=np.int64)
+    for unit in _order(columns, counts.shape[1], rng).tolist():
+        own = columns[unit]
+        new_class = bool(((own > 0) & (filled[0] == 0))[: counts.shape[1]].any())
+        if favour_first and new_class and room[0] > 0:
+            part = 0
+        else:
+            growth = (own * (2 * (filled - goals) + own) * weights).sum(axis=1)
+            part = int(np.argmin(np.where((room > 0) | (room <= 0).all(), growth, np.inf)))
+        part_of[unit] = part
+        filled[part] += own
+        room[part] -= sizes[unit]
+    kept = counts.shape[1] if favour_first else 0
+    _swap(part_of, columns, sizes, filled, goals, weights, rng, kept)
+    return [np.flatnonzero(part_of[unit_of] == part) for part in range(len(fractions))]
+
+
+def _swap(
+    part_of: Ints,
+    columns: Floats,
+    sizes: Ints,
+    filled: Floats,
+    goals: Floats,
+    weights: Floats,
+    rng: np.random.Generator,
+    kept: int,
+) -> None:
+    """Exchange units of equal size between parts wherever that brings both nearer to their shares, in place.
+
+    kept: the first so many columns of the first part do not become empty. Of many units a sample takes part: their
+    shares are good already.
+    """
+    sample = rng.permutation(len(part_of))[:SWAPPED]
+    for unit in np.tile(sample, ROUNDS).tolist():
+        here = part_of[unit]
+        others = sample[(part_of[sample] != here) & (sizes[sample] == sizes[unit])]
+        if not len(others):
+            continue
+        gained = columns[others] - columns[unit]
+        error, there = filled - goals, part_of[others]
+        growth = (gained * (gained + 2 * error[here]) * weights[here]).sum(axis=1)
+        growth += (gained * (gained - 2 * error[there]) * weights[there]).sum(axis=1)
+        best = int(np.argmin(growth))
+        after = filled.copy()
+        after[here] += gained[best]
+        after[there[best]] -= gained[best]
+        if growth[best] < -1e-12 and not ((filled[0] > 0) & (after[0] <= 0))[:kept].any():
+            part_of[unit], part_of[others[best]] = there[best], here
+            filled[:] = after
+
+
+def _columns(counts: Ints) -> Floats:
+    """What shall be shared out: objects of each class, and images of each degree of crowding: float64 [M, K + 4]."""
+    objects = counts.sum(axis=1)
+    edges = np.quantile(objects, CROWDING) if len(objects) else np.zeros(len(CROWDING))
+    crowding = np.eye(len(CROWDING) + 1)[np.searchsorted(edges, objects, side="left")]
+    return np.concatenate([counts, crowding], axis=1)
+
+
+def _order(columns: Floats, num_classes: int, rng: np.random.Generator) -> Ints:
+    """Units by the rarest class they show, in each of these by how many objects of it, ties at random."""
+    shown = columns[:, :num_classes] > 0
+    rarity = np.argsort(np.argsort(shown.sum(axis=0), kind="stable"))
+    rank = np.where(shown, rarity, num_classes).min(axis=1, initial=num_classes)
+    rarest = np.argsort(rarity)[np.minimum(rank, max(num_classes - 1, 0))] if num_classes else np.zeros_like(rank)
+    amount = np.where(rank < num_classes, columns[np.arange(len(columns)), rarest], 0)
+    return np.lexsort((rng.random(len(columns)), -amount, rank))
+
+
+def _part_sizes(count: int, fractions: Sequence[float]) -> Ints:
+    """Whole numbers of images that add up to `count`, at least one for each part that can have one."""
+    ends = np.round(np.cumsum(fractions) / sum(fractions) * count).astype(np.int64)
+    sizes = np.diff(np.concatenate([[0], ends]))
+    for part in np.flatnonzero(sizes == 0):
+        if sizes.max() > 1:
+            sizes[np.argmax(sizes)] -= 1
+            sizes[part] = 1
+    return np.asarray(sizes)

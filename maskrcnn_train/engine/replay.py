@@ -1,0 +1,128 @@
+"""Repeat a step that could not be taken, on the CPU, and say where it went wrong and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_train.engine import precision
+from maskrcnn_train.engine.failed_steps import read_autopsy
+from maskrcnn_train.engine.step import BadStep, accumulate_gradients, check_gradients, total_gradient_norm
+from maskrcnn_train.model.mask_rcnn import build_model
+from maskrcnn_train.settings.compose import config_from_plain
+
+HUGE = 1e4  # activations of a healthy network stay far below
+
+
+@dataclass
+class Replay:
+    """What a repeated step showed. reproduced: whether it failed again; module: the first whose output is not finite
+    (None: none is); cause: the likely one, with the setting to change."""
+
+    step: int
+    reproduced: bool
+    reason: str
+    module: str | None
+    cause: str
+
+    def __str__(self) -> str:
+        lines = [
+            f"step {self.step}: {self.reason}" if self.reproduced else f"step {self.step} gives a finite loss here",
+            f"first output that is not finite: {self.module or 'none, all modules are finite'}",
+            f"likely cause: {self.cause}",
+        ]
+        return "\n".join(lines)
+
+
+def replay(path: Path) -> Replay:
+    """Repeat the step of an autopsy with its weights, batches and random draws. Raises UserError for a wrong file."""
+    content = read_autopsy(path)
+    config = config_from_plain(content["config"])
+    model = build_model(config, len(content["classes"]["names"]) + 1)
+    model = precision.place(model, torch.device("cpu"), channels_last=config.trainer.channels_last)
+    model.load_state_dict(content["model"])
+    watch = _Watch(model)
+    number_format = _format_here(config.trainer.precision)
+    scaler = precision.grad_scaler("fp32", torch.device("cpu"))
+    precision.seed_step(content["seed"], content["step"], content["rank"])
+    failure = None
+    try:
+        losses = accumulate_gradients(
+            model.train(), content["batches"], scaler=scaler, precision=number_format, step=content["step"]
+        )
+        check_gradients(
+            total_gradient_norm(model), model, content["batches"], losses, scaler=scaler, step=content["step"]
+        )
+    except BadStep as error:
+        failure = error
+    reason = failure.reason if failure is not None else content["reason"]
+    return Replay(content["step"], failure is not None, reason, watch.first, _cause(content, model, watch, failure))
+
+
+def _format_here(name: str) -> str:
+    """The number format of the run, where a CPU has it."""
+    return "fp32" if name == "fp16" else precision.resolve_precision(name, torch.device("cpu"))
+
+
+class _Watch:
+    """Follows every module's output. first: name of the first that is not finite; largest: the largest finite value
+    before it, and whose."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.first: str | None = None
+        self.largest, self.largest_in = 0.0, ""
+        for name, module in model.named_modules():
+            if not list(module.children()):
+                module.register_forward_hook(lambda _, __, output, name=name: self._look(name, output))
+
+    def _look(self, name: str, output: Any) -> None:
+        if self.first is not None or not isinstance(output, Tensor) or output.numel() == 0:
+            return
+        value = float(output.detach().abs().max())
+        if not math.isfinite(value):
+            self.first = name
+        elif value > self.largest:
+            self.largest, self.largest_in = value, name
+
+
+def _cause(content: dict[str, Any], model: nn.Module, watch: _Watch, failure: BadStep | None) -> str:
+    lr = content["lr"]
+    spoiled = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor.float()).all())]
+    if spoiled:
+        return (
+            f"the weights were not finite before this step ({spoiled[0]}): an earlier step spoiled them; {_lower(lr)}"
+        )
+    target = _odd_target(content["batches"])
+    if target is not None:
+        return target
+    if failure is None:
+        return "the number format or a device: it fails there but not here; try trainer.precision=fp32"
+    if watch.largest > HUGE:
+        grown = f"the outputs have grown to {watch.largest:.3g} (in {watch.largest_in})"
+        return f"{grown}: the training diverges; {_lower(lr)}"
+    return f"unknown: targets and weights are finite, outputs at most {watch.largest:.3g}; {_lower(lr)}"
+
+
+def _lower(lr: float) -> str:
+    return f"lower optimizer.lr (it was {lr:.3g} here), lengthen schedule.warmup_steps, or set trainer.clip_norm=1"
+
+
+def _odd_target(batches: list[Any]) -> str | None:
+    """The first object that is hardly one: without extent, not finite, or outside every plausible size."""
+    for _, targets in batches:
+        for target in targets:
+            boxes = target["boxes"]
+            sides = boxes[:, 2:] - boxes[:, :2]
+            odd = ~torch.isfinite(boxes).all(dim=1) | (sides < 1e-3).any(dim=1) | (boxes.abs() > 1e6).any(dim=1)
+            if bool(odd.any()):
+                index = int(torch.where(odd)[0][0])
+                return (
+                    f"object {index} of image {target.get('image_id')} has the box {boxes[index].tolist()} (network "
+                    "pixels); correct or remove it in the annotations"
+                )
+    return None

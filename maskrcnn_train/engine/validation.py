@@ -1,0 +1,148 @@
+"""One evaluation of a model on a split: detections on every rank, mAP, numbers and pictures of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader
+from maskrcnn_train.engine import distributed, precision
+from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.evaluation.coco.ground_truth import of_images
+from maskrcnn_train.evaluation.coco.metrics import CocoResult, score_coco
+from maskrcnn_train.evaluation.detect import detect, validation_losses
+from maskrcnn_train.evaluation.diagnostics.diagnostics import Study, study_results
+from maskrcnn_train.reporting.drawing.pictures import draw_validation, objects_from_coco
+from maskrcnn_train.reporting.tensorboard import MetricWriter
+from maskrcnn_train.settings.schema import TrainConfig
+
+logger = logging.getLogger("maskrcnn_train")
+
+
+class Validation:
+    """Evaluates models on one split again and again; keeps the last results for the end of a run.
+
+    Called on every rank; each looks at its share of the images. ground_truth: of all images; scored: the same without
+    those that could not be read, which `data.on_bad_image=skip` allows.
+    """
+
+    def __init__(self, loader: DetectionLoader | ScaledLoader, config: TrainConfig, world: World) -> None:
+        self.loader = loader
+        self.config = config
+        self.world = world
+        self.kinds = ("bbox",) if config.mask_head.name == "none" else ("bbox", "segm")
+        self.ground_truth = self.scored = loader.dataset.ground_truth()
+        self.results: list[dict[str, Any]] = []
+        self.result: CocoResult | None = None
+
+    @property
+    def main_metric(self) -> str:
+        """What decides which weights are the best."""
+        return f"{self.kinds[-1]}/AP"
+
+    def evaluate(self, model: nn.Module, on_batch: Callable[[int], None] | None = None) -> dict[str, float]:
+        """COCO metrics as fractions, the same on every rank. Raises UserError for impossible results.
+
+        on_batch is told the number of images that this rank has done.
+        """
+        device = next(model.parameters()).device
+        number_format = precision.resolve_precision(self.config.trainer.precision, device)
+        classes = self.loader.dataset.classes
+        seen: list[int] = []
+
+        def count(image_ids: list[int]) -> None:
+            seen.extend(image_ids)
+            if on_batch is not None:
+                on_batch(len(seen))
+
+        found = detect(
+            model,
+            self.loader,
+            device=device,
+            autocast=lambda: precision.autocast(number_format, device),
+            threshold=self.config.mask_head.threshold,
+            rule=self.config.numerics.mask_paste,
+            class_ids=[-1, *classes.ids],
+            on_batch=count,
+        )
+        self.results = distributed.gather(found, self.world)
+        self.scored = of_images(self.ground_truth, set(distributed.gather(seen, self.world)))
+        losses = self._losses(model, number_format) if self.config.evaluation.loss else {}
+        if self.world.is_main:
+            names = dict(zip(classes.ids, classes.names, strict=True))
+            section = self.config.evaluation
+            self.result = score_coco(self.scored, self.results, section, kinds=self.kinds, class_names=names)
+        metrics: dict[str, float] = distributed.broadcast(self.result.metrics if self.result else None, self.world)
+        return metrics | losses
+
+    def _losses(self, model: nn.Module, number_format: str) -> dict[str, float]:
+        """Mean losses over the images of all ranks, as val_loss/..."""
+        device = next(model.parameters()).device
+        sums = validation_losses(
+            model, self.loader, device=device, autocast=lambda: precision.autocast(number_format, device)
+        )
+        everyone = distributed.gather([sums], self.world)
+        images = sum(part.pop("images") for part in everyone)
+        means = {f"val_loss/{name[5:]}": sum(part[name] for part in everyone) / images for name in everyone[0]}
+        return means | {"val_loss/total": sum(means.values())}
+
+    def study(self, seed: int) -> dict[str, Study]:
+        """More than mAP of the last evaluation, with intervals if `evaluation.bootstrap` draws any images."""
+        assert self.result is not None
+        num_draws = self.config.evaluation.bootstrap
+        return study_results(self.scored, self.results, self.result, num_draws=num_draws, seed=seed)
+
+    def write_predictions(self, path: Path) -> None:
+        """All detections as COCO results."""
+        path.write_text(json.dumps(self.results))
+
+    def draw(self, run_dir: Path, writer: MetricWriter, step: int) -> list[Path]:
+        """Pictures of some images, ground truth beside predictions: `pictures/*.jpg` and TensorBoard."""
+        if not self.world.is_main:
+            return []
+        truth, found = _by_image(self.ground_truth["annotations"]), _by_image(self.results)
+        dataset, classes = self.loader.dataset, self.loader.dataset.classes
+        labels = {category_id: label for label, category_id in enumerate(classes.ids, start=1)}
+        samples, names = [], []
+        for position in self._positions(truth):
+            image = self.ground_truth["images"][position]
+            size = (image["height"], image["width"])
+            try:
+                pixels = np.asarray(decode(Path(dataset.image_path(position)), expected=size))
+            except ImageError:
+                continue  # met and named when its batch was loaded
+            threshold = self.config.evaluation.picture_threshold
+            samples.append(
+                (
+                    pixels,
+                    objects_from_coco(truth[image["id"]], labels=labels, size=size),
+                    objects_from_coco(found[image["id"]], labels=labels, size=size, threshold=threshold),
+                )
+            )
+            names.append(f"{position:05d}")
+        written = draw_validation(run_dir, samples, names=classes.names, file_names=names)
+        for path, picture in written:
+            writer.picture(step, f"predictions/{path.stem}", picture)
+        return [path for path, _ in written]
+
+    def _positions(self, truth: dict[int, list[dict[str, Any]]]) -> list[int]:
+        """Positions of evenly spread images, those with objects if there are any."""
+        images = self.ground_truth["images"]
+        shown = [position for position, image in enumerate(images) if truth[image["id"]]] or list(range(len(images)))
+        count = min(self.config.evaluation.pictures, len(shown))
+        return [shown[index * len(shown) // count] for index in range(count)]
+
+
+def _by_image(items: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for item in items:
+        groups[item["image_id"]].append(item)
+    return groups

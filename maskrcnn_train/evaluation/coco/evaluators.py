@@ -1,0 +1,114 @@
+"""The three COCO evaluators behind one call: arrays of precision and recall, equal to the last bits."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_train.evaluation.coco.ground_truth import Coco, results_as_ground_truth
+from maskrcnn_train.structures.arrays import Floats
+from maskrcnn_train.structures.rle import compressed
+
+EXACT = 2**53  # from here on a float64 no longer holds every whole number
+HAVE_IDS = ("images", "categories")
+ABSENT = -1.0  # COCO's mark for "no such object, so no score"; not NaN, which JSON lacks
+EVALUATORS = {
+    "pycocotools": ("pycocotools.coco.COCO", "pycocotools.cocoeval.COCOeval"),
+    "faster_coco_eval": ("faster_coco_eval.COCO", "faster_coco_eval.COCOeval_faster"),
+    "hotcoco": ("hotcoco.COCO", "hotcoco.COCOeval"),
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_detections: ascending, per image and class. area_ranges: (low, high) in square pixels, the first is all."""
+
+    max_detections: Sequence[int]
+    iou_thresholds: Sequence[float]
+    area_ranges: Sequence[tuple[float, float]]
+
+
+def run_evaluator(
+    backend: str, truth: Coco, results: Sequence[Coco], kind: str, limits: Limits, mask_areas: Sequence[float]
+) -> tuple[Floats, Floats, Floats]:
+    """Precision [T, R, K, A, M], recall [T, K, A, M] and scores [T, R, K, A, M] of a checked COCO dict and results.
+
+    T: IoU thresholds, R: 101 recalls, K: classes by id, A: area ranges, M: numbers of detections. mask_areas: of the
+    results, square pixels, as `check_results` gives them.
+    """
+    if not truth["images"] or not truth["categories"]:
+        shape = (len(limits.iou_thresholds), 101, len(truth["categories"]), len(limits.area_ranges))
+        full = np.full((*shape, len(limits.max_detections)), ABSENT)
+        return full, full[:, 0], full
+    ids = [item["id"] for key in HAVE_IDS for item in truth[key]]
+    if min(ids) < 0:
+        backend = "pycocotools"  # the only one that takes them
+    coco_class, evaluator_class = (_load(path) for path in EVALUATORS[backend])
+    # the evaluators write into the annotations, and their progress to the terminal
+    idle = "segmentation" if kind == "bbox" else ""
+    annotations = [{key: value for key, value in each.items() if key != idle} for each in truth["annotations"]]
+    copy = {**truth, "annotations": annotations}
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"hotcoco|faster_coco_eval|pycocotools")
+        reference = _index(coco_class, copy)
+        if backend == "hotcoco" and max(ids) < EXACT:
+            found = _columns(reference, results, kind, mask_areas)
+        else:
+            found = _index(coco_class, results_as_ground_truth(truth, results, kind, mask_areas))
+        evaluator = evaluator_class(reference, found, kind)
+        evaluator.params.maxDets = list(limits.max_detections)
+        evaluator.params.iouThrs = np.array(limits.iou_thresholds)
+        evaluator.params.areaRng = [list(area) for area in limits.area_ranges]
+        evaluator.evaluate()
+        evaluator.accumulate()
+        arrays = evaluator.eval  # hotcoco makes all of it anew whenever it is asked
+    precision, recall, scores = (np.asarray(arrays[key], np.float64) for key in ("precision", "recall", "scores"))
+    return precision, recall, scores
+
+
+def _load(path: str) -> Any:
+    module, name = path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def _columns(reference: Any, results: Sequence[Coco], kind: str, mask_areas: Sequence[float]) -> Any:
+    """The same results as hotcoco takes them fastest: in columns, without a dict for each."""
+    boxes = [result["bbox"] for result in results] if kind == "bbox" else [(0, 0, 0, 0)] * len(results)
+    rows = [
+        (each["image_id"], *box, each["score"], each["category_id"]) for each, box in zip(results, boxes, strict=True)
+    ]
+    table = np.array(rows, np.float64).reshape(-1, 7)
+    if kind == "bbox":
+        return reference.loadRes(table)
+    codes = [result["segmentation"] for result in results]
+    found = reference.loadRes(table, segmentation=[compressed(code, code["size"]) for code in codes])
+    found.update_anns(ids=np.arange(1, len(results) + 1), area=np.array(mask_areas))
+    return found
+
+
+def _index(coco_class: Any, dataset: dict[str, Any]) -> Any:
+    """The evaluator's own data set object from a dict in memory."""
+    coco = coco_class()
+    coco.dataset = dataset
+    coco.createIndex()
+    return coco
+
+
+@contextlib.contextmanager
+def cycle_collection_paused() -> Iterator[None]:
+    """Results are many small dicts without cycles; Python's collector would walk all of them again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,178 @@
+"""COCO mean average precision: the metrics out of the arrays that an evaluator fills, by one rule.
+
+pycocotools' own summary fixes AP at 100 detections, so it can't be used when `max_detections` says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maskrcnn_train.evaluation.coco.evaluators import ABSENT, Limits, cycle_collection_paused, run_evaluator
+from maskrcnn_train.evaluation.coco.ground_truth import check_results, complete_ground_truth
+from maskrcnn_train.settings.schema import EvaluationConfig
+from maskrcnn_train.structures.arrays import Floats
+
+IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # COCO's
+SIZE_LIMITS = (32, 96)  # COCO's: square roots of the areas where medium and large objects begin, image pixels
+AREA_NAMES = ("all", "small", "medium", "large")
+NO_LIMIT = 1e10  # COCO's area that no object exceeds
+
+
+@dataclass
+class CocoResult:
+    """What an evaluation gives.
+
+    metrics: `bbox/AP`, `segm/AR100`, `bbox/AP/<class>`, ...: fractions, or -1 where there is nothing to score.
+    precision, scores: by kind, float64 [T, R, K, A, M]: `iou_thresholds`, 101 recalls 0 to 1, classes in the
+    order of `class_ids`, areas as in AREA_NAMES with `size_limits`, `max_detections`. -1: no such object.
+    recall: by kind, float64 [T, K, A, M].
+    support: objects of each class, crowd regions apart. area_counts: objects small, medium, large.
+    """
+
+    metrics: dict[str, float]
+    precision: dict[str, Floats]
+    recall: dict[str, Floats]
+    scores: dict[str, Floats]
+    class_ids: list[int]
+    class_names: dict[int, str]
+    support: dict[int, int]
+    area_counts: dict[str, int]
+    max_detections: list[int]
+    iou_thresholds: list[float]
+    size_limits: tuple[float, float]
+
+
+def evaluate_coco(
+    ground_truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    *,
+    backend: str,
+    max_detections: list[int],
+    kinds: Sequence[str] = ("bbox", "segm"),
+    class_names: dict[int, str],
+    iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
+    size_limits: Sequence[float] = SIZE_LIMITS,
+) -> CocoResult:
+    """Score COCO results against a COCO dict (polygons or RLE); neither is changed.
+
+    `kinds`: "bbox", "segm". `max_detections`: ascending; per image and class, as COCO counts them. `size_limits`: the
+    sides, square roots of areas in image pixels, at which medium and large objects begin.
+    Raises UserError for results of other images or categories, and for malformed boxes and masks.
+    """
+    limits = Limits(max_detections, iou_thresholds, area_ranges(size_limits))
+    with cycle_collection_paused():
+        truth = complete_ground_truth(ground_truth, kinds)
+        mask_areas = check_results(truth, results, kinds)
+        arrays = {kind: run_evaluator(backend, truth, results, kind, limits, mask_areas) for kind in kinds}
+    class_ids = sorted(category["id"] for category in truth["categories"])
+    names = distinct_names({class_id: class_names[class_id] for class_id in class_ids})
+    metrics: dict[str, float] = {}
+    for kind, (precision, recall, _) in arrays.items():
+        summary = summarize(precision, recall, max_detections, iou_thresholds)
+        metrics |= {f"{kind}/{key}": value for key, value in summary.items()}
+    for kind, (precision, _, _) in arrays.items():
+        for index, class_id in enumerate(class_ids):
+            metrics[f"{kind}/AP/{names[class_id]}"] = mean_present(precision[:, :, index, 0, -1])
+    objects = [annotation for annotation in truth["annotations"] if not annotation["iscrowd"]]
+    support = Counter(annotation["category_id"] for annotation in objects)
+    return CocoResult(
+        metrics=metrics,
+        precision={kind: arrays[kind][0] for kind in kinds},
+        recall={kind: arrays[kind][1] for kind in kinds},
+        scores={kind: arrays[kind][2] for kind in kinds},
+        class_ids=class_ids,
+        class_names=names,
+        support={class_id: support[class_id] for class_id in class_ids},
+        area_counts=_area_counts(objects, size_limits),
+        max_detections=list(max_detections),
+        iou_thresholds=list(iou_thresholds),
+        size_limits=(size_limits[0], size_limits[1]),
+    )
+
+
+def area_ranges(size_limits: Sequence[float]) -> list[tuple[float, float]]:
+    """Square pixels of each of AREA_NAMES; a limit belongs to both sides, as in the evaluators."""
+    medium, large = (limit**2 for limit in size_limits)
+    return [(0, NO_LIMIT), (0, medium), (medium, large), (large, NO_LIMIT)]
+
+
+def score_coco(
+    ground_truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    section: EvaluationConfig,
+    *,
+    kinds: Sequence[str],
+    class_names: dict[int, str],
+) -> CocoResult:
+    """`evaluate_coco` as the `evaluation` section says."""
+    return evaluate_coco(
+        ground_truth,
+        results,
+        backend=section.backend,
+        max_detections=section.max_detections,
+        iou_thresholds=section.iou_thresholds,
+        size_limits=section.size_limits,
+        kinds=kinds,
+        class_names=class_names,
+    )
+
+
+def summarize(
+    precision: Floats, recall: Floats, max_detections: Sequence[int], iou_thresholds: Sequence[float] = IOU_THRESHOLDS
+) -> dict[str, float]:
+    """COCO's twelve numbers from the arrays, AP at the last of `max_detections` (COCO's cocoeval.py, `summarize`).
+
+    AP50 and AP75 are there if their IoU is one of `iou_thresholds`.
+    """
+    metrics = {"AP": mean_present(precision[..., 0, -1])}
+    for row, iou in enumerate(iou_thresholds):
+        if round(iou, 6) in (0.5, 0.75):
+            metrics[f"AP{100 * iou:.0f}"] = mean_present(precision[row, ..., 0, -1])
+    for area, name in enumerate(AREA_NAMES[1:], start=1):
+        metrics[f"AP{name[0]}"] = mean_present(precision[..., area, -1])
+    for index, limit in enumerate(max_detections):
+        metrics[f"AR{limit}"] = mean_present(recall[..., 0, index])
+    for area, name in enumerate(AREA_NAMES[1:], start=1):
+        metrics[f"AR{name[0]}"] = mean_present(recall[..., area, -1])
+    return metrics
+
+
+def mean_present(values: Floats) -> float:
+    """Mean of the values above -1, or -1 where there are none."""
+    present = values[values > ABSENT]
+    return float(present.mean()) if present.size else ABSENT
+
+
+def distinct_names(names: dict[int, str]) -> dict[int, str]:
+    """Class names that can be told apart: two classes of one name carry their ids."""
+    uses = Counter(names.values())
+    return {class_id: f"{name} ({class_id})" if uses[name] > 1 else name for class_id, name in names.items()}
+
+
+def _area_counts(objects: list[dict[str, Any]], size_limits: Sequence[float]) -> dict[str, int]:
+    ranges = zip(AREA_NAMES[1:], area_ranges(size_limits)[1:], strict=True)
+    return {name: sum(low <= each["area"] <= high for each in objects) for name, (low, high) in ranges}
+
+
+def explain_absent(result: CocoResult) -> list[str]:
+    """A sentence for each score that is -1, saying what the split lacks."""
+    if not sum(result.support.values()):
+        return ["every AP and AR is absent: this split has no objects (crowd regions are not scored)"]
+    small, large = result.size_limits
+    words = {"small": f"below {small:g}^2", "medium": f"from {small:g}^2 to {large:g}^2", "large": f"above {large:g}^2"}
+    sentences = []
+    for kind in result.precision:
+        for name in AREA_NAMES[1:]:
+            keys = [f"{kind}/{measure}{name[0]}" for measure in ("AP", "AR")]
+            if result.metrics[keys[0]] == ABSENT:
+                sentences.append(
+                    f"{' and '.join(keys)} are absent: no {name} objects (area {words[name]} pixels) in this split"
+                )
+    without = [result.class_names[class_id] for class_id in result.class_ids if not result.support[class_id]]
+    if without:
+        shown = ", ".join(without[:10]) + (f" and {len(without) - 10} more" if len(without) > 10 else "")
+        sentences.append(f"no AP for {shown}: no objects of it in this split; the mean is over the other classes")
+    return sentences

@@ -1,0 +1,143 @@
+"""How sure a score is: the images are drawn again and again with replacement, and the score is taken of each draw.
+
+The bootstrap over images (Efron 1979): images are the independent units of a validation set, objects are
+not. Two models are compared on the same draws, so that easy and hard images weigh the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskrcnn_train.evaluation.diagnostics.matches import Matches, average_precision
+from maskrcnn_train.structures.arrays import Flags, Floats, Ints
+
+ClassScore = Callable[[Matches, int, Ints, Flags, Ints], Floats]
+CONFIDENCE = 0.95
+FEWEST_IMAGES = 2  # with objects: with one, every draw gives the same score, and nothing is known of other images
+TOO_FEW_IMAGES = f"fewer than {FEWEST_IMAGES} images have such objects"
+NUMBERS_AT_ONCE = 4_000_000  # weights of detections: bounds the memory to about 200 MB
+
+
+@dataclass
+class Interval:
+    """value: of all images; low, high: the interval that holds the score of such images with 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass
+class Difference:
+    """b - a of one score on the same draws; `clear` where 0 lies outside low..high, None with TOO_FEW_IMAGES."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @property
+    def clear(self) -> bool:
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def draw_images(num_images: int, num_draws: int, seed: int) -> Ints:
+    """How often each image is in each draw: int64 [1 + B, I], I > 0; the first row is every image once."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_draws)
+    return np.concatenate([np.ones((1, num_images), np.int64), drawn])
+
+
+def drawn_ap(matches: Matches, draws: Ints) -> Floats:
+    """AP of each IoU threshold in each draw, mean over the classes with objects in it: float [B, T], NaN if none.
+
+    NaN in all draws but the first where fewer than FEWEST_IMAGES have objects.
+    """
+    return _drawn(matches, draws, _class_ap)
+
+
+def drawn_recall(matches: Matches, draws: Ints) -> Floats:
+    """Share of the objects that are found, as `drawn_ap`: float [B, T]."""
+    return _drawn(matches, draws, _class_recall)
+
+
+def _drawn(matches: Matches, draws: Ints, of_class: ClassScore) -> Floats:
+    sums = np.zeros((len(draws), len(matches.hits)))
+    counts = np.zeros(len(draws))
+    for number in np.unique(matches.object_classes):
+        objects = matches.object_classes == number
+        weights = draws[:, matches.object_images[objects]]
+        totals = weights.sum(axis=1)
+        score = of_class(matches, number, draws, objects, totals)
+        present = totals > 0
+        sums[present] += score[present]
+        counts += present
+    with np.errstate(invalid="ignore"):
+        scores = sums / counts[:, None]
+    if len(np.unique(matches.object_images)) < FEWEST_IMAGES:
+        scores[1:] = np.nan
+    return np.asarray(scores)
+
+
+def _class_ap(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Floats:
+    own = np.flatnonzero(matches.classes == number)
+    part = max(1, NUMBERS_AT_ONCE // max(len(own), 1))
+    scores = []
+    for start in range(0, len(draws), part):
+        weights = draws[start : start + part, matches.images[own]]
+        scores.append(
+            average_precision(matches.hits[:, own], matches.ignored[:, own], weights, totals[start : start + part])
+        )
+    return np.concatenate(scores)
+
+
+def _class_recall(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Floats:
+    weights = draws[:, matches.object_images[objects]]
+    return np.asarray(weights @ matches.found[:, objects].T / np.maximum(totals, 1)[:, None])
+
+
+def headline_draws(
+    matches: Mapping[str, Matches], draws: Ints, iou_thresholds: Sequence[float], most_detections: int
+) -> dict[str, Floats]:
+    """AP, AP50, AP75, APs, APm, APl and AR of each draw: float [1 + B], the first that of all images.
+
+    matches: of the areas all, small, medium, large.
+    """
+    everything = drawn_ap(matches["all"], draws)
+    scores = {"AP": everything.mean(axis=1)}
+    for row, iou in enumerate(iou_thresholds):
+        if round(iou, 6) in (0.5, 0.75):
+            scores[f"AP{100 * iou:.0f}"] = everything[:, row]
+    for area in ("small", "medium", "large"):
+        scores[f"AP{area[0]}"] = drawn_ap(matches[area], draws).mean(axis=1)
+    scores[f"AR{most_detections}"] = drawn_recall(matches["all"], draws).mean(axis=1)
+    return scores
+
+
+def interval(scores: Floats) -> Interval | None:
+    """The interval of one score from its draws; None where there is nothing to score, or TOO_FEW_IMAGES."""
+    middle = _middle(scores)
+    return Interval(float(scores[0]), max(middle[0], 0.0), min(middle[1], 1.0)) if middle else None
+
+
+def difference(first: Floats, second: Floats) -> Difference | None:
+    """second - first, draw by draw; None where either is absent."""
+    change = second - first
+    if np.isnan(change[0]):
+        return None
+    low, high = _middle(change) or (None, None)
+    return Difference(float(change[0]), low, high)
+
+
+def _middle(scores: Floats) -> tuple[float, float] | None:
+    """The middle 95 % of the draws (all but the first), moved so that their mean is the value of all images; or None.
+
+    AP of a draw is too high on average: a hit that is drawn twice is a hit twice, in a row.
+    """
+    draws = scores[1:][~np.isnan(scores[1:])]
+    if not len(draws):
+        return None
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) - draws.mean() + scores[0]
+    return float(low), float(high)

@@ -1,0 +1,122 @@
+"""More than mAP: everything an evaluation can say of one set of results, for boxes or for masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
+from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, CocoResult, area_ranges
+from maskrcnn_train.evaluation.diagnostics.bootstrap import Interval, draw_images, headline_draws, interval
+from maskrcnn_train.evaluation.diagnostics.calibration import Calibration, calibrate
+from maskrcnn_train.evaluation.diagnostics.confusion import confusion_matrix
+from maskrcnn_train.evaluation.diagnostics.curves import (
+    ConfidenceCurve,
+    PrecisionRecall,
+    best_cut,
+    confidence_curves,
+    precision_recall_curves,
+)
+from maskrcnn_train.evaluation.diagnostics.errors import Errors, break_down_errors
+from maskrcnn_train.evaluation.diagnostics.matches import match_detections
+from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps, image_overlaps
+from maskrcnn_train.evaluation.diagnostics.sizes import SizeBucket, size_buckets
+from maskrcnn_train.structures.arrays import Floats, Ints
+
+IOU = 0.5  # of everything that is taken at one IoU
+
+
+@dataclass
+class Study:
+    """What was found out about one kind (bbox, segm).
+
+    threshold: the score of the highest mean F1, at which `confusion` and the confident shares of `sizes` are taken.
+    confusion: int64 [K + 1, K + 1], rows the truth, columns the detections, last: background. calibration: None where
+    scores lie outside 0 to 1. intervals: by measure,
+    None without draws. draws: the scores behind them, by measure.
+    """
+
+    kind: str
+    class_names: list[str]
+    threshold: float
+    precision_recall: list[PrecisionRecall]
+    confidence: list[ConfidenceCurve]
+    confusion: Ints
+    errors: Errors
+    calibration: Calibration | None
+    sizes: list[SizeBucket]
+    intervals: dict[str, Interval]
+    draws: dict[str, Floats]
+
+    @property
+    def without_interval(self) -> list[str]:
+        """The measures that were drawn and have a value, but objects in too few images for an interval."""
+        return [name for name, each in self.draws.items() if name not in self.intervals and not np.isnan(each[0])]
+
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON, without the draws."""
+        plain = {name: value for name, value in asdict(self).items() if name != "draws"}
+        return plain | {"confusion": self.confusion.tolist()}
+
+
+def study_results(
+    ground_truth: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    result: CocoResult,
+    *,
+    num_draws: int,
+    seed: int,
+) -> dict[str, Study]:
+    """A study of each kind that `result` has the metrics of.
+
+    num_draws: of the images, behind each interval; 0 for no intervals. The draws follow from the seed and the number of
+    images: they are the same for every model that is scored on them.
+    """
+    kinds = list(result.precision)
+    num_images = len(ground_truth["images"])
+    draws = draw_images(num_images, num_draws, seed) if num_draws and num_images else None
+    truth = complete_ground_truth(ground_truth, kinds)
+    overlaps = {
+        kind: image_overlaps(truth, results, kind=kind, max_detections=result.max_detections[-1]) for kind in kinds
+    }
+    return {kind: _study(kind, overlaps, result, draws) for kind in kinds}
+
+
+def _study(kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResult, draws: Ints | None) -> Study:
+    own = overlaps[kind]
+    names = [result.class_names[number] for number in result.class_ids]
+    at_half = match_detections(own, iou_thresholds=[IOU])
+    confidence = confidence_curves(at_half, names, iou=IOU)
+    threshold, _ = best_cut(confidence)
+    confident = match_detections([_above(image, threshold) for image in own], iou_thresholds=[IOU])
+    scores = {} if draws is None else _headline(own, result, draws)
+    intervals = {name: interval(each) for name, each in scores.items()}
+    return Study(
+        kind=kind,
+        class_names=names,
+        threshold=threshold,
+        precision_recall=precision_recall_curves(result, kind=kind),
+        confidence=confidence,
+        confusion=confusion_matrix(own, num_classes=len(names), score_threshold=threshold, iou=IOU),
+        errors=break_down_errors(own, iou=IOU, boxes=overlaps.get("bbox") if kind == "segm" else None),
+        calibration=calibrate(at_half, iou=IOU),
+        sizes=size_buckets(own, at_half, confident),
+        intervals={name: each for name, each in intervals.items() if each is not None},
+        draws=scores,
+    )
+
+
+def _above(image: ImageOverlaps, threshold: float) -> ImageOverlaps:
+    return image.first(int((image.scores >= threshold).sum()))
+
+
+def _headline(overlaps: list[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Floats]:
+    ranges = zip(AREA_NAMES, area_ranges(result.size_limits), strict=True)
+    matches = {
+        name: match_detections(overlaps, iou_thresholds=result.iou_thresholds, area_range=limits)
+        for name, limits in ranges
+    }
+    return headline_draws(matches, draws, result.iou_thresholds, result.max_detections[-1])

@@ -1,0 +1,142 @@
+"""COCO's matching of detections to objects, kept for every single one: the evaluators give means only.
+
+The rule is that of cocoapi's `evaluateImg`: highest score first, each detection takes the object of its class that it
+overlaps most and that is still free; one that only meets crowd or objects outside the area range is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from maskrcnn_train.evaluation.coco.metrics import NO_LIMIT
+from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps
+from maskrcnn_train.structures.arrays import Flags, Floats, Ints
+
+RECALLS = np.linspace(0, 1, 101)
+
+
+@dataclass
+class Matches:
+    """Detections (N) by falling score and objects that count (M) of all images; T IoU thresholds.
+
+    images [N], object_images [M]: place in the list of overlaps; places [N], object_places [M]: row within the image.
+    hits: bool [T, N], matched an object that counts; ignored: bool [T, N], neither right nor wrong;
+    found: bool [T, M], the objects that were matched.
+    """
+
+    images: Ints
+    places: Ints
+    classes: Ints
+    scores: Floats
+    hits: Flags
+    ignored: Flags
+    object_images: Ints
+    object_places: Ints
+    object_classes: Ints
+    found: Flags
+
+
+def match_detections(
+    overlaps: Sequence[ImageOverlaps],
+    *,
+    iou_thresholds: Sequence[float],
+    area_range: tuple[float, float] = (0.0, NO_LIMIT),
+) -> Matches:
+    """Match every image at every threshold. area_range: square pixels; what lies outside is not counted."""
+    thresholds = np.minimum(np.array(iou_thresholds), 1 - 1e-10)
+    hits, ignored, found, counted = [], [], [], []
+    for image in overlaps:
+        outside = (image.object_areas < area_range[0]) | (image.object_areas > area_range[1])
+        partner = _partners(image, thresholds, image.crowd | outside)
+        matched = partner >= 0
+        beside = (image.crowd | outside)[partner] if len(outside) else np.zeros_like(matched)
+        small_or_large = (image.found_areas < area_range[0]) | (image.found_areas > area_range[1])
+        hits.append(matched & ~beside)
+        ignored.append((matched & beside) | (~matched & small_or_large))
+        counted.append(np.flatnonzero(~(image.crowd | outside)))
+        found.append(_taken(partner, len(outside))[:, counted[-1]])
+    lengths, object_counts = [len(image.scores) for image in overlaps], list(map(len, counted))
+    scores = _joined([image.scores for image in overlaps])
+    order = np.argsort(-scores, kind="stable")
+    rows = np.arange(len(overlaps))
+    return Matches(
+        images=np.repeat(rows, lengths)[order],
+        places=_joined([np.arange(length) for length in lengths]).astype(np.int64)[order],
+        classes=_joined([image.found_classes for image in overlaps]).astype(np.int64)[order],
+        scores=scores[order],
+        hits=_joined(hits, len(thresholds))[:, order].astype(bool),
+        ignored=_joined(ignored, len(thresholds))[:, order].astype(bool),
+        object_images=np.repeat(rows, object_counts),
+        object_places=_joined(counted).astype(np.int64),
+        object_classes=_joined([i.object_classes[c] for i, c in zip(overlaps, counted, strict=True)]).astype(np.int64),
+        found=_joined(found, len(thresholds)).astype(bool),
+    )
+
+
+def _partners(image: ImageOverlaps, thresholds: Floats, beside: Flags) -> Ints:
+    """The object that each detection takes at each threshold: int64 [T, D], -1 for none. beside: not counted [G]."""
+    partner = np.full((len(thresholds), len(image.scores)), -1, np.int64)
+    taken = np.zeros((len(thresholds), len(beside)), bool)
+    rows = np.arange(len(thresholds))
+    same = image.found_classes[:, None] == image.object_classes
+    near = np.where(same, image.ious, -1.0)
+    for place in np.flatnonzero((near >= thresholds[0]).any(axis=1)):
+        free = (near[place] >= thresholds[:, None]) & (~taken | image.crowd)
+        for candidates in (free & ~beside, free & beside):
+            ious = np.where(candidates, near[place], -1.0)
+            best = ious.shape[1] - 1 - ious[:, ::-1].argmax(axis=1)  # of equal ones the last, as COCO takes it
+            chosen = (partner[:, place] < 0) & (ious[rows, best] >= 0)
+            partner[chosen, place] = best[chosen]
+            taken[rows[chosen], best[chosen]] = True
+    return partner
+
+
+def _taken(partner: Ints, num_objects: int) -> Flags:
+    taken = np.zeros((len(partner), num_objects), bool)
+    rows, places = np.nonzero(partner >= 0)
+    taken[rows, partner[rows, places]] = True
+    return taken
+
+
+def _joined(parts: Sequence[npt.NDArray[np.generic]], rows: int | None = None) -> Floats:
+    """All images in one array, along the last axis; with `rows` two-dimensional also where there is no image."""
+    if not parts:
+        return np.zeros(0 if rows is None else (rows, 0))
+    return np.concatenate(parts, axis=-1)
+
+
+# ---------------------------------------------------------------- from matches to AP
+
+
+def average_precision(hits: Flags, ignored: Flags, weights: Ints, totals: Ints) -> Floats:
+    """COCO's AP of one class, the mean over 101 recalls: float [B, T], NaN where there is no object.
+
+    hits, ignored: bool [T, N], highest score first; weights: int [B, N], how often each detection counts in each of B
+    draws of the images; totals: int [B], the objects. Precision is highest at the hits, so only they are looked at.
+    """
+    counted = ~ignored.all(axis=0)
+    hits, ignored, weights = hits[:, counted], ignored[:, counted], weights[:, counted]
+    shown = weights.cumsum(axis=1)
+    scores = np.zeros((len(weights), len(hits)))
+    for row, hit in enumerate(hits):
+        places, beside = np.flatnonzero(hit), np.flatnonzero(ignored[row])
+        if not len(places):
+            continue
+        found = weights[:, places].cumsum(axis=1)
+        hidden = np.pad(weights[:, beside].cumsum(axis=1), ((0, 0), (1, 0)))[:, np.searchsorted(beside, places)]
+        precision = found / np.maximum(shown[:, places] - hidden, 1)
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        passed = np.searchsorted(RECALLS, found / np.maximum(totals, 1)[:, None], side="right")
+        passed[found == 0] = 0  # recall 0 belongs to the first hit that is drawn
+        scores[:, row] = (precision * np.diff(passed, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
+    return np.where(totals[:, None] > 0, scores, np.nan)
+
+
+def plain_average_precision(hits: Flags, ignored: Flags, num_objects: int) -> float:
+    """The same of all images, each once, at one IoU: hits, ignored [N]."""
+    once = np.ones((1, len(hits)), np.int64)
+    return float(average_precision(hits[None], ignored[None], once, np.array([num_objects]))[0, 0])

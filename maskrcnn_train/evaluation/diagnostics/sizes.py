@@ -1,0 +1,41 @@
+"""How many objects of each size are found: finer than COCO's three sizes, and without their AP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskrcnn_train.evaluation.diagnostics.matches import Matches
+from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps
+
+SIDES = (0, 16, 32, 64, 96, 128, 256, 512)  # where the buckets begin: square roots of areas, image pixels
+
+
+@dataclass
+class SizeBucket:
+    """Objects with low <= side < high (None: no limit), and the share found by any detection of their class; the share
+    by one with at least `score_threshold`."""
+
+    low: float
+    high: float | None
+    objects: int
+    found: float
+    found_above_threshold: float
+
+
+def size_buckets(overlaps: Sequence[ImageOverlaps], matches: Matches, confident: Matches) -> list[SizeBucket]:
+    """The buckets that have objects. matches: at one IoU; confident: those of the detections above a score."""
+    areas = [image.object_areas for image in overlaps]
+    pairs = zip(matches.object_images, matches.object_places, strict=True)
+    sides = np.sqrt([areas[image][place] for image, place in pairs])
+    bucket = np.searchsorted(SIDES, sides, side="right") - 1
+    buckets = []
+    for number, low in enumerate(SIDES):
+        own = bucket == number
+        if own.any():
+            found, sure = matches.found[0, own].mean(), confident.found[0, own].mean()
+            high = SIDES[number + 1] if number + 1 < len(SIDES) else None
+            buckets.append(SizeBucket(low, high, int(own.sum()), float(found), float(sure)))
+    return buckets

@@ -1,0 +1,37 @@
+"""Result files: written aside and renamed, so that whoever reads one finds the old file or the new, never a part."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it becomes `path` at the end, and nothing is left after an error.
+
+    Makes the folder. Raises OSError when the disk is full; a file that was there stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file in UTF-8; returns its path."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
+    """Write JSON; returns its path. indent: for files that people read."""
+    return write_text(path, json.dumps(content, indent=indent) + ("" if indent is None else "\n"))

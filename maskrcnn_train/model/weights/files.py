@@ -1,0 +1,166 @@
+"""Files of weights: read without running any code that they may hold, and brought to torchvision's layer names."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from maskrcnn_train.model.weights.detectron2 import from_detectron2, is_detectron2
+from maskrcnn_train.settings.errors import UserError
+
+Layers = dict[str, Tensor]
+
+
+@dataclass
+class StoredWeights:
+    """The content of a weight file. layers: by torchvision's names. class_names: what each row of the predictors
+    means, background first, None for a dead row; None as a whole where the file does not say.
+    settings: of the model that they come from, plain data as the `config` of a checkpoint; None where unknown."""
+
+    origin: str
+    layers: Layers
+    class_names: list[str | None] | None = None
+    settings: dict[str, Any] | None = None
+
+
+def read_weights(path: Path, source: str) -> StoredWeights:
+    """Read a file for `weights=source`. Raises UserError with one line for a file that is not what it should be."""
+    content, notes = _read(path)
+    if isinstance(content.get("model"), dict):
+        layers = _tensors(content.get("ema") or content["model"], path)
+    else:
+        layers = _tensors(content, path)
+    stored = StoredWeights(path.name, layers, settings=notes.get("config") or content.get("config"))
+    classes = notes.get("classes") or content.get("classes")
+    if classes is not None:
+        stored.class_names = [None, *classes["names"]]
+    if is_detectron2(layers) != (source == "detectron2"):
+        found, right = ("Detectron2's", "detectron2") if is_detectron2(layers) else ("not Detectron2's", "file")
+        raise UserError(f"the layer names in {path} are {found}; load it with weights={right} weights.path={path}")
+    if source == "detectron2":
+        stored.layers = from_detectron2(layers)
+    elif source == "imagenet":
+        stored.layers = {f"backbone.body.{name}": tensor for name, tensor in layers.items()}
+    else:
+        stored.layers = {_present_name(name): tensor for name, tensor in layers.items()}
+    if not any(name.startswith("backbone.") for name in stored.layers):
+        raise UserError(f"{path} has no backbone layers: it holds no detection weights that this program knows")
+    return stored
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The plain content of a file, and the notes that a safetensors file carries."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                notes = {key: json.loads(metadata[key]) for key in ("config", "classes") if key in metadata}
+                return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+        content = _read_pickle(path) if path.suffix == ".pkl" else _read_torch(path)
+    except (SafetensorError, OSError, EOFError, json.JSONDecodeError, RuntimeError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not named weights")
+    return content, {}
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
+        what = f"it would run {named[1]}" if named else "its content is damaged or more than tensors"
+        raise UserError(f"{path} is refused: {what}. Save it anew as a plain state_dict, or as safetensors") from error
+    except Exception as error:  # torch's reader meets damaged bytes with errors of every kind
+        raise UserError(f"{path} cannot be read as weights: it is damaged or no file of torch") from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits numpy arrays and plain containers; anything else could run code of the file's author."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed: dict[tuple[str, str], Callable[..., Any]] = {
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("collections", "OrderedDict"): OrderedDict,
+            ("_codecs", "encode"): _encode_latin1,
+        }
+        for home in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            allowed[home, "_reconstruct"] = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+            allowed[home, "scalar"] = np._core.multiarray.scalar  # type: ignore[attr-defined]
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return allowed[module, name]
+
+
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    """How Python 2 bytes come in a pickle of protocol 2; no other codec is needed."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"codec {encoding}")
+    return text.encode("latin1")
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with open(path, "rb") as file:
+            return _PlainUnpickler(file, encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is refused: it holds {error}, and a pickle may hold numpy arrays and plain containers only; "
+            "anything else could run code"
+        ) from error
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError, ImportError) as error:
+        raise UserError(f"{path} is not a readable pickle: {str(error).splitlines()[0]}") from error
+
+
+def _tensors(content: dict[str, Any], path: Path) -> Layers:
+    layers = {}
+    for name, value in content.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+            value = torch.from_numpy(np.array(value))
+        if isinstance(name, str) and isinstance(value, Tensor):
+            layers[name.removeprefix("module.")] = value
+    if not layers:
+        raise UserError(f"{path} holds no named tensors")
+    return layers
+
+
+def _present_name(name: str) -> str:
+    """A layer's name in today's torchvision: its first COCO file carries names of 2019."""
+    name = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
+    name = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
+    match = re.match(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$", name)
+    return f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}" if match else name
+
+
+# ---------------------------------------------------------------- writing
+
+
+def torchvision_state(model: torch.nn.Module) -> Layers:
+    """Weights on the CPU by torchvision's names: `load_state_dict` of the torchvision model of the same layout takes
+    them, strictly; `torch.save` the result to keep it."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+
+
+def save_safetensors(model: torch.nn.Module, path: Path, *, config: dict[str, Any], classes: dict[str, Any]) -> None:
+    """Weights with their configuration and class map as notes; `weights=file` reads them back. Raises OSError."""
+    notes = {"format": "pt", "config": json.dumps(config), "classes": json.dumps(classes)}
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        save_file(torchvision_state(model), aside, metadata=notes)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,48 @@
+"""Initial weights of a training: finds the file, knows what its model computed, loads it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.timm_body import TimmBody, load_pretrained
+from maskrcnn_train.model.weights.files import StoredWeights, read_weights
+from maskrcnn_train.model.weights.loading import WeightsReport, load_weights
+from maskrcnn_train.model.weights.published import find_weights
+from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.schema import TrainConfig
+
+# what the published models compute; a file of unknown origin says nothing
+SETTINGS = {
+    "imagenet": [],
+    "coco": ["weights=coco"],
+    "coco_v2": ["weights=coco_v2"],
+    "detectron2": ["numerics=detectron2"],
+}
+
+
+def start_from_weights(
+    model: MaskRCNN, config: TrainConfig, class_names: list[str], path: Path | None = None
+) -> WeightsReport | None:
+    """Load `weights=` into the model; returns what became of every layer, None with weights=none.
+
+    path: of the file, if it was looked for before. Raises UserError when the weights cannot be had or read.
+    """
+    if config.weights.source == "none":
+        return None
+    body = model.backbone.body
+    if isinstance(body, TimmBody) and config.weights.source == "imagenet":
+        name = str(config.backbone.timm_name)
+        return WeightsReport(f"timm {name}", loaded=load_pretrained(body, name))
+    return load_weights(model, _read(config, path), config, class_names)
+
+
+def _read(config: TrainConfig, path: Path | None) -> StoredWeights:
+    source = config.weights.source
+    path = path or find_weights(config.weights, config.backbone.name)
+    assert path is not None
+    stored = read_weights(path, source)
+    if stored.settings is None and source in SETTINGS:
+        stored.settings = asdict(load_config(SETTINGS[source]))
+    return stored

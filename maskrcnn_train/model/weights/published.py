@@ -1,0 +1,100 @@
+"""Published weights: their addresses and where a copy of them lies. This module never imports torch, so that a
+missing file is said at once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+import urllib.request
+from pathlib import Path
+
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import WeightsConfig
+
+ADDRESS = "https://download.pytorch.org/models/"
+# torchvision's IMAGENET1K_V1: what its own detection models start from
+IMAGENET = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+    "resnet152": "resnet152-394f9c45.pth",
+    "resnext50_32x4d": "resnext50_32x4d-7cdf4587.pth",
+    "resnext101_32x8d": "resnext101_32x8d-8ba56ff5.pth",
+    "resnext101_64x4d": "resnext101_64x4d-173b62eb.pth",
+    "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth",
+    "wide_resnet101_2": "wide_resnet101_2-32ee1156.pth",
+}
+COCO = {"coco": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "coco_v2": "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"}
+CONNECT_SECONDS = 10
+CHUNK = 1 << 20
+
+logger = logging.getLogger("maskrcnn_train")
+
+
+def weights_cache() -> Path:
+    """torch's own folder for downloaded weights: $TORCH_HOME/hub/checkpoints, by default below ~/.cache/torch."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TORCH_HOME") or f"{base}/torch").expanduser() / "hub/checkpoints"
+
+
+def find_weights(section: WeightsConfig, backbone: str) -> Path | None:
+    """The file that `weights=` stands for, downloaded if need be; None where there is none to read.
+
+    Raises UserError with one line: no such file, no network (with address and place), or a content that is not
+    what the hash in the published name says.
+    """
+    if section.source in ("file", "detectron2"):
+        assert section.path is not None
+        path = Path(section.path).expanduser()
+        if not path.is_file():
+            raise UserError(f"weights.path={section.path} does not exist")
+        return path
+    if section.source == "none" or backbone == "timm":
+        return None
+    name = IMAGENET[backbone] if section.source == "imagenet" else COCO[section.source]
+    path = weights_cache() / name
+    if not path.is_file():
+        download(ADDRESS + name, path)
+    if section.verify:
+        check_hash(path)
+    return path
+
+
+def check_hash(path: Path) -> None:
+    """Raises UserError when the content does not begin with the hash in its name, e.g. resnet18-f37072fd.pth."""
+    match = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if match is None:
+        return
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(CHUNK):
+            digest.update(block)
+    if not digest.hexdigest().startswith(match[1]):
+        raise UserError(
+            f"{path} is not the published file: its SHA-256 begins with {digest.hexdigest()[: len(match[1])]}, its "
+            f"name says {match[1]}. Delete it to download it again, or keep it with weights.verify=false"
+        )
+
+
+def download(address: str, path: Path) -> None:
+    """Fetch to a temporary file beside `path`, then rename. Raises UserError with address and place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = None
+    try:
+        with urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as answer:
+            logger.info("downloading %s (%.0f MB)", address, int(answer.headers.get("Content-Length", 0)) / 1e6)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".download-", delete=False) as file:
+                temporary = Path(file.name)
+                shutil.copyfileobj(answer, file, CHUNK)
+        os.replace(temporary, path)
+    except OSError as error:  # URLError is one
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"cannot download {address} ({reason}); place the file at {path}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

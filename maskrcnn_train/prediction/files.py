@@ -1,0 +1,106 @@
+"""What `predict` writes of each image: a picture or a video's frame, masks, COCO results, a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from maskrcnn_train.data.splits.classes import ClassMap
+from maskrcnn_train.reporting.drawing.objects import draw_objects
+from maskrcnn_train.settings.command_schema import DrawConfig, PredictConfig
+
+if TYPE_CHECKING:
+    from maskrcnn_train.prediction.predictor import Prepared
+    from maskrcnn_train.prediction.video import VideoWriter
+    from maskrcnn_train.structures.detections import Detections
+
+LONGEST_JPEG = 65_500  # pixels
+
+
+class PredictionFiles:
+    """The files of one call, in `folder`. video: takes the pictures of all images as its frames.
+
+    results: COCO results so far; files: the file of each image id.
+    """
+
+    def __init__(
+        self, folder: Path, config: PredictConfig, classes: ClassMap, video: VideoWriter | None = None
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.classes = classes
+        self.video = video
+        self.results: list[dict[str, Any]] = []
+        self.files: dict[int, str] = {}
+
+    def add(self, image: Prepared, found: Detections, name: str, image_id: int) -> None:
+        """Write what was asked for of one image."""
+        if self.config.save.pictures:
+            picture = draw_detections(image.original, found, self.classes.names, self.config.draw)
+            if self.video is not None:
+                self.video.add(picture)
+            else:
+                suffix = "jpg" if max(picture.size) <= LONGEST_JPEG else "png"
+                _save(picture, self.folder / "pictures" / f"{name}.{suffix}", quality=90)
+        if self.config.save.masks:
+            for number, (x0, y0, bitmap) in enumerate(found.crops(), start=1):
+                full = Image.new("L", (found.size[1], found.size[0]))
+                full.paste(Image.fromarray(bitmap * np.uint8(255)), (x0, y0))
+                _save(full, self.folder / "masks" / f"{name}_{number}.png")
+        self.results += found.to_coco(image_id)
+        self.files[image_id] = image.source or name
+
+    def finish(self) -> None:
+        """Write predictions.json and, if asked for, detections.csv."""
+        (self.folder / "predictions.json").write_text(json.dumps(self.results))
+        if self.config.save.csv:
+            self._write_table(self.folder / "detections.csv")
+
+    def _write_table(self, path: Path) -> None:
+        names = dict(zip(self.classes.ids, self.classes.names, strict=True))
+        with open(path, "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["file", "class", "score", "x", "y", "width", "height"])
+            for result in self.results:
+                place = self.files[result["image_id"]]
+                rows.writerow([place, names[result["category_id"]], result["score"], *result["bbox"]])
+
+
+def draw_detections(image: Image.Image, found: Detections, class_names: list[str], section: DrawConfig) -> Image.Image:
+    """The image with its detections, as the `draw` section says."""
+    return draw_objects(
+        np.asarray(image),
+        boxes=found.boxes.numpy(),
+        labels=found.labels.tolist(),
+        names=class_names,
+        scores=found.scores.tolist(),
+        masks=found.crops() if found.has_masks else None,
+        opacity=section.mask_opacity,
+        thickness=section.box_thickness,
+        text_size=section.text_size,
+        color_by=section.color_by,
+    )
+
+
+def _save(picture: Image.Image, path: Path, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)
+
+
+def distinct_names(paths: list[Path]) -> list[str]:
+    """The stem of each file, with a number where several files have it."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name in taken:
+            number += 1
+            name = f"{path.stem}_{number}"
+        taken.add(name)
+        names.append(name)
+    return names

@@ -1,0 +1,193 @@
+"""Large images in overlapping tiles, and one set of detections from those of the tiles.
+
+Two detections of one class from two tiles are one object if they agree where both tiles look: if the masks there
+(boxes, in a model without masks) have an IoU of at least 0.5, or, where a tile's border cuts one of them, if half of
+the smaller is in the other. An object is everything that is joined so, over any number of tiles: masks and boxes are
+united, the best score counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.detections import Crop, Detections
+
+Window = tuple[int, int, int, int]  # x0 y0 x1 y1, x1 and y1 exclusive, pixels of the image
+AGREEMENT = 0.5
+CUT_MARGIN = 0.02  # of the tile's side: a box that ends closer to the border is cut by it
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """size: side of the square tiles, pixels of the image. overlap: share of a side that the next tile sees too.
+
+    Raises UserError for sizes below 1 and for shares that are not from 0 to below 1.
+    """
+
+    size: int
+    overlap: float
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not 0 <= self.overlap < 1:
+            raise UserError(f"tiles of {self.size} pixels that overlap by {self.overlap}: give size=1024, overlap=0.2")
+
+    def windows(self, size: tuple[int, int]) -> list[Window]:
+        """Windows that cover an image of (height, width), evenly spread; one where it is no larger than a tile."""
+        rows, columns = (self._spans(length) for length in size)
+        return [(x0, y0, x1, y1) for y0, y1 in rows for x0, x1 in columns]
+
+    def _spans(self, length: int) -> list[tuple[int, int]]:
+        if length <= self.size:
+            return [(0, length)]
+        step = max(1.0, self.size * (1 - self.overlap))
+        count = math.ceil((length - self.size) / step) + 1
+        starts = [round(index * (length - self.size) / (count - 1)) for index in range(count)]
+        return [(start, start + self.size) for start in starts]
+
+
+@dataclass
+class _Piece:
+    """An object as one tile sees it. row: its place among all detections; mask: inside the image, or None."""
+
+    row: int
+    window: Window
+    label: int
+    box: list[float]
+    mask: Crop | None
+    cut: bool
+
+
+def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], size: tuple[int, int]) -> Detections:
+    """Detections of an image of `size` (height, width) from those of its tiles, best score first."""
+    everything = _join([_moved(each, window, size) for each, window in zip(found, windows, strict=True)])
+    owners = [window for each, window in zip(found, windows, strict=True) for _ in range(len(each))]
+    masks = everything.crops() if everything.has_masks else [None] * len(everything)
+    pieces = [
+        _Piece(row, window, label, box, mask, _is_cut(box, window, size))
+        for row, (window, label, box, mask) in enumerate(
+            zip(owners, everything.labels.tolist(), everything.boxes.tolist(), masks, strict=True)
+        )
+    ]
+    groups = _groups(pieces)
+    merged = everything.keep_rows([max(group, key=lambda row: float(everything.scores[row])) for group in groups])
+    ends = [(everything.boxes[group, :2].amin(0), everything.boxes[group, 2:].amax(0)) for group in groups]
+    merged.boxes = torch.cat([end for pair in ends for end in pair] or [torch.zeros(0)]).reshape(-1, 4)
+    if everything.has_masks:
+        merged.pasted = [_united([mask for row in group if (mask := masks[row]) is not None]) for group in groups]
+        merged.probabilities = None
+    return merged.keep_rows(merged.scores.argsort(descending=True).tolist())
+
+
+def _moved(found: Detections, window: Window, size: tuple[int, int]) -> Detections:
+    """The detections of a tile in the pixels of the image."""
+    x0, y0, _, _ = window
+    pasted = [(x + x0, y + y0, bitmap) for x, y, bitmap in found.crops()] if found.has_masks else None
+    boxes = found.boxes + torch.tensor([x0, y0, x0, y0])
+    return replace(found, boxes=boxes, size=size, pasted=pasted, probabilities=None)
+
+
+def _join(parts: Sequence[Detections]) -> Detections:
+    return replace(
+        parts[0],
+        boxes=torch.cat([part.boxes for part in parts]),
+        scores=torch.cat([part.scores for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        class_names=[name for part in parts for name in part.class_names],
+        category_ids=[number for part in parts for number in part.category_ids],
+        pasted=[crop for part in parts for crop in part.crops()] if parts[0].has_masks else None,
+    )
+
+
+def _is_cut(box: list[float], window: Window, size: tuple[int, int]) -> bool:
+    """Whether a border of the tile that is none of the image ends the box."""
+    margin = CUT_MARGIN * max(window[2] - window[0], window[3] - window[1])
+    ends = (window[0] > 0, window[1] > 0, window[2] < size[1], window[3] < size[0])
+    return any(inner and abs(box[i] - window[i]) <= margin for i, inner in enumerate(ends))
+
+
+def _groups(pieces: list[_Piece]) -> list[list[int]]:
+    """Rows that belong together, transitively."""
+    root = list(range(len(pieces)))
+
+    def find(row: int) -> int:
+        while root[row] != row:
+            row = root[row]
+        return row
+
+    for a, b in _candidates(pieces):
+        if _agree(a, b):
+            root[find(b.row)] = find(a.row)
+    groups: dict[int, list[int]] = {}
+    for piece in pieces:
+        groups.setdefault(find(piece.row), []).append(piece.row)
+    return list(groups.values())
+
+
+def _candidates(pieces: list[_Piece]) -> Iterator[tuple[_Piece, _Piece]]:
+    """Pairs of one class and different tiles whose boxes overlap: few of all pairs."""
+    boxes = np.array([piece.box for piece in pieces]).reshape(-1, 4)
+    labels = np.array([piece.label for piece in pieces])
+    for first, piece in enumerate(pieces):
+        later = slice(first + 1, None)
+        low, high = np.maximum(boxes[later, :2], piece.box[:2]), np.minimum(boxes[later, 2:], piece.box[2:])
+        near = (low < high).all(axis=1) & (labels[later] == piece.label)
+        for second in np.flatnonzero(near) + first + 1:
+            if pieces[second].window != piece.window:
+                yield piece, pieces[second]
+
+
+def _agree(a: _Piece, b: _Piece) -> bool:
+    """The rule at the head of this file."""
+    strip = _common(a.window, b.window)
+    if a.mask is None or b.mask is None:
+        common = _area(_common(_common(tuple(a.box), tuple(b.box)), strip))
+        areas = [_area(_common(tuple(piece.box), strip)) for piece in (a, b)]
+    else:
+        both = _common(_common(_extent(a.mask), _extent(b.mask)), strip)
+        if _area(both) == 0:
+            return False
+        common = float((_part(a.mask, both) & _part(b.mask, both)).sum())
+        areas = [float(_part(mask, _common(_extent(mask), strip)).sum()) for mask in (a.mask, b.mask)]
+    whole = min(areas) if a.cut or b.cut else sum(areas) - common
+    return whole > 0 and common / whole >= AGREEMENT
+
+
+def _common(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where two rectangles x0 y0 x1 y1 overlap."""
+    return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+
+
+def _area(box: tuple[Any, ...]) -> float:
+    return float(max(box[2] - box[0], 0) * max(box[3] - box[1], 0))
+
+
+def _extent(crop: Crop) -> tuple[int, int, int, int]:
+    x, y, bitmap = crop
+    return x, y, x + bitmap.shape[1], y + bitmap.shape[0]
+
+
+def _part(crop: Crop, window: tuple[Any, ...]) -> NDArray[np.uint8]:
+    """The pixels of a crop in a window within it."""
+    x, y, bitmap = crop
+    return bitmap[window[1] - y : window[3] - y, window[0] - x : window[2] - x]
+
+
+def _united(crops: Sequence[Crop]) -> Crop:
+    """One crop that holds all masks."""
+    if len(crops) == 1:
+        return crops[0]
+    left, top = min(crop[0] for crop in crops), min(crop[1] for crop in crops)
+    right = max(x + bitmap.shape[1] for x, _, bitmap in crops)
+    bottom = max(y + bitmap.shape[0] for _, y, bitmap in crops)
+    full = np.zeros((bottom - top, right - left), np.uint8)
+    for x, y, bitmap in crops:
+        full[y - top : y - top + bitmap.shape[0], x - left : x - left + bitmap.shape[1]] |= bitmap
+    return left, top, full

@@ -1,0 +1,107 @@
+"""Pictures of an analysis: the funnel, the recall of proposals, budgets against time."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from maskrcnn_train.analysis.analyst import Analysis
+from maskrcnn_train.analysis.budgets import Setting
+from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
+from maskrcnn_train.analysis.pareto import Outcome
+from maskrcnn_train.analysis.proposal_report import ProposalRecall
+from maskrcnn_train.reporting.drawing.figures import FILL, INK, MUTED, empty_axes
+
+SIZE_COLORS = {"small": "#d97757", "medium": "#8fb0dc", "large": FILL}
+
+
+def draw_analysis(analysis: Analysis) -> dict[str, Figure]:
+    """The pictures of what was analysed, by name."""
+    figures = {}
+    if analysis.funnel is not None:
+        figures["funnel"] = funnel_figure(analysis.funnel)
+    if analysis.recalls:
+        figures["proposal_recall"] = recall_figure(analysis.recalls, analysis.setting)
+    if analysis.outcomes and analysis.winners:
+        figures["budgets"] = budgets_figure(analysis.outcomes, analysis.winners, analysis.kind)
+    return figures
+
+
+def funnel_figure(funnel: Funnel) -> Figure:
+    """Objects found, and lost at each stage, by size."""
+    total = len(funnel.objects)
+    title = f"Where {total:,} objects go ({funnel.kind}, IoU {funnel.iou:g})"
+    figure, axes = empty_axes(title, "objects", "", size=(9.5, 5.2), unit=False)
+    names = [FOUND, *STAGES][::-1]
+    labels = [name if name == FOUND else f"{name}\n{STAGES[name][1]}" for name in names]
+    left = [0] * len(names)
+    for size, color in SIZE_COLORS.items():
+        counts = [funnel.counts(size=size)[name] for name in names]
+        bars = axes.barh(labels, counts, left=left, color=color, label=size)
+        left = [before + count for before, count in zip(left, counts, strict=True)]
+    shares = [f" {count:,} ({100 * count / max(total, 1):.1f} %)" if count else "" for count in left]
+    axes.bar_label(bars, shares, color=INK, fontsize=9)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.margins(x=0.14)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return figure
+
+
+def recall_figure(recalls: list[ProposalRecall], setting: Setting) -> Figure:
+    """Share of the objects of each size among the first N proposals."""
+    figure, axes = empty_axes(
+        f"Objects covered by the first N proposals, IoU 0.5 (rpn.nms.pre_test={setting.pre_test})",
+        "N, proposals of an image (rpn.nms.post_test)",
+        "share of the objects",
+        size=(8.6, 4.8),
+        unit=False,
+    )
+    for group, color in {"all": INK, **SIZE_COLORS}.items():
+        own = [each for each in recalls if each.by != "class" and each.group == group]
+        if own:
+            xs, ys = [each.count for each in own], [each.recall50 for each in own]
+            axes.plot(
+                xs,
+                ys,
+                marker="o",
+                color=color,
+                label=f"{group} ({own[0].objects:,})",
+                linewidth=2 if group == "all" else 1.4,
+            )
+    axes.set_xscale("log")
+    counts = list(dict.fromkeys(each.count for each in recalls))
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1.04)
+    figure.legend(frameon=False, fontsize=9, loc="outside right upper")
+    return figure
+
+
+def budgets_figure(found: list[Outcome], chosen: dict[str, Outcome], kind: str) -> Figure:
+    """Every setting by time and AP, on the images that settings were chosen on; the front and the winners stand out."""
+    figure, axes = empty_axes(
+        f"Test-time budgets: {kind} AP against time (on the half that settings are chosen on)",
+        "milliseconds an image",
+        f"{kind} AP x 100",
+        size=(8.6, 5.2),
+        unit=False,
+    )
+    axes.scatter([each.milliseconds for each in found], [100 * each.tuned for each in found], s=14, color="#c3c9d2")
+    front = sorted((each for each in found if each.front), key=lambda each: each.milliseconds)
+    xs, ys = [each.milliseconds for each in front], [100 * each.tuned for each in front]
+    axes.step(xs, ys, where="post", color=FILL, marker="o", markersize=4, label="nothing is both faster and better")
+    for name, outcome in {"trained": found[0], **chosen}.items():
+        color = MUTED if name == "trained" else "#d97757"
+        place = (outcome.milliseconds, 100 * outcome.tuned)
+        axes.scatter(*place, s=70, facecolors="none", edgecolors=color, linewidths=2)
+        offset = {"trained": (8, -14), "best": (8, 8), "fast": (-8, 10)}[name]
+        axes.annotate(
+            name,
+            place,
+            xytext=offset,
+            textcoords="offset points",
+            color=color,
+            ha="right" if offset[0] < 0 else "left",
+        )
+    figure.legend(frameon=False, fontsize=9, loc="outside lower right")
+    axes.margins(0.08)
+    return figure

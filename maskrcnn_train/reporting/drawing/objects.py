@@ -1,0 +1,170 @@
+"""Draw objects on an image: translucent masks with outlines, boxes, class names and scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from maskrcnn_train.reporting.drawing.colors import Color, class_color, text_color
+
+Bitmap = tuple[int, int, npt.NDArray[Any]]  # x0, y0, uint8 or bool [h, w]
+SMALLEST_LONG_SIDE = 480  # pixels; below it a class name can't be read
+
+
+def draw_objects(
+    image: npt.NDArray[np.uint8],
+    *,
+    boxes: npt.ArrayLike,
+    labels: Sequence[int],
+    names: Sequence[str],
+    scores: Sequence[float] | None = None,
+    masks: Sequence[Bitmap] | None = None,
+    opacity: float = 0.4,
+    thickness: int | None = None,
+    text_size: int | None = None,
+    color_by: str = "class",
+    show_names: bool = True,
+) -> Image.Image:
+    """A picture of the objects; a small image is enlarged by a whole factor so that its text can be read.
+
+    image: uint8 [H, W, 3], R G B. boxes: [N, 4], x1 y1 x2 y2, pixels of `image`. labels: 1..K, names[label - 1]
+    being the class. masks: (x0, y0, bitmap [h, w]) inside the image, one per box. Large objects are drawn
+    first, so that small ones stay visible on them. thickness, text_size: pixels of the picture; None: fitting its
+    size; no boxes with thickness 0. color_by: class, instance.
+    """
+    scale = max(1, math.ceil(SMALLEST_LONG_SIDE / max(image.shape[:2])))
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4) * scale
+    colors = [class_color(int(label) if color_by == "class" else place) for place, label in enumerate(labels, start=1)]
+    order = np.argsort(-(corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), kind="stable").tolist()
+    picture = _enlarged(image, scale)
+    line = max(2, round(max(picture.size) / 500)) if thickness is None else thickness
+    if masks is not None:
+        _paint_masks(picture, [masks[i] for i in order], [colors[i] for i in order], scale, max(line, 1), opacity)
+    draw = ImageDraw.Draw(picture)
+    if line > 0:
+        for index in order:
+            _draw_box(draw, corners[index].tolist(), colors[index], line, picture.size)
+    if show_names:
+        texts = [_text(names[int(label) - 1], None if scores is None else scores[i]) for i, label in enumerate(labels)]
+        _draw_texts(draw, corners.tolist(), texts, colors, picture.size, text_size)
+    return picture
+
+
+def side_by_side(
+    left: Image.Image, right: Image.Image, captions: tuple[str, str] = ("ground truth", "prediction")
+) -> Image.Image:
+    """Two pictures of one height beside each other, each under its caption."""
+    gap = max(4, left.width // 100)
+    font = ImageFont.load_default(size=max(14, round(max(left.size) / 40)))
+    bar = round(font.getbbox("Ag")[3] * 1.5)
+    sheet = Image.new("RGB", (left.width + gap + right.width, max(left.height, right.height) + bar), (250, 250, 250))
+    draw = ImageDraw.Draw(sheet)
+    for x, picture, caption in ((0, left, captions[0]), (left.width + gap, right, captions[1])):
+        sheet.paste(picture, (x, bar))
+        draw.text((x + picture.width / 2, bar / 2), caption, (30, 30, 30), font=font, anchor="mm")
+    return sheet
+
+
+def _enlarged(image: npt.NDArray[np.uint8], scale: int) -> Image.Image:
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if scale == 1:
+        return picture
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
+
+
+def _paint_masks(
+    picture: Image.Image, masks: Sequence[Bitmap], colors: Sequence[Color], scale: int, line: int, opacity: float
+) -> None:
+    for (x0, y0, bitmap), color in zip(masks, colors, strict=True):
+        if not np.asarray(bitmap).size:
+            continue
+        inside = _enlarged_mask(bitmap, scale)
+        place = (x0 * scale, y0 * scale)
+        picture.paste(color, place, Image.fromarray(inside.astype(np.uint8) * round(255 * opacity)))
+        picture.paste(color, place, Image.fromarray((inside & ~_eroded(inside, line)).astype(np.uint8) * 255))
+
+
+def _enlarged_mask(bitmap: npt.NDArray[Any], scale: int) -> npt.NDArray[np.bool_]:
+    """The mask at the picture's scale, its steps rounded off: bool [h * scale, w * scale]."""
+    inside = np.asarray(bitmap) > 0
+    if scale == 1:
+        return inside
+    gray = Image.fromarray(inside.astype(np.uint8) * 255)
+    gray = gray.resize((gray.width * scale, gray.height * scale), Image.Resampling.NEAREST)
+    return np.asarray(gray.filter(ImageFilter.GaussianBlur(0.6 * scale))) > 127
+
+
+def _eroded(inside: npt.NDArray[np.bool_], pixels: int) -> npt.NDArray[np.bool_]:
+    """The mask without its outermost `pixels`; beyond the array there is nothing."""
+    height, width = inside.shape
+    padded = np.pad(inside, pixels)
+    span = range(2 * pixels + 1)
+    rows = np.logical_and.reduce([padded[shift : shift + height] for shift in span])
+    core: npt.NDArray[np.bool_] = np.logical_and.reduce([rows[:, shift : shift + width] for shift in span])
+    return core
+
+
+def _draw_box(draw: ImageDraw.ImageDraw, box: Sequence[float], color: Color, line: int, size: tuple[int, int]) -> None:
+    """The box's outline, kept inside the picture: x2, y2 are edges, one beyond the last pixel."""
+    x1, y1, x2, y2 = (round(value) for value in box)
+    x1, y1 = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
+    x2, y2 = max(min(x2, size[0]) - 1, x1), max(min(y2, size[1]) - 1, y1)
+    draw.rectangle((x1, y1, x2, y2), outline=color, width=line)
+
+
+def _text(name: str, score: float | None) -> str:
+    return name if score is None else f"{name} {float(score):.2f}"
+
+
+def _draw_texts(
+    draw: ImageDraw.ImageDraw,
+    boxes: Sequence[Sequence[float]],
+    texts: Sequence[str],
+    colors: Sequence[Color],
+    size: tuple[int, int],
+    text_size: int | None,
+) -> None:
+    """Each name on a ground of its colour at its box, where it covers no other name if there is such a place."""
+    fitting = max(12, round(max(size) / (55 if len(texts) <= 25 else 75)))
+    font = ImageFont.load_default(size=fitting if text_size is None else text_size)
+    _, top, _, bottom = font.getbbox("Ag")  # one height for all, whatever their letters
+    taken = np.zeros((0, 4))
+    for box, text, color in zip(boxes, texts, colors, strict=True):
+        text = _shortened(text, font, size[0] - 8)
+        width, height = font.getlength(text) + 8, bottom - top + 6
+        x, y = _free_place(box, width, height, taken, size)
+        taken = np.vstack((taken, (x, y, x + width, y + height)))
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+        draw.text((x + 4, y + 3 - top), text, text_color(color), font=font)
+
+
+def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, most: float) -> str:
+    """The text, its end cut off when it is wider than `most` pixels."""
+    if font.getbbox(text)[2] <= most:
+        return text
+    while len(text) > 1 and font.getbbox(text + "...")[2] > most:
+        text = text[:-1]
+    return text + "..."
+
+
+def _free_place(
+    box: Sequence[float], width: float, height: float, taken: npt.NDArray[np.float64], size: tuple[int, int]
+) -> tuple[int, int]:
+    """Top left corner of a text, always inside the picture: above the box, in its corners, or below it.
+
+    taken: [T, 4], x1 y1 x2 y2 of the texts that are there.
+    """
+    x1, y1, x2, y2 = box
+    corners = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2), (x1, y2 - height), (x2 - width, y2)]
+    room = max(size[0] - width, 0), max(size[1] - height, 0)
+    places = np.clip(np.array(corners), 0, room).astype(int)
+    low = np.maximum(places[:, None], taken[:, :2])
+    high = np.minimum(places[:, None] + (width, height), taken[:, 2:])
+    overlaps = np.prod(np.clip(high - low, 0, None), axis=2).sum(axis=1)
+    x, y = places[int(np.argmin(overlaps))].tolist()
+    return x, y

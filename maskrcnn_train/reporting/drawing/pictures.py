@@ -1,0 +1,88 @@
+"""Pictures of a validation: ground truth on the left, predictions on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from maskrcnn_train.reporting.drawing.objects import Bitmap, draw_objects, side_by_side
+from maskrcnn_train.structures.rle import compressed, decode_crop
+
+
+@dataclass
+class Objects:
+    """The objects to draw on one image.
+
+    boxes: [N, 4], x1 y1 x2 y2, pixels of the image. labels: 1..K. scores: [N], absent for ground truth.
+    masks: (x0, y0, bitmap uint8 [h, w]), absent for boxes only.
+    """
+
+    boxes: list[list[float]]
+    labels: list[int]
+    scores: list[float] | None = None
+    masks: list[Bitmap] | None = None
+
+
+def objects_from_coco(
+    annotations: Iterable[Mapping[str, Any]],
+    *,
+    labels: Mapping[int, int],
+    size: tuple[int, int],
+    threshold: float = 0.0,
+) -> Objects:
+    """Objects of one image from COCO annotations or results, those scored below `threshold` left out.
+
+    labels: category id -> label. size: (height, width) of the image. Masks may be polygons or RLE;
+    when some object has none, only boxes are drawn.
+    """
+    kept = [item for item in annotations if item.get("score", 1.0) >= threshold]
+    corners = [[x, y, x + width, y + height] for x, y, width, height in (item["bbox"] for item in kept)]
+    masks = None
+    if all(item.get("segmentation") for item in kept):
+        masks = [decode_crop(compressed(item["segmentation"], size)) for item in kept]
+    return Objects(
+        boxes=corners,
+        labels=[labels[item["category_id"]] for item in kept],
+        scores=[float(item["score"]) for item in kept] if kept and all("score" in item for item in kept) else None,
+        masks=masks,
+    )
+
+
+def draw_validation(
+    run_dir: Path,
+    samples: Sequence[tuple[npt.NDArray[np.uint8], Objects, Objects]],
+    *,
+    names: Sequence[str],
+    file_names: Sequence[str] | None = None,
+) -> list[tuple[Path, Image.Image]]:
+    """Write `pictures/*.jpg` for (image uint8 [H, W, 3], ground truth, prediction); returns paths and pictures.
+
+    `file_names`: the stem of each picture; by default 00, 01, ... so that a later evaluation replaces them.
+    """
+    folder = Path(run_dir) / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for index, (image, truth, prediction) in enumerate(samples):
+        picture = draw_pair(image, truth, prediction, names)
+        path = folder / f"{file_names[index] if file_names else f'{index:02d}'}.jpg"
+        partial = path.with_name(path.name + ".part")
+        picture.save(partial, format="JPEG", quality=88)
+        partial.replace(path)
+        written.append((path, picture))
+    return written
+
+
+def draw_pair(image: npt.NDArray[np.uint8], truth: Objects, prediction: Objects, names: Sequence[str]) -> Image.Image:
+    """Ground truth | prediction of one image, with the number of objects of each."""
+    drawn = [
+        draw_objects(image, boxes=side.boxes, labels=side.labels, names=names, scores=side.scores, masks=side.masks)
+        for side in (truth, prediction)
+    ]
+    captions = (f"ground truth ({len(truth.labels)})", f"prediction ({len(prediction.labels)})")
+    return side_by_side(drawn[0], drawn[1], captions)

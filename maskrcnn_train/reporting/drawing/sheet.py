@@ -1,0 +1,80 @@
+"""A contact sheet of training images as the model sees them: resized, augmented, with masks, boxes and class names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from maskrcnn_train.data.dataset import CocoDataset
+from maskrcnn_train.data.loading import build_dataset
+from maskrcnn_train.data.splits.splitting import Splits
+from maskrcnn_train.reporting.drawing.objects import draw_objects
+from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.batch import MaskCrops, Target
+
+DRAWS = 3  # of each image, side by side: what chance does to it in three epochs
+GAP = 8  # pixels between pictures
+LARGEST_CELL = 640  # pixels; larger pictures are made smaller
+BACKGROUND = (250, 250, 250)
+
+
+def write_sheet(config: TrainConfig, splits: Splits, path: Path, *, count: int) -> Path:
+    """Write a sheet of `count` training images, spread over the split, a row each; returns its path.
+
+    The images are those that a training of this config would see in its first epochs. Raises UserError (ImageError)
+    naming an image that cannot be read.
+    """
+    dataset = build_dataset(config, splits.train, splits.classes, training=True)
+    positions = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
+    rows = [[_cell(dataset, (epoch, position)) for epoch in range(DRAWS)] for position in positions]
+    names = [Path(dataset.image_path(position)).name for position in positions]
+    sheet = _arrange(rows, names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    sheet.save(partial, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=88)
+    partial.replace(path)
+    return path
+
+
+def _cell(dataset: CocoDataset, key: tuple[int, int]) -> Image.Image:
+    pixels, target, _ = dataset[key]
+    picture = draw_objects(
+        pixels.permute(1, 2, 0).numpy(),
+        boxes=target["boxes"].numpy(),
+        labels=target["labels"].tolist(),
+        names=dataset.classes.names,
+        masks=_bitmaps(target),
+    )
+    picture.thumbnail((LARGEST_CELL, LARGEST_CELL), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _bitmaps(target: Target) -> list[tuple[int, int, np.ndarray]] | None:
+    """(x0, y0, bitmap) of each object, None for a model without masks."""
+    found = target.get("masks")
+    if not isinstance(found, MaskCrops):
+        return None
+    corners = found.boxes[:, :2].tolist()
+    return [(x0, y0, found.crop(number).numpy()) for number, (x0, y0) in enumerate(corners)]
+
+
+def _arrange(rows: list[list[Image.Image]], names: list[str]) -> Image.Image:
+    """Pictures in a grid, each row under its name."""
+    font = ImageFont.load_default(size=16)
+    bar = 26
+    widths = [max(row[column].width for row in rows) for column in range(DRAWS)]
+    heights = [max(picture.height for picture in row) + bar for row in rows]
+    size = (sum(widths) + GAP * (DRAWS + 1), sum(heights) + GAP * (len(rows) + 1))
+    sheet = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    y = GAP
+    for row, name, height in zip(rows, names, heights, strict=True):
+        draw.text((GAP, y + 3), name, (30, 30, 30), font=font)
+        x = GAP
+        for picture, width in zip(row, widths, strict=True):
+            sheet.paste(picture, (x, y + bar))
+            x += width + GAP
+        y += height + GAP
+    return sheet

@@ -1,0 +1,139 @@
+"""An analysis as a page shows it: where objects are lost, what other budgets give, how good the proposals are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from maskrcnn_train.analysis.budgets import KEYS
+from maskrcnn_train.analysis.funnel import FOUND, STAGES
+from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN
+from maskrcnn_train.analysis.trace import SIZES
+from maskrcnn_train.reporting.drawing.charts import Chart, line_chart
+
+
+@dataclass
+class Stage:
+    """Objects lost at a stage, or found. share: of all objects. sizes: counts small, medium, large."""
+
+    name: str
+    meaning: str
+    key: str
+    count: int
+    share: float
+    sizes: list[int]
+
+
+@dataclass
+class Budget:
+    """A setting worth having. role: best, fast, trained or nothing. tuned, reported: AP, fractions. setting: what
+    differs from the trained one, as a command takes it."""
+
+    role: str
+    milliseconds: float
+    tuned: float
+    reported: float | None
+    setting: str
+
+
+@dataclass
+class AnalysisPage:
+    """What was analysed; what was not is empty. lost: the classes' rows of the funnel, (name, objects, share found).
+    nothing_chosen: why there are no winners. timed: milliseconds of an image, measured whole."""
+
+    num_images: int
+    iou: float
+    stages: list[Stage]
+    lost: list[tuple[str, int, float]]
+    budgets: list[Budget]
+    num_settings: int
+    nothing_chosen: str
+    timed: dict[str, float]
+    budget_chart: Chart | None
+    recall_chart: Chart | None
+
+
+def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
+    """None where nothing was analysed."""
+    if not analysis:
+        return None
+    funnel, outcomes = analysis.get("funnel") or {}, analysis.get("outcomes") or []
+    winners = analysis.get("winners") or {}
+    budgets = _budgets(outcomes, winners)
+    return AnalysisPage(
+        num_images=analysis["num_images"],
+        iou=funnel.get("iou", 0.5),
+        stages=_stages(funnel.get("rows", [])),
+        lost=[
+            (row["group"], row["objects"], row[FOUND] / max(row["objects"], 1))
+            for row in funnel.get("rows", [])
+            if row["by"] == "class"
+        ],
+        budgets=budgets,
+        num_settings=len(outcomes),
+        nothing_chosen=NOTHING_CHOSEN if outcomes and not winners else "",
+        timed=analysis.get("timed") or {},
+        budget_chart=_budget_chart(budgets) if winners else None,
+        recall_chart=_recall_chart(analysis.get("recalls") or [], analysis["setting"]),
+    )
+
+
+def _stages(rows: list[dict[str, Any]]) -> list[Stage]:
+    """Found first, then what objects are lost at, in the order of the model."""
+    if not rows:
+        return []
+    counts, by_size = rows[0], [row for row in rows if row["by"] == "size"]  # the first is of all objects
+    total = max(counts["objects"], 1)
+    words: Mapping[str, tuple[str, str]] = {FOUND: ("detected", "")} | STAGES
+    return [
+        Stage(name, meaning, key, counts[name], counts[name] / total, [row[name] for row in by_size])
+        for name, (meaning, key) in words.items()
+        if counts[name] or name == FOUND
+    ]
+
+
+def _budgets(outcomes: list[dict[str, Any]], winners: Mapping[str, Any]) -> list[Budget]:
+    """The trained setting and those that no other beats in speed and AP, fastest first."""
+    if not outcomes:
+        return []
+    trained = outcomes[0]["setting"]
+    roles: dict[str, str] = {}
+    for role, winner in [("trained", {"setting": trained}), *winners.items()]:
+        key = str(winner["setting"])
+        roles[key] = f"{roles[key]}, {role}" if key in roles else role
+    shown = [each for each in outcomes if each["front"] or each["setting"] == trained]
+    return [
+        Budget(
+            role=roles.get(str(each["setting"]), ""),
+            milliseconds=each["milliseconds"],
+            tuned=each["tuned"],
+            reported=each["reported"],
+            setting=_changes(each["setting"], trained),
+        )
+        for each in sorted(shown, key=lambda outcome: outcome["milliseconds"])
+    ]
+
+
+def _changes(setting: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+    changed = [f"{KEYS[name]}={value:g}" for name, value in setting.items() if value != trained[name]]
+    return " ".join(changed) or "as trained"
+
+
+def _budget_chart(budgets: list[Budget]) -> Chart | None:
+    trained = [each for each in budgets if "trained" in each.role]
+    front = [each for each in budgets if each not in trained]
+    series = {
+        "unbeaten settings": [(each.milliseconds, 100 * each.tuned) for each in front],
+        "as trained": [(each.milliseconds, 100 * each.tuned) for each in trained],
+    }
+    return line_chart("AP on the half chosen on, x 100", series, x_label="milliseconds an image", from_zero=False)
+
+
+def _recall_chart(recalls: list[dict[str, Any]], setting: Mapping[str, Any]) -> Chart | None:
+    series: dict[str, list[tuple[float, float]]] = {group: [] for group in ("all", *SIZES)}
+    for each in recalls:
+        if each["by"] != "class":
+            series[each["group"]].append((each["count"], 100 * each["recall50"]))
+    x_label = f"proposals an image: rpn.nms.post_test, with pre_test={setting['pre_test']}"
+    return line_chart("Objects covered by the proposals, x 100", series, x_label=x_label)

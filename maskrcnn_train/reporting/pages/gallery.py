@@ -1,0 +1,167 @@
+"""The best and the worst images of a validation for a page: each picture once, objects and detections as outlines."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.evaluation.coco.ground_truth import check_results
+from maskrcnn_train.evaluation.diagnostics.verdicts import KINDS, ImageVerdict, Judged, judge_images
+from maskrcnn_train.reporting.drawing.colors import class_color
+from maskrcnn_train.reporting.drawing.outlines import box_path, mask_path
+from maskrcnn_train.structures.rle import decode_crop
+
+JPEG_QUALITY = 78
+
+
+@dataclass
+class Scene:
+    """A validation as it can be looked at: COCO ground truth (its images in the order of `paths`) and COCO results."""
+
+    ground_truth: dict[str, Any]
+    results: list[dict[str, Any]]
+    paths: list[Path]
+    kind: str
+    max_detections: int
+
+
+@dataclass
+class Outline:
+    """path: SVG, picture pixels. label: 1..K. kind: one of KINDS. text: class and score; iou: with its partner."""
+
+    path: str
+    label: int
+    kind: str
+    text: str
+    iou: float
+
+
+@dataclass
+class Card:
+    """One image. address: a data: URL; width, height: pixels. quality: 0 to 1. rank: 1 is the worst of all images."""
+
+    name: str
+    address: str
+    width: int
+    height: int
+    quality: float
+    rank: int
+    truth: list[Outline]
+    prediction: list[Outline]
+
+    @property
+    def counts(self) -> list[tuple[str, int]]:
+        """How many objects and detections of each kind, fine pairs once, in the order of KINDS."""
+        found = Counter(each.kind for each in self.prediction)
+        found["missed"] = sum(each.kind == "missed" for each in self.truth)
+        return [(kind, found[kind]) for kind in KINDS if found[kind]]
+
+
+@dataclass
+class Gallery:
+    """cards: worst first, `num_worst` and `num_best` of `num_images` or all. colors: of the classes, as CSS. threshold:
+    detections with lower scores are left out. unreadable: what could not be shown, in words."""
+
+    cards: list[Card]
+    names: list[str]
+    colors: list[str]
+    threshold: float
+    num_images: int
+    num_worst: int
+    num_best: int
+    unreadable: list[str]
+
+    @property
+    def class_counts(self) -> list[tuple[int, str, int]]:
+        """Label, name and number of objects and detections of each class that is on a picture."""
+        found = Counter(each.label for card in self.cards for each in (*card.truth, *card.prediction))
+        return [(label, name, found[label]) for label, name in enumerate(self.names, 1) if found[label]]
+
+    @property
+    def kind_counts(self) -> list[tuple[str, str, int]]:
+        """Kind, meaning and number of each kind that is on a picture."""
+        found: Counter[str] = Counter()
+        for card in self.cards:
+            found.update(dict(card.counts))
+        return [(kind, meaning, found[kind]) for kind, meaning in KINDS.items() if found[kind]]
+
+
+def build_gallery(scene: Scene, *, worst: int, best: int, size: int) -> Gallery:
+    """The `worst` and the `best` images by their quality, their longer side at most `size` pixels.
+
+    Raises UserError for results that do not belong to the ground truth.
+    """
+    check_results(scene.ground_truth, scene.results, [scene.kind])
+    threshold, verdicts = judge_images(
+        scene.ground_truth, scene.results, kind=scene.kind, max_detections=scene.max_detections
+    )
+    ranked = sorted(verdicts, key=lambda each: (each.quality, -each.num_errors))
+    chosen = list(enumerate(ranked, start=1))
+    if len(chosen) > worst + best:
+        chosen = chosen[:worst] + chosen[len(chosen) - best :]
+    categories = scene.ground_truth["categories"]
+    colors = ["#{:02x}{:02x}{:02x}".format(*class_color(label)) for label in range(1, len(categories) + 1)]
+    rows = {image["id"]: row for row, image in enumerate(scene.ground_truth["images"])}
+    cards, unreadable = [], []
+    for rank, verdict in chosen:
+        try:
+            cards.append(_card(scene, rows[verdict.image_id], verdict, rank, size))
+        except ImageError as error:
+            unreadable.append(str(error))
+    names = [category["name"] for category in categories]
+    return Gallery(cards, names, colors, threshold, len(verdicts), worst, best, unreadable)
+
+
+def _card(scene: Scene, row: int, verdict: ImageVerdict, rank: int, size: int) -> Card:
+    image = scene.ground_truth["images"][row]
+    whole = (image["height"], image["width"])
+    scale = min(1.0, size / max(whole))
+    height, width = (max(1, round(side * scale)) for side in whole)
+    picture = decode(scene.paths[row], expected=whole, smallest=(height, width))
+    return Card(
+        name=Path(image.get("file_name") or scene.paths[row].name).name,
+        address=jpeg_address(picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)),
+        width=width,
+        height=height,
+        quality=verdict.quality,
+        rank=rank,
+        truth=_outlines(scene, scene.ground_truth["annotations"], verdict.objects, scale),
+        prediction=_outlines(scene, scene.results, verdict.detections, scale),
+    )
+
+
+def _outlines(scene: Scene, items: Sequence[dict[str, Any]], judged: Sequence[Judged], scale: float) -> list[Outline]:
+    """Large ones first, so that small ones lie on them and can be pointed at."""
+    categories = scene.ground_truth["categories"]
+    labels = {category["id"]: label for label, category in enumerate(categories, start=1)}
+    outlines = []
+    for each in sorted(judged, key=lambda each: -items[each.place]["bbox"][2] * items[each.place]["bbox"][3]):
+        item = items[each.place]
+        label = labels[item["category_id"]]
+        text = str(categories[label - 1]["name"]) + (f" {item['score']:.2f}" if "score" in item else "")
+        outlines.append(Outline(_path(item, scene.kind, scale), label, each.kind, text, each.iou))
+    return outlines
+
+
+def _path(item: dict[str, Any], kind: str, scale: float) -> str:
+    """Around the mask; around the box where there is none, or nothing of it is left at this size."""
+    path = ""
+    if kind == "segm":
+        x0, y0, bitmap = decode_crop(item["segmentation"])
+        path = mask_path(bitmap, x0, y0, scale) if bitmap.size else ""
+    return path or box_path(tuple(item["bbox"]), scale)
+
+
+def jpeg_address(picture: Image.Image) -> str:
+    """A picture as a data: URL."""
+    stream = io.BytesIO()
+    picture.convert("RGB").save(stream, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,101 @@
+"""One self-contained HTML page of a run: what it was, how it went, what it reached, how it looks."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from maskrcnn_train.reporting.pages.analysis_page import analysis_page
+from maskrcnn_train.reporting.pages.gallery import Gallery, jpeg_address
+from maskrcnn_train.reporting.pages.scores import class_rows, metric_rows, tiles, training_charts
+from maskrcnn_train.reporting.pages.study_page import study_pages
+from maskrcnn_train.reporting.runs import RunFiles, read_run
+from maskrcnn_train.reporting.terminal.tables import percent
+
+REPORT_FILE = "report.html"
+MOST_PICTURES = 24
+PICTURE_WIDTH = 1400  # pixels; wider ones are scaled down, to keep the page to a few megabytes
+
+
+@dataclass
+class Embedded:
+    """A picture inside the page. address: a data: URL; width, height: pixels."""
+
+    name: str
+    address: str
+    width: int
+    height: int
+
+
+def write_report(
+    run_dir: Path | str,
+    *,
+    output: Path | None = None,
+    analysis: Path | None = None,
+    gallery: Gallery | None = None,
+    gallery_note: str = "",
+) -> Path:
+    """Write the page of a run from the files in its folder, and return its path.
+
+    output: None is `report.html` there. analysis: the folder of an `analyze`; None: the newest inside the run's folder.
+    gallery: without one the run's own pictures are shown, and `gallery_note` says why. A file that is absent is left
+    out of the page. Raises UserError if the folder holds no run.
+    """
+    run = read_run(Path(run_dir), analysis)
+    page = render(
+        "report.html.j2",
+        run=run,
+        title=run.folder.resolve().name,
+        tiles=tiles(run),
+        metric_table=metric_rows(run.metrics, run.study),
+        class_table=class_rows(run),
+        charts=training_charts(run.history),
+        studies=study_pages(run.study),
+        analysis=analysis_page(run.analysis),
+        gallery=gallery,
+        gallery_note=gallery_note,
+        pictures=_pictures(run) if gallery is None else [],
+    )
+    return write_page(output or run.folder / REPORT_FILE, page)
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template; every value is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    return environment.get_template(template).render(**values)
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Written aside first: a page that is open in a browser is never half a page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(page, encoding="utf-8")
+    return partial.replace(path)
+
+
+def _pictures(run: RunFiles) -> list[Embedded]:
+    return [embed(path) for path in run.pictures[:MOST_PICTURES]]
+
+
+def embed(path: Path) -> Embedded:
+    """A JPEG as a data: URL, scaled down if it is wide."""
+    with Image.open(path) as picture:
+        width, height = picture.size
+        if width <= PICTURE_WIDTH:
+            address = "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+        else:
+            width, height = PICTURE_WIDTH, round(height * PICTURE_WIDTH / width)
+            address = jpeg_address(picture.resize((width, height), Image.Resampling.LANCZOS))
+    return Embedded(name=path.stem, address=address, width=width, height=height)

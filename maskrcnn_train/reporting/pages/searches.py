@@ -1,0 +1,94 @@
+"""What a search found: a table for the terminal, `trials.json`, and what the page of its folder shows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskrcnn_train.reporting.drawing.charts import Chart, line_chart
+from maskrcnn_train.reporting.runs import read_json
+from maskrcnn_train.reporting.terminal.tables import table
+
+if TYPE_CHECKING:
+    from maskrcnn_train.tuning.trials import TrialRecord
+
+TRIALS_FILE = "trials.json"
+MOST_ROWS = 10  # of the terminal's table
+
+
+@dataclass
+class SearchPage:
+    """metric: what was searched for. course: a chart of the trials. importances: (key, share), largest first.
+    unfinished: rows of the trials without a result. counts: trials by state, in words."""
+
+    metric: str
+    course: Chart | None
+    importances: list[tuple[str, float]]
+    unfinished: list[dict[str, Any]]
+    counts: str
+
+
+def is_score(metric: str) -> bool:
+    """Whether a metric is a fraction, shown times 100, and the larger the better; else it is a loss."""
+    return not metric.startswith("val_loss/")
+
+
+def write_trials(
+    folder: Path, records: Sequence[TrialRecord], importances: Mapping[str, float], *, metric: str
+) -> None:
+    """Write `trials.json`: all trials, best first, and how much each setting explains."""
+    plain = {
+        "metric": metric,
+        "importances": dict(importances),
+        "trials": [asdict(each) for each in records],
+    }
+    partial = folder / f"{TRIALS_FILE}.part"
+    partial.write_text(json.dumps(plain, indent=2) + "\n")
+    os.replace(partial, folder / TRIALS_FILE)
+
+
+def read_search(folder: Path) -> SearchPage | None:
+    """What the folder's `trials.json` says; None where it is no search's folder."""
+    plain = read_json(folder / TRIALS_FILE)
+    if not plain:
+        return None
+    complete = [each for each in plain["trials"] if each["state"] == "complete"]
+    scale, better = (100, max) if is_score(plain["metric"]) else (1, min)
+    points = sorted((each["number"], scale * each["score"]) for each in complete)
+    best = list(zip((number for number, _ in points), accumulate((score for _, score in points), better), strict=True))
+    return SearchPage(
+        metric=plain["metric"],
+        course=line_chart(
+            f"{plain['metric']}{', x 100' if scale == 100 else ''}",
+            {"best so far": best, "each trial": points},
+            x_label="trial",
+            from_zero=False,
+        ),
+        importances=sorted(plain["importances"].items(), key=lambda item: -item[1]),
+        unfinished=[each for each in plain["trials"] if each["state"] != "complete"],
+        counts=counts_text(each["state"] for each in plain["trials"]),
+    )
+
+
+def counts_text(states: Any) -> str:
+    """3 complete, 1 pruned."""
+    return ", ".join(f"{count} {state}" for state, count in Counter(states).most_common())
+
+
+def search_table(records: Sequence[TrialRecord], metric: str) -> str:
+    """The best trials, with the settings that vary; scores times 100, losses as they are."""
+    scale = 100 if is_score(metric) else 1
+    keys = list(dict.fromkeys(text.split("=", 1)[0] for each in records for text in each.overrides))
+    rows = []
+    for each in records[:MOST_ROWS]:
+        values = dict(text.split("=", 1) for text in each.overrides)
+        score = "-" if each.score is None else f"{scale * each.score:.{1 if scale == 100 else 4}f}"
+        rows.append((each.number, score, each.state, *(values.get(key, "-") for key in keys)))
+    title = f"trials, best first ({counts_text(each.state for each in records)})"
+    return table(title, ["trial", f"{metric}{', x 100' if scale == 100 else ''}", "", *keys], rows)

@@ -1,0 +1,158 @@
+"""The jobs of a sweep side by side: a table, and a page that links to each job's own."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskrcnn_train.reporting.drawing.charts import Chart, line_chart
+from maskrcnn_train.reporting.pages.html import REPORT_FILE, render, write_page
+from maskrcnn_train.reporting.pages.scores import course
+from maskrcnn_train.reporting.pages.searches import SearchPage, is_score, read_search
+from maskrcnn_train.reporting.runs import read_json, read_overrides, read_yaml
+from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
+from maskrcnn_train.reporting.terminal.tables import KINDS
+from maskrcnn_train.settings.errors import UserError
+
+TABLE_FILE = "sweep.csv"
+MEASURES = ("AP", "AP50", "AP75")
+MOST_CURVES = 6  # jobs: as many colours as can be told apart
+
+
+@dataclass
+class Job:
+    """One job. settings: its overrides by key. metrics: flat, empty if the job didn't end."""
+
+    name: str
+    settings: dict[str, str]
+    metrics: dict[str, float]
+    report: str | None
+
+
+@dataclass
+class Sweep:
+    """Jobs, best first. varied: keys whose values differ. shared: "key=value" common to all. columns: metrics shown.
+    search: what searched, if the jobs are the trials of a search."""
+
+    jobs: list[Job]
+    varied: list[str]
+    shared: list[str]
+    columns: list[str]
+    search: SearchPage | None
+
+
+def read_sweep(sweep_dir: Path | str) -> Sweep:
+    """The jobs in the folders of a sweep, sorted by segm/AP or else bbox/AP; of a search by its own metric.
+
+    Raises UserError if there is no job.
+    """
+    folder = Path(sweep_dir)
+    folders = [
+        path for path in folder.glob("*/") if (path / "overrides.yaml").exists() or (path / "metrics.json").exists()
+    ]
+    if not folders:
+        raise UserError(f"{folder} holds no jobs: no folder in it has an overrides.yaml or a metrics.json")
+    jobs = [_read_job(path) for path in sorted(folders, key=_by_number)]
+    columns = [f"{kind}/{name}" for kind in reversed(KINDS) for name in MEASURES]
+    search = read_search(folder)
+    if search is not None and is_score(search.metric):
+        columns = list(dict.fromkeys([search.metric, *columns]))
+    columns = [column for column in columns if any(column in job.metrics for job in jobs)]
+    sorted_by = search.metric if search is not None else columns[0] if columns else ""
+    sign = -1 if is_score(sorted_by) else 1
+    jobs.sort(key=lambda job: (sorted_by not in job.metrics, sign * job.metrics.get(sorted_by, 0.0)))
+    keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
+    varied = [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
+    for job in jobs:  # a value that is the default is no override
+        config = _read_config(folder / job.name)
+        job.settings = {key: _value(config, key) for key in varied} | job.settings
+    shared = [f"{key}={jobs[0].settings[key]}" for key in keys if key not in varied]
+    return Sweep(jobs, varied, shared, columns, search)
+
+
+def _read_job(path: Path) -> Job:
+    pairs = [override.partition("=") for override in read_overrides(path)]
+    metrics = read_json(path / "metrics.json")
+    report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
+    return Job(path.name, {key: value for key, _, value in pairs}, metrics, report)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    return read_yaml(path / "config.yaml") or {}
+
+
+def _value(config: dict[str, Any], key: str) -> str:
+    """The value of a dotted key, as text; empty where it is not known."""
+    tree: Any = config
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return str(tree).lower() if isinstance(tree, bool) else "" if tree is None else str(tree)
+
+
+def _by_number(path: Path) -> tuple[int, str]:
+    """Job folders are numbers: 2 comes before 10."""
+    return (int(path.name) if path.name.isdigit() else 10**9, path.name)
+
+
+def write_sweep_table(sweep_dir: Path | str) -> Path:
+    """Write `sweep.csv`: a row a job, best first; the settings that vary, then every metric as a fraction."""
+    sweep = read_sweep(sweep_dir)
+    metrics = list(dict.fromkeys([*sweep.columns, *(key for job in sweep.jobs for key in job.metrics)]))
+    path = Path(sweep_dir) / TABLE_FILE
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["job", *sweep.varied, *metrics])
+        for job in sweep.jobs:
+            settings = [job.settings.get(key, "") for key in sweep.varied]
+            writer.writerow([job.name, *settings, *(job.metrics.get(key, "") for key in metrics)])
+    os.replace(partial, path)
+    return path
+
+
+def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Path:
+    """Write `report.html` and `sweep.csv` of a sweep's folder; returns the page's path. output: another place for it.
+
+    Links lead from the page to the jobs' own.
+    """
+    folder = Path(sweep_dir)
+    table = write_sweep_table(folder)
+    path = output or folder / REPORT_FILE
+    way = os.path.relpath(folder.resolve(), path.resolve().parent)
+    sweep = read_sweep(folder)
+    best = {
+        column: max((job.metrics.get(column, -1.0) for job in sweep.jobs), default=-1.0) for column in sweep.columns
+    }
+    page = render(
+        "sweep.html.j2",
+        sweep=sweep,
+        best=best,
+        charts=_job_charts(folder, sweep),
+        title=folder.resolve().name,
+        prefix="" if way == "." else f"{Path(way).as_posix()}/",
+        table_file=table.name,
+    )
+    return write_page(path, page)
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder holds the jobs of a sweep rather than a run."""
+    if not folder.is_dir() or (folder / "config.yaml").exists() or (folder / "metrics.json").exists():
+        return False
+    return any((path / "overrides.yaml").exists() for path in folder.glob("*/"))
+
+
+def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
+    """Loss and main score over the steps, of the best jobs."""
+    histories = {}
+    for job in sweep.jobs[:MOST_CURVES]:
+        file = folder / job.name / METRICS_FILE
+        settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:3])
+        histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(file) if file.exists() else []
+    main = sweep.columns[:1]
+    charts = [line_chart(f"{key}, x 100", {n: course(h, key, 100) for n, h in histories.items()}) for key in main]
+    charts.append(line_chart("Loss", {name: course(history, "loss/total") for name, history in histories.items()}))
+    return [chart for chart in charts if chart and chart.has_course]

@@ -1,0 +1,116 @@
+"""Tables as text, for the terminal and the log."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from maskrcnn_train.evaluation.coco.evaluators import ABSENT
+from maskrcnn_train.evaluation.coco.metrics import CocoResult
+from maskrcnn_train.evaluation.diagnostics.bootstrap import TOO_FEW_IMAGES, Difference
+from maskrcnn_train.evaluation.diagnostics.comparison import Comparison
+
+KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
+KINDS = tuple(KIND_WORDS)
+MAIN_MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain text table: the first column to the left, numbers to the right, nothing cut or wrapped."""
+    grid = Table(title=None, box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = index > 0 and all(_is_number(row[index]) for row in rows)
+        grid.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(_escaped(str(cell)) for cell in row))
+    stream = io.StringIO()
+    console = Console(file=stream, width=10_000, color_system=None, force_terminal=False)
+    console.print(grid)
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    return "\n".join([title, *lines] if title else lines).strip("\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Rows of one kind as a table for other programs, the first giving the columns."""
+    columns = list(rows[0]) if rows else []
+    write_lines(path, [columns, *([row[column] for column in columns] for row in rows)] if rows else [])
+
+
+def write_lines(path: Path, lines: Sequence[Sequence[object]]) -> None:
+    """Lines of cells as a table for other programs, where two columns may have one name."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(lines)
+
+
+def metrics_table(metrics: Mapping[str, float]) -> str:
+    """Rows bbox and segm, columns AP, AP50, ... AR of each number of detections; times 100, one decimal."""
+    kinds = [kind for kind in KINDS if f"{kind}/AP" in metrics]
+    measures = [*MAIN_MEASURES, *average_recalls(metrics)]
+    rows = [[kind, *(percent(metrics.get(f"{kind}/{measure}")) for measure in measures)] for kind in kinds]
+    return table("COCO metrics, x 100 (- : no such object in this split)", ["", *measures], rows)
+
+
+def class_table(result: CocoResult) -> str:
+    """Each class with its number of objects and its AP for boxes and masks; times 100, one decimal."""
+    kinds = list(result.precision)
+    rows = [
+        [
+            result.class_names[class_id],
+            result.support[class_id],
+            *(percent(result.metrics[f"{kind}/AP/{result.class_names[class_id]}"]) for kind in kinds),
+        ]
+        for class_id in result.class_ids
+    ]
+    return table("AP of each class, x 100", ["class", "objects", *(f"{kind} AP" for kind in kinds)], rows)
+
+
+def comparison_table(comparisons: Sequence[Comparison], num_images: int) -> str:
+    """Each score of a and b, their difference with its 95 % interval, and what can be said; times 100."""
+    rows = [
+        (
+            each.name,
+            percent(each.a),
+            percent(each.b),
+            f"{100 * each.difference.value:+.1f}",
+            _interval(each.difference),
+            each.verdict,
+        )
+        for each in comparisons
+    ]
+    title = f"b - a on the same {num_images} images, x 100, with 95 % intervals"
+    alone = [each.name for each in comparisons if each.difference.low is None]
+    note = f"\n\nno interval of {', '.join(alone)}: {TOO_FEW_IMAGES}" if alone else ""
+    return table(title, ["", "a", "b", "b - a", "interval", ""], rows) + note
+
+
+def _interval(difference: Difference) -> str:
+    if difference.low is None or difference.high is None:
+        return "-"
+    return f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+
+
+def average_recalls(metrics: Mapping[str, float]) -> list[str]:
+    """AR1, AR10, AR100: the numbers of detections that these metrics were taken at, ascending."""
+    found = {key.split("/")[1] for key in metrics if "/AR" in key}
+    return sorted((key for key in found if key[2:].isdigit()), key=lambda key: int(key[2:]))
+
+
+def percent(value: float | None) -> str:
+    """A fraction times 100 with one decimal; a dash where there is no value."""
+    return "-" if value is None or value == ABSENT else f"{100 * value:.1f}"
+
+
+def _is_number(cell: object) -> bool:
+    text = str(cell)
+    return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def _escaped(text: str) -> str:
+    """Square brackets are rich's markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,171 @@
+"""Rules between the settings of each command beside training. This module never imports torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import reduce
+from typing import Any
+
+from maskrcnn_train.settings.command_schema import (
+    AnalyzeConfig,
+    CheckConfig,
+    EvaluateConfig,
+    ExportConfig,
+    OnSplitConfig,
+    PredictConfig,
+    ReportConfig,
+    SplitCommandConfig,
+    TuneConfig,
+)
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.rules import check_data_rules, check_measures, check_train_rules
+
+VALIDATION_LOSSES = "total|objectness|rpn_box_reg|classifier|box_reg|mask"
+OF_A_MODEL = (
+    *("data", "precision", "tta.flip", "tta.scales", "evaluation.loss", "evaluation.batch_size", "mask_head.threshold"),
+    *(f"rpn.nms.{name}" for name in ("pre_test", "post_test", "threshold")),
+    *(f"roi_head.{name}" for name in ("score_threshold", "nms_threshold", "detections_per_image")),
+)  # settings of an evaluation that mean nothing to a results file
+
+
+def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
+    """Rules between the settings of an evaluation."""
+    given = [name for name in ("checkpoint", "predictions", "compare") if getattr(config, name) is not None]
+    if len(given) != 1:
+        raise UserError(
+            "give one of checkpoint=RUN/checkpoints/best.pt, predictions=RESULTS.json and compare=[A,B], and only one"
+        )
+    files = [config.predictions] if config.predictions else [each for each in config.compare or [] if is_results(each)]
+    if files and config.annotations is None:
+        raise UserError(f"annotations is not set; {files[0]} needs the ground truth: annotations=FILE.json")
+    if config.compare is not None:
+        if len(config.compare) != 2:
+            raise UserError(f"compare={config.compare} must name two checkpoints or results files: compare=[A,B]")
+        if len(files) == 1:
+            raise UserError("compare needs two checkpoints or two results files, not one of each")
+        if config.evaluation.bootstrap == 0:
+            raise UserError("compare draws the images again and again; set evaluation.bootstrap to at least 100")
+    _check_split(config)
+    warnings = []
+    if not files and config.annotations is not None:
+        warnings.append("annotations has no effect with a checkpoint; choose the data with data= and split=")
+    if files:
+        warnings += _idle(config, OF_A_MODEL, "on results that are there already")
+    if config.evaluation.loss and (config.tta.flip or config.tta.scales):
+        raise UserError("evaluation.loss cannot be taken with tta; use one of them")
+    return warnings
+
+
+def _idle(config: Any, keys: Iterable[str], cause: str) -> list[str]:
+    """A warning for each dotted key that is set."""
+    given = [key for key in keys if reduce(getattr, key.split("."), config) not in (None, False)]
+    return [f"{key} has no effect {cause}" for key in given]
+
+
+def _check_split(config: OnSplitConfig) -> None:
+    """Rules of what a checkpoint is tried on, and how it is scored."""
+    if config.data is not None:
+        check_data_rules(config.data, [config.split])
+    check_measures(config.evaluation)
+
+
+def is_results(path: str) -> bool:
+    """Whether a file to compare is a COCO results file rather than a checkpoint."""
+    return path.lower().endswith(".json")
+
+
+def check_analyze_rules(config: AnalyzeConfig) -> list[str]:
+    """Rules between the settings of an analysis."""
+    if not config.what:
+        raise UserError("what is empty; name at least one of funnel, proposals, budgets")
+    for key, numbers in (("counts", config.proposals.counts), ("upper", config.proposals.upper)):
+        if not numbers or sorted(set(numbers)) != list(numbers):
+            raise UserError(f"proposals.{key}={numbers} must be ascending numbers, at least one")
+    if not config.proposals.lower or max(config.proposals.lower) > min(config.proposals.upper):
+        raise UserError("every number of proposals.lower must be at most the smallest of proposals.upper")
+    _check_split(config)
+    return []
+
+
+def check_predict_rules(config: PredictConfig) -> list[str]:
+    """Rules between the settings of a prediction."""
+    if not config.images.strip():
+        raise UserError("images is empty; give a file, a folder, a glob, a list or a COCO JSON: images=FOLDER")
+    if config.classes == []:
+        raise UserError("classes is empty and would drop every detection; name at least one: classes=[door,window]")
+    own, asked = config.roi_head.score_threshold, config.score_threshold
+    if own is not None and own > asked:
+        return [f"roi_head.score_threshold={own} is above score_threshold={asked} and decides"]
+    return []
+
+
+def check_preflight_rules(config: CheckConfig) -> list[str]:
+    """Rules between the settings of a check: those of the training."""
+    warnings = check_train_rules(config)
+    return [*warnings, "replay has no effect on a check"] if config.replay is not None else warnings
+
+
+def check_tune_rules(config: TuneConfig) -> list[str]:
+    """Rules between the settings of a search, and those of its trainings."""
+    warnings = check_train_rules(config)
+    if config.replay is not None or config.resume is not None:
+        raise UserError("replay and resume are of one training; a search goes on with output_dir=FOLDER of the search")
+    _check_metric(config)
+    if config.pruning != "none" and config.trainer.evaluate_every == 0:
+        warnings.append("pruning has no effect: with trainer.evaluate_every=0 a training is scored at its end only")
+    return warnings
+
+
+def _check_metric(config: TuneConfig) -> None:
+    metric = config.metric
+    if metric is None:
+        return
+    if not re.fullmatch(rf"(bbox|segm)/(AP(50|75|s|m|l|/.+)?|AR\d+)|val_loss/({VALIDATION_LOSSES})", metric):
+        raise UserError(
+            f"metric={metric} is no score of a training; use e.g. segm/AP, bbox/AP50, segm/AR100, bbox/AP/CLASS "
+            "or val_loss/total"
+        )
+    if (budget := re.fullmatch(r"\w+/AR(\d+)", metric)) and int(budget[1]) not in config.evaluation.max_detections:
+        raise UserError(f"metric={metric} is not taken; evaluation.max_detections={config.evaluation.max_detections}")
+    if metric.startswith("segm/") and config.mask_head.name == "none":
+        raise UserError(f"metric={metric} needs masks, and mask_head=none has none; use metric=bbox/AP")
+    if metric.startswith("val_loss/") and not config.evaluation.loss:
+        raise UserError(f"metric={metric} is taken with evaluation.loss=true only; add it")
+
+
+def check_split_rules(config: SplitCommandConfig) -> list[str]:
+    """Rules between the settings of a division into splits."""
+    fractions = config.fractions
+    if config.folds is None and (len(fractions) not in (2, 3) or abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0):
+        raise UserError(
+            f"fractions={fractions} must be two or three numbers above 0 that add up to 1: "
+            "[train,val] or [train,val,test]"
+        )
+    if config.duplicates and config.images is None:
+        raise UserError("images is not set; duplicates=true looks at the pictures: images=FOLDER")
+    if config.group_pattern is not None:
+        try:
+            re.compile(config.group_pattern)
+        except re.error as error:
+            raise UserError(f"group_pattern={config.group_pattern} is no regular expression: {error}") from None
+    if config.images is not None and not config.duplicates:
+        return ["images has no effect without duplicates=true"]
+    return []
+
+
+def check_export_rules(config: ExportConfig) -> list[str]:
+    """Rules between the settings of an export."""
+    _check_split(config)
+    if config.format in ("onnx", "torchscript"):
+        return []
+    return _idle(config, ("paste_masks", "evaluate", "images", "data"), f"with format={config.format}")
+
+
+def check_report_rules(config: ReportConfig) -> list[str]:
+    """Rules between the settings of a page."""
+    if config.output is not None and not config.output.lower().endswith((".html", ".htm")):
+        raise UserError(f"output={config.output} must be a file, e.g. output={config.output.rstrip('/')}/report.html")
+    if config.data is not None:
+        check_data_rules(config.data, ["val"])
+    return []

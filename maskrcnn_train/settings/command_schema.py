@@ -1,0 +1,265 @@
+"""The schema of the commands beside training: what each reads. As `schema.py`: types here, values in `conf/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from maskrcnn_train.settings.schema import EVALUATORS, DataConfig, TrainConfig, between, fraction, one_of, positive
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape")  # of the data section
+
+# ---------------------------------------------------------------- settings that may differ from the training's
+
+
+@dataclass(kw_only=True)
+class TestNMSConfig:
+    pre_test: Optional[int] = between(1)
+    post_test: Optional[int] = between(1)
+    threshold: Optional[float] = fraction()
+
+
+@dataclass(kw_only=True)
+class TestRPNConfig:
+    nms: TestNMSConfig
+
+
+@dataclass(kw_only=True)
+class TestROIHeadConfig:
+    score_threshold: Optional[float] = fraction()
+    nms_threshold: Optional[float] = fraction()
+    detections_per_image: Optional[int] = between(1)
+
+
+@dataclass(kw_only=True)
+class TestMaskHeadConfig:
+    threshold: Optional[float] = fraction()
+
+
+@dataclass(kw_only=True)
+class TestSettings:
+    """What a command may set otherwise than the training did. None: as in the checkpoint."""
+
+    rpn: TestRPNConfig
+    roi_head: TestROIHeadConfig
+    mask_head: TestMaskHeadConfig
+
+
+@dataclass(kw_only=True)
+class MeasuresConfig:
+    """How mAP is taken. None: as in the training, for a results file as COCO does."""
+
+    backend: Optional[str] = one_of(*EVALUATORS)
+    max_detections: Optional[list[int]] = between(1)
+    iou_thresholds: Optional[list[float]] = fraction()
+    size_limits: Optional[list[float]] = positive()
+
+
+@dataclass(kw_only=True)
+class OnSplitConfig(TestSettings):
+    """A checkpoint tried on one split; data: None for that of its training."""
+
+    split: str = one_of("train", "val", "test")
+    data: Optional[DataConfig] = field(metadata={"idle": TRAINING_ONLY})
+    evaluation: MeasuresConfig
+    output_dir: Optional[str]
+
+
+# ---------------------------------------------------------------- commands
+
+
+@dataclass(kw_only=True)
+class TTAConfig:
+    flip: bool
+    scales: Optional[list[int]] = between(16)
+
+
+@dataclass(kw_only=True)
+class BatchedMeasuresConfig(MeasuresConfig):
+    batch_size: Optional[int] = between(1)
+
+
+@dataclass(kw_only=True)
+class StudyConfig(BatchedMeasuresConfig):
+    loss: bool
+    study: bool
+    bootstrap: int = between(0)
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(OnSplitConfig):
+    """Everything that `python -m maskrcnn_train.evaluate` reads. None: as in the checkpoint."""
+
+    evaluation: StudyConfig
+
+    checkpoint: Optional[str]
+    predictions: Optional[str]
+    annotations: Optional[str]
+    compare: Optional[list[str]]
+    tta: TTAConfig
+    device: str
+    precision: Optional[str] = one_of(*PRECISIONS)
+    num_workers: int = between(0)
+    seed: int = between(0)
+
+
+@dataclass(kw_only=True)
+class FunnelConfig:
+    iou: float = fraction()
+
+
+@dataclass(kw_only=True)
+class ProposalReportConfig:
+    counts: list[int] = between(1)
+    upper: list[float] = fraction()
+    lower: list[float] = fraction()
+
+
+@dataclass(kw_only=True)
+class BudgetsConfig:
+    pre_test: list[int] = between(1)
+    post_test: list[int] = between(1)
+    rpn_threshold: list[float] = fraction()
+    score_threshold: list[float] = fraction()
+    nms_threshold: list[float] = fraction()
+    detections_per_image: list[int] = between(1)
+    mask_threshold: list[float] = fraction()
+    most: int = between(1)
+    tolerance: float = fraction()
+    timed_images: int = between(0)
+
+
+@dataclass(kw_only=True)
+class AnalyzeConfig(OnSplitConfig):
+    """Everything that `python -m maskrcnn_train.analyze` reads. None: as in the checkpoint."""
+
+    evaluation: BatchedMeasuresConfig
+    checkpoint: str
+    what: list[str] = one_of("funnel", "proposals", "budgets")
+    max_images: Optional[int] = between(2)
+    funnel: FunnelConfig
+    proposals: ProposalReportConfig
+    budgets: BudgetsConfig
+    device: str
+    precision: Optional[str] = one_of(*PRECISIONS)
+    num_workers: int = between(0)
+    seed: int = between(0)
+
+
+@dataclass(kw_only=True)
+class DrawConfig:
+    mask_opacity: float = fraction()
+    box_thickness: Optional[int] = between(0)
+    text_size: Optional[int] = between(6)
+    color_by: str = one_of("class", "instance")
+
+
+@dataclass(kw_only=True)
+class SaveConfig:
+    pictures: bool
+    masks: bool
+    csv: bool
+
+
+@dataclass(kw_only=True)
+class TileConfig:
+    size: Optional[int] = between(32)
+    overlap: float = between(0, 0.9)
+
+
+@dataclass(kw_only=True)
+class PredictConfig(TestSettings):
+    """Everything that `python -m maskrcnn_train.predict` reads. None: as in the checkpoint."""
+
+    checkpoint: str
+    images: str
+    score_threshold: float = fraction()
+    classes: Optional[list[str]]
+    tile: TileConfig
+    draw: DrawConfig
+    save: SaveConfig
+    batch_size: int = between(1)
+    device: str
+    precision: Optional[str] = one_of(*PRECISIONS)
+    output_dir: Optional[str]
+
+
+@dataclass(kw_only=True)
+class CheckConfig(TrainConfig):
+    """Everything that `python -m maskrcnn_train.check` reads: the settings of the training to judge, and its own."""
+
+    decode: bool
+    duplicate_distance: int = between(0, 64)
+    workers: Optional[int] = between(1)
+    view: bool
+    view_count: int = between(1)
+
+
+@dataclass(kw_only=True)
+class TuneConfig(TrainConfig):
+    """Everything that `python -m maskrcnn_train.tune` reads: the settings of each training, and those of the search."""
+
+    space: list[str]
+    trials: int = between(1)
+    minutes: Optional[float] = positive()
+    metric: Optional[str]
+    sampler: str = one_of("tpe", "random")
+    pruning: str = one_of("median", "none")
+    unpruned: int = between(0)
+
+
+@dataclass(kw_only=True)
+class SplitCommandConfig:
+    """Everything that `python -m maskrcnn_train.split` reads."""
+
+    annotations: str
+    images: Optional[str]
+    fractions: list[float] = fraction()
+    folds: Optional[int] = between(2)
+    group_by: Optional[str]
+    group_pattern: Optional[str]
+    duplicates: bool
+    duplicate_distance: int = between(0, 64)
+    workers: Optional[int] = between(1)
+    output_dir: Optional[str]
+    seed: int = between(0)
+
+
+@dataclass(kw_only=True)
+class ToleranceConfig:
+    boxes: float = between(0)
+    scores: float = between(0)
+    mask_iou: float = fraction()
+
+
+@dataclass(kw_only=True)
+class ExportConfig(OnSplitConfig):
+    """Everything that `python -m maskrcnn_train.export` reads. None: as in the checkpoint."""
+
+    checkpoint: str
+    format: str = one_of("onnx", "torchscript", "safetensors", "coco_metadata")
+    paste_masks: bool
+    opset: int = between(16, 20)
+    images: Optional[str]
+    num_images: int = between(0)
+    tolerance: ToleranceConfig
+    evaluate: bool
+
+
+@dataclass(kw_only=True)
+class GalleryConfig:
+    worst: int = between(0)
+    best: int = between(0)
+    size: int = between(64, 4000)
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """Everything that `python -m maskrcnn_train.report` reads."""
+
+    run: str
+    analysis: Optional[str]
+    output: Optional[str]
+    gallery: GalleryConfig
+    data: Optional[DataConfig] = field(metadata={"idle": TRAINING_ONLY})

@@ -1,0 +1,219 @@
+"""Finds conf/, composes, and converts once to dataclasses; what is wrong becomes one clear line.
+
+Past this module nothing sees a DictConfig. It never imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
+
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import flat_settings, quoted
+from maskrcnn_train.settings.rules import check_train_rules, check_values
+from maskrcnn_train.settings.schema import TrainConfig
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Schema = TypeVar("Schema")
+
+
+def conf_dir() -> Path:
+    """The folder of YAML values: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def load_config(overrides: list[str] | None = None) -> TrainConfig:
+    """Compose and check the configuration of a training.
+
+    overrides: as on the command line, e.g. ["backbone=resnet18", "rpn.nms.post_train=500"].
+    Raises UserError with one line that says what, where and what is allowed.
+
+    >>> load_config(["backbone=resnet18"]).backbone.name
+    'resnet18'
+    """
+    config, _ = load_command_config("train", TrainConfig, check_train_rules, overrides or [])
+    return config
+
+
+def load_command_config(
+    name: str,
+    schema: type[Schema],
+    check_rules: Callable[[Schema], list[str]],
+    overrides: list[str],
+    config_dir: str | None = None,
+) -> tuple[Schema, list[str]]:
+    """Compose `name`.yaml with overrides; returns the checked dataclass and warnings. Raises UserError."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir {config_dir} does not exist")
+    _refuse_idle(schema, overrides)
+    outer = GlobalHydra.instance().hydra  # a sweep's own; composing must not end it
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            extra = (
+                [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"]
+            )
+            try:
+                composed = compose(name, [*overrides, *extra])
+                overruled = _overruled(composed, overrides, config_dir)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise UserError(_explain(schema, overrides, config_dir, error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
+    config, warnings = to_dataclass(composed, schema, check_rules)
+    return config, [*overruled, *warnings]
+
+
+def _overruled(composed: DictConfig, overrides: list[str], config_dir: str | None) -> list[str]:
+    """A warning for each preset that was asked for and whose values an experiment replaces."""
+    from omegaconf import OmegaConf
+
+    given, options = {}, groups(config_dir)
+    for text in overrides:
+        key, _, value = text.partition("=")
+        given[key] = value
+    warnings = []
+    for group, option in given.items():
+        path = conf_dir() / group / f"{option}.yaml"
+        if group not in options or group == "experiment" or "experiment" not in given or not path.is_file():
+            continue
+        prefix = "" if "@package _global_" in path.read_text() else group.replace("/", ".") + "."
+        plain = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+        values = flat_settings({key: each for key, each in plain.items() if key != "defaults"}, prefix)
+        lost = [key for key, value in values.items() if OmegaConf.select(composed, key) != value and key not in given]
+        if lost:
+            shown = ", ".join(f"{key}={OmegaConf.select(composed, key)}" for key in lost)
+            warnings.append(f"experiment={given['experiment']} has its own values beside {group}={option}: {shown}")
+    return warnings
+
+
+def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
+    """The configuration that a checkpoint carries; settings that came after it get the values of conf/.
+
+    Raises UserError where this version knows a setting no longer.
+    """
+    from omegaconf import OmegaConf
+
+    saved: Any = OmegaConf.create(plain)
+    if not set(_schema_keys(TrainConfig)) <= set(_dotted(plain)):
+        saved = OmegaConf.merge(OmegaConf.create(asdict(load_config())), saved)
+    config, _ = to_dataclass(saved, TrainConfig, check_train_rules)
+    return config
+
+
+def _dotted(plain: dict[str, Any], prefix: str = "") -> list[str]:
+    """Every dotted key of a nested dict, sections included."""
+    found = [prefix + name for name in plain]
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            found += _dotted(value, f"{prefix}{name}.")
+    return found
+
+
+def to_dataclass(
+    composed: DictConfig, schema: type[Schema], check_rules: Callable[[Schema], list[str]]
+) -> tuple[Schema, list[str]]:
+    """The one conversion: DictConfig -> checked dataclass and warnings. Raises UserError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
+        config = cast(Schema, OmegaConf.to_object(merged))
+    except ConfigKeyError as error:
+        key = str(error.full_key)
+        raise UserError(f"{key} is not a setting{_nearest(key, _schema_keys(schema))}") from error
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise UserError(f"{key} is not set; give it on the command line: {key}=...") from error
+    except OmegaConfBaseException as error:
+        reason = str(error).split("\n", 1)[0]
+        if "is not a ListConfig" in reason:
+            raise UserError(f"{error.full_key} is a list; write {error.full_key}=[A,B]") from error
+        raise UserError(f"{error.full_key}: {reason[:1].lower()}{reason[1:]}") from error
+    check_values(config)
+    return config, check_rules(config)
+
+
+def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, error: Exception) -> str:
+    """One line for a failed composition: the override at fault and the nearest valid name."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    keys, options_of = _schema_keys(schema), groups(config_dir)
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            return f"'{text}' is not an override; write key=value, e.g. backbone=resnet101"
+        key = override.key_or_group
+        if override.is_sweep_override():
+            return f"{text} has several values; add -m to run one job for each"
+        if key in options_of:
+            given = override.value()
+            for value in map(str, given if isinstance(given, list) else [given] if given is not None else []):
+                if value not in options_of[key]:
+                    options = ", ".join(options_of[key])
+                    return f"{key}={value} is not an option{_nearest(value, options_of[key])}; choose one of {options}"
+            if f"Could not override '{key}'" in str(error):
+                way_on = "" if key in groups() else f"; to add it, write +{text}"
+                return f"{key} is not a setting of this command{way_on}"
+        elif not override.is_add() and not key.startswith("hydra") and key not in keys:
+            return f"{key} is not a setting{_nearest(key, [*keys, *options_of])}"
+        group, _, inside = key.partition(".")
+        may_be_none = type(None) in get_args(get_type_hints(schema).get(group))
+        if inside and group in options_of and may_be_none and not any(t.startswith(f"{group}=") for t in overrides):
+            return f"{key} needs {group}=OPTION beside it; choose one of {', '.join(options_of[group])}"
+    return str(error).split("\n", 1)[0]
+
+
+def _refuse_idle(schema: type[Any], overrides: list[str]) -> None:
+    """Raises UserError for a key of a section that this command takes from elsewhere."""
+    for section in fields(schema):
+        for name in section.metadata.get("idle", ()):
+            key = f"{section.name}.{name}"
+            if any(text.startswith(f"{key}=") for text in overrides):
+                raise UserError(f"{key} is a setting of the training and has no effect here; leave it out")
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not matches:  # the right leaf under a wrong section, e.g. nms.post_train
+        leaf = name.rsplit(".", 1)[-1]
+        matches = [known for known in names if known.rsplit(".", 1)[-1] == leaf][:1]
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
+    """Every dotted key of a schema, sections included."""
+    found = []
+    for name, kind in get_type_hints(schema).items():
+        found.append(prefix + name)
+        for each in (kind, *get_args(kind)):  # a section that may be None is a union
+            if is_dataclass(each):
+                found += _schema_keys(cast(type[Any], each), f"{prefix}{name}.")
+    return found
+
+
+def groups(config_dir: str | None = None) -> dict[str, list[str]]:
+    """Config groups and their options, read from conf/ and from the folder of `--config-dir`."""
+    found: dict[str, list[str]] = {}
+    for root in (conf_dir(), *([] if config_dir is None else [Path(config_dir)])):
+        for path in sorted(root.rglob("*.yaml")):
+            group = path.parent.relative_to(root).as_posix()
+            if group != "." and not path.stem.startswith("_"):
+                found.setdefault(group, []).append(path.stem)
+    return found

@@ -1,0 +1,32 @@
+"""The one error that speaks to the person, and how a fault of the disk becomes one."""
+
+from __future__ import annotations
+
+import errno
+
+# a full disk, a file that may not be written, a broken disk: never a bug of ours
+DISK_FAULTS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ESTALE,
+}  # fmt: skip
+
+
+class UserError(ValueError):
+    """A mistake of the person, or a fault of their data or machine: one line that says what, where and what to do.
+
+    Commands print it and exit with code 2. Every other error is a bug of ours, and keeps its traceback.
+    """
+
+
+def as_user_error(error: BaseException) -> UserError | None:
+    """The error as the person should read it; None for a bug of ours."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+        return UserError(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks."""
+    return " ".join(str(error).split())

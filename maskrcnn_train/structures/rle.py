@@ -1,0 +1,111 @@
+"""Masks to and from COCO run-length codes; predicted ones without ever making a full-size mask.
+
+COCO's code counts runs down the columns of the whole image, so outside a mask's own box there is
+nothing to look at: the runs follow from the box's pixels and from where the box stands.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from maskrcnn_train.structures.arrays import Ints
+from maskrcnn_train.structures.pasting import paste_masks
+
+Bitmap = npt.NDArray[Any]  # uint8 or bool [h, w]
+Runs = npt.NDArray[np.uint32]
+RLE = dict[str, Any]
+
+
+def masks_to_rle(
+    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], *, threshold: float, rule: str
+) -> list[RLE]:
+    """Predicted masks of one image as COCO RLE dicts, equal to encoding the pasted full-size masks.
+
+    probabilities: float [N, 1, M, M], inside each box. boxes: float [N, 4], x1 y1 x2 y2, pixels of the
+    image of `size` (height, width). A pixel is set where the probability exceeds `threshold`;
+    `rule` is `numerics.mask_paste`, how a box is placed on the pixel grid.
+    """
+    pasted = paste_masks(probabilities.float(), boxes.float(), size, threshold=threshold, rule=rule)
+    runs = [crop_runs(crop.bitmap.numpy(), crop.x0, crop.y0, size) for crop in pasted]
+    return compress_runs(runs, size)
+
+
+def encode_crop(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> RLE:
+    """The COCO RLE of a full-size mask that is zero outside one crop.
+
+    bitmap: uint8 or bool [h, w], its top left pixel at column `x0`, row `y0` of an image of `size` (height, width).
+
+    >>> encode_crop(np.ones((2, 3), np.uint8), x0=1, y0=0, size=(2, 5))
+    {'size': [2, 5], 'counts': '262'}
+    """
+    return compress_runs([crop_runs(bitmap, x0, y0, size)], size)[0]
+
+
+def crop_runs(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> Runs:
+    """Run lengths of the full-size mask in column order, zeros first: uint32 [R], adding up to height * width."""
+    height, width = size
+    crop_height, crop_width = bitmap.shape
+    if x0 < 0 or y0 < 0 or x0 + crop_width > width or y0 + crop_height > height:
+        raise ValueError(
+            f"crop {crop_height} x {crop_width} at row {y0}, column {x0} leaves the image {height} x {width}"
+        )
+    # One zero below each column ends every run inside its column; a zero in front makes the first edge a start.
+    columns = np.zeros(crop_width * (crop_height + 1) + 1, np.uint8)
+    columns[1:].reshape(crop_width, crop_height + 1)[:, :crop_height] = bitmap.T
+    edges = np.flatnonzero(columns[1:] != columns[:-1])
+    column, row = np.divmod(edges, crop_height + 1)
+    edges = (column + x0) * height + row + y0
+    if crop_height == height:
+        edges = _join_touching_runs(edges)
+    runs = np.diff(edges, prepend=0, append=height * width)
+    return (runs if runs[-1] or len(runs) == 1 else runs[:-1]).astype(np.uint32)
+
+
+def _join_touching_runs(edges: Ints) -> Ints:
+    """Drop the edges where a run reaches the image's bottom and the next begins at the next column's top."""
+    if len(edges) < 4:
+        return edges
+    touching = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1
+    return np.delete(edges, np.concatenate([touching, touching + 1]))
+
+
+def compress_runs(runs: Sequence[Runs], size: tuple[int, int]) -> list[RLE]:
+    """COCO's compressed RLE dicts of the run lengths of masks of one `size` (height, width)."""
+    if not runs:
+        return []
+    plain = [{"size": list(size), "counts": run} for run in runs]
+    codes = coco_mask.frPyObjects(plain, *size)
+    return [{"size": list(size), "counts": code["counts"].decode("ascii")} for code in codes]
+
+
+def compressed(shape: RLE | list[list[float]], size: Sequence[int]) -> RLE:
+    """A mask in any of COCO's forms - polygons, counts as a list, compressed counts - with compressed counts.
+
+    size: (height, width) of the image.
+    """
+    code: RLE
+    if isinstance(shape, list):
+        code = coco_mask.merge(coco_mask.frPyObjects(shape, *size))
+    elif isinstance(shape["counts"], list):
+        code = coco_mask.frPyObjects(shape, *size)
+    else:
+        code = shape
+    return code
+
+
+def decode_crop(code: RLE) -> tuple[int, int, Bitmap]:
+    """A mask cut to its own box: x0, y0, bitmap uint8 [h, w]; the counts may be a list. Pixels of the image."""
+    code = compressed(code, code["size"])
+    x0, y0, width, height = (int(value) for value in coco_mask.toBbox(code))
+    with warnings.catch_warnings():
+        # pycocotools 2.0.11 on numpy 2: its array has the signature of numpy 1
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        full = coco_mask.decode(code)
+    return x0, y0, full[y0 : y0 + height, x0 : x0 + width]

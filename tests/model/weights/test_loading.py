@@ -1,0 +1,204 @@
+"""Weights go where they belong, and the report says what became of every layer."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+
+import pytest
+import torch
+from small_model import small_config
+from torch import Tensor
+
+from maskrcnn_train import build_model
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.weights.files import StoredWeights
+from maskrcnn_train.model.weights.loading import WeightsReport, load_weights
+from maskrcnn_train.settings.schema import TrainConfig
+
+CLASSES = ["car", "person", "tree"]
+PREDICTORS = {
+    "roi_heads.box_predictor.cls_score": 1,
+    "roi_heads.box_predictor.bbox_pred": 4,
+    "roi_heads.mask_predictor.mask_fcn_logits": 1,
+}
+
+
+@functools.cache
+def stored_model(*overrides: str) -> tuple[TrainConfig, MaskRCNN]:
+    torch.manual_seed(5)
+    config = small_config("roi_head=fc2", *overrides)
+    model = build_model(config, len(CLASSES) + 1)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor))
+    return config, model
+
+
+def stored(*overrides: str, names: list[str] | None = CLASSES) -> StoredWeights:
+    config, model = stored_model(*overrides)
+    rows = None if names is None else [None, *names]
+    return StoredWeights("stored.pt", model.state_dict(), class_names=rows, settings=asdict(config))
+
+
+def load(
+    *overrides: str, into: tuple[str, ...] = (), names: list[str] = CLASSES, rows: list[str] | None = CLASSES
+) -> tuple[MaskRCNN, WeightsReport]:
+    """Weights of a model with `overrides`, loaded into one with `into` as well."""
+    config = small_config("roi_head=fc2", *overrides, *into)
+    torch.manual_seed(6)
+    model = build_model(config, len(names) + 1)
+    return model, load_weights(model, stored(*overrides, names=rows), config, names)
+
+
+def fresh_reasons(report: WeightsReport) -> dict[str, str]:
+    return {each.layer: each.reason for each in report.fresh}
+
+
+def test_the_same_model_gets_every_layer() -> None:
+    model, report = load()
+    _, source = stored_model()
+    for name, tensor in source.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(model.state_dict()[name], tensor), name
+    assert not report.fresh
+    assert not report.unused
+    assert not report.warnings
+
+
+BOX = "roi_heads.box_head."
+CONVS = {f"{BOX}conv{index}.{kind}" for index in range(4) for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(
+    ("override", "layers"),
+    [
+        ("pooler.resolution=5", {f"{BOX}fc0.weight"}),
+        ("roi_head.num_fcs=3", {f"{BOX}fc2.weight", f"{BOX}fc2.bias"}),
+        ("rpn.num_convs=2", {"rpn.head.conv.1.0.weight", "rpn.head.conv.1.0.bias"}),
+        ("mask_head.num_convs=5", {"roi_heads.mask_head.4.0.weight", "roi_heads.mask_head.4.0.bias"}),
+        (
+            "rpn.anchors.aspect_ratios=[1]",
+            {f"rpn.head.{n}.{k}" for n in ("cls_logits", "bbox_pred") for k in ("weight", "bias")},
+        ),
+        (
+            "mask_head.norm=batch",
+            {
+                f"roi_heads.mask_head.{i}.1.{k}"
+                for i in range(4)
+                for k in ("weight", "bias", "running_mean", "running_var")
+            },
+        ),
+    ],
+)
+def test_a_changed_key_leaves_exactly_its_layers_fresh_and_is_named(override: str, layers: set[str]) -> None:
+    _, report = load(into=(override,))
+    assert fresh_reasons(report) == dict.fromkeys(layers, override.split("=")[0])
+
+
+def test_convs_before_the_fcs_are_fresh_and_the_fcs_stay() -> None:
+    """At equal widths: a conv_dim other than the pyramid's would change the first FC's input too."""
+    model, report = load(into=("roi_head.num_convs=4", "roi_head.conv_dim=32"))
+    assert fresh_reasons(report) == dict.fromkeys(CONVS, "roi_head.num_convs")
+    assert torch.equal(model.state_dict()[f"{BOX}5.weight"], stored_model()[1].state_dict()[f"{BOX}fc6.weight"])
+
+
+def test_fewer_convs_take_the_first_ones_and_name_the_unused() -> None:
+    _, report = load("roi_head.num_convs=4", into=("roi_head.num_convs=2",))
+    assert not report.fresh
+    assert report.unused == sorted(f"{BOX}conv{index}.{kind}" for index in (2, 3) for kind in ("weight", "bias"))
+
+
+def test_another_pyramid_width_keeps_the_body_only_and_is_named() -> None:
+    model, report = load(into=("backbone.fpn_channels=16",))
+    assert all(name.startswith(("backbone.body.", "roi_heads.", "rpn.")) for name in report.loaded)
+    assert fresh_reasons(report)["backbone.fpn.inner_blocks.0.0.weight"] == "backbone.fpn_channels"
+    assert fresh_reasons(report)[f"{BOX}fc0.weight"] == "backbone.fpn_channels"
+    assert torch.equal(model.backbone.body["conv1"].weight, stored_model()[1].backbone.body["conv1"].weight)
+
+
+def test_group_norm_takes_no_affine_weights_of_a_batch_norm() -> None:
+    _, report = load(into=("backbone.norm=group",))
+    reasons = fresh_reasons(report)
+    assert reasons["backbone.body.bn1.weight"] == "backbone.norm"
+    assert reasons["backbone.body.layer2.0.downsample.1.bias"] == "backbone.norm"
+    assert all(reason == "backbone.norm" for reason in reasons.values())
+
+
+def test_box_only_leaves_the_mask_branch_unused() -> None:
+    _, report = load(into=("mask_head.name=none",))
+    assert not report.fresh
+    assert all(name.startswith("roi_heads.mask_") for name in report.unused)
+
+
+# ---------------------------------------------------------------- classes
+
+
+def rows_of(model: torch.nn.Module, label: int) -> list[Tensor]:
+    state = model.state_dict()
+    return [
+        state[f"{name}.{kind}"][label * width : (label + 1) * width]
+        for name, width in PREDICTORS.items()
+        for kind in ("weight", "bias")
+    ]
+
+
+def test_rows_of_shared_classes_are_kept_bit_for_bit() -> None:
+    model, report = load(names=["person", "window"])
+    source = stored_model()[1]
+    for mine, theirs in ((0, 0), (1, 2)):
+        for here, there in zip(rows_of(model, mine), rows_of(source, theirs), strict=True):
+            assert torch.equal(here, there)
+    torch.manual_seed(6)
+    untouched = build_model(small_config("roi_head=fc2"), 3)
+    for here, there in zip(rows_of(model, 2), rows_of(untouched, 2), strict=True):
+        assert torch.equal(here, there)
+    assert report.classes == {"person": "person", "window": None}
+    assert len(report.adapted) == 6
+
+
+def test_class_map_renames_and_spelling_does_not_matter() -> None:
+    config = small_config("roi_head=fc2")
+    config.weights.class_map = {"car": "automobile"}
+    model = build_model(config, 3)
+    report = load_weights(model, stored(), config, ["automobile", "Tree"])
+    assert report.classes == {"automobile": "car", "Tree": "tree"}
+    config.weights.class_map = {"lorry": "automobile"}
+    with pytest.raises(ValueError, match="class_map names lorry"):
+        load_weights(model, stored(), config, ["automobile", "Tree"])
+
+
+def test_unnamed_rows_are_taken_in_order_only_where_the_numbers_agree() -> None:
+    _, report = load(rows=None)
+    assert "does not name its 3 classes" in report.warnings[0]
+    assert len(report.adapted) == 6
+    _, report = load(rows=None, names=["a", "b"])
+    assert not report.adapted
+    assert fresh_reasons(report)["roi_heads.box_predictor.cls_score.weight"] == "classes unknown"
+
+
+# ---------------------------------------------------------------- numerics
+
+
+def test_another_profile_is_a_warning_that_names_the_differences() -> None:
+    _, report = load(into=("numerics=detectron2",))
+    (text,) = [warning for warning in report.warnings if "other numerics" in warning]
+    for part in ("numerics.anchor_rounding=False (weights: True)", "pooler.aligned=True", "numerics.stride_in=1x1"):
+        assert part in text
+
+
+def test_the_first_conv_is_scaled_to_the_models_pixels() -> None:
+    """One network, two pixel scales: 0..1 over the deviation of ImageNet, and 0..255."""
+    model, report = load(into=("numerics.pixel_std=[0.003921568627,0.003921568627,0.003921568627]",))
+    source = stored_model()[1]
+    image = [torch.rand((3, 64, 64), generator=torch.Generator().manual_seed(0))]
+    with torch.no_grad():
+        here, there = (each.backbone.body["conv1"](each.prepare(image).pixels) for each in (model, source))
+    torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
+    assert any("pixel_std" in warning for warning in report.warnings)
+
+
+def test_frozen_stages_with_random_weights_are_a_warning() -> None:
+    _, report = load(into=("backbone.norm=group", "backbone.trainable_stages=3"))
+    assert any("do not train" in warning for warning in report.warnings)

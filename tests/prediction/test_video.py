@@ -1,0 +1,112 @@
+"""Videos: frames in, annotated frames and results out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import predicted as run
+from PIL import Image
+from tiny import untrained_checkpoint
+
+from maskrcnn_train.prediction.video import Video, VideoWriter
+
+av = pytest.importorskip("av")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Five frames of 65 x 91 pixels, each brighter than the one before."""
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, 10) as writer:
+        for number in range(5):
+            writer.add(Image.fromarray(np.full((65, 91, 3), 40 * number + 20, np.uint8)))
+    return path
+
+
+def test_frames_come_back_in_order(clip: Path) -> None:
+    video = Video(clip)
+    assert video.rate == 10
+    assert video.num_frames == 5
+    frames = list(video.frames())
+    assert [frame.size for frame in frames] == [(90, 64)] * 5  # even sides
+    assert [round(np.asarray(frame).mean() / 40 - 0.5) for frame in frames] == [0, 1, 2, 3, 4]
+
+
+def test_a_video_becomes_an_annotated_video_and_results_by_frame(
+    checkpoint: Path,
+    clip: Path,
+    tmp_path: Path,
+) -> None:
+    done = run(checkpoint, clip, tmp_path / "out", "roi_head.detections_per_image=2", "save.csv=true", "batch_size=2")
+    assert done.images == 5
+    assert {result["image_id"] for result in done.results} == {1, 2, 3, 4, 5}
+    assert json.loads((tmp_path / "out/predictions.json").read_text()) == done.results
+    frames = list(Video(tmp_path / "out/clip.mp4").frames())
+    assert len(frames) == 5
+    assert min(frames[0].size) > 300  # enlarged, as small pictures are
+    assert np.asarray(frames[0]).std() > 5  # something is drawn
+    assert "clip_000001" in (tmp_path / "out/detections.csv").read_text()
+    assert not (tmp_path / "out/pictures").exists()
+
+
+def test_a_video_without_pictures_gives_results_only(checkpoint: Path, clip: Path, tmp_path: Path) -> None:
+    done = run(checkpoint, clip, tmp_path / "out", "save.pictures=false")
+    assert done.images == 5
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.json", "train.log"}
+
+
+class Damaged:
+    """A container whose decoder gives up after two frames."""
+
+    def __init__(self, container: Any) -> None:
+        self.container = container
+
+    def decode(self, stream: Any) -> Iterator[Any]:
+        yield from itertools.islice(self.container.decode(stream), 2)
+        raise av.error.InvalidDataError(1, "Invalid data", "clip.mp4")
+
+    def close(self) -> None:
+        self.container.close()
+
+
+def test_a_damaged_video_is_done_as_far_as_it_goes(
+    checkpoint: Path,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = Video.__init__
+
+    def open_damaged(self: Any, path: Path) -> None:
+        opened(self, path)
+        self._container = Damaged(self._container)
+
+    monkeypatch.setattr(Video, "__init__", open_damaged)
+    done = run(checkpoint, clip, tmp_path / "out", "roi_head.detections_per_image=1")
+    assert done.images == 2
+    assert {result["image_id"] for result in done.results} == {1, 2}
+    assert len(done.failed) == 1
+    assert "damaged after frame 2: Invalid data" in done.failed[0]
+
+
+def test_what_is_no_video_is_one_line(clip: Path) -> None:
+    clip.write_text("no video")
+    with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as a video"):
+        Video(clip)
+
+
+def test_without_the_extra_one_line_says_so(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskrcnn_train.prediction.video.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"maskrcnn-train\[video\]"):
+        Video(clip)

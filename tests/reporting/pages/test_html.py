@@ -1,0 +1,210 @@
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+from scenes import analysis, full_run, scene
+
+from maskrcnn_train.reporting.drawing.charts import line_chart, nice_ticks, number, thinned
+from maskrcnn_train.reporting.pages.gallery import build_gallery
+from maskrcnn_train.reporting.pages.html import write_report
+from maskrcnn_train.reporting.pages.searches import write_trials
+from maskrcnn_train.reporting.pages.sweep import write_sweep_report, write_sweep_table
+from maskrcnn_train.tuning.trials import TrialRecord
+
+KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
+
+
+def write_run(folder, ap=0.5, overrides=("backbone.name=resnet18",)):
+    folder.mkdir(parents=True)
+    metrics = {f"{kind}/{key}": ap for kind in ("bbox", "segm") for key in KEYS}
+    metrics |= {"segm/APl": -1.0, "segm/AP/<b>door</b>": 0.25, "bbox/AP/<b>door</b>": -1.0}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "overrides.yaml").write_text(json.dumps(list(overrides)))
+
+
+def fill_run(folder):
+    lines = [{"step": s, "loss/total": 3 - s / 100, "lr": 0.01, "images_per_second": 5} for s in range(10, 110, 10)]
+    lines += [{"step": 50, "segm/AP": 0.3}, {"step": 100, "segm/AP": 0.4}, {"step": 110, "loss/total": None}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "config.yaml").write_text("seed: 0\n")
+    (folder / "classes.json").write_text(json.dumps({"names": ["<b>door</b>"], "ids": [3]}))
+    (folder / "environment.json").write_text(json.dumps({"command": "python -m maskrcnn_train seed=0"}))
+    (folder / "pictures").mkdir()
+    Image.new("RGB", (3000, 900), "teal").save(folder / "pictures" / "00001.jpg")
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes; fails on tags that are closed in another order."""
+
+    VOID = frozenset({"meta", "img", "line", "br", "input"})
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def parse(path):
+    tags = Tags()
+    tags.feed(path.read_text())
+    assert not tags.open
+    return tags
+
+
+def test_a_report_holds_everything_of_the_run_and_needs_nothing_else(tmp_path):
+    run = tmp_path / "run"
+    write_run(run)
+    fill_run(run)
+    page = write_report(run)
+    text, tags = page.read_text(), parse(page)
+    assert page == run / "report.html"
+    assert not [a for t, a in tags.found if t in ("link", "script") and ("href" in a or "src" in a)]
+    images = [image for image in tags.of("img") if "src" in image]
+    assert images[0]["src"].startswith("data:image/jpeg;base64,")
+    assert (images[0]["width"], images[0]["height"]) == ("1400", "420")
+    assert all("alt" in image for image in tags.of("img"))
+    assert all(svg.get("aria-label") or svg["aria-hidden"] for svg in tags.of("svg"))
+    assert {"Loss", "Learning rate", "AP, x 100"} <= {part.split("<")[0] for part in text.split("<h3>")}
+    for shown in ("backbone.name=resnet18", "python -m maskrcnn_train seed=0", "seed: 0", "50.0", "25.0"):
+        assert shown in text
+    assert "&lt;b&gt;door&lt;/b&gt;" in text
+    assert "<b>door" not in text
+
+
+def test_a_report_leaves_out_what_the_run_lacks(tmp_path):
+    write_run(tmp_path / "run")
+    text = write_report(tmp_path / "run").read_text()
+    assert "COCO metrics" in text
+    assert not any(word in text for word in ('<h2 id="curves"', '<h2 id="pictures"', "<script", "Environment"))
+
+
+def test_a_report_shows_the_study_the_data_and_the_pictures(tmp_path):
+    page = full_run(tmp_path / "run")
+    text, tags = page.read_text(), parse(page)
+    ids = {attributes["id"] for _, attributes in tags.found if "id" in attributes}
+    links = {link["href"][1:] for link in tags.of("a")}
+    assert links == {"data", "metrics", "classes", "pictures", "study", "analysis"}
+    assert links <= ids
+    images = tags.of("img")
+    assert len(images) == 3  # once each, for both sides
+    assert all(image["loading"] == "lazy" and image["alt"] for image in images)
+    paths = [path for path in tags.of("path") if "data-k" in path]
+    assert {path["data-k"] for path in paths} == {"fine", "false alarm", "localisation", "missed", "wrong class"}
+    cells = [cell for cell in tags.of("td") if "taken for" in cell.get("title", "")]
+    assert sum(int(cell["title"].rsplit(" ", 1)[1]) for cell in cells) == 2 * (5 + 2)  # objects and false alarms, twice
+    assert "win&lt;dow&gt;" in text
+    assert "win<dow>" not in text
+
+
+def test_an_analysis_inside_the_run_is_found_and_another_can_be_given(tmp_path):
+    write_run(tmp_path / "run")
+    assert 'id="analysis"' not in write_report(tmp_path / "run").read_text()
+    analysis(tmp_path / "elsewhere")
+    assert 'id="analysis"' in write_report(tmp_path / "run", analysis=tmp_path / "elsewhere").read_text()
+    with pytest.raises(ValueError, match="holds no analysis"):
+        write_report(tmp_path / "run", analysis=tmp_path)
+    analysis(tmp_path / "run" / "analysis")
+    text = write_report(tmp_path / "run").read_text()
+    assert "<code>rpn.nms.post_test=50</code>" in text
+
+
+def test_the_worst_and_the_best_pictures_are_chosen(tmp_path):
+    gallery = build_gallery(scene(tmp_path), worst=1, best=1, size=80)
+    assert [(card.name, card.rank) for card in gallery.cards] == [("2.png", 1), ("4.png", 3)]
+    assert [(card.width, card.height) for card in gallery.cards] == [(80, 60)] * 2
+    assert gallery.cards[0].counts == [("missed", 1), ("wrong class", 1), ("localisation", 1), ("false alarm", 1)]
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    found = scene(tmp_path)
+    found.paths[0].write_text("no picture")
+    gallery = build_gallery(found, worst=3, best=0, size=80)
+    assert len(gallery.cards) == 2
+    assert "4.png" in gallery.unreadable[0]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no run"):
+        write_report(tmp_path)
+    with pytest.raises(ValueError, match="is not a folder"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_a_sweep_is_sorted_and_links_to_its_jobs(tmp_path):
+    for job, (ap, budget) in enumerate([(0.2, 500), (0.4, 1000), (0.3, 2000)]):
+        write_run(tmp_path / str(job), ap, ("seed=1", f"rpn.nms.post_train={budget}"))
+    (tmp_path / "10").mkdir()
+    (tmp_path / "10" / "overrides.yaml").write_text('["seed=1"]')
+    write_report(tmp_path / "1")
+    tags = parse(write_sweep_report(tmp_path))
+    assert [link["href"] for link in tags.of("a")] == ["sweep.csv", "1/report.html"]
+    rows = list(csv.reader(write_sweep_table(tmp_path).read_text().splitlines()))
+    assert rows[0][:3] == ["job", "rpn.nms.post_train", "segm/AP"]
+    assert [row[:3] for row in rows[1:]] == [
+        ["1", "1000", "0.4"],
+        ["2", "2000", "0.3"],
+        ["0", "500", "0.2"],
+        ["10", "", ""],
+    ]
+
+
+@pytest.mark.parametrize(("metric", "order"), [("bbox/AP50", ["1", "0"]), ("val_loss/total", ["0", "1"])])
+def test_the_page_of_a_search_goes_by_its_metric_and_says_what_mattered(tmp_path, metric, order):
+    for job, score in enumerate([0.2, 0.4]):
+        write_run(tmp_path / str(job), 0.5, (f"optimizer.lr={job + 1}",))
+        file = tmp_path / str(job) / "metrics.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {metric: score}))
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "overrides.yaml").write_text('["optimizer.lr=9"]')
+    shown = [TrialRecord(job, "complete", 0.2 + 0.2 * job, [f"optimizer.lr={job + 1}"], 1.0, "") for job in range(2)]
+    shown += [
+        TrialRecord(2, "pruned", 0.1, ["optimizer.lr=9"], 1.0, ""),
+        TrialRecord(3, "failed", None, [], 0.1, "hot"),
+    ]
+    write_trials(tmp_path, shown, {"seed": 0.25, "optimizer.lr": 0.75}, metric=metric)
+    page = write_sweep_report(tmp_path).read_text()
+    assert re.findall(r'<tr><th scope="row">(?:<a[^>]*>)?(\d)', page) == [*order, "2", "3"]
+    assert "2 complete, 1 pruned, 1 failed" in page
+    assert page.index("optimizer.lr</code></th><td") < page.index("seed</code></th><td")
+    assert "hot" in page
+    assert "worse than the median" in page
+    assert list(csv.reader(write_sweep_table(tmp_path).read_text().splitlines()))[1][0] == order[0]
+
+
+def test_a_folder_without_jobs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no jobs"):
+        write_sweep_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "points", [[(5, 1.0)], [(1, 0.0), (2, 0.0)], [(0, -3.0), (9, 1e-7)], [(i, 1e6 * i) for i in range(999)]]
+)
+def test_any_course_gives_a_chart_inside_its_frame(points):
+    chart = line_chart("t", {"a": points, "none": []})
+    places = [tuple(map(float, part.strip("ML ").split())) for part in chart.lines[0].path.split("L")]
+    assert all(chart.left <= x <= chart.right and chart.top <= y <= chart.bottom for x, y in places)
+    assert 2 <= len(chart.y_ticks) <= 8
+    assert line_chart("t", {"none": []}) is None
+
+
+def test_ticks_are_round_and_points_are_averaged():
+    assert nice_ticks(0, 0.37) == [0, 0.1, 0.2, 0.3, 0.4]
+    assert nice_ticks(0, 6000) == [0, 2000, 4000, 6000]
+    assert thinned([(1, 1.0), (2, 3.0), (3, 5.0)], most=2) == [(2, 2.0), (3, 5.0)]
+    assert [number(v) for v in (0.0125, 3.0, 12345.6, 0.0)] == ["0.0125", "3", "12,346", "0"]
