@@ -52,6 +52,8 @@ def override_value(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
     if isinstance(value, list):
         return "[" + ",".join(override_value(item) for item in value) + "]"
     if isinstance(value, dict):

@@ -15,6 +15,7 @@ from maskrcnn_train.engine.checkpoint import Checkpoints, read_checkpoint, resto
 from maskrcnn_train.engine.precision import grad_scaler
 from maskrcnn_train.engine.state import Position, TrainingState
 from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.errors import UserError
 
 
 def state(step: int = 0) -> TrainingState:
@@ -67,7 +68,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(checkpoints: Checkpoints, monk
         raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos 64 vs 0")
 
     monkeypatch.setattr(checkpoint.torch, "save", full)
-    with pytest.raises(OSError, match="is the disk full"):
+    with pytest.raises(UserError, match="is the disk full"):
         checkpoints.save_last(state(2))
     assert checkpoints.load_last()[0]["position"]["step"] == 1
     assert not list(checkpoints.folder.glob("*.tmp"))

@@ -19,6 +19,7 @@ from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
 from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import MaskCrops
 
@@ -62,7 +63,7 @@ def assert_blocks_change_nothing(path: Path) -> None:
 
 
 def assert_one_line(error: ValueError, path: Path) -> None:
-    assert type(error) is ValueError, repr(error)  # not one that a library raised
+    assert type(error) is UserError, repr(error)
     assert path.name in str(error)
     assert "\n" not in str(error)
     assert len(str(error)) < 2000

@@ -18,6 +18,7 @@ from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.weights.loading import WeightsReport
 from maskrcnn_train.model.weights.pretrained import start_from_weights
 from maskrcnn_train.model.weights.published import COCO, IMAGENET
+from maskrcnn_train.reporting.terminal.weights import weights_listing
 
 NAMES = ["traffic light", "my own class", "person"]
 SLOTS = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -59,7 +60,7 @@ def start(cache: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> tupl
     monkeypatch.setenv("TORCH_HOME", str(cache.parents[1]))
     config = load_config([*overrides, "weights.verify=false"])
     model = build_model(config, len(NAMES) + 1)
-    report = start_from_weights(model, config, NAMES, cache.parent)
+    report = start_from_weights(model, config, NAMES)
     assert report is not None
     return model, report
 
@@ -77,7 +78,7 @@ def test_a_published_model_loads_whole(
     rows = model.roi_heads.box_predictor.cls_score.weight
     for row, slot in ((0, 0), (1, SLOTS.index("traffic light")), (3, SLOTS.index("person"))):
         assert torch.equal(rows[row], scores[slot])
-    assert "my own class\tfresh" in (cache.parent / "weights.txt").read_text()
+    assert "my own class\tfresh" in weights_listing(report)
 
 
 def test_a_changed_pooler_or_conv_count_is_named_in_the_run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +90,7 @@ def test_a_changed_pooler_or_conv_count_is_named_in_the_run(cache: Path, monkeyp
         for index in range(4)
         for kind in ("weight", "bias")
     }
-    text = (cache.parent / "weights.txt").read_text()
+    text = weights_listing(report)
     assert "roi_heads.box_head.fc0.weight\t1024 x 6400\t1024 x 12544\tpooler.resolution" in text
 
 
