@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import signal
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from maskrcnn_train.data.coco.index import SkippedTable
 from maskrcnn_train.data.dataset import CocoDataset, Sample
@@ -38,6 +41,12 @@ class Loaders:
     test: DetectionLoader | None
     classes: ClassMap
     skipped: dict[str, SkippedTable]
+
+    def close(self) -> None:
+        """End the processes that load images."""
+        for loader in (self.train, self.val, self.test):
+            if loader is not None:
+                loader.close()
 
 
 def build_loaders(config: TrainConfig, *, rank: int = 0, world_size: int = 1, splits: Splits | None = None) -> Loaders:
@@ -178,8 +187,10 @@ def pad_images(images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int
     return ImageBatch(pixels, sizes, list(original_sizes))
 
 
-def pack(samples: list[Sample]) -> PackedBatch | list[str]:
-    """Collect samples into one batch; only the faults where no image could be read."""
+def pack(samples: list[Sample] | UserError) -> PackedBatch | list[str] | UserError:
+    """Collect samples into one batch; only the faults where no image could be read. An error is passed on."""
+    if isinstance(samples, UserError):
+        return samples
     faults = [fault for sample in samples for fault in sample.faults]
     readable = [sample for sample in samples if sample.pixels is not None]
     if not readable:
@@ -259,6 +270,8 @@ class DetectionLoader(DataLoader[Any]):
             persistent_workers=num_workers > 0,
         )
         self.bad_images: dict[str, int] = {}
+        if num_workers > 0:
+            atexit.register(_close, weakref.ref(self))
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose what is iterated next; has no effect on a loader in fixed order."""
@@ -267,6 +280,8 @@ class DetectionLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, list[Target]]]:  # type: ignore[override]
         for batch in self._collected():
+            if isinstance(batch, UserError):
+                raise batch
             faults = batch.faults if isinstance(batch, PackedBatch) else batch
             for fault in faults:
                 self._count(fault)
@@ -277,7 +292,23 @@ class DetectionLoader(DataLoader[Any]):
         with naming_lost_workers():
             yield from super().__iter__()
 
+    def close(self) -> None:
+        """End the worker processes. Without it the interpreter would wait LAST_SECONDS for each as it exits."""
+        workers = self._iterator
+        if isinstance(workers, _MultiProcessingDataLoaderIter):
+            workers._shutdown_workers()
+            for process in workers._workers:
+                process.kill()  # one that is stuck, e.g. in a read over the network
+            self._iterator = None
+
     def _count(self, fault: str) -> None:
         if fault not in self.bad_images:
             logger.warning("skipped (data.on_bad_image=skip): %s", fault)
         self.bad_images[fault] = self.bad_images.get(fault, 0) + 1
+
+
+def _close(loader: weakref.ref[DetectionLoader]) -> None:
+    """At exit, for a loader that nobody closed."""
+    still_there = loader()
+    if still_there is not None:
+        still_there.close()

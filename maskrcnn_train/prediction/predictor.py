@@ -74,7 +74,7 @@ def load_checkpoint(
     model = build_model(config, classes.num_classes)
     model.load_state_dict(content.get("ema") or content["model"])
     place = precision.resolve_device(device, key="device")
-    model = precision.place(model, place, channels_last=config.trainer.channels_last)
+    model = precision.to_device(model, place, channels_last=config.trainer.channels_last)
     return Predictor(model.eval(), classes, config)
 
 
