@@ -82,6 +82,11 @@ def fit(
 
     if evaluated_at != position.step:
         metrics = _evaluate(state, world, evaluate, run)
+    if position.best_step == 0:
+        logger.warning(
+            "no evaluation gave a score: the validation split has no objects; best.pt holds the last weights"
+        )
+        run.checkpoints.save_best(state, metrics)
     run.checkpoints.save_last(state)
     return metrics
 
@@ -193,7 +198,7 @@ def _evaluate(state: TrainingState, world: World, evaluate: Evaluate, run: Run) 
     if score > position.best:
         position.best, position.best_step, position.stale_evaluations = score, position.step, 0
         run.checkpoints.save_best(state, metrics)
-    else:
+    elif score >= 0:  # -1 or NaN: there was nothing to score
         position.stale_evaluations += 1
     return metrics
 

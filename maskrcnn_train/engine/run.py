@@ -67,6 +67,9 @@ class Run:
         Raises UserError for a folder that is not empty, or a run to resume that is not there.
         """
         folder = distributed.broadcast(open_run_folder(config, "train") if world.is_main else None, world)
+        if world.is_main:
+            for part in folder.rglob(".*.part"):  # what a killed process was writing
+                part.unlink(missing_ok=True)
         run = cls(folder, config, classes, world)
         try:
             yield run
