@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import signal
 import weakref
 from collections.abc import Iterator, Sequence
@@ -222,6 +223,7 @@ def _join(crops: list[MaskCrops]) -> MaskCrops | None:
 
 
 LAST_SECONDS = 60  # that a worker lives on after a SIGTERM
+GRACE_SECONDS = 2  # that it has for the end of its batch when the main process closes its loader
 
 
 def start_worker(worker: int) -> None:
@@ -231,6 +233,8 @@ def start_worker(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
+    signal.signal(signal.SIGURG, lambda *_: signal.alarm(GRACE_SECONDS))
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     torch.set_num_threads(1)
 
 
@@ -293,12 +297,13 @@ class DetectionLoader(DataLoader[Any]):
             yield from super().__iter__()
 
     def close(self) -> None:
-        """End the worker processes. Without it the interpreter would wait LAST_SECONDS for each as it exits."""
+        """End the worker processes within seconds; as the interpreter exits it would wait LAST_SECONDS for each."""
         workers = self._iterator
         if isinstance(workers, _MultiProcessingDataLoaderIter):
-            workers._shutdown_workers()
             for process in workers._workers:
-                process.kill()  # one that is stuck, e.g. in a read over the network
+                if process.pid is not None and process.is_alive():
+                    os.kill(process.pid, signal.SIGURG)  # without effect before its `start_worker`
+            workers._shutdown_workers()
             self._iterator = None
 
     def _count(self, fault: str) -> None:
