@@ -19,7 +19,6 @@ from tiny import TINY as SMALLEST
 
 from maskrcnn_train import build_model, load_config, train
 from maskrcnn_train.engine.checkpoint import read_checkpoint
-from maskrcnn_train.engine.state import TrainingState
 from maskrcnn_train.reporting.tensorboard import read_metrics
 
 TINY = [*SMALLEST, "data.shapes.num_val=4", "evaluation.pictures=2"]
@@ -278,26 +277,3 @@ def test_pictures_show_what_reaches_their_threshold(shapes: str, tmp_path: Path)
     assert predictions[0] == predictions[1]
     assert len(drawn["0"]) == len(drawn["1"]) == 2
     assert all(low != high for low, high in zip(drawn["0"], drawn["1"], strict=True))
-
-
-@pytest.mark.parametrize("key", ["compile", "deterministic"])
-def test_the_backbone_is_compiled_and_operations_are_deterministic_if_asked(
-    key: str, shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Compilation itself takes minutes, so here `eager` stands in for the compiler."""
-    from maskrcnn_train.engine import loop
-
-    seen, original = [], loop.take_step
-
-    def taken(state: TrainingState, *arguments: object) -> object:
-        compiled = state.model.backbone._compiled_call_impl is not None
-        seen.append((compiled, torch.are_deterministic_algorithms_enabled()))
-        return original(state, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(loop, "take_step", taken)
-    compile = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="eager"))
-    for value in ("true", "false"):
-        settings = ["trainer.max_steps=1", f"trainer.{key}={value}", f"output_dir={tmp_path / value}"]
-        train(load_config([*TINY, shapes, *settings]))
-    assert seen == [(key == "compile", key == "deterministic"), (False, False)]

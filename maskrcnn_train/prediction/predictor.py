@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskrcnn_train.data.images import MAX_PIXELS, MAX_TILED_PIXELS, decode, to_rgb
-from maskrcnn_train.data.loading import pad_images
+from maskrcnn_train.data.packing import pad_images
 from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.transforms import build_transform
 from maskrcnn_train.engine import precision

@@ -25,7 +25,7 @@ SCRIPT = """
 import itertools, os, sys, torch
 from maskrcnn_train import load_config, train
 from maskrcnn_train.structures.batch import MaskCrops
-from maskrcnn_train.data.loading import PackedBatch
+from maskrcnn_train.data.packing import PackedBatch
 from maskrcnn_train.engine import loop
 unpack, batches = PackedBatch.unpack, itertools.count()
 def emptied(self):

@@ -17,8 +17,8 @@ import torch
 from tiny import TINY as SMALLEST
 
 from maskrcnn_train import load_config, train
-from maskrcnn_train.data import loading
-from maskrcnn_train.data.loading import LostWorker, PackedBatch
+from maskrcnn_train.data.loading import LostWorker
+from maskrcnn_train.data.packing import PackedBatch
 from maskrcnn_train.engine import failed_steps, loop
 from maskrcnn_train.engine.checkpoint import read_checkpoint, save_plain
 from maskrcnn_train.engine.faults import OutOfMemory
@@ -55,7 +55,7 @@ def spoil_batches(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], None],
             spoil(targets)
         return images, targets
 
-    monkeypatch.setattr(loading.PackedBatch, "unpack", changed)
+    monkeypatch.setattr(PackedBatch, "unpack", changed)
 
 
 def flatten_a_box(targets: Any) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from tiny import TINY
 
+from maskrcnn_train import load_config, train
+from maskrcnn_train.engine import loop
 from maskrcnn_train.engine.precision import autocast, grad_scaler, set_determinism
+from maskrcnn_train.engine.state import TrainingState
 from maskrcnn_train.settings.errors import UserError
 
 CPU = torch.device("cpu")
@@ -40,3 +45,24 @@ def test_the_model_computes_at_the_precision(name: str, dtype: torch.dtype) -> N
 def test_fp16_is_refused_on_a_processor() -> None:
     with pytest.raises(UserError, match="needs a GPU"):
         grad_scaler("fp16", CPU)
+
+
+@pytest.mark.parametrize("key", ["compile", "deterministic"])
+def test_the_backbone_is_compiled_and_operations_are_deterministic_if_asked(
+    key: str, shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compilation itself takes minutes, so here `eager` stands in for the compiler."""
+    seen, original = [], loop.take_step
+
+    def taken(state: TrainingState, *arguments: object) -> object:
+        compiled = state.model.backbone._compiled_call_impl is not None
+        seen.append((compiled, torch.are_deterministic_algorithms_enabled()))
+        return original(state, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "take_step", taken)
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="eager"))
+    for value in ("true", "false"):
+        settings = ["trainer.max_steps=1", f"trainer.{key}={value}", f"output_dir={tmp_path / value}"]
+        train(load_config([*TINY, shapes, *settings]))
+    assert seen == [(key == "compile", key == "deterministic"), (False, False)]
