@@ -32,8 +32,8 @@ class FailedSteps:
         self.folder, self.about, self.trainer, self.rank = folder, about, trainer, rank
         self.in_a_row = 0
 
-    def end_row(self) -> None:
-        """A step was taken: failed steps are counted anew."""
+    def reset_count(self) -> None:
+        """A step was taken: `max_skipped` counts from zero again."""
         self.in_a_row = 0
 
     def add(self, error: BadStep, model: nn.Module, lr: float) -> None:

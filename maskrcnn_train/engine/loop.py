@@ -82,12 +82,7 @@ def fit(
 
     if evaluated_at != position.step:
         metrics = _evaluate(state, world, evaluate, run)
-    if position.best_step == 0:
-        logger.warning(
-            "no evaluation gave a score: the validation split has no objects; best.pt holds the last weights"
-        )
-        run.checkpoints.save_best(state, metrics)
-    run.checkpoints.save_last(state)
+    _save_end(state, metrics, run)
     return metrics
 
 
@@ -116,7 +111,7 @@ def _train_on(
         run.checkpoints.save_last(state)
         raise
     else:
-        run.failed_steps.end_row()
+        run.failed_steps.reset_count()
         meter.add(losses | {"gradient_norm": norm}, sum(len(targets) for _, targets in batches))
 
 
@@ -155,6 +150,16 @@ def _saving_first(loader: Any, state: TrainingState, run: Run) -> Iterator[Batch
     except LostWorker:
         run.checkpoints.save_last(state)
         raise
+
+
+def _save_end(state: TrainingState, metrics: dict[str, float], run: Run) -> None:
+    """Write last.pt, and best.pt where no evaluation gave a score."""
+    if state.position.best_step == 0:
+        logger.warning(
+            "the validation split has no objects, so no evaluation has a score; best.pt holds the last weights"
+        )
+        run.checkpoints.save_best(state, metrics)
+    run.checkpoints.save_last(state)
 
 
 def _model_statistics(model: nn.Module) -> dict[str, float]:

@@ -74,6 +74,8 @@ class Run:
         try:
             yield run
         except Exception as error:
+            if isinstance(error, OSError):
+                error.filename = error.filename or str(folder)  # a full disk does not say where
             _log_end(folder / LOG_FILE, error)
             raise
 

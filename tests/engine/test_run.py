@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from maskrcnn_train import load_config, train
 from maskrcnn_train.engine import loop
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.reporting.tensorboard import read_metrics
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 
 
@@ -54,11 +56,19 @@ def test_an_unexpected_error_leaves_its_traceback_and_a_known_one_its_line_in_th
     assert "ERROR Traceback" in log
     assert "list(zip([1], [1, 2], strict=True))" in log
 
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "accumulate_gradients", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'run'}'"):
+        train(tiny("trainer.max_steps=1", "resume=auto"))
+
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="cannot be taken"):
+    with pytest.raises(UserError, match="cannot be taken"):
         train(tiny("trainer.max_steps=9", "optimizer.lr=1e30", "resume=auto"))
     log = (tmp_path / "run/train.log").read_text()
     assert log.count("Traceback") == 1
+    assert f"ERROR No space left on device: {tmp_path / 'run'}\n" in log
     assert "ERROR step 1 cannot be taken" in log
 
 
