@@ -11,10 +11,10 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.engine.signals import Interrupted
@@ -29,20 +29,15 @@ USER_ERROR = 2  # exit code for the person's mistakes
 MAX_CHECKED_JOBS = 200  # of a sweep, before its first job starts
 
 
-@dataclass(frozen=True)
-class Command(Generic[Schema]):
-    """A command. load: makes the argument of `run`, and warnings, from name, schema, rules, overrides, --config-dir."""
+class Command(NamedTuple):
+    """The parts of a command. load: composes what `run` takes, and warnings; `load_command_config` or alike."""
 
     name: str
-    schema: type[Schema]
-    check_rules: Callable[[Schema], list[str]]
+    schema: type[Any]
+    check_rules: Callable[[Any], list[str]]
     run: Callable[[Any], Any]
     help: str
     load: Callable[..., tuple[Any, list[str]]]
-
-    @property
-    def sweeps(self) -> bool:
-        return self.load is load_command_config
 
     def compose(self, overrides: list[str], config_dir: str | None) -> tuple[Any, list[str]]:
         return self.load(self.name, self.schema, self.check_rules, overrides, config_dir)
@@ -60,7 +55,7 @@ def run_command(
     """The main of every command: `run(config)` once, or once for each job of a sweep.
 
     run: returns the number that a sweeper optimises. load: see `Command`. Exits with 2 after a UserError, with
-    128 + n after signal n; every other error keeps its traceback, and Python exits with 1.
+    128 + n after signal n. Every other error keeps its traceback, and the exit code is 1.
     """
     try:
         _dispatch(Command(name, schema, check_rules, run, help, load))
@@ -83,18 +78,19 @@ def run_command(
         sys.exit(USER_ERROR)
 
 
-def _dispatch(command: Command[Any]) -> None:
+def _dispatch(command: Command) -> None:
     """Do what the command line asks for: help, a sweep, one of Hydra's own pages, or a single run."""
     from hydra._internal.utils import get_args_parser
 
+    sweeps = command.load is load_command_config
     wants_help = "-h" in sys.argv[1:] or "--help" in sys.argv[1:]
     # intermixed: a person may write --config-dir between two settings
     arguments = get_args_parser().parse_intermixed_args([] if wants_help else None)
     if wants_help:
-        print(help_page(command.name, command.help, sweeps=command.sweeps), flush=True)
+        print(help_page(command.name, command.help, sweeps=sweeps), flush=True)
     elif arguments.config_name or arguments.config_path:
         raise UserError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
-    elif arguments.multirun and not command.sweeps:
+    elif arguments.multirun and not sweeps:
         raise UserError(f"-m runs every combination of values; {command.name} takes them without it")
     elif arguments.multirun:
         _sweep(command, arguments.overrides, arguments.config_dir)
@@ -125,7 +121,7 @@ def _print_warnings(warnings: list[str]) -> None:
 # ---------------------------------------------------------------- sweeps
 
 
-def _sweep(command: Command[Any], overrides: list[str], config_dir: str | None) -> None:
+def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> None:
     """All jobs of `-m`: every one is checked before the first starts; a failed one does not end the others.
 
     Raises the first bug that ended a job, else the first UserError.
@@ -153,7 +149,7 @@ def _sweep(command: Command[Any], overrides: list[str], config_dir: str | None) 
         _report_sweep(folder)
 
 
-def _check_jobs(command: Command[Any], overrides: list[str], config_dir: str | None) -> None:
+def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) -> None:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -167,7 +163,7 @@ def _check_jobs(command: Command[Any], overrides: list[str], config_dir: str | N
         command.compose([text for text in job if text[:6] != "hydra."], config_dir)
 
 
-def _run_job(command: Command[Any], composed: DictConfig, bugs: list[Exception]) -> Any:
+def _run_job(command: Command, composed: DictConfig, bugs: list[Exception]) -> Any:
     """One job of a sweep, in its own folder. Errors that are no fault of the person are added to `bugs`."""
     from hydra.core.hydra_config import HydraConfig
 

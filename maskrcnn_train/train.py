@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from contextlib import closing
@@ -74,13 +75,12 @@ def train(
         plan = Plan.of(config.trainer, len(loaders.train))
 
         with closing(loaders), Run.open(config, loaders.classes, world) as run, naming_lost_workers():
-            state = build_state(config, _ready(_initial_model(config, run, weights), config, device), world)
+            state = build_state(config, _initial_model(config, run, weights, device), world)
             if run.checkpoints.exist:
                 _resume(state, run)
-                finished = run.final_metrics()
-                if plan.is_done(state.position) and finished is not None:
-                    logger.info("%s", _finished_text(run, plan, state))
-                    return TrainResult(finished, run.folder)
+                if plan.is_done(state.position) and (run.folder / "metrics.json").exists():
+                    logger.info("%s is finished: nothing to do. %s", run.folder, plan.to_train_longer(state.position))
+                    return TrainResult(json.loads((run.folder / "metrics.json").read_text()), run.folder)
             run.describe(splits)
             _log_start(config, splits, state, plan, world.size)
 
@@ -97,8 +97,8 @@ def train(
     return TrainResult(metrics, run.folder, stop.number)
 
 
-def _initial_model(config: TrainConfig, run: Run, weights: Path | None) -> MaskRCNN:
-    """The model as a training begins, or as a resumed one needs it."""
+def _initial_model(config: TrainConfig, run: Run, weights: Path | None, device: torch.device) -> MaskRCNN:
+    """The model on its device, as a training begins or as a resumed one needs it."""
     torch.manual_seed(config.seed)
     model = build_model(config, run.classes.num_classes)
     if not run.checkpoints.exist:
@@ -108,11 +108,6 @@ def _initial_model(config: TrainConfig, run: Run, weights: Path | None) -> MaskR
             logger.info("%s", weights_summary(report))
             for warning in report.warnings:
                 logger.warning("%s", warning)
-    return model
-
-
-def _ready(model: MaskRCNN, config: TrainConfig, device: torch.device) -> MaskRCNN:
-    """On its device, in its memory layout, compiled if `trainer.compile` says so."""
     model = precision.to_device(model, device, channels_last=config.trainer.channels_last)
     if config.trainer.compile:
         model.backbone.compile()
@@ -125,15 +120,6 @@ def _resume(state: TrainingState, run: Run) -> None:
     if trouble:
         logger.warning("%s; going on from the checkpoint before it", trouble)
     logger.info("resumed %s at step %d", run.folder, state.position.step)
-
-
-def _finished_text(run: Run, plan: Plan, state: TrainingState) -> str:
-    if plan.progress(state.position) >= 1:
-        return f"{run.folder} is finished: nothing to do. Train longer with e.g. trainer.epochs"
-    return (
-        f"{run.folder} is finished: it stopped early, after {state.position.stale_evaluations} evaluations without a "
-        "better result. Train longer with trainer.early_stopping"
-    )
 
 
 def _evaluate(

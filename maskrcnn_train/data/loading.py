@@ -191,7 +191,8 @@ class DetectionLoader(DataLoader[Any]):
         )
         self.bad_images: dict[str, int] = {}
         if num_workers > 0:
-            atexit.register(_close, weakref.ref(self))
+            close = weakref.WeakMethod(self.close)  # the loader may go before the exit
+            atexit.register(lambda: (still_there := close()) and still_there())
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose what is iterated next; has no effect on a loader in fixed order."""
@@ -226,10 +227,3 @@ class DetectionLoader(DataLoader[Any]):
         if fault not in self.bad_images:
             logger.warning("skipped (data.on_bad_image=skip): %s", fault)
         self.bad_images[fault] = self.bad_images.get(fault, 0) + 1
-
-
-def _close(loader: weakref.ref[DetectionLoader]) -> None:
-    """At exit, for a loader that nobody closed."""
-    still_there = loader()
-    if still_there is not None:
-        still_there.close()

@@ -45,7 +45,6 @@ class Checkpoints:
     def save_last(self, state: TrainingState) -> None:
         """Everything that is needed to go on. Raises OSError when the disk is full; the file before stays intact."""
         content = {
-            **self.about,
             "model": unwrap(state.model).state_dict(),
             "ema": None if state.ema is None else state.ema.model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
@@ -57,19 +56,15 @@ class Checkpoints:
     def save_best(self, state: TrainingState, metrics: dict[str, float]) -> None:
         """The weights that were evaluated, with their metrics."""
         model = unwrap(state.model) if state.ema is None else state.ema.model
-        content = {
-            **self.about,
-            "model": model.state_dict(),
-            "metrics": metrics,
-            "position": asdict(state.position),
-        }
+        content = {"model": model.state_dict(), "metrics": metrics, "position": asdict(state.position)}
         self._write("best", content, keep_previous=False)
 
     def _write(self, name: str, content: dict[str, Any], *, keep_previous: bool) -> None:
         if not self.enabled:
             return
+        content = {"format": FORMAT, **self.about, **content}
         previous = self.folder / "previous.pt" if keep_previous else None
-        save_plain({"format": FORMAT, **content}, self.folder / f"{name}.pt", previous=previous)
+        save_plain(content, self.folder / f"{name}.pt", previous=previous)
         write_json(self.folder / f"{name}.json", _summary(content), indent=2)
 
     def load_last(self) -> tuple[dict[str, Any], str | None]:

@@ -29,6 +29,7 @@ from maskrcnn_train.engine.step import (
     check_gradients,
     total_gradient_norm,
 )
+from maskrcnn_train.reporting.terminal.progress import duration
 from maskrcnn_train.settings.schema import TrainConfig, TrainerConfig
 
 STARVING = 0.25  # share of the time that the model waits for data, from which a person is told
@@ -62,9 +63,9 @@ def fit(
     while not plan.is_done(position):
         loader.set_epoch(position.epoch, start_batch=position.batch)
         for batches in _grouped(meter.timed(_saving_first(loader, state, run)), trainer.accumulate):
-            _train_on(batches, state, config, plan=plan, world=world, run=run, meter=meter)
+            _train_on(batches, state, config, plan, world, run, meter)
             epoch_ended = position.advance(len(batches), len(loader))
-            position.seconds = distributed.longest(time.perf_counter() - clock, world, device)
+            position.seconds = distributed.largest(time.perf_counter() - clock, world, device)
             run.after_step()
 
             if position.step % trainer.log_every == 0 or position.step == plan.steps:
@@ -87,21 +88,17 @@ def fit(
 
 
 def _train_on(
-    batches: list[Batch],
-    state: TrainingState,
-    config: TrainConfig,
-    *,
-    plan: Plan,
-    world: World,
-    run: Run,
-    meter: Meter,
+    batches: list[Batch], state: TrainingState, config: TrainConfig, plan: Plan, world: World, run: Run, meter: Meter
 ) -> None:
     """One optimizer step; one that fails leaves the weights alone and is kept in a file."""
     position = state.position
     seed_step(config.seed, position.step, world.rank)
     factor = lr_factor(config.schedule, step=position.step, progress=plan.progress(position))
     meter.lr = state.optimizer.defaults["lr"] * factor
-    _prepare_groups(state, meter.lr, heads_only=position.step < config.trainer.heads_only_steps, world=world)
+    heads_only = position.step < config.trainer.heads_only_steps
+    set_lr(state.optimizer, meter.lr, heads_only=heads_only)
+    if world.size == 1:
+        train_body(state.optimizer, enabled=not heads_only)
     try:
         losses, norm = take_step(state, batches, config.trainer, world)
     except BadStep as error:
@@ -135,12 +132,6 @@ def take_step(
     if state.ema is not None:
         state.ema.update(distributed.unwrap(model), step)
     return losses, float(norm)
-
-
-def _prepare_groups(state: TrainingState, lr: float, *, heads_only: bool, world: World) -> None:
-    set_lr(state.optimizer, lr, heads_only=heads_only)
-    if world.size == 1:
-        train_body(state.optimizer, enabled=not heads_only)
 
 
 def _saving_first(loader: Any, state: TrainingState, run: Run) -> Iterator[Batch]:
@@ -230,11 +221,5 @@ def _fields(values: dict[str, float], position: Position, plan: Plan) -> dict[st
         "images/s": values["images_per_second"],
         "memory": f"{values['memory/peak_mb'] / 1024:.1f} GB",
         "data wait": f"{100 * values['time/data'] / max(values['time/step'], 1e-9):.0f}%",
-        "left": _clock_text(position.seconds / done - position.seconds),
+        "left": duration(position.seconds / done - position.seconds),
     }
-
-
-def _clock_text(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

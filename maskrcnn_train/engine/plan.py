@@ -37,6 +37,13 @@ class Plan:
         """Whether the training has reached its end, or stops early."""
         return self.progress(position) >= 1 or 0 < self.patience <= position.stale_evaluations
 
+    def to_train_longer(self, position: Position) -> str:
+        """What to change about a training that is done."""
+        if self.progress(position) >= 1:
+            return "Train longer with e.g. trainer.epochs"
+        worse = position.stale_evaluations
+        return f"It stopped early, after {worse} evaluations without a better result; raise trainer.early_stopping"
+
 
 def is_due(every: int, unit: str, position: Position, epoch_ended: bool) -> bool:
     """Whether an action with an interval of `every` steps or epochs comes after this step; 0: never."""

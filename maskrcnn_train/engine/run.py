@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -99,11 +98,6 @@ class Run:
             write_json(self.folder / "classes.json", self.classes.to_plain(), indent=2)
             write_json(self.folder / "environment.json", environment(), indent=2)
             write_json(self.folder / DATA_FILE, summarize(splits), indent=2)
-
-    def final_metrics(self) -> dict[str, float] | None:
-        """The metrics at the end of the training; None before."""
-        path = self.folder / "metrics.json"
-        return json.loads(path.read_text()) if path.exists() else None
 
 
 def _log_end(log: Path, error: Exception) -> None:

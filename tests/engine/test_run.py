@@ -37,7 +37,7 @@ def test_a_run_that_stopped_early_is_finished(tiny: Callable[..., TrainConfig], 
 
     assert train(tiny(*settings, "resume=auto")).metrics == metrics
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != "train.log"} == written
-    assert "stopped early, after 2 evaluations" in (tmp_path / "run/train.log").read_text()
+    assert "It stopped early, after 2 evaluations" in (tmp_path / "run/train.log").read_text()
 
     train(tiny(*settings, "resume=auto", "trainer.early_stopping=0"))
     assert read_checkpoint(checkpoint)["position"]["step"] == 6
