@@ -88,7 +88,7 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
     except UserError as error:  # values that do not go together say nothing about the other trials
         _fail(trial, trials, error)
         return ""
-    way_on = f"go on with the same command and output_dir={trials.folder}"
+    hint = f"go on with the same command and output_dir={trials.folder}"
     try:
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
         result = train(config, on_evaluation=trial.report)
@@ -101,11 +101,11 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         return one_line(error)
     except Interrupted as interrupted:
         trials.hand_back(trial)
-        interrupted.way_on = way_on
+        interrupted.hint = hint
         raise
     else:
         if result.late_signal is not None:
-            raise Interrupted(result.late_signal, way_on)
+            raise Interrupted(result.late_signal, hint)
     return ""
 
 

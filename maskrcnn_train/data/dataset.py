@@ -22,6 +22,7 @@ from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
 from maskrcnn_train.data.transforms import Transform
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.batch import Target
 
 Key = int | tuple[int, ...]  # position, or for random augmentation (epoch, position) or (epoch, position, repeat)
@@ -97,9 +98,15 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         assert sample.pixels is not None
         return sample.pixels, sample.target, sample.original_size
 
-    def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
-        """The samples of one batch; called by torch's DataLoader."""
-        return [self._load_or_skip(key) if self.skip_bad_images else self._load(key) for key in keys]
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | UserError:
+        """The samples of one batch; called by torch's DataLoader.
+
+        A UserError is returned: torch would add a traceback to its message on the way out of a worker.
+        """
+        try:
+            return [self._load_or_skip(key) if self.skip_bad_images else self._load(key) for key in keys]
+        except UserError as error:
+            return error
 
     def _load(self, key: Key) -> Sample:
         rng = None if isinstance(key, int) else np.random.default_rng([self.seed, *key])

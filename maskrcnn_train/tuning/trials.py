@@ -47,8 +47,8 @@ def score_in(metrics: dict[str, float], metric: str) -> float:
     return metrics[metric]
 
 
-class Pruned(Exception):
-    """The trial is worse than the others at the same share of its training."""
+class Pruned(BaseException):
+    """The trial is worse than the others at the same share of its training. Not an error, so not an Exception."""
 
 
 @dataclass
