@@ -17,22 +17,21 @@ def check_annotations(split: Split) -> list[Finding]:
     """A finding for each reason for which annotations are not used as they stand, and for doubles."""
     findings = [
         Finding(
-            "advice" if finding.reason in HARMLESS else "warning",
-            "annotation-left-out" if finding.dropped else "annotation-repaired",
-            f"{finding.reason}{': left out' if finding.dropped else ''}",
+            "advice" if row.reason in HARMLESS else "warning",
+            "annotation-left-out" if row.dropped else "annotation-repaired",
+            f"{row.reason}{': left out' if row.dropped else ''}",
             split.name,
             "annotation",
-            finding.ids,
-            fix="correct them in the annotation tool" if finding.dropped else "look at them",
+            row.ids,
+            fix="correct them in the annotation tool" if row.dropped else "look at them",
         )
-        for finding in split.skipped
-        if finding.ids
+        for row in split.skipped
     ]
     return [*findings, *_corners(split), *_doubles(split), *_listed_twice(split), *_empty_images(split)]
 
 
 def _corners(split: Split) -> list[Finding]:
-    outside = sum(finding.count for finding in split.skipped if finding.reason in OUTSIDE)
+    outside = sum(row.count for row in split.skipped if row.reason in OUTSIDE)
     total = split.index.num_annotations + split.skipped.num_dropped
     if outside <= CORNERS_SHARE * total:
         return []

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_train.checking.findings import Finding, Severity
-from maskrcnn_train.checking.structure import without_faults
+from maskrcnn_train.data.coco.entries import KINDS, Faults
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, Category
-from maskrcnn_train.data.coco.json_file import parse_json
-from maskrcnn_train.data.coco.reader import open_index, read_coco
+from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, map_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
 from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing
@@ -77,20 +76,26 @@ def _no_split(data: DataConfig, name: str, error: ValueError) -> Finding:
 
 
 def _read_json(path: Path, split: str) -> tuple[AnnotationIndex | None, list[Finding]]:
-    """The index of what can be read of a JSON, and the faults for which a training would stop."""
+    """The index of the sound entries of a JSON, and the faults for which a training would stop."""
+    faults = Faults(path.name)
     try:
-        index = open_index(path)
+        index = open_index(path, faults)
     except UserError as error:
-        fault = Finding("error", "json", str(error), split, "file", [str(path)])
-    else:
-        if index.num_images:
-            return index, []
+        return None, [Finding("error", "json", str(error), split, "file", [str(path)])]
+    if not index.num_images and not faults:
         return None, [Finding("error", "json", f"{path} lists no images", split, "file", [str(path)])]
-    try:
-        content, findings = without_faults(parse_json(path), split)
-        return read_coco(path, content), findings or [fault]
-    except UserError:
-        return None, [fault]
+    return index, [
+        Finding(
+            "error",
+            fault.kind,
+            KINDS[fault.kind],
+            split,
+            fault.noun,
+            fault.items,
+            fix=f"correct these {fault.noun} entries",
+        )
+        for fault in faults
+    ]
 
 
 def _read_classes(index: AnnotationIndex, split: str, findings: list[Finding]) -> ClassMap | None:

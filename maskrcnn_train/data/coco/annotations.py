@@ -46,13 +46,13 @@ class AnnotationColumns:
 
 
 def check_annotations(
-    raw: RawAnnotations, ids: Ints, image_rows: Ints, sizes: Ints, skipped: SkippedTable
+    raw: RawAnnotations, ids: Ints, image_rows: Ints, sizes: Ints, keep: Bools, skipped: SkippedTable
 ) -> AnnotationColumns:
     """Check and sort annotations; `skipped` receives what is left out or repaired.
 
     ids, image_rows: int64 [A], in the order of `raw`. sizes: int64 [M, 2] height, width.
+    keep: bool [A], which to look at; becomes False, in place, for those left out. Others have image row -1.
     """
-    keep = np.ones(len(raw), dtype=bool)
 
     def report(reason: str, which: Bools, dropped: bool) -> None:
         which = which & keep
@@ -61,7 +61,7 @@ def check_annotations(
         if dropped:
             keep[which] = False
 
-    own_sizes = sizes[image_rows]
+    own_sizes = np.concatenate([sizes, [[1, 1]]])[image_rows]
     report("iscrowd is neither 0 nor 1", raw.crowd < 0, True)
     boxes = _check_boxes(raw, own_sizes, report)
     extents, mask_areas, good_parts = _check_polygons(raw, own_sizes, report)

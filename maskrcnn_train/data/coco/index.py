@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,11 @@ class Category:
 
 
 @dataclass
-class Finding:
-    """What happened to some annotations or images for one reason.
+class SkippedRow:
+    """The annotations or images that are not used as they stand for one reason.
 
-    dropped: True when they are left out, False when they were repaired or only deserve a look.
-    ids: ids in the JSON of all of them; examples: the first few in words.
+    dropped: True where they are left out, False where they were repaired or only deserve a look.
+    ids: their ids in the JSON; examples: the first few in words.
     """
 
     reason: str
@@ -58,40 +58,38 @@ class Finding:
 
 @dataclass
 class SkippedTable:
-    """Everything in a JSON that is not used as it stands, by reason. Nothing is dropped without a row here."""
+    """All that is not used of a JSON as it stands, by reason. Nothing is dropped without a row here."""
 
-    findings: dict[str, Finding] = field(default_factory=dict)
+    rows: dict[str, SkippedRow] = field(default_factory=dict)
 
     def add(self, reason: str, item_id: int, example: str, *, dropped: bool = True) -> None:
-        finding = self.findings.setdefault(reason, Finding(reason, dropped))
-        finding.ids.append(item_id)
-        if len(finding.examples) < EXAMPLES:
-            finding.examples.append(example)
+        row = self.rows.setdefault(reason, SkippedRow(reason, dropped))
+        row.ids.append(item_id)
+        if len(row.examples) < EXAMPLES:
+            row.examples.append(example)
 
-    def __iter__(self) -> Iterator[Finding]:
-        """Rows of the table: what is left out first, most frequent first."""
-        return iter(sorted(self.findings.values(), key=lambda row: (not row.dropped, -row.count, row.reason)))
+    def __iter__(self) -> Iterator[SkippedRow]:
+        """Rows with losses first, then the most frequent first."""
+        return iter(sorted(self.rows.values(), key=lambda row: (not row.dropped, -row.count, row.reason)))
 
     def __len__(self) -> int:
-        return len(self.findings)
+        return len(self.rows)
 
     @property
     def num_dropped(self) -> int:
         """Annotations and images that are left out."""
-        return sum(row.count for row in self.findings.values() if row.dropped)
+        return sum(row.count for row in self.rows.values() if row.dropped)
 
     def copy(self) -> SkippedTable:
         return SkippedTable.from_plain(self.to_plain())
 
     def to_plain(self) -> list[dict[str, Any]]:
-        return [
-            {"reason": row.reason, "dropped": row.dropped, "ids": list(row.ids), "examples": list(row.examples)}
-            for row in self.findings.values()
-        ]
+        return [asdict(row) for row in self.rows.values()]
 
     @classmethod
     def from_plain(cls, rows: list[dict[str, Any]]) -> SkippedTable:
-        return cls({row["reason"]: Finding(**row) for row in rows})
+        """The table of `to_plain`, which keeps its own lists."""
+        return cls({row["reason"]: SkippedRow(**row) for row in rows})
 
 
 @dataclass
@@ -247,7 +245,7 @@ def save_index(index: AnnotationIndex, folder: Path) -> AnnotationIndex:
 def _write(index: AnnotationIndex, folder: Path) -> None:
     for name in _column_names():
         np.save(folder / f"{name}.npy", getattr(index, name))
-    categories = [{"id": c.id, "name": c.name, "supercategory": c.supercategory} for c in index.categories]
+    categories = [asdict(category) for category in index.categories]
     meta = {"source": index.source, "categories": categories, "skipped": index.skipped.to_plain()}
     (folder / "meta.json").write_bytes(orjson.dumps(meta, option=orjson.OPT_INDENT_2))
 

@@ -137,6 +137,6 @@ def test_the_table_lists_losses_first_and_names_every_id() -> None:
         table.add("repaired", number, f"annotation {number}", dropped=False)
     table.add("lost", 40, "annotation 40")
     assert [(row.reason, row.count) for row in table] == [("lost", 1), ("repaired", 9)]
-    assert len(table.findings["repaired"].examples) == 5
-    assert table.findings["repaired"].ids == list(range(9))
+    assert len(table.rows["repaired"].examples) == 5
+    assert table.rows["repaired"].ids == list(range(9))
     assert table.num_dropped == 1
