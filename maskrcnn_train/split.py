@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -17,9 +16,11 @@ from maskrcnn_train.cli import run_command
 from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.coco.json_file import parse_json
 from maskrcnn_train.data.coco.reader import read_coco
+from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
 from maskrcnn_train.data.splits.layouts import NAMES
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
+from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_split_rules
 from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.errors import UserError
@@ -52,8 +53,7 @@ def split(config: SplitCommandConfig) -> SplitResult:
     from maskrcnn_train.reporting.terminal.progress import setup_logging
 
     path = Path(config.annotations).expanduser()
-    if not path.is_file():
-        raise UserError(f"annotations={config.annotations} does not exist; it should be a COCO JSON")
+    require_file(path, "set annotations to a COCO JSON")
     content = parse_json(path, exact=True)
     index = read_coco(path, content)
     fractions = [1 / config.folds] * config.folds if config.folds else config.fractions
@@ -132,11 +132,7 @@ def _write(content: dict[str, Any], rows: Ints, path: Path) -> Path:
     images = [content["images"][row] for row in rows.tolist()]
     ids = {image["id"] for image in images}
     annotations = [each for each in content["annotations"] if each["image_id"] in ids]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".writing")
-    temporary.write_text(json.dumps(content | {"images": images, "annotations": annotations}))
-    os.replace(temporary, path)
-    return path
+    return write_json(path, content | {"images": images, "annotations": annotations})
 
 
 def _log_table(index: AnnotationIndex, counts: Ints, parts: dict[str, Ints], groups: Ints) -> None:

@@ -186,4 +186,4 @@ def test_the_command_prints_a_table_and_where_the_files_are(source: Path) -> Non
     assert "data.val.annotations=" in done.stdout
     missing = subprocess.run([*command[:3], "annotations=nowhere.json"], capture_output=True, text=True)
     assert (missing.returncode, missing.stdout) == (2, "")
-    assert missing.stderr.startswith("error: annotations=nowhere.json does not exist")
+    assert missing.stderr.startswith("error: nowhere.json does not exist; set annotations")

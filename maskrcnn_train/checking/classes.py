@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from maskrcnn_train.checking.advice import split_again
 from maskrcnn_train.checking.findings import Finding
 from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import Split
@@ -30,7 +31,13 @@ def check_classes(splits: dict[str, Split], classes: ClassMap) -> list[Finding]:
     found = (
         ("class-absent", "classes without a training object", "train", absent, "remove them from `categories`"),
         ("class-rare", f"classes with less than {FEW} training objects", "train", few, "annotate more of them"),
-        ("class-unscored", "classes without an object in val: their AP is undefined", "val", unscored, _SPLIT_AGAIN),
+        (
+            "class-unscored",
+            "classes without an object in val: their AP is undefined",
+            "val",
+            unscored,
+            split_again(splits),
+        ),
     )
     return [
         Finding("warning", kind, what, split, "class", [classes.names[row] for row in np.flatnonzero(which)], fix=fix)
@@ -51,6 +58,3 @@ def check_class_balance(train: Split, classes: ClassMap, repeat_threshold: float
     names = [classes.names[row] for row in np.flatnonzero(rare)]
     override = {"data.repeat_threshold": float(f"{middle / 2:.1g}")}
     return [Finding("advice", "classes-uneven", what, "train", "class", names, override)]
-
-
-_SPLIT_AGAIN = "cut the data anew: python -m maskrcnn_train.split"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maskrcnn_train.checking.advice import split_again
 from maskrcnn_train.checking.findings import Finding, Severity
 from maskrcnn_train.checking.reading import bad_image_answer
 from maskrcnn_train.data.duplicates import find_near
@@ -38,7 +39,8 @@ def check_images(
         findings += _unusable(split.name, own, on_bad_image)
     findings += _unlisted(splits)
     names = [(split.name, split.index.file_name(row)) for split, row in places]
-    return [*findings, *find_leaks(names, [path for path, _ in files], facts, distance)]
+    again = split_again(splits, "duplicates=true") if "train" in splits else "delete one of each"
+    return [*findings, *find_leaks(names, [path for path, _ in files], facts, distance, again)]
 
 
 def _unusable(split: str, images: list[tuple[str, ImageFacts]], on_bad_image: str) -> list[Finding]:
@@ -80,8 +82,8 @@ def _unlisted(splits: dict[str, Split]) -> list[Finding]:
 # ---------------------------------------------------------------- the same picture twice
 
 
-def find_leaks(names: Names, files: list[Path], facts: list[ImageFacts], distance: int) -> list[Finding]:
-    """Pictures that are in two splits, or twice in one."""
+def find_leaks(names: Names, files: list[Path], facts: list[ImageFacts], distance: int, again: str) -> list[Finding]:
+    """Pictures that are in two splits, or twice in one. again: how to cut the data so that they are not."""
     usable = [row for row, fact in enumerate(facts) if fact.fault is None]
     if not usable:
         return []
@@ -96,7 +98,6 @@ def find_leaks(names: Names, files: list[Path], facts: list[ImageFacts], distanc
     def within(split: str) -> Pairs:  # one file that is listed twice is a fault of the JSON, found there
         return [(a, b) for a, b in same if names[a][0] == names[b][0] == split and files[a] != files[b]]
 
-    again = "cut the data anew with duplicates=true: python -m maskrcnn_train.split"
     twice, delete = "the same picture twice in a split", "delete one of each"
     return [
         *_leak("error", "leak", "the same picture in two splits", names, between(same), again),

@@ -12,6 +12,7 @@ from maskrcnn_train.checking.findings import Finding, Severity
 from maskrcnn_train.data.coco.entries import KINDS, Faults
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, Category
 from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, map_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
 from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing
@@ -142,10 +143,11 @@ def _label(index: AnnotationIndex, classes: ClassMap, split: str) -> tuple[Ints,
 def _missing_files(split: Split, on_bad_image: str) -> list[Finding]:
     """Images without a file; they leave `split`."""
     severity, override = bad_image_answer(on_bad_image)
-    if not split.images.is_dir():
-        what, split.rows = f"the folder of images {split.images} does not exist", split.rows[:0]
-        fix = f"correct data.{split.name}.images"
-        return [Finding("error", "folder-missing", what, split.name, "folder", [str(split.images)], fix=fix)]
+    try:
+        require_folder(split.images, f"correct data.{split.name}.images")
+    except UserError as error:
+        split.rows = split.rows[:0]
+        return [Finding("error", "folder-missing", str(error), split.name, "folder", [str(split.images)])]
     missing = find_missing(split.index, split.rows, split.images)
     split.rows = np.setdiff1d(split.rows, missing)
     if not len(missing):

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.settings.errors import UserError
 
 BLOCK_SIZE = 2 * 2**20  # bytes of annotations that are Python objects at one time
@@ -46,10 +47,8 @@ def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
 
 def read_text(path: Path) -> bytes:
     """The bytes of a file, without a byte order mark. Raises UserError where it cannot be read."""
-    try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    require_file(path, "give the COCO JSON of the annotations")
+    return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
 
 
 def _loads(text: bytes) -> Any:

@@ -19,6 +19,7 @@ from maskrcnn_train.data.coco.entries import Entries, Faults, shown
 from maskrcnn_train.data.coco.index import AnnotationIndex, Category, SkippedTable, cache_folder, load_index, save_index
 from maskrcnn_train.data.coco.json_file import BLOCK_SIZE, NotInBlocks, in_blocks, parse_json, read_text
 from maskrcnn_train.data.coco.raw_annotations import NO_ID, RawAnnotations, join, read_items
+from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.settings.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -34,10 +35,7 @@ def open_index(path: Path, faults: Faults | None = None) -> AnnotationIndex:
 
     Raises UserError with one line for a fault of the file. faults: as in `read_coco`; a file with faults is not cached.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the COCO JSON in it")
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; it should be the COCO JSON of the annotations")
+    require_file(path, "give the COCO JSON of the annotations")
     folder = cache_folder(path)
     if folder.is_dir():
         try:

@@ -10,6 +10,7 @@ import orjson
 
 from maskrcnn_train.data.coco.index import POLYGON, RLE, AnnotationIndex
 from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.settings.errors import UserError
 
 RESULT_KEYS = ("image_id", "category_id", "score")
@@ -50,8 +51,7 @@ def _annotation(index: AnnotationIndex, row: int) -> dict[str, Any]:
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """A COCO results file: a list of detections. Raises UserError with one line for anything else."""
-    if not path.is_file():
-        raise UserError(f"predictions={path} does not exist")
+    require_file(path, "give predictions=FILE, COCO results")
     try:
         content = orjson.loads(path.read_bytes())
     except ValueError as error:

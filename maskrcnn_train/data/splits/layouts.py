@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from maskrcnn_train.data.paths import require_file, require_folder
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig
 
@@ -27,8 +28,8 @@ def data_root(data: DataConfig) -> Path | None:
         from maskrcnn_train.data.shapes import ensure_shapes
 
         return ensure_shapes(data.shapes, root)
-    if not root.is_dir() and data.name != "custom":
-        raise UserError(f"data.root={data.root} does not exist; set data.root to the folder of the data set")
+    if data.name != "custom":
+        require_folder(root, "set data.root to the folder of the data set")
     return root
 
 
@@ -56,12 +57,11 @@ def locate(data: DataConfig, root: Path | None, name: str) -> tuple[Path, Path] 
         return None
     if images_path is None or json_path is None:
         raise UserError(f"data.{name}.images and data.{name}.annotations must both be set: a folder and a COCO JSON")
-    if not json_path.is_file():
-        raise UserError(f"{json_path} does not exist; {_advice(data, name)}")
+    require_file(json_path, _hint(data, name))
     return images_path, json_path
 
 
-def _advice(data: DataConfig, name: str) -> str:
+def _hint(data: DataConfig, name: str) -> str:
     if data.name == "custom":
         return f"set data.{name}.annotations to the COCO JSON of this split"
     cut = ", or cut one from the training images with data.split.fractions=[0.8,0.2]" if name == "val" else ""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
 from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, map_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
@@ -121,8 +122,7 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
 
 
 def _open(images: Path, annotations: Path) -> AnnotationIndex:
-    if not images.is_dir():
-        raise UserError(f"{images} does not exist; it should be the folder of the images that {annotations} names")
+    require_folder(images, f"give the folder of the images that {annotations} names")
     index = open_index(annotations)
     if index.num_images == 0:
         raise UserError(f"{annotations} lists no images")
