@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-FORMAT_VERSION = 3  # raise it when a column changes: older caches are then built anew
+FORMAT_VERSION = 4  # raise it when a column or meta.json changes: older caches are then rebuilt
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
 SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that tell its states apart, and the bytes of each
 EXAMPLES = 5  # named per reason in the table of what was skipped
@@ -203,24 +203,38 @@ def sample_hash(path: Path) -> str:
     return found.hexdigest()
 
 
+class BrokenIndex(Exception):
+    """A saved index that lacks files, or whose columns are not those that were written."""
+
+
 def load_index(folder: Path) -> AnnotationIndex:
-    """Open a saved index without reading its columns. Raises OSError or ValueError when it is not whole."""
-    meta = orjson.loads((folder / "meta.json").read_bytes())
-    # plain arrays over the mapped pages: slicing a np.memmap is several times slower
-    columns = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _column_names()}
-    return AnnotationIndex(
-        source=meta["source"],
-        categories=[Category(**category) for category in meta["categories"]],
-        skipped=SkippedTable.from_plain(meta["skipped"]),
-        folder=folder,
-        **columns,
-    )
+    """Open a saved index without reading its columns. Raises BrokenIndex."""
+    try:
+        meta = orjson.loads((folder / "meta.json").read_bytes())
+        # plain arrays over the mapped pages: slicing a np.memmap is several times slower
+        columns = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _column_names()}
+        for name, column in columns.items():
+            if meta["columns"][name] != _form(column):
+                raise BrokenIndex(f"{name} has the form {_form(column)}, not {meta['columns'][name]}")
+        return AnnotationIndex(
+            source=meta["source"],
+            categories=[Category(**category) for category in meta["categories"]],
+            skipped=SkippedTable.from_plain(meta["skipped"]),
+            folder=folder,
+            **columns,
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise BrokenIndex(f"{type(error).__name__}: {error}") from error
+
+
+def _form(column: NDArray[Any]) -> list[Any]:
+    return [column.dtype.str, list(column.shape)]
 
 
 def save_index(index: AnnotationIndex, folder: Path) -> AnnotationIndex:
-    """Write the index to `folder` and return it mapped from there; in memory, with a warning, where that fails.
+    """Write the index to `folder` and return it mapped from there; where that fails, in memory and with a warning.
 
-    Two processes may do so at once: each writes its own temporary folder, the first to rename it wins.
+    Several processes may do so at once: each writes its own temporary folder, and the first to rename it wins.
     """
     temporary = None
     try:
@@ -234,8 +248,8 @@ def save_index(index: AnnotationIndex, folder: Path) -> AnnotationIndex:
                 raise
         _remove_outdated(folder)
         return load_index(folder)
-    except (OSError, ValueError) as error:
-        logger.warning("%s: the annotation cache cannot be kept (%s); set MASKRCNN_TRAIN_CACHE", folder.parent, error)
+    except (OSError, BrokenIndex) as error:
+        logger.warning("%s: annotations cannot be cached (%s); set MASKRCNN_TRAIN_CACHE", folder.parent, error)
         return index
     finally:
         if temporary is not None:
@@ -243,10 +257,16 @@ def save_index(index: AnnotationIndex, folder: Path) -> AnnotationIndex:
 
 
 def _write(index: AnnotationIndex, folder: Path) -> None:
-    for name in _column_names():
-        np.save(folder / f"{name}.npy", getattr(index, name))
+    columns = {name: getattr(index, name) for name in _column_names()}
+    for name, column in columns.items():
+        np.save(folder / f"{name}.npy", column)
     categories = [asdict(category) for category in index.categories]
-    meta = {"source": index.source, "categories": categories, "skipped": index.skipped.to_plain()}
+    meta = {
+        "source": index.source,
+        "categories": categories,
+        "skipped": index.skipped.to_plain(),
+        "columns": {name: _form(column) for name, column in columns.items()},
+    }
     (folder / "meta.json").write_bytes(orjson.dumps(meta, option=orjson.OPT_INDENT_2))
 
 

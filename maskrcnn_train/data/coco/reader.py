@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.annotations import AnnotationColumns, check_annotations
 from maskrcnn_train.data.coco.entries import Entries, Faults, shown
-from maskrcnn_train.data.coco.index import AnnotationIndex, Category, SkippedTable, cache_folder, load_index, save_index
+from maskrcnn_train.data.coco.index import (
+    AnnotationIndex,
+    BrokenIndex,
+    Category,
+    SkippedTable,
+    cache_folder,
+    load_index,
+    save_index,
+)
 from maskrcnn_train.data.coco.json_file import BLOCK_SIZE, NotInBlocks, in_blocks, parse_json, read_text
 from maskrcnn_train.data.coco.raw_annotations import NO_ID, RawAnnotations, join, read_items
 from maskrcnn_train.data.paths import require_file
@@ -40,8 +48,8 @@ def open_index(path: Path, faults: Faults | None = None) -> AnnotationIndex:
     if folder.is_dir():
         try:
             return load_index(folder)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s: the cached annotations cannot be read (%s); building them anew", folder, error)
+        except BrokenIndex as error:
+            logger.warning("%s: the cached annotations are damaged (%s); rebuilding them", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
     index = read_coco(path, faults=faults)
     return index if faults else save_index(index, folder)
