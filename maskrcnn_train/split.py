@@ -16,7 +16,7 @@ from maskrcnn_train.cli import run_command
 from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.coco.json_file import parse_json
 from maskrcnn_train.data.coco.reader import read_coco
-from maskrcnn_train.data.paths import require_file
+from maskrcnn_train.data.paths import require_file, require_folder
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
 from maskrcnn_train.data.splits.layouts import NAMES
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
@@ -96,10 +96,12 @@ def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
     if config.group_pattern is not None:
         groupings.append(group_by_pattern(images, config.group_pattern))
     if config.duplicates:
+        pictures = Path(str(config.images)).expanduser()
+        require_folder(pictures, "set images to the folder that the file names are relative to")
         with Progress("images", log_every=1000) as bar:
             grouping, faults = group_by_looks(
                 images,
-                Path(str(config.images)).expanduser(),
+                pictures,
                 distance=config.duplicate_distance,
                 workers=config.workers or os.cpu_count() or 1,
                 progress=lambda done, total: bar.update(done, total, {}),

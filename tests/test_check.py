@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +19,13 @@ from maskrcnn_train.check import CheckResult, check, run
 from maskrcnn_train.checking.advice import combined
 from maskrcnn_train.checking.data import quick_check
 from maskrcnn_train.data.splits.splitting import read_splits
-from maskrcnn_train.settings.command_rules import check_preflight_rules
-from maskrcnn_train.settings.command_schema import CheckConfig
+from maskrcnn_train.settings.command_rules import check_preflight_rules, check_split_rules
+from maskrcnn_train.settings.command_schema import CheckConfig, SplitCommandConfig
 from maskrcnn_train.settings.compose import load_command_config
 from maskrcnn_train.settings.overrides import overrides_text
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.split import split
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +136,24 @@ def test_the_printed_command_is_the_training_with_the_advice(tmp_path: Path) -> 
     assert typed.command in (tmp_path / "typed/train.log").read_text()
     expected = load_config([*given[:-1], *overrides_text(advice).split()])
     assert composed(typed.command) == composed(settings.command) == expected
+
+
+def test_the_command_against_leaks_takes_them_away(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "two words")
+    for number in range(2, 24):
+        shutil.copy(data.path("train", 1 + number % 2), data.path("train", number))
+    overrides = data.write()
+    result = checked(tmp_path / "check", *overrides[1:-1], "data=roboflow",
+                     f"data.root='{data.root}'", "data.split.fractions=[0.5,0.5]")  # fmt: skip
+    (leak,) = [finding for finding in result.findings if finding.kind == "leak"]
+    python, dash_m, command, *given = shlex.split(leak.fix.partition(": ")[2])
+    assert (python, dash_m, command) == ("python", "-m", "maskrcnn_train.split")
+    given = [*given, f"output_dir={tmp_path}/split", "workers=1"]
+    parts = split(load_command_config("split", SplitCommandConfig, check_split_rules, given)[0]).files
+    paths = [f"data.{name}.annotations='{parts[name]}'" for name in ("train", "val")]
+    paths += [f"data.{name}.images='{data.folders['train']}'" for name in ("train", "val")]
+    again = checked(tmp_path / "again", *overrides[1:-1], "data=custom", *paths)
+    assert "leak" not in {finding.kind for finding in again.findings}
 
 
 @pytest.mark.parametrize("broken", ["train", "valid"])

@@ -167,6 +167,8 @@ def test_pictures_that_look_alike_stay_together(source: Path, tmp_path: Path) ->
         (["fractions=[0.8,0.1]"], "add up to 1"),
         (["fractions=[0.5,0.2,0.2,0.1]"], "two or three"),
         (["duplicates=true"], "images is not set"),
+        (["duplicates=true", "images=nowhere"], "nowhere does not exist; set images"),
+        (["duplicates=true", f"images={__file__}"], "is a file, not a folder; set images"),
         (["group_pattern='('"], "no regular expression"),
         (["group_pattern=xyz"], "matches no file name; the first is v"),
         (["group_by=clip"], "no image has this field; images have big, file_name"),

@@ -89,7 +89,8 @@ def _named(name: str, max_pixels: int) -> Iterator[None]:
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist") from None
     except FAULTS as error:
-        reason = str(error).split("\n")[0].replace(f" {name!r}", "") or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0].replace(f" {name!r}", "")
+        reason = reason or type(error).__name__
         raise ImageError(f"{name} cannot be read as an image: {reason}") from None
 
 
@@ -130,7 +131,7 @@ def _shrink_early(image: ImageFile.ImageFile, smallest: tuple[int, int], turn: i
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits to 255
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_to_8_bits(np.asarray(image), name)).convert("RGB")
     if image.mode == "F":
         raise ImageError(f"{name} has floating-point pixels; convert it to 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
@@ -138,8 +139,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+def _to_8_bits(pixels: np.ndarray, name: str) -> np.ndarray:
     wide = pixels.astype(np.int64)
     if wide.max(initial=0) > 65535 or wide.min(initial=0) < 0:
-        raise ValueError("its pixels need more than 16 bits")
+        raise ImageError(f"{name} cannot be read as an image: its pixels need more than 16 bits")
     return np.asarray((wide + 128) // 257, dtype=np.uint8)
