@@ -5,7 +5,7 @@ A training stops at the first fault; `check` lists all of them and goes on with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Problem = tuple[str, str] | None  # kind of fault, and words to follow the entry's name
 
 TOO_LARGE = 2**62  # ids stay below it, so that int64 also holds those that are added
 KINDS = {  # of faults, causes before their effects
@@ -53,10 +54,10 @@ class Faults:
         self.file = file
         self._found: dict[tuple[str, str], Fault] = {}
 
-    def add(self, kind: str, noun: str, items: Sequence[int | str], problem: str) -> None:
-        """Note some entries. problem: what is wrong with the first, to follow its name and the file's."""
-        message = f"{noun} {items[0]} in {self.file} {problem}"
-        self._found.setdefault((kind, noun), Fault(kind, noun, message)).items += items
+    def add(self, kind: str, noun: str, item: int | str, problem: str) -> None:
+        """Note an entry. problem: what is wrong with it, to follow its name and the file's."""
+        fault = self._found.setdefault((kind, noun), Fault(kind, noun, f"{noun} {item} in {self.file} {problem}"))
+        fault.items.append(item)
 
     def clear(self) -> None:
         self._found.clear()
@@ -78,67 +79,62 @@ class Entries:
 
     def __init__(self, noun: str, items: list[Any], faults: Faults, first: int = 0) -> None:
         self.noun, self.items, self.faults = noun, items, faults
-        self.lost: set[int] = set()
         self.numbers: Sequence[int] = range(first, first + len(items))
+        self.lost: set[int] = set()
         if {*map(type, items)} - {dict}:
-            problems = [None if type(item) is dict else f"is {shown(item)}; it should be an object" for item in items]
-            self.drop("not-an-object", problems)
+            self.check(
+                lambda item: (
+                    None if type(item) is dict else ("not-an-object", f"is {shown(item)}; it should be an object")
+                )
+            )
 
-    def __len__(self) -> int:
-        return len(self.items)
+    def check(self, problem: Callable[[Any], Problem]) -> None:
+        """Leave out the entries in which `problem` finds one."""
+        self._drop([problem(item) for item in self.items])
 
-    def drop(self, kind: str, problems: Sequence[str | None]) -> None:
-        """Leave out the entries with a problem. problems: one for each entry, None for a sound one."""
-        faulty = [row for row, problem in enumerate(problems) if problem is not None]
-        if not faulty:
-            return
-        ids = [_id_of(self.items[row]) for row in faulty]
-        names = [
-            f"number {self.numbers[row]}" if number is None else number for row, number in zip(faulty, ids, strict=True)
-        ]
-        self.faults.add(kind, self.noun, names, str(problems[faulty[0]]))
-        self.lost.update(number for number in ids if number is not None)
-        sound = [row for row, problem in enumerate(problems) if problem is None]
-        self.items, self.numbers = [self.items[row] for row in sound], [self.numbers[row] for row in sound]
+    def _drop(self, problems: Sequence[Problem]) -> None:
+        sound = []
+        for row, problem in enumerate(problems):
+            if problem is None:
+                sound.append(row)
+                continue
+            item = self.items[row]
+            number = item.get("id") if type(item) is dict and number_problem(item, "id") is None else None
+            self.faults.add(
+                problem[0], self.noun, f"number {self.numbers[row]}" if number is None else number, problem[1]
+            )
+            if number is not None:
+                self.lost.add(number)
+        if len(sound) < len(problems):
+            self.items, self.numbers = [self.items[row] for row in sound], [self.numbers[row] for row in sound]
 
-    def whole_numbers(self, kinds: Mapping[str, str]) -> list[Ints]:
-        """Columns of whole numbers: int64 [n] each. kinds: by key, the kind of fault of an entry without one."""
-        columns = [self._column(key, kind) for key, kind in kinds.items()]
-        return columns if {*map(len, columns)} == {len(self)} else self.whole_numbers(kinds)
-
-    def _column(self, key: str, kind: str) -> Ints:
-        values = [item.get(key) for item in self.items]
-        if {*map(type, values)} == {int}:
-            numbers = np.array(values)
-            if numbers.dtype == np.int64 and np.abs(numbers).max() < TOO_LARGE:
-                return numbers
-        self.drop(kind, [_number_problem(key, value) for value in values])
+    def column(self, key: str) -> Ints:
+        """Column of whole numbers, checked before: int64 [n]."""
         return np.array([item[key] for item in self.items], dtype=np.int64)
 
-    def ids(self) -> Ints:
-        """Column `id`: int64 [n]. Of several entries with one id the first stays."""
-        (ids,) = self.whole_numbers({"id": f"{self.noun}-id"})
+    def unique_ids(self) -> Ints:
+        """Column `id`, checked before: int64 [n]. Of several entries with one id only the first stays."""
+        ids = self.column("id")
         values, first, counts = np.unique(ids, return_index=True, return_counts=True)
         if len(values) == len(ids):
             return ids
-        times, kept = dict(zip(values.tolist(), counts.tolist(), strict=True)), set(first.tolist())
-        problems = [
-            None if row in kept else f"has an id that occurs {times[number]} times; give each {self.noun} its own"
-            for row, number in enumerate(ids.tolist())
+        times = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        problems: list[Problem] = [
+            (f"{self.noun}-id-repeated", f"has an id that occurs {times[number]} times; give each {self.noun} its own")
+            for number in ids.tolist()
         ]
-        self.drop(f"{self.noun}-id-repeated", problems)
-        return ids[np.sort(first)]
+        for row in first.tolist():
+            problems[row] = None
+        self._drop(problems)
+        return self.column("id")
 
 
-def _number_problem(key: str, value: Any) -> str | None:
+def number_problem(item: Mapping[str, Any], key: str) -> str | None:
+    """What is wrong with a value that should be a whole number."""
+    value = item.get(key)
     if type(value) is not int and not (type(value) is float and value.is_integer()):
         return f"has {key} {shown(value)}; it should be a whole number"
     return f"has {key} {shown(value)}; it is too large" if abs(value) >= TOO_LARGE else None
-
-
-def _id_of(item: Any) -> int | None:
-    value: Any = item.get("id") if type(item) is dict else None
-    return None if _number_problem("id", value) else int(value)
 
 
 def shown(value: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
-from maskrcnn_train.data.coco.entries import TOO_LARGE, Entries, Faults
+from maskrcnn_train.data.coco.entries import TOO_LARGE, Entries, Faults, Problem, number_problem
 from maskrcnn_train.data.coco.index import NO_MASK, POLYGON, RLE
 
 Floats = NDArray[np.float64]
@@ -82,8 +82,8 @@ def read_items(items: list[Any], faults: Faults, first: int = 0) -> RawAnnotatio
     Annotations without a usable image_id or category_id are left out and noted in `faults`.
     """
     entries = Entries("annotation", items, faults, first)
-    kinds = {"image_id": "annotation-image-id", "category_id": "annotation-category-id"}
-    image_ids, category_ids = entries.whole_numbers(kinds)
+    if not all(_are_whole(entries.items, key) for key in ("image_id", "category_id")):
+        entries.check(_reference_problem)
     items = entries.items
     ids = [item.get("id") for item in items]
     usable = [number if type(number) is int and abs(number) < TOO_LARGE else NO_ID for number in ids]
@@ -92,14 +92,30 @@ def read_items(items: list[Any], faults: Faults, first: int = 0) -> RawAnnotatio
     return RawAnnotations(
         numbers=np.array(entries.numbers),
         ids=np.array(usable, dtype=np.int64),
-        image_ids=image_ids,
-        category_ids=category_ids,
+        image_ids=entries.column("image_id"),
+        category_ids=entries.column("category_id"),
         crowd=np.array([int(value) if value in (0, 1) else -1 for value in crowd], dtype=np.int8),
         boxes=boxes,
         box_states=box_states,
         areas=np.array([_area(item.get("area")) for item in items], dtype=np.float64),
         **_read_segmentations([item.get("segmentation") for item in items]),
     )
+
+
+def _are_whole(items: list[Any], key: str) -> bool:
+    """Whether all values are integers of int64: a check of all at once, for the usual case."""
+    values = [item.get(key) for item in items]
+    if {*map(type, values)} != {int}:
+        return False
+    numbers = np.array(values)
+    return numbers.dtype == np.int64 and bool(np.abs(numbers).max() < TOO_LARGE)
+
+
+def _reference_problem(item: dict[str, Any]) -> Problem:
+    for key in ("image_id", "category_id"):
+        if problem := number_problem(item, key):
+            return f"annotation-{key.replace('_', '-')}", problem
+    return None
 
 
 def _area(value: Any) -> float:
