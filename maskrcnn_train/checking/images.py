@@ -1,4 +1,4 @@
-"""Every image file decoded: which cannot be used, which are in two splits, which are not listed."""
+"""Decodes every image file: which are unusable, which are in two splits, which does no JSON list."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Names = list[tuple[str, str]]  # split and file name of each image
 def check_images(
     splits: dict[str, Split], *, on_bad_image: str, workers: int, distance: int, progress: Callable[[int, int], None]
 ) -> list[Finding]:
-    """Decode all images in parallel processes. distance: bits of the perceptual hash in which a copy may differ."""
-    places = [(split, row) for split in splits.values() for row in split.rows.tolist()]
-    files = [(split.images / split.index.file_name(row), split.index.size(row)) for split, row in places]
+    """Decode all images in parallel processes. distance: bits in which the perceptual hash of a copy may differ."""
+    images = [(split, row) for split in splits.values() for row in split.rows.tolist()]
+    files = [(split.images / split.index.file_name(row), split.index.size(row)) for split, row in images]
     facts = []
     for fact in scan_images(files, workers):
         facts.append(fact)
@@ -33,12 +33,12 @@ def check_images(
     for split in splits.values():
         own = [
             (split.index.file_name(row), fact)
-            for (other, row), fact in zip(places, facts, strict=True)
+            for (other, row), fact in zip(images, facts, strict=True)
             if other is split
         ]
         findings += _unusable(split.name, own, on_bad_image)
     findings += _unlisted(splits)
-    names = [(split.name, split.index.file_name(row)) for split, row in places]
+    names = [(split.name, split.index.file_name(row)) for split, row in images]
     again = split_again(splits, "duplicates=true") if "train" in splits else "delete one of each"
     return [*findings, *find_leaks(names, [path for path, _ in files], facts, distance, again)]
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 FORMAT_VERSION = 4  # raise it when a column or meta.json changes: older caches are then rebuilt
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
-SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that tell its states apart, and the bytes of each
-EXAMPLES = 5  # named per reason in the table of what was skipped
+SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that are hashed, and bytes of each
+EXAMPLES = 5  # named for each reason in `SkippedTable`
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +98,8 @@ class AnnotationIndex:
 
     image_ids int64 [M]; image_sizes int64 [M, 2] height, width; names uint8, utf-8, image i at
     name_offsets[i]:name_offsets[i+1]; annotations of image i are rows first[i]:first[i+1].
-    boxes float64 [A, 4] x y w h, clipped to the image, written_boxes as the JSON has them, which is what scores are
-    taken against (computed where it has none); areas float64; crowd bool; kinds uint8.
+    boxes float64 [A, 4] x y w h, clipped to the image; written_boxes as in the JSON, which scores are measured
+    against (computed where the JSON has none); areas float64; crowd bool; kinds uint8.
     extents float64 [A, 4] x1 y1 x2 y2 around the segmentation (the box where there is none).
     Polygon parts of annotation a: part_offsets[a]:part_offsets[a+1]; numbers x y x y ... of part p:
     coordinates[point_offsets[p]:point_offsets[p+1]]. RLE: runs[run_offsets[a]:run_offsets[a+1]], zeros first,
@@ -180,20 +180,20 @@ def cache_root() -> Path:
 
 
 def cache_folder(annotations: Path) -> Path:
-    """Where the index of this JSON, in its present state, is or would be kept.
+    """The cache folder of this JSON in its present state.
 
-    The state is the file's size, the times of its last change (its content's, and its entry's, which programs cannot
-    set back) and a hash of samples of its content; hashing a large file whole would take longer than all the rest.
+    The state is the size, the times of the last change (mtime, and ctime, which programs cannot set back) and a hash
+    of samples of the content. Hashing all of a large file would take longer than all the rest.
     """
     path = annotations.resolve()
     stat = path.stat()
     state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {sample_hash(path)} {FORMAT_VERSION}"
-    place, content = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (str(path), state))
-    return cache_root() / f"{place}-{content}"
+    name, content = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (str(path), state))
+    return cache_root() / f"{name}-{content}"
 
 
 def sample_hash(path: Path) -> str:
-    """Hash of the first and the last block of a file and of others evenly between: of all of it up to 4 MB."""
+    """Hash of evenly spaced blocks of a file, the first and last included: of all of it up to 4 MB."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         last = max(0, path.stat().st_size - SAMPLE)

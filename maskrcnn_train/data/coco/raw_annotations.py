@@ -1,7 +1,7 @@
 """The fields of annotations as columns, before anything is known of their images.
 
-A block of annotations goes through at a time, so that only few of them are Python objects at once. Nothing is left
-out here: what cannot be read is marked, and `annotations.py` decides.
+Annotations come in blocks, so that only few are Python objects at a time. Unreadable fields are only marked here;
+`annotations.py` decides what to do with them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RawAnnotations:
 
 
 def join(blocks: list[RawAnnotations]) -> RawAnnotations:
-    """All blocks as one; `blocks` is empty afterwards, a column at a time, to keep the peak of memory low."""
+    """All blocks as one. Empties `blocks` a column at a time, which keeps peak memory low."""
     columns = {}
     for item in fields(RawAnnotations):
         columns[item.name] = np.concatenate([getattr(block, item.name) for block in blocks])

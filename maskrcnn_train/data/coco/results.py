@@ -1,4 +1,4 @@
-"""Files of other programs, to be scored: the ground truth as it stands, and COCO results."""
+"""Files to score: ground truth as its author wrote it, and COCO results of any program."""
 
 from __future__ import annotations
 
