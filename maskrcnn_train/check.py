@@ -1,4 +1,4 @@
-"""`python -m maskrcnn_train.check`: every fault of data, settings, weights and machine before a minute is spent."""
+"""`python -m maskrcnn_train.check`: finds faults of data, settings, weights and machine before a training starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -78,7 +78,13 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
         findings += outcome.findings
     if config.decode:
         with Progress("images", log_every=1000, console=console) as bar:
-            findings += _decoded(config, data.splits, lambda done, total: bar.update(done, total, {}))
+            findings += check_images(
+                data.splits,
+                on_bad_image=config.data.on_bad_image,
+                workers=config.workers or os.cpu_count() or 1,
+                distance=config.duplicate_distance,
+                progress=lambda done, total: bar.update(done, total, {}),
+            )
     if data.classes is not None and "train" in data.splits and len(data.splits["train"]):
         model_findings, forecast = _check_model(config, data.splits["train"], data.classes)
         findings += model_findings
@@ -94,16 +100,6 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     if config.view:
         _view(config, folder)
     return CheckResult(findings, folder, command if advice else None)
-
-
-def _decoded(config: CheckConfig, splits: dict[str, Split], progress: Callable[[int, int], None]) -> list[Finding]:
-    return check_images(
-        splits,
-        on_bad_image=config.data.on_bad_image,
-        workers=config.workers or os.cpu_count() or 1,
-        distance=config.duplicate_distance,
-        progress=progress,
-    )
 
 
 def _check_model(config: CheckConfig, train: Split, classes: ClassMap) -> tuple[list[Finding], MemoryForecast]:
@@ -129,7 +125,7 @@ def _check_model(config: CheckConfig, train: Split, classes: ClassMap) -> tuple[
 
 
 def _view(config: CheckConfig, folder: Path) -> None:
-    """Draw the sheet; faults that keep a training from starting keep it from being drawn."""
+    """Draw the sheet. A fault that stops a training stops the drawing too."""
     from maskrcnn_train.data.splits.splitting import read_splits
     from maskrcnn_train.reporting.drawing.sheet import write_sheet
 

@@ -25,10 +25,7 @@ def check_images(
     """Decode all images in parallel processes. distance: bits in which the perceptual hash of a copy may differ."""
     images = [(split, row) for split in splits.values() for row in split.rows.tolist()]
     files = [(split.images / split.index.file_name(row), split.index.size(row)) for split, row in images]
-    facts = []
-    for fact in scan_images(files, workers):
-        facts.append(fact)
-        progress(len(facts), len(files))
+    facts = scan_images(files, workers, progress)
     findings = []
     for split in splits.values():
         own = [

@@ -80,15 +80,11 @@ class SkippedTable:
         """Annotations and images that are left out."""
         return sum(row.count for row in self.rows.values() if row.dropped)
 
-    def copy(self) -> SkippedTable:
-        return SkippedTable.from_plain(self.to_plain())
-
     def to_plain(self) -> list[dict[str, Any]]:
         return [asdict(row) for row in self.rows.values()]
 
     @classmethod
     def from_plain(cls, rows: list[dict[str, Any]]) -> SkippedTable:
-        """The table of `to_plain`, which keeps its own lists."""
         return cls({row["reason"]: SkippedRow(**row) for row in rows})
 
 

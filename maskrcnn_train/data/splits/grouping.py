@@ -65,10 +65,7 @@ def group_by_looks(
     distance: bits of the perceptual hash in which such pictures may differ. A file that cannot be read stays alone.
     """
     files = [(folder / image["file_name"], (int(image["height"]), int(image["width"]))) for image in images]
-    facts = []
-    for fact in scan_images(files, workers):
-        facts.append(fact)
-        progress(len(facts), len(files))
+    facts = scan_images(files, workers, progress)
     seen = np.array([row for row, fact in enumerate(facts) if fact.looks], dtype=np.int64)
     hashes = np.frombuffer(b"".join(fact.looks for fact in facts), dtype=np.uint8).reshape(len(seen), -1)
     pairs = seen[find_near(hashes, distance)] if len(seen) else np.zeros((0, 2), dtype=np.int64)
