@@ -1,4 +1,4 @@
-"""`python -m maskrcnn_train.split`: one COCO JSON into train, val and test, or into folds, with alike classes."""
+"""`python -m maskrcnn_train.split`: cuts one COCO JSON into train, val and test, or into folds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.errors import UserError
 
 HELP = """
-Cut one COCO JSON into train, val and test, or into folds: alike shares of every class and of crowded images.
+Cut one COCO JSON into train, val and test, or into folds, with similar shares of every class.
 
   python -m maskrcnn_train.split annotations=all.json fractions=[0.8,0.2]
   python -m maskrcnn_train.split annotations=all.json folds=5 seed=1
@@ -87,7 +87,7 @@ def _objects(index: AnnotationIndex) -> Ints:
 
 
 def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
-    """A number for each image, the same for those that stay together."""
+    """The group of each image: int64 [M]; images of one group stay together."""
     from maskrcnn_train.reporting.terminal.progress import Progress
 
     groupings = []
@@ -107,7 +107,7 @@ def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
                 progress=lambda done, total: bar.update(done, total, {}),
             )
         if faults:
-            logger.warning("%d images cannot be looked at and stay alone, first: %s", len(faults), faults[0])
+            logger.warning("%d images cannot be read and stay alone, first: %s", len(faults), faults[0])
         groupings.append(grouping)
     return joined(groupings, len(images))
 

@@ -42,7 +42,7 @@ def _corners(split: Split) -> list[Finding]:
 def _duplicates(split: Split) -> list[Finding]:
     """Objects with the same box, to half a pixel, as an earlier one in their image."""
     index = split.index
-    rows = np.flatnonzero(~np.asarray(index.crowd) & np.isin(index.image_rows, split.rows))
+    rows = np.flatnonzero(split.is_object)
     boxes = np.round(np.asarray(index.boxes)[rows] * 2).astype(np.int64)
     boxes = np.concatenate([index.image_rows[rows, None], boxes], axis=1)
     with_label = np.concatenate([boxes, split.labels[rows, None]], axis=1)

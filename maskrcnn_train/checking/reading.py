@@ -158,7 +158,7 @@ def _content(split: Split, *, with_masks: bool) -> list[Finding]:
     if split.num_objects == 0 and split.name != "test":
         why = "nothing to train on" if split.name == "train" else "its mAP is undefined"
         return [Finding("error", "no-objects", f"no usable objects: {why}", split.name, fix="annotate some images")]
-    bare = (index.kinds == NO_MASK) & ~np.asarray(index.crowd) & np.isin(index.image_rows, split.rows)
+    bare = (index.kinds == NO_MASK) & split.is_object
     if not with_masks or not bare.any():
         return []
     share = "all objects are" if bare.sum() == (~np.asarray(index.crowd)).sum() else "objects"

@@ -1,4 +1,4 @@
-"""Sizes and numbers of objects against the budgets of the settings."""
+"""Checks sizes and numbers of objects against the limits of the settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.transforms import MIN_SIDE
 from maskrcnn_train.settings.schema import TrainConfig
 
-VANISHING_SHARE = 0.01  # of the objects, above which a larger network size is worth its cost
+VANISHING_SHARE = 0.01  # of the objects; above it a larger network size is worth its cost
 SMALL = 12.0  # network pixels, square root of the area: hardly more than one cell of the finest feature map
 SMALL_SHARE = 0.2
 MASK_PIXEL = 8.0  # network pixels that one pixel of the predicted mask may cover
@@ -73,7 +73,7 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
 
 
 def _native_size(split: Split, config: TrainConfig) -> dict[str, int]:
-    """The network size at which the middle image keeps its pixels; {} where it already does."""
+    """The network size at which the median image keeps its pixels; {} if it already does."""
     sides = np.asarray(split.index.image_sizes)[split.rows]
     short, long = int(np.median(sides.min(axis=1))), int(np.median(sides.max(axis=1)))
     if short <= config.data.min_size and long <= config.data.max_size:

@@ -46,6 +46,10 @@ class ImageError(UserError):
     """A file that cannot be used as an image; the message names the file."""
 
 
+class WrongSize(ImageError):
+    """An image of another size than its JSON says."""
+
+
 def decode(
     path: Path,
     *,
@@ -115,7 +119,7 @@ def _orientation(image: Image.Image, name: str, expected: tuple[int, int] | None
         return int(turn) if turn in TRANSPOSE else 1
     if expected == (height, width):
         return 1
-    raise ImageError(
+    raise WrongSize(
         f"{name} has {upright[1]} x {upright[0]} pixels, but its JSON says {expected[1]} x {expected[0]}; "
         "use the picture that was annotated, or correct width and height"
     )

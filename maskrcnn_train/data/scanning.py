@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskrcnn_train.data.duplicates import perceptual_hash
-from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.data.images import ImageError, WrongSize, decode
 from maskrcnn_train.settings.errors import UserError
 
 ENOUGH = (96, 96)  # a JPEG is decoded at a fraction of its size, but all of its data is
@@ -67,13 +67,5 @@ def scan_image(file: tuple[Path, tuple[int, int]]) -> ImageFacts:
     try:
         image = decode(path, expected=expected, smallest=ENOUGH)
     except ImageError as error:
-        return ImageFacts(str(error), wrong_size=_is_readable(path))
+        return ImageFacts(str(error), wrong_size=isinstance(error, WrongSize))
     return ImageFacts(None, content=hashlib.sha256(path.read_bytes()).digest(), looks=perceptual_hash(image))
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        decode(path, smallest=ENOUGH)
-    except ImageError:
-        return False
-    return True

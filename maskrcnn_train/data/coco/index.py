@@ -156,6 +156,22 @@ class AnnotationIndex:
         """Run lengths of annotation `row`, zeros first."""
         return self.runs[self.run_offsets[row] : self.run_offsets[row + 1]]
 
+    def image_entry(self, row: int) -> dict[str, Any]:
+        """Image `row` as COCO writes it."""
+        height, width = self.size(row)
+        return {"id": int(self.image_ids[row]), "height": height, "width": width, "file_name": self.file_name(row)}
+
+    def annotation_entry(self, row: int) -> dict[str, Any]:
+        """Annotation `row` as COCO writes it, without its segmentation; the box as in the JSON."""
+        return {
+            "id": int(self.annotation_ids[row]),
+            "image_id": int(self.image_ids[self.image_rows[row]]),
+            "category_id": int(self.category_ids[row]),
+            "bbox": self.written_boxes[row].tolist(),
+            "area": float(self.areas[row]),
+            "iscrowd": int(self.crowd[row]),
+        }
+
     def __reduce__(self) -> tuple[Any, ...]:
         # a worker that is not forked opens the files again instead of receiving a copy
         if self.folder is not None:

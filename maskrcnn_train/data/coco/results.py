@@ -23,29 +23,20 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
     one line for a fault of the file.
     """
     index = open_index(path)
-    names = [index.file_name(row) for row in range(index.num_images)]
-    columns = zip(index.image_ids.tolist(), index.image_sizes.tolist(), names, strict=True)
     return {
-        "images": [{"id": i, "height": h, "width": w, "file_name": name} for i, (h, w), name in columns],
+        "images": [index.image_entry(row) for row in range(index.num_images)],
         "categories": [asdict(category) for category in index.categories],
         "annotations": [_annotation(index, row) for row in range(index.num_annotations)],
     }
 
 
 def _annotation(index: AnnotationIndex, row: int) -> dict[str, Any]:
-    image = int(index.image_rows[row])
-    found = {
-        "id": int(index.annotation_ids[row]),
-        "image_id": int(index.image_ids[image]),
-        "category_id": int(index.category_ids[row]),
-        "iscrowd": int(index.crowd[row]),
-        "area": float(index.areas[row]),
-        "bbox": index.written_boxes[row].tolist(),
-    }
+    found = index.annotation_entry(row)
     if index.kinds[row] == POLYGON:
         found["segmentation"] = [part.tolist() for part in index.parts(row)]
     elif index.kinds[row] == RLE:
-        found["segmentation"] = {"size": list(index.size(image)), "counts": index.counts(row).tolist()}
+        size = index.size(int(index.image_rows[row]))
+        found["segmentation"] = {"size": list(size), "counts": index.counts(row).tolist()}
     return found
 
 

@@ -1,4 +1,4 @@
-"""Where the files of a data set are: the folder of images and the COCO JSON of each split, by layout."""
+"""Where the files of a data set are: folder of images and COCO JSON of each split, by layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAYOUTS = {  # of each split: (folder of images, annotations), below data.root
 
 
 def data_root(data: DataConfig) -> Path | None:
-    """The data set's folder, made first for data=shapes; None where it has none. Raises UserError without it."""
+    """The data set's folder, drawn first for data=shapes; None without data.root. Raises UserError if it is missing."""
     if data.root is None:
         return None
     root = Path(data.root).expanduser()
@@ -34,9 +34,9 @@ def data_root(data: DataConfig) -> Path | None:
 
 
 def locate(data: DataConfig, root: Path | None, name: str) -> tuple[Path, Path] | None:
-    """(folder of images, annotations) of a split; None for one that the data set may lack and lacks.
+    """(folder of images, annotations) of a split; None for an optional split that is not there.
 
-    Paths given for the split win over the layout's. Raises UserError naming the file that was looked for.
+    Paths given for the split win over those of the layout. Raises UserError naming a missing file.
     """
     given = {"train": data.train, "val": data.val, "test": data.test}[name]
     cut = data.split.fractions is not None
@@ -72,5 +72,5 @@ def _hint(data: DataConfig, name: str) -> str:
 
 
 def source_name(annotations: Path) -> str:
-    """A name that tells the JSON files of a data set apart: Roboflow calls all of them alike."""
+    """A short name that tells the JSONs of a data set apart; Roboflow gives all of them one file name."""
     return f"{annotations.parent.name}/{annotations.name}"

@@ -49,6 +49,11 @@ class Split:
         """Annotations of its images, crowd regions included."""
         return int((self.index.first[self.rows + 1] - self.index.first[self.rows]).sum())
 
+    @property
+    def is_object(self) -> NDArray[np.bool_]:
+        """Which annotations of the index are objects of its images and no crowd regions: bool [A]."""
+        return ~np.asarray(self.index.crowd) & np.isin(self.index.image_rows, self.rows)
+
 
 @dataclass
 class Splits:
@@ -165,10 +170,9 @@ def check_split(split: Split, *, with_masks: bool, on_bad_image: str) -> None:
 
 
 def _require_masks(split: Split, source: str) -> None:
-    index = split.index
-    bare = (index.kinds == NO_MASK) & ~index.crowd & np.isin(index.image_rows, split.rows)
+    bare = (split.index.kinds == NO_MASK) & split.is_object
     if bare.any():
-        first = int(index.annotation_ids[np.flatnonzero(bare)[0]])
+        first = int(split.index.annotation_ids[np.flatnonzero(bare)[0]])
         raise UserError(
             f"{int(bare.sum())} of {split.num_objects} annotations in {source} have no segmentation, first: annotation "
             f"{first}; add the masks, or train boxes only with mask_head=none"
