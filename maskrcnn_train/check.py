@@ -161,6 +161,8 @@ def _log_tables(config: CheckConfig, data: CheckedData, outcome: Outcome, findin
         logger.info("%s", table(title, columns, rows))
     if findings:
         logger.info("%s", findings_table(findings, width=shutil.get_terminal_size((140, 0)).columns))
+    for fix in dict.fromkeys(finding.fix for finding in findings if "python -m " in finding.fix):
+        logger.info("%s", fix)  # again, because the table breaks lines
 
 
 def _write(

@@ -146,6 +146,7 @@ def test_the_command_against_leaks_takes_them_away(tmp_path: Path) -> None:
     result = checked(tmp_path / "check", *overrides[1:-1], "data=roboflow",
                      f"data.root='{data.root}'", "data.split.fractions=[0.5,0.5]")  # fmt: skip
     (leak,) = [finding for finding in result.findings if finding.kind == "leak"]
+    assert f" {leak.fix}\n" in (tmp_path / "check/train.log").read_text()
     python, dash_m, command, *given = shlex.split(leak.fix.partition(": ")[2])
     assert (python, dash_m, command) == ("python", "-m", "maskrcnn_train.split")
     given = [*given, f"output_dir={tmp_path}/split", "workers=1"]

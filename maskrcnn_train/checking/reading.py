@@ -87,16 +87,8 @@ def _read_json(path: Path, split: str) -> tuple[AnnotationIndex | None, list[Fin
     if not index.num_images and not faults:
         return None, [Finding("error", "json", f"{path} lists no images", split, "file", [str(path)])]
     return index, [
-        Finding(
-            "error",
-            fault.kind,
-            KINDS[fault.kind],
-            split,
-            fault.noun,
-            fault.items,
-            fix=f"correct these {fault.noun} entries",
-        )
-        for fault in faults
+        Finding("error", each.kind, KINDS[each.kind], split, each.noun, each.items, fix=f"first: {each.message}")
+        for each in faults
     ]
 
 
