@@ -165,13 +165,16 @@ def test_missing_iscrowd_is_no_crowd(tmp_path: Path) -> None:
     assert not read(tmp_path, changed(iscrowd=None)).crowd.any()
 
 
-def test_repeated_annotation_ids_are_numbered_anew(tmp_path: Path) -> None:
+def test_repeated_and_missing_annotation_ids_are_replaced(tmp_path: Path) -> None:
     coco = small_coco()
     coco["annotations"][1]["id"] = 1
     del coco["annotations"][2]["id"]
     index = read(tmp_path, coco)
-    assert len(set(index.annotation_ids.tolist())) == 8
-    assert set(reasons(index).values()) == {1}
+    assert index.annotation_ids.tolist() == [1, 9, 10, 4, 5, 6, 7, 8]
+    assert reasons(index) == {
+        "annotation id repeated: replaced": 1,
+        "annotation id missing or not a whole number: replaced": 1,
+    }
 
 
 def test_compressed_and_listed_rle_give_the_same_runs(tmp_path: Path) -> None:
