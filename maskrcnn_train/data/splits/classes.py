@@ -1,4 +1,4 @@
-"""The map between category ids of the JSON, labels of the model, and class names."""
+"""The one map between category ids of the JSON, labels of the model, and class names."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ClassMap:
     """Classes in the order of their labels: label 1 is names[0] with category id ids[0]; 0 is background.
 
     >>> classes = ClassMap(names=["door", "window"], ids=[3, 7])
-    >>> classes.id_of(2), classes.name_of(2), classes.num_classes
-    (7, 'window', 3)
+    >>> classes.label_of(7), classes.id_of(2), classes.name_of(2), classes.num_classes
+    (2, 7, 'window', 3)
     """
 
     names: list[str]
@@ -26,6 +26,12 @@ class ClassMap:
     def num_classes(self) -> int:
         """Classes with the background."""
         return len(self.names) + 1
+
+    def label_of(self, category_id: int) -> int:
+        """Label of a category id. Raises UserError for an id that is no class."""
+        if category_id not in self.ids:
+            raise UserError(f"category id {category_id} is not a class; the classes are {self}")
+        return self.ids.index(category_id) + 1
 
     def id_of(self, label: int) -> int:
         """Category id of a label. Raises UserError for the background and for labels out of range."""
@@ -43,13 +49,10 @@ class ClassMap:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> ClassMap:
-        """The map of `to_plain`. Raises UserError for anything else."""
-        names, ids = plain.get("names"), plain.get("ids")
-        if not (isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids)) or {*map(type, ids)} - {
-            int
-        }:
-            raise UserError("the classes need a list of names and as many ids; take them from a run's classes.json")
-        return cls(names=[str(name) for name in names], ids=ids)
+        """Raises UserError where it is no map."""
+        if not all(isinstance(plain.get(key), list) for key in ("names", "ids")):
+            raise UserError("the classes lack their names or ids; take them from a checkpoint's classes.json")
+        return cls(names=[str(name) for name in plain["names"]], ids=[int(number) for number in plain["ids"]])
 
     def __str__(self) -> str:
         return ", ".join(f"{name} (id {number})" for name, number in zip(self.names, self.ids, strict=True))
