@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.checking.findings import Finding, Severity
 from maskrcnn_train.data.coco.entries import KINDS, Faults
@@ -19,8 +18,7 @@ from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_
 from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, labels_of
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
-
-Ints = NDArray[np.int64]
+from maskrcnn_train.structures.arrays import Ints
 
 
 @dataclass

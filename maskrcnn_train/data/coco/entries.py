@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from maskrcnn_train.structures.arrays import Ints
+
 Problem = tuple[str, str] | None  # kind of fault, and words to follow the entry's name
 
 TOO_LARGE = 2**62  # ids stay below it, so that int64 also holds those that are added

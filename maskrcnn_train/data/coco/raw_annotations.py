@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.entries import TOO_LARGE, Entries, Faults, Problem, number_problem
 from maskrcnn_train.data.coco.index import NO_MASK, POLYGON, RLE
+from maskrcnn_train.structures.arrays import Floats, Ints
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 UNKNOWN = 3  # RawAnnotations.kinds: a segmentation that is neither polygons nor RLE

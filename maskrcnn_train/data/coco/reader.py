@@ -29,10 +29,10 @@ from maskrcnn_train.data.coco.json_file import BLOCK_SIZE, NotInBlocks, in_block
 from maskrcnn_train.data.coco.raw_annotations import NO_ID, RawAnnotations, join, read_items
 from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Ints
 
 logger = logging.getLogger(__name__)
 
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 LISTS = {"images": "image", "categories": "category"}

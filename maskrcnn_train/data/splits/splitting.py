@@ -22,8 +22,7 @@ from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
-
-Ints = NDArray[np.int64]
+from maskrcnn_train.structures.arrays import Ints
 
 
 @dataclass
