@@ -149,7 +149,9 @@ def test_a_mistake_is_one_line_and_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command(monkeypatch, f"checkpoint={checkpoint}", "format=onnx", "output_dir=out", change) == 2
+    key, value = change.split("=")
+    given = {"checkpoint": str(checkpoint), "format": "onnx", "output_dir": "out", key: value}
+    assert command(monkeypatch, *(f"{key}={value}" for key, value in given.items())) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

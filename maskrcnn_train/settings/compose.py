@@ -85,7 +85,7 @@ def _overruled(composed: DictConfig, overrides: list[str], config_dir: str | Non
     for text in overrides:
         key, _, value = text.partition("=")
         given[key] = value
-    warnings = []
+    warnings = _repeated(overrides)
     for group, option in given.items():
         path = conf_dir() / group / f"{option}.yaml"
         if group not in options or group == "experiment" or "experiment" not in given or not path.is_file():
@@ -98,6 +98,18 @@ def _overruled(composed: DictConfig, overrides: list[str], config_dir: str | Non
             shown = ", ".join(f"{key}={OmegaConf.select(composed, key)}" for key in lost)
             warnings.append(f"experiment={given['experiment']} has its own values beside {group}={option}: {shown}")
     return warnings
+
+
+def _repeated(overrides: list[str]) -> list[str]:
+    """A warning for each key or group with two values. With resume=PATH the run's own values come first: no warning."""
+    if any(text.startswith("resume=") and text not in ("resume=auto", "resume=null") for text in overrides):
+        return []
+    values: dict[str, list[str]] = {}
+    for text in overrides:
+        key, _, value = text.partition("=")
+        values.setdefault(key, []).append(value)
+    several = {key: found for key, found in values.items() if len(set(found)) > 1}
+    return [f"{key} is given {len(found)} times; the last counts: {key}={found[-1]}" for key, found in several.items()]
 
 
 def config_from_plain(plain: dict[str, Any]) -> TrainConfig:

@@ -219,3 +219,13 @@ def test_a_checkpoint_of_an_older_version_gets_todays_values_for_newer_settings(
     plain["trainer"]["sprockets"] = 3
     with pytest.raises(ValueError, match=r"trainer\.sprockets is not a setting"):
         config_from_plain(plain)
+
+
+def test_two_values_for_one_key_are_a_warning() -> None:
+    def warnings(*overrides: str) -> list[str]:
+        found = load_command_config("train", TrainConfig, check_train_rules, list(overrides))[1]
+        return [text for text in found if "times" in text]
+
+    both = ["experiment=finetune", "seed=1", "experiment=facade_cpu", "seed=1", "data.root=."]
+    assert warnings(*both) == ["experiment is given 2 times; the last counts: experiment=facade_cpu"]
+    assert warnings("seed=1", "seed=2", "resume=runs/old") == []  # those of the run resumed come first
