@@ -6,6 +6,7 @@ shell completion go through Hydra's own main.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -14,11 +15,19 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from maskrcnn_train import __version__
 from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.settings.compose import Schema, conf_dir, groups, load_command_config, to_dataclass
+from maskrcnn_train.settings.compose import (
+    Schema,
+    conf_dir,
+    groups,
+    load_command_config,
+    refuse_hydra_folders,
+    to_dataclass,
+)
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import quoted, saved_overrides
 
@@ -44,12 +53,10 @@ def run_command(
     run: returns the number a sweeper optimises, or an exit code object is raised by it. load: makes what run takes, and
     warnings, out of the overrides. Exits with 2 after a person's mistake, 128 + n after signal n.
     """
-    from hydra._internal.utils import get_args_parser
-
     wants_help = "-h" in sys.argv[1:] or "--help" in sys.argv[1:]
-    # intermixed: a person may write --config-dir between two settings
-    arguments = get_args_parser().parse_intermixed_args([] if wants_help else None)
     try:
+        arguments = _arguments([] if wants_help else sys.argv[1:])
+        refuse_hydra_folders(arguments.overrides)
         if wants_help:
             print(help_page(name, help, sweeps=load is load_command_config), flush=True)
         elif arguments.config_name or arguments.config_path:
@@ -84,6 +91,22 @@ def run_command(
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {one_line(told)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def _arguments(words: list[str]) -> argparse.Namespace:
+    """The command line as Hydra reads it. Raises UserError for an unknown flag, such as `--lr 0.01`."""
+    from hydra._internal.utils import get_args_parser
+
+    if "--version" in words:
+        print(f"maskrcnn_train {__version__}")
+        sys.exit(0)
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; settings are written KEY=VALUE, e.g. optimizer.lr=0.01")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(words)  # intermixed: --config-dir may stand between two settings
 
 
 def resumed_overrides(overrides: list[str]) -> list[str]:

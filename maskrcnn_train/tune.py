@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.engine.signals import Interrupted
+from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
 from maskrcnn_train.settings.errors import UserError, one_line
-from maskrcnn_train.settings.option_files import write_option
-from maskrcnn_train.settings.overrides import quoted
+from maskrcnn_train.settings.overrides import option_text, quoted
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import plain_value
 
@@ -150,9 +150,8 @@ def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
         f"Trial {best.number}, the best of a search: {search.metric} {best.score:.4f} on the images it was chosen by.",
         f"use: python -m maskrcnn_train --config-dir {shlex.quote(str(folder))} experiment=best",
     ]
-    write_option(
-        folder / "experiment" / "best.yaml", head, {text.split("=", 1)[0]: plain_value(text) for text in settings}
-    )
+    values = {text.split("=", 1)[0]: plain_value(text) for text in settings}
+    write_text(folder / "experiment" / "best.yaml", option_text(head, values))
 
 
 def _way_on(folder: Path, records: list[TrialRecord]) -> str:

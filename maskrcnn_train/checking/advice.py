@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_train.checking.findings import Finding, in_order
-from maskrcnn_train.settings.option_files import write_option
+from maskrcnn_train.files import write_text
+from maskrcnn_train.settings.overrides import option_text
 
 
 def combined(findings: Iterable[Finding]) -> dict[str, Any]:
@@ -28,7 +29,8 @@ def write_advice(findings: Iterable[Finding], folder: Path) -> Path:
         "experiment=[X,advice] after another one; a key given on the command line wins over it.",
         *(f"{key}: {_sentence(finding)}" for key, finding in sorted(reasons.items())),
     ]
-    return write_option(folder / "experiment" / "advice.yaml", head, dict(sorted(combined(findings).items())))
+    settings = dict(sorted(combined(findings).items()))
+    return write_text(folder / "experiment" / "advice.yaml", option_text(head, settings))
 
 
 def _sentence(finding: Finding) -> str:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional
 
-from maskrcnn_train.settings.schema import EVALUATORS, DataConfig, TrainConfig, between, fraction, one_of, positive
+from maskrcnn_train.settings.schema import (
+    EVALUATORS,
+    MAX_SEED,
+    MAX_SIDE,
+    DataConfig,
+    TrainConfig,
+    between,
+    fraction,
+    one_of,
+    positive,
+)
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape")  # of the data section
@@ -52,8 +62,8 @@ class MeasuresConfig:
 
     backend: Optional[str] = one_of(*EVALUATORS)
     max_detections: Optional[list[int]] = between(1)
-    iou_thresholds: Optional[list[float]] = fraction()
-    size_limits: Optional[list[float]] = positive()
+    iou_thresholds: Optional[list[float]] = positive(1)
+    size_limits: Optional[list[float]] = between(1, MAX_SIDE)
 
 
 @dataclass(kw_only=True)
@@ -101,7 +111,7 @@ class EvaluateConfig(OnSplitConfig):
     device: str
     precision: Optional[str] = one_of(*PRECISIONS)
     num_workers: int = between(0)
-    seed: int = between(0)
+    seed: int = between(0, MAX_SEED)
 
 
 @dataclass(kw_only=True)
@@ -144,7 +154,7 @@ class AnalyzeConfig(OnSplitConfig):
     device: str
     precision: Optional[str] = one_of(*PRECISIONS)
     num_workers: int = between(0)
-    seed: int = between(0)
+    seed: int = between(0, MAX_SEED)
 
 
 @dataclass(kw_only=True)
@@ -223,7 +233,7 @@ class SplitCommandConfig:
     duplicate_distance: int = between(0, 64)
     workers: Optional[int] = between(1)
     output_dir: Optional[str]
-    seed: int = between(0)
+    seed: int = between(0, MAX_SEED)
 
 
 @dataclass(kw_only=True)
