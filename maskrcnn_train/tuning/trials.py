@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import MAX_SEED
 from maskrcnn_train.tuning.search import OF_THE_SEARCH, Search
 from maskrcnn_train.tuning.space import Value, override_of
 
@@ -197,8 +198,8 @@ class Trials:
             _let_go(trial._lock)
 
     def _sampler(self, draws: int) -> optuna.samplers.BaseSampler:
-        """The draws of a trial follow from the seed and from the trials before it, whichever worker makes them."""
-        seed = self.search.config.seed * 100_003 + draws
+        """A sampler whose draws depend on the seed and on the trials before it, not on the worker."""
+        seed = (self.search.config.seed * 100_003 + draws) % (MAX_SEED + 1)
         if self.search.config.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         with warnings.catch_warnings():

@@ -94,7 +94,7 @@ def test_a_detectron2_pickle_gives_every_layer_in_our_conventions(tmp_path: Path
     config = small_config(*GROUPED)
     model = build_model(config, len(NAMES) + 1)
     report = load_weights(model, read_weights(path, "detectron2"), config, NAMES)
-    assert not report.fresh
+    assert not report.reinitialized
     assert not report.unused
     for name, tensor in source.state_dict().items():
         here = model.state_dict()[name]
@@ -170,7 +170,7 @@ def test_safetensors_carry_classes_and_settings(tmp_path: Path) -> None:
     stored = read_weights(path, "file")
     assert stored.class_names == [None, *NAMES]
     fresh = build_model(config, 3)
-    assert not load_weights(fresh, stored, config, NAMES).fresh
+    assert not load_weights(fresh, stored, config, NAMES).reinitialized
     for name, tensor in model.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(fresh.state_dict()[name], tensor), name
