@@ -15,6 +15,7 @@ from documented import (
     PAGES,
     ROOT,
     Command,
+    code_lines,
     commands,
     declared,
     documented,
@@ -128,6 +129,13 @@ def test_the_architecture_shows_the_layers_that_are_checked() -> None:
     picture = (ROOT / "docs/architecture.md").read_text().split("```")[1]
     drawn = [re.sub(r"/|\.py", "", re.split(r" {3,}", line)[0]) for line in picture.strip().splitlines()]
     assert drawn == layers
+
+
+def test_the_quickstart_ends_in_the_environment_that_the_other_commands_need() -> None:
+    lines = [line for page in PAGES[:2] for _, line in code_lines(page.read_text())]
+    assert lines.index("source .venv/bin/activate     # so that `python` below is the one with the package") == 1
+    assert "scripts/install dev && source .venv/bin/activate" in lines
+    assert (ROOT / "scripts/install").read_text().count("-m venv .venv") == 1
 
 
 def test_readme_and_a_page_tell_of_every_command() -> None:

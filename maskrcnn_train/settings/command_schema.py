@@ -1,4 +1,4 @@
-"""The schema of the commands beside training: what each reads. As `schema.py`: types here, values in `conf/`."""
+"""The schema of the other commands' settings. As in `schema.py`, types stand here and values in `conf/`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from maskrcnn_train.settings.schema import (
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape")  # of the data section
 
-# ---------------------------------------------------------------- settings that may differ from the training's
+# ---------------------------------------------------------------- settings that may differ from the training
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class TestMaskHeadConfig:
 
 @dataclass(kw_only=True)
 class TestSettings:
-    """What a command may set otherwise than the training did. None: as in the checkpoint."""
+    """Settings that a command may change after the training. None: as in the checkpoint."""
 
     rpn: TestRPNConfig
     roi_head: TestROIHeadConfig
@@ -58,7 +58,7 @@ class TestSettings:
 
 @dataclass(kw_only=True)
 class MeasuresConfig:
-    """How mAP is taken. None: as in the training, for a results file as COCO does."""
+    """How mAP is computed. None: as in the training; for a results file as COCO does."""
 
     backend: Optional[str] = one_of(*EVALUATORS)
     max_detections: Optional[list[int]] = between(1)
@@ -68,7 +68,7 @@ class MeasuresConfig:
 
 @dataclass(kw_only=True)
 class OnSplitConfig(TestSettings):
-    """A checkpoint tried on one split; data: None for that of its training."""
+    """A checkpoint evaluated on one split. data: None for the data of its training."""
 
     split: str = one_of("train", "val", "test")
     data: Optional[DataConfig] = field(metadata={"idle": TRAINING_ONLY})

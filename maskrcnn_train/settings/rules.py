@@ -1,6 +1,6 @@
-"""Checks of a configuration: ranges of single values, and rules between those of a training.
+"""Checks of a configuration: the range of each value, and the rules between the settings of a training.
 
-Called by `load_config`; past it every value is known to be usable. This module never imports torch.
+`load_config` calls them, so other code need not check values again. This module never imports torch.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def _range_text(low: float | None, high: float | None, above: float | None) -> s
 
 
 def check_model_rules(config: Any) -> list[str]:
-    """Raises UserError where model settings contradict each other; return warnings for idle ones.
+    """Rules between the settings of the model; returns warnings for settings without effect.
 
-    `config` is any config with the model sections (`rpn`, `roi_head`, `pooler`, `mask_head`, ...).
+    config: any configuration with the sections of the model. Raises UserError for settings that contradict each other.
     """
     iou, anchors, head = config.rpn.iou, config.rpn.anchors, config.roi_head
     if iou.lower >= iou.upper:
@@ -143,7 +143,7 @@ def _idle_model_settings(config: Any) -> list[str]:
 
 
 def check_data_rules(data: DataConfig, splits: Sequence[str] = ("train", "val")) -> None:
-    """Raises UserError where the data section lacks what its layout needs for these splits."""
+    """Raises UserError if the data section lacks a path that its layout needs for these splits."""
     if data.min_size > data.max_size:
         raise UserError(f"data.min_size={data.min_size} must not exceed data.max_size={data.max_size}")
     if data.name in ("coco", "roboflow") and data.root is None:
@@ -203,7 +203,10 @@ def _check_augmentation(config: TrainConfig) -> list[str]:
 
 
 def check_train_rules(config: TrainConfig) -> list[str]:
-    """All rules between the settings of a training; returns warnings for settings without effect."""
+    """All rules between the settings of a training; returns warnings for settings without effect.
+
+    Raises UserError for settings that contradict each other.
+    """
     warnings = check_model_rules(config)
     check_data_rules(config.data)
     warnings += _check_weights(config)
@@ -256,10 +259,12 @@ def idle_keys(config: TrainConfig, given: Sequence[str]) -> list[str]:
 
 
 def check_measures(section: EvaluationConfig | MeasuresConfig) -> None:
-    """Raises UserError where the `evaluation` section gives what COCO's evaluators do not take."""
+    """Raises UserError for values of the `evaluation` section that COCO's evaluators do not support."""
     draws = getattr(section, "bootstrap", 0)
     if 0 < draws < 100:
-        raise UserError(f"evaluation.bootstrap={draws} is too few for an interval; draw at least 100 times, or 0: none")
+        raise UserError(
+            f"evaluation.bootstrap={draws} is too few for an interval; use at least 100, or 0 for no interval"
+        )
     counts, ious, sizes = section.max_detections, section.iou_thresholds, section.size_limits
     if counts is not None and (len(counts) != 3 or sorted(set(counts)) != list(counts)):
         raise UserError("evaluation.max_detections needs three ascending numbers, e.g. [1,10,100]")

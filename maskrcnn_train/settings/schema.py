@@ -1,7 +1,7 @@
-"""The schema of every setting: names, types, options and ranges. The rules between settings are in `rules.py`.
+"""The schema of the training's settings: names, types, options and ranges. Rules between them are in `rules.py`.
 
-Types live here once, values in `conf/` once: no field has a default. This module never imports torch, so that a
-mistyped key stops within a second.
+Types stand here, values in `conf/`; no field has a default. This module never imports torch, so that a mistyped key
+stops within a second.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def one_of(*options: str | int | None) -> Any:
 
 
 def between(low: float | None = None, high: float | None = None) -> Any:
-    """A number, or a list of numbers, with low <= value <= high; either side may be open."""
+    """A number, or a list of numbers, with low <= value <= high; None: no limit."""
     return field(metadata={"low": low, "high": high})
 
 
