@@ -6,7 +6,6 @@ shell completion go through Hydra's own main.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import re
@@ -15,19 +14,12 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from maskrcnn_train import __version__
 from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.settings.compose import (
-    Schema,
-    conf_dir,
-    groups,
-    load_command_config,
-    refuse_hydra_folders,
-    to_dataclass,
-)
+from maskrcnn_train.settings.arguments import read_arguments
+from maskrcnn_train.settings.compose import Schema, conf_dir, groups, load_command_config, to_dataclass
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import quoted, saved_overrides
 
@@ -55,8 +47,7 @@ def run_command(
     """
     wants_help = "-h" in sys.argv[1:] or "--help" in sys.argv[1:]
     try:
-        arguments = _arguments([] if wants_help else sys.argv[1:])
-        refuse_hydra_folders(arguments.overrides)
+        arguments = read_arguments([] if wants_help else sys.argv[1:])
         if wants_help:
             print(help_page(name, help, sweeps=load is load_command_config), flush=True)
         elif arguments.config_name or arguments.config_path:
@@ -91,22 +82,6 @@ def run_command(
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {one_line(told)}", file=sys.stderr)
         sys.exit(USER_ERROR)
-
-
-def _arguments(words: list[str]) -> argparse.Namespace:
-    """The command line as Hydra reads it. Raises UserError for an unknown flag, such as `--lr 0.01`."""
-    from hydra._internal.utils import get_args_parser
-
-    if "--version" in words:
-        print(f"maskrcnn_train {__version__}")
-        sys.exit(0)
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; settings are written KEY=VALUE, e.g. optimizer.lr=0.01")
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_intermixed_args(words)  # intermixed: --config-dir may stand between two settings
 
 
 def resumed_overrides(overrides: list[str]) -> list[str]:

@@ -88,7 +88,7 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
     except UserError as error:  # contradicting values say nothing about the other trials
         _fail(trial, trials, error)
         return ""
-    hint = f"continue with the same command and output_dir={trials.folder}"
+    way_on = f"go on with the same command and output_dir={trials.folder}"
     try:
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
         result = train(config, on_evaluation=trial.report)
@@ -101,11 +101,11 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         return one_line(error)
     except Interrupted as interrupted:
         trials.hand_back(trial)
-        interrupted.way_on = hint
+        interrupted.way_on = way_on
         raise
     else:
         if result.late_signal is not None:
-            raise Interrupted(result.late_signal, hint)
+            raise Interrupted(result.late_signal, way_on)
     return ""
 
 

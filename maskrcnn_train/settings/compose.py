@@ -58,7 +58,6 @@ def load_command_config(
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir} does not exist")
     _refuse_idle(schema, overrides)
-    refuse_hydra_folders(overrides)
     outer = GlobalHydra.instance().hydra  # a sweep's own; composing must not end it
     GlobalHydra.instance().clear()
     try:
@@ -79,13 +78,6 @@ def load_command_config(
     if isinstance(config, TrainConfig) and config.resume in (None, "auto"):  # else the run's own settings come first
         warnings = [*warnings, *idle_keys(config, [text.split("=", 1)[0] for text in overrides])]
     return config, [*overruled, *warnings]
-
-
-def refuse_hydra_folders(overrides: list[str]) -> None:
-    """Raises UserError for Hydra's own keys of a folder: every command makes its folder itself."""
-    for text in overrides:
-        if text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):
-            raise UserError(f"{text} has no effect; write output_dir={text.split('=', 1)[1]}")
 
 
 def _overruled(composed: DictConfig, overrides: list[str], config_dir: str | None) -> list[str]:

@@ -42,9 +42,9 @@ class Search:
 
     @property
     def metric(self) -> str:
-        """The score that is optimised: a key of the metrics of every training."""
-        no_masks = self.config.mask_head.name == "none" or self.varies_masks
-        return self.config.metric or ("bbox/AP" if no_masks else "segm/AP")
+        """A key of the metrics of all trainings."""
+        boxes_only = self.config.mask_head.name == "none" or self.varies_masks
+        return self.config.metric or ("bbox/AP" if boxes_only else "segm/AP")
 
     @property
     def varies_masks(self) -> bool:
