@@ -19,7 +19,7 @@ from maskrcnn_train.settings.command_schema import (
     TuneConfig,
 )
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.rules import check_data_rules, check_measures, check_train_rules
+from maskrcnn_train.settings.rules import check_data_rules, check_fractions, check_measures, check_train_rules
 
 VALIDATION_LOSSES = "total|objectness|rpn_box_reg|classifier|box_reg|mask"
 MODEL_ONLY = (
@@ -136,12 +136,8 @@ def _check_metric(config: TuneConfig) -> None:
 
 def check_split_rules(config: SplitCommandConfig) -> list[str]:
     """Rules between the settings of a split."""
-    fractions = config.fractions
-    if config.folds is None and (len(fractions) not in (2, 3) or abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0):
-        raise UserError(
-            f"fractions={fractions} must be two or three numbers above 0 that add up to 1: "
-            "[train,val] or [train,val,test]"
-        )
+    if config.folds is None:
+        check_fractions("fractions", config.fractions)
     if config.duplicates and config.images is None:
         raise UserError("images is not set; duplicates=true compares the images: images=FOLDER")
     if config.group_pattern is not None:

@@ -159,12 +159,15 @@ def check_data_rules(data: DataConfig, splits: Sequence[str] = ("train", "val"))
                         f"data.{split}.{key} is not set; data=custom needs data.{split}.images=FOLDER and "
                         f"data.{split}.annotations=FILE.json"
                     )
-    if data.split.fractions is not None and (
-        len(data.split.fractions) not in (2, 3) or abs(sum(data.split.fractions) - 1) > 1e-6
-    ):
+    if data.split.fractions is not None:
+        check_fractions("data.split.fractions", data.split.fractions)
+
+
+def check_fractions(key: str, fractions: Sequence[float]) -> None:
+    """Raises UserError unless these are the shares of all parts of a split."""
+    if len(fractions) not in (2, 3) or abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0:
         raise UserError(
-            f"data.split.fractions={data.split.fractions} must be two or three numbers that add up to 1: "
-            "[train,val] or [train,val,test]"
+            f"{key}={fractions} must be two or three numbers above 0 that add up to 1: [train,val] or [train,val,test]"
         )
 
 

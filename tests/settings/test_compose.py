@@ -84,6 +84,7 @@ def test_every_option_composes(option: str) -> None:
         (["roi_head.norm=batch", "pooler.resolution=1"], ["roi_head.norm=batch", "pooler.resolution"]),
         (["mask_head.norm=group", "mask_head.pooler.resolution=1"], ["mask_head.norm=group", "at least 2"]),
         (["output_dir="], ["output_dir is empty"]),
+        (["data.split.fractions=[1,0]"], ["data.split.fractions=[1.0, 0.0]", "above 0"]),
         (["data=coco", "data.root=' '"], ["data.root is empty"]),
         (["rpn.nms=fast"], ["write rpn/nms=fast"]),
         (["mask_head.pooler=align"], ["mask_head.pooler is a section", "mask_head.pooler.KEY=VALUE"]),
