@@ -17,6 +17,7 @@ import torch
 
 from maskrcnn_train.engine.distributed import unwrap
 from maskrcnn_train.engine.state import Position, TrainingState
+from maskrcnn_train.model.weights.files import read_torch
 from maskrcnn_train.settings.errors import UserError
 
 FORMAT = "maskrcnn_train/1"
@@ -151,7 +152,7 @@ def read_plain(path: Path, name: str) -> Any:
             damaged = archive.testzip()
         if damaged is not None:
             raise UserError(f"{name} is damaged (checksum of {damaged})")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch(path, name)
     except zipfile.BadZipFile as error:
         raise UserError(f"{name} is damaged or not a torch file") from error
     except Exception as error:

@@ -72,7 +72,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 metadata = file.metadata() or {}
                 notes = {key: json.loads(metadata[key]) for key in ("config", "classes") if key in metadata}
                 return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
-        content = _read_pickle(path) if path.suffix == ".pkl" else _read_torch(path)
+        content = _read_pickle(path) if path.suffix == ".pkl" else read_torch(path, str(path))
     except (SafetensorError, OSError, EOFError, json.JSONDecodeError, RuntimeError, MemoryError) as error:
         raise UserError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
@@ -80,15 +80,21 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return content, {}
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: Path, name: str) -> Any:
+    """The tensors and plain containers of a file of torch; `name` is used in messages.
+
+    Raises UserError for a damaged file, and for one that would run code.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
         what = f"it would run {named[1]}" if named else "its content is damaged or more than tensors"
-        raise UserError(f"{path} is refused: {what}. Save it again as a plain state_dict, or as safetensors") from error
+        raise UserError(f"{name} is refused: {what}. Save it again as a plain state_dict, or as safetensors") from error
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # damaged bytes raise errors of every kind in torch's reader
-        raise UserError(f"{path} cannot be read as weights: it is damaged, or not a file of torch") from error
+        raise UserError(f"{name} cannot be read: it is damaged, or not a file of torch") from error
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -15,9 +15,11 @@ from small_model import small_config
 from torch import Tensor
 
 from maskrcnn_train import build_model
+from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.weights.files import read_weights, save_safetensors, torchvision_state
 from maskrcnn_train.model.weights.loading import load_weights
+from maskrcnn_train.settings.errors import UserError
 
 NAMES = ["door", "window"]
 # bottlenecks, and every norm of Detectron2's group-norm model
@@ -139,6 +141,15 @@ def test_a_payload_is_refused_and_does_not_run(name: str, source: str, tmp_path:
     assert not mark.exists()
     pickle.loads(pickle.dumps(Payload(mark)))
     assert mark.exists()  # the payload works where it is let
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    torch.save({"format": "maskrcnn_train/1", "extra": Payload(tmp_path / "ran")}, path)
+    with pytest.raises(UserError, match="is refused: it would run getattr") as refusal:
+        read_checkpoint(path)
+    assert "weights_only" not in str(refusal.value)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", ["a.pkl", "a.pth", "a.safetensors"])
