@@ -130,19 +130,8 @@ def _match_classes(
 ) -> list[int | None] | None:
     """For each row of our predictors, background first, its row in the file; None without predictors that fit."""
     scores = layers.get("roi_heads.box_predictor.cls_score.weight")
-    if scores is None:
-        return None
-    names = stored.class_names or _coco_names(len(scores))
-    if names is None and len(scores) == len(class_names) + 1:
-        report.warnings.append(
-            f"{stored.origin} does not name its {len(class_names)} classes; its rows are taken in the order "
-            f"{', '.join(class_names)}"
-        )
-        names = [None, *class_names]
-    if names is None or len(names) != len(scores):
-        report.warnings.append(
-            f"{stored.origin} does not name its {len(scores) - 1} classes; its predictors are not used"
-        )
+    names = None if scores is None else _row_names(stored, len(scores), class_names, report)
+    if names is None:
         return None
     unknown = [name for name in class_map if name not in names]
     unknown += [name for name in class_map.values() if name not in class_names]
@@ -152,12 +141,24 @@ def _match_classes(
             "NAME IN THE WEIGHTS: NAME IN THE DATA, e.g. {automobile: car}"
         )
     by_name = {_simplified(class_map.get(name, name)): row for row, name in enumerate(names) if name is not None}
-    rows: list[int | None] = [0]
-    for name in class_names:
-        row = by_name.get(_simplified(name))
-        rows.append(row)
-        report.classes[name] = None if row is None else names[row]
-    return rows
+    rows = [by_name.get(_simplified(name)) for name in class_names]
+    report.classes = {name: None if row is None else names[row] for name, row in zip(class_names, rows, strict=True)}
+    return [0, *rows]
+
+
+def _row_names(
+    stored: StoredWeights, num_rows: int, class_names: list[str], report: WeightsReport
+) -> list[str | None] | None:
+    """The class of each predictor row in the file; None, with a warning, if that is unknown."""
+    names = stored.class_names or _coco_names(num_rows)
+    if names is not None and len(names) == num_rows:
+        return names
+    unnamed = f"{stored.origin} does not name its {num_rows - 1} classes"
+    if names is None and num_rows == len(class_names) + 1:
+        report.warnings.append(f"{unnamed}; its rows are taken in the order {', '.join(class_names)}")
+        return [None, *class_names]
+    report.warnings.append(f"{unnamed}; its predictors are not used")
+    return None
 
 
 def _simplified(name: str) -> str:

@@ -146,7 +146,7 @@ def test_a_payload_is_refused_and_does_not_run(name: str, source: str, tmp_path:
 def test_a_checkpoint_that_would_run_code_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
     path = tmp_path / "evil.pt"
     torch.save({"format": "maskrcnn_train/1", "extra": Payload(tmp_path / "ran")}, path)
-    with pytest.raises(UserError, match="is refused: it would run getattr") as refusal:
+    with pytest.raises(UserError, match="is refused: it would run") as refusal:
         read_checkpoint(path)
     assert "weights_only" not in str(refusal.value)
     assert not (tmp_path / "ran").exists()
