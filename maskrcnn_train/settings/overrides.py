@@ -67,19 +67,28 @@ def override_value(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
+    if isinstance(value, (int, float)):
         return repr(value).removesuffix(".0")
     if isinstance(value, list):
         return "[" + ",".join(override_value(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{override_value(key)}:{override_value(item)}" for key, item in value.items()) + "}"
-    text = str(value)
-    return text if re.fullmatch(r"[\w./+-]+", text) else json.dumps(text, ensure_ascii=False)
+        if all(_is_plain(str(key)) for key in value):
+            return "{" + ",".join(f"{key}:{override_value(item)}" for key, item in value.items()) + "}"
+        text = json.dumps(value, ensure_ascii=False)  # as YAML in a string: Hydra has no quoted keys
+        return quoted("${oc.create:" + quoted(text, '"') + "}")
+    return str(value) if _is_plain(str(value)) else quoted(str(value), '"')
 
 
-def quoted(text: str) -> str:
+def _is_plain(text: str) -> bool:
+    """Whether Hydra reads a text without quotes as that text."""
+    words = ("null", "true", "false", "nan", "inf")
+    return re.fullmatch(r"[A-Za-z_/][\w./+-]*", text, re.ASCII) is not None and text.lower() not in words
+
+
+def quoted(text: str, quote: str = "'") -> str:
     """A quoted value for an override, e.g. a folder with spaces in its name."""
-    return "'" + text.replace("'", "\\'") + "'"
+    # backslashes count as escapes only in front of a quote
+    return quote + re.sub(rf"(\\*)({quote}|$)", lambda end: 2 * end[1] + ("\\" + quote if end[2] else ""), text) + quote
 
 
 def overrides_text(settings: Mapping[str, Any]) -> str:
