@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from maskrcnn_train.model.mask_rcnn import MaskRCNN, ModelConfig
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.weights.files import StoredWeights
 from maskrcnn_train.model.weights.names import (
     PARTS,
@@ -21,6 +21,7 @@ from maskrcnn_train.model.weights.names import (
     is_batch_norm,
 )
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import TrainConfig
 
 CLASS_ROWS = {  # predictor layers, and how many rows each has for a class
     "roi_heads.box_predictor.cls_score": 1,
@@ -58,7 +59,7 @@ class WeightsReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def load_weights(model: MaskRCNN, stored: StoredWeights, config: ModelConfig, class_names: list[str]) -> WeightsReport:
+def load_weights(model: MaskRCNN, stored: StoredWeights, config: TrainConfig, class_names: list[str]) -> WeightsReport:
     """Copy every layer whose canonical name and shape agree; predictor rows follow the names of the classes.
 
     config: the model's. class_names: its classes, label 1 first; `weights.class_map` translates names in the weights.
@@ -227,7 +228,7 @@ COMPARED = ("pooler.sampling_ratio", "pooler.aligned", "mask_head.pooler.samplin
 
 
 def _warn_of_numerics(
-    config: ModelConfig, settings: Mapping[str, Any], report: WeightsReport, *, backbone_only: bool
+    config: TrainConfig, settings: Mapping[str, Any], report: WeightsReport, *, backbone_only: bool
 ) -> None:
     """Add one warning that names every setting by which the model computes otherwise than that of the weights."""
     keys = [f"numerics.{key}" for key in settings["numerics"] if key not in ("name", "pixel_std")] + [*COMPARED]
@@ -235,7 +236,7 @@ def _warn_of_numerics(
         keys = ["numerics.stride_in", "numerics.pixel_mean"]
     elif config.backbone.norm_eps != settings["backbone"]["norm_eps"]:
         keys.append("backbone.norm_eps")
-    ours = asdict(config)  # type: ignore[call-overload]
+    ours = asdict(config)
     differing = []
     for key in keys:
         here, there = (
