@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.engine.signals import Interrupted
+from maskrcnn_train.settings.arguments import read_arguments
 from maskrcnn_train.settings.compose import Schema, conf_dir, groups, load_command_config, to_dataclass
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import quoted, saved_overrides
@@ -80,12 +81,9 @@ def run_command(
 
 def _dispatch(command: Command) -> None:
     """Do what the command line asks for: help, a sweep, one of Hydra's own pages, or a single run."""
-    from hydra._internal.utils import get_args_parser
-
     sweeps = command.load is load_command_config
     wants_help = "-h" in sys.argv[1:] or "--help" in sys.argv[1:]
-    # intermixed: a person may write --config-dir between two settings
-    arguments = get_args_parser().parse_intermixed_args([] if wants_help else None)
+    arguments = read_arguments([] if wants_help else sys.argv[1:])
     if wants_help:
         print(help_page(command.name, command.help, sweeps=sweeps), flush=True)
     elif arguments.config_name or arguments.config_path:

@@ -219,7 +219,7 @@ def test_several_processes_find_the_same(tmp_path: Path) -> None:
 
 
 def test_a_training_says_at_its_start_what_it_doubts(tmp_path: Path) -> None:
-    crowded = ["trainer.max_steps=1", "evaluation.max_detections=[1,1,2]"]
+    crowded = ["trainer.max_steps=1", "evaluation.max_detections=[1,2,3]"]
     config = load_config([*TINY, f"data.root={tmp_path}/shapes", *crowded])
     kinds = {finding.kind for finding in quick_check(config, read_splits(config))}
     assert "detections-too-few" in kinds

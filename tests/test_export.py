@@ -97,7 +97,7 @@ def test_safetensors_become_initial_weights(checkpoint: Path, tmp_path: Path) ->
     predictor = load_checkpoint(checkpoint, device="cpu")
     model = build_model(predictor.config, predictor.classes.num_classes)
     report = load_weights(model, read_weights(done.path, "file"), predictor.config, predictor.classes.names)
-    assert not report.fresh
+    assert not report.reinitialized
     for name, tensor in predictor.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor) or name.endswith("num_batches_tracked")
 

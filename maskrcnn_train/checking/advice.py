@@ -10,9 +10,9 @@ from typing import Any
 
 from maskrcnn_train.checking.findings import Finding, in_order
 from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.command_schema import CheckConfig
-from maskrcnn_train.settings.option_files import write_option
-from maskrcnn_train.settings.overrides import override_value
+from maskrcnn_train.settings.overrides import option_text, override_value
 from maskrcnn_train.settings.schema import TrainConfig
 
 
@@ -34,7 +34,8 @@ def write_advice(findings: Iterable[Finding], folder: Path) -> Path:
         "experiment X: experiment=[X,advice]. A key given on the command line wins over this file.",
         *(f"{key}: {_sentence(finding)}" for key, finding in sorted(reasons.items())),
     ]
-    return write_option(folder / "experiment" / "advice.yaml", head, dict(sorted(combined(findings).items())))
+    settings = dict(sorted(combined(findings).items()))
+    return write_text(folder / "experiment" / "advice.yaml", option_text(head, settings))
 
 
 def _sentence(finding: Finding) -> str:

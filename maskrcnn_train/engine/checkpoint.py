@@ -19,6 +19,7 @@ from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.engine.distributed import unwrap
 from maskrcnn_train.engine.state import Position, TrainingState
 from maskrcnn_train.files import write_json, written_aside
+from maskrcnn_train.model.weights.files import read_torch
 from maskrcnn_train.settings.errors import UserError
 
 FORMAT = "maskrcnn_train/1"
@@ -150,7 +151,7 @@ def _load(path: Path, name: str) -> Any:
             damaged = archive.testzip()
         if damaged is not None:
             raise UserError(f"{name} is damaged (checksum of {damaged})")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch(path, name)
     except UserError:
         raise
     except zipfile.BadZipFile as error:
