@@ -51,17 +51,15 @@ def analyze(config: AnalyzeConfig) -> Analysis:
 
 def _analyst(predictor: Predictor, ground_truth: dict[str, Any], config: AnalyzeConfig) -> Analyst:
     from maskrcnn_train.analysis.analyst import Analyst
-    from maskrcnn_train.engine import precision
 
-    number_format = precision.resolve_precision(predictor.config.trainer.precision, predictor.device)
     return Analyst(
         predictor.model,
         predictor.config,
         config,
-        class_names=predictor.classes.names,
-        class_ids=predictor.classes.ids,
+        classes=predictor.classes,
         ground_truth=ground_truth,
-        autocast=lambda: precision.autocast(number_format, predictor.device),
+        autocast=predictor.autocast,
+        pasting=predictor.pasting,
     )
 
 

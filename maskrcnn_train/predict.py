@@ -22,7 +22,8 @@ from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
     from maskrcnn_train.prediction.files import PredictionFiles
-    from maskrcnn_train.prediction.predictor import Picture, Predictor, Prepared
+    from maskrcnn_train.prediction.pictures import Picture, Prepared
+    from maskrcnn_train.prediction.predictor import Predictor
     from maskrcnn_train.prediction.video import Video
     from maskrcnn_train.reporting.terminal.progress import Progress
 
@@ -64,19 +65,19 @@ def predict_images(config: PredictConfig) -> Prediction:
     """Predict as configured. Bad images are named and skipped. Raises UserError for the person's mistakes."""
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.prediction.files import PredictionFiles
-    from maskrcnn_train.prediction.predictor import load_checkpoint, lowered_threshold
+    from maskrcnn_train.prediction.predictor import load_checkpoint
     from maskrcnn_train.prediction.video import Video, VideoWriter, is_video
     from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 
     video = Video(Path(config.images).expanduser()) if is_video(config.images) else None
     found = [] if video is not None else find_images(config.images)
-    predictor = load_checkpoint(
-        config.checkpoint, device=config.device, number_format=config.precision, settings=config
-    )
+    predictor = load_checkpoint(config.checkpoint, device=config.device, precision=config.precision, settings=config)
+    if config.roi_head.score_threshold is None:
+        predictor = predictor.lowered(config.score_threshold)
     unknown = [name for name in config.classes or [] if name not in predictor.classes.names]
     if unknown:
         raise UserError(f"classes: {unknown[0]} is no class of the model; it knows {predictor.classes}")
-    if config.save.masks and not predictor.model.roi_heads.has_masks:
+    if config.save.masks and not predictor.config.mask_head.enabled:
         raise UserError(f"save.masks=true: {config.checkpoint} gives boxes only; train with mask_head=conv4 for masks")
     folder = open_run_folder(config, "predict")
     console = setup_logging(folder)
@@ -87,8 +88,6 @@ def predict_images(config: PredictConfig) -> Prediction:
             sources, total = _frames(video), video.num_frames
             if config.save.pictures:
                 writer = stack.enter_context(VideoWriter(prediction.pictures, video.rate))
-        if config.roi_head.score_threshold is None:
-            stack.enter_context(lowered_threshold(predictor, config.score_threshold))
         files = PredictionFiles(folder, config, predictor.classes, writer)
         stack.callback(files.finish)  # of what was done before an error, too
         progress = stack.enter_context(Progress("predict", log_every=20, console=console))
@@ -120,14 +119,14 @@ def _predict_all(
     progress: Progress,
 ) -> None:
     """Decode, detect and write at the same time: a thread on each side of the model."""
-    from maskrcnn_train.prediction.predictor import detect
+    from maskrcnn_train.prediction.predictor import detect_pictures
 
     began = time.monotonic()
     most_waiting = AHEAD if config.tile.size is None else AHEAD_TILED
     with _thread() as decoders, _thread() as writers:
         waiting: deque[Future[None]] = deque()
         for batch in _batches(predictor, sources, config, decoders, prediction):
-            detections = detect(
+            detections = detect_pictures(
                 predictor,
                 [image for _, image in batch],
                 score_threshold=config.score_threshold,
@@ -184,14 +183,14 @@ def _decoding(
     prediction: Prediction,
 ) -> Iterator[tuple[Source, Future[Prepared]]]:
     """Each image, while the `count` after it are being decoded."""
-    from maskrcnn_train.prediction.predictor import prepare
+    from maskrcnn_train.prediction.pictures import prepare
     from maskrcnn_train.prediction.tiling import Tiles
 
     tiles = None if config.tile.size is None else Tiles(config.tile.size, config.tile.overlap)
     ahead: deque[tuple[Source, Future[Prepared]]] = deque()
     try:
         for source in sources:
-            ahead.append((source, decoders.submit(prepare, predictor, source.picture, tiles)))
+            ahead.append((source, decoders.submit(prepare, predictor.config, source.picture, tiles)))
             if len(ahead) > count:
                 yield ahead.popleft()
     except ImageError as error:  # a video that ends early; what came before it is done

@@ -14,7 +14,7 @@ from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
     from maskrcnn_train.data.dataset import CocoDataset
-    from maskrcnn_train.engine.validation import Validation
+    from maskrcnn_train.prediction.validation import Validation
     from maskrcnn_train.reporting.pages.gallery import Gallery, Scene
     from maskrcnn_train.settings.schema import TrainConfig
 
@@ -71,9 +71,9 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
     """The validation images of a run and what it detected there. Raises UserError for what is missing or faulty."""
     from maskrcnn_train.data.coco.results import read_results
     from maskrcnn_train.data.loading import evaluation_loader
-    from maskrcnn_train.data.splits.classes import ClassMap
     from maskrcnn_train.data.splits.splitting import read_split
     from maskrcnn_train.reporting.runs import read_json, read_yaml
+    from maskrcnn_train.structures.classes import ClassMap
 
     for name in ("config.yaml", "classes.json", "predictions.json"):
         if not (folder / name).is_file():

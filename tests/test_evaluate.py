@@ -19,8 +19,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from maskrcnn_train.engine.validation import Validation
 from maskrcnn_train.prediction.predictor import load_checkpoint
+from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.settings.command_rules import check_evaluate_rules
 from maskrcnn_train.settings.command_schema import EvaluateConfig
 from maskrcnn_train.settings.compose import load_command_config

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from maskrcnn_train.analysis.budgets import BudgetTracer, Setting, combinations
+from maskrcnn_train.analysis.budgets import BudgetTracer, Result, Setting, combinations
 from maskrcnn_train.analysis.funnel import Funnel, FunnelTracer
 from maskrcnn_train.analysis.pareto import Outcome, outcomes, winners
 from maskrcnn_train.analysis.proposal_report import AnchorShares, ProposalRecall, ProposalReporter
 from maskrcnn_train.analysis.timing import time_settings
 from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, trace_batches
 from maskrcnn_train.evaluation.coco.metrics import score_coco
-from maskrcnn_train.evaluation.detect import Result, to_results
-from maskrcnn_train.model.mask_rcnn import MaskRCNN, as_output
-from maskrcnn_train.model.outputs import ImageDetections
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.settings.command_schema import AnalyzeConfig
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, Target
+from maskrcnn_train.structures.classes import ClassMap
+from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.pasting import MaskPasting
 
 Loader = Iterable[tuple[ImageBatch, list[Target]]]
 
@@ -50,7 +51,7 @@ class Analysis:
 class Analyst:
     """Runs the model once over a split and hands every batch to what was asked for.
 
-    trained: the settings that the model is used with. class_names: label 1 first; class_ids: of the ground truth.
+    trained: the settings that the model is used with. autocast: makes the context in which it computes.
     """
 
     def __init__(
@@ -59,19 +60,18 @@ class Analyst:
         trained: TrainConfig,
         config: AnalyzeConfig,
         *,
-        class_names: list[str],
-        class_ids: list[int],
+        classes: ClassMap,
         ground_truth: dict[str, Any],
         autocast: Callable[[], AbstractContextManager[Any]],
+        pasting: MaskPasting,
     ) -> None:
         self.model, self.trained, self.config = model, trained, config
-        self.class_ids = [-1, *class_ids]
-        self.class_names = dict(zip(class_ids, class_names, strict=True))
+        self.classes = classes
+        self.class_names = dict(zip(classes.ids, classes.names, strict=True))
         self.ground_truth = ground_truth
-        self.autocast = autocast
+        self.autocast, self.pasting = autocast, pasting
         self.kind = "segm" if model.roi_heads.has_masks else "bbox"
-        labels = {category: label for label, category in enumerate(class_ids, start=1)}
-        self.objects = ObjectsOfImages(ground_truth, labels, size_limits=trained.evaluation.size_limits)
+        self.objects = ObjectsOfImages(ground_truth, classes, size_limits=trained.evaluation.size_limits)
 
     @property
     def device(self) -> torch.device:
@@ -106,22 +106,13 @@ class Analyst:
     def _wants(self, part: str) -> bool:
         return part in self.config.what
 
-    def _results(self, trace: Trace, found: list[ImageDetections]) -> list[Result]:
+    def _results(self, trace: Trace, batch: list[Detections]) -> list[Result]:
         """COCO results of a batch."""
         results = []
-        if self.kind == "segm":
-            self.model.roi_heads.add_masks(trace.features, found)
-        for image, each in enumerate(found):
-            original = trace.inputs.original_sizes[image]
-            output = as_output(each, trace.inputs.sizes[image], original)
-            results += to_results(
-                {key: value.cpu() for key, value in output.items()},
-                trace.image_ids[image],
-                original,
-                threshold=self.trained.mask_head.threshold,
-                rule=self.trained.numerics.mask_paste,
-                class_ids=self.class_ids,
-            )
+        batch = self.model.roi_heads.add_masks(trace.features, batch)
+        for image_id, found, original in zip(trace.image_ids, batch, trace.inputs.original_sizes, strict=True):
+            found = replace(found.resized(original).cpu(), classes=self.classes, pasting=self.pasting)
+            results += found.to_coco(image_id)
         return results
 
     def _reporter(self) -> ProposalReporter:
@@ -154,8 +145,7 @@ class Analyst:
         names = [name for name in vars(self._trained_setting()) if name != "mask_threshold" or self.kind == "segm"]
         options = {name: getattr(section, name) for name in names}
         settings = combinations(self._trained_setting(), options, most=section.most, seed=self.config.seed)
-        rule = self.trained.numerics.mask_paste
-        return BudgetTracer(self.model, settings, class_ids=self.class_ids, rule=rule)
+        return BudgetTracer(self.model, settings, classes=self.classes, pasting=self.pasting)
 
     def _add_budgets(self, analysis: Analysis, tracer: BudgetTracer, loader: Loader) -> None:
         found = outcomes(tracer, self.ground_truth, self.average_precision, seed=self.config.seed)

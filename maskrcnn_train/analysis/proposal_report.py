@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,8 +16,7 @@ from maskrcnn_train.model.boxes import pairwise_iou
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import nearest_objects
 from maskrcnn_train.model.proposals import select_proposals
-
-Array = npt.NDArray[np.float64]
+from maskrcnn_train.structures.arrays import Floats
 
 
 @dataclass
@@ -69,8 +67,8 @@ class ProposalReporter:
         self.model = model
         self.objects = objects
         self.counts, self.thresholds = list(counts), list(thresholds)
-        self.places: list[int] = []
-        self.best_ious: list[Array] = []  # of each object the IoU with the best of the first N proposals, [N]
+        self.rows: list[int] = []  # of the ground truth
+        self.best_ious: list[Floats] = []  # of each object the IoU with the best of the first N proposals, [N]
         self.anchor_counts = np.zeros((len(self.thresholds), 3))  # positive, ignored, negative
         self.only_best = np.zeros(len(self.thresholds))
         self.num_objects = 0
@@ -92,18 +90,18 @@ class ProposalReporter:
             self._add_anchors(own, predictions.anchors)
 
     def _add_recall(self, own: Objects, proposals: Tensor) -> None:
-        if not own.places:
+        if not own.rows:
             return
-        best = torch.zeros((len(own.places), len(self.counts)))
+        best = torch.zeros((len(own.rows), len(self.counts)))
         if len(proposals):
             running = pairwise_iou(own.boxes, proposals).cummax(dim=1).values
             reach = torch.tensor([min(count, len(proposals)) - 1 for count in self.counts], device=running.device)
             best = running[:, reach].cpu()
-        self.places += own.places
+        self.rows += own.rows
         self.best_ious.append(best.double().numpy())
 
     def _add_anchors(self, own: Objects, anchors: Tensor) -> None:
-        if not own.places:
+        if not own.rows:
             self.anchor_counts += [0, 0, len(anchors)]
             return
         nearest = nearest_objects(own.boxes, anchors)
@@ -115,18 +113,18 @@ class ProposalReporter:
             counts = int(positive.sum()), int((~positive & ~negative).sum()), int(negative.sum())
             self.anchor_counts[row] += counts
             self.only_best[row] += int((nearest.object_ious < upper).sum())
-        self.num_objects += len(own.places)
+        self.num_objects += len(own.rows)
 
     def recalls(self, groups: Mapping[str, Sequence[str]]) -> list[ProposalRecall]:
         """Recall of all objects and of every group at every count. groups: size, class -> that of each ground-truth
         row."""
-        if not self.places:
+        if not self.rows:
             return []
         ious = np.concatenate(self.best_ious)
         rows: list[ProposalRecall] = []
         members = {("all", "all"): np.ones(len(ious), bool)}
         for by, of_row in groups.items():
-            own = np.array([of_row[place] for place in self.places])
+            own = np.array([of_row[row] for row in self.rows])
             members |= {(by, group): own == group for group in dict.fromkeys(own.tolist())}
         for (by, group), chosen in members.items():
             for column, count in enumerate(self.counts):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from maskrcnn_train.checking.findings import Finding
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
+from maskrcnn_train.structures.classes import ClassMap
 
 FEW = 10  # objects of a class in training, below which it will hardly be learnt
 UNEVEN = 10  # a class on so many times fewer images than the middle class comes too seldom

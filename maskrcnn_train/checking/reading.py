@@ -13,11 +13,12 @@ from maskrcnn_train.checking.structure import without_faults
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, Category
 from maskrcnn_train.data.coco.json_file import parse_json
 from maskrcnn_train.data.coco.reader import open_index, read_coco
-from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, map_categories
+from maskrcnn_train.data.splits.classes import build_class_map, map_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
 from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
+from maskrcnn_train.structures.classes import ClassMap
 
 Ints = NDArray[np.int64]
 

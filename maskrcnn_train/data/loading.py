@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, Sampler
 from maskrcnn_train.data.coco.index import SkippedTable
 from maskrcnn_train.data.dataset import CocoDataset, Sample
 from maskrcnn_train.data.order import EpochBatchSampler, SequentialBatchSampler
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import Split, Splits, read_splits
 from maskrcnn_train.data.transforms import build_transform
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, ImageVersions, MaskCrops, Target
+from maskrcnn_train.structures.classes import ClassMap
 
 SIZE_DIVISOR = 32  # the coarsest feature maps have this stride
 

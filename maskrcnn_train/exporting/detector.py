@@ -17,8 +17,8 @@ from maskrcnn_train.exporting.resizing import F64, PillowResize, resized_size
 from maskrcnn_train.model.boxes import not_small
 from maskrcnn_train.model.inputs import DIVISOR
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.outputs import PROPOSAL_CODER
 from maskrcnn_train.model.proposals import ANCHOR_CODER
-from maskrcnn_train.model.roi_heads import PROPOSAL_CODER
 
 
 class TraceableDetector(nn.Module):

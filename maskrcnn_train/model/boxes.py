@@ -1,4 +1,4 @@
-"""Boxes: coding, overlap, size. Everywhere float32 [N, 4], x1 y1 x2 y2, pixels of the resized image."""
+"""Boxes: coding, overlap, size. All are float32 [N, 4], x1 y1 x2 y2, pixels of the resized image."""
 
 from __future__ import annotations
 
@@ -59,9 +59,3 @@ def not_small(boxes: Tensor, min_size: float) -> Tensor:
     """bool [N]: both sides at least `min_size` and above zero (with 0, Detectron2's `nonempty`)."""
     sizes = boxes[:, 2:] - boxes[:, :2]
     return ((sizes >= min_size) & (sizes > 0)).all(dim=1)
-
-
-def resize_boxes(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
-    """Boxes of an image of `size` (height, width) in the pixels of the same image at `new_size`."""
-    ratio_y, ratio_x = new_size[0] / size[0], new_size[1] / size[1]
-    return boxes * boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.splits.classes import ClassMap
+from maskrcnn_train.files import write_json, written_aside
 from maskrcnn_train.reporting.drawing.objects import draw_objects
 from maskrcnn_train.settings.command_schema import DrawConfig, PredictConfig
+from maskrcnn_train.structures.classes import ClassMap
 
 if TYPE_CHECKING:
-    from maskrcnn_train.prediction.predictor import Prepared
+    from maskrcnn_train.prediction.pictures import Prepared
     from maskrcnn_train.prediction.video import VideoWriter
     from maskrcnn_train.structures.detections import Detections
 
@@ -57,18 +57,18 @@ class PredictionFiles:
 
     def finish(self) -> None:
         """Write predictions.json and, if asked for, detections.csv."""
-        (self.folder / "predictions.json").write_text(json.dumps(self.results))
+        write_json(self.folder / "predictions.json", self.results)
         if self.config.save.csv:
             self._write_table(self.folder / "detections.csv")
 
     def _write_table(self, path: Path) -> None:
         names = dict(zip(self.classes.ids, self.classes.names, strict=True))
-        with open(path, "w", newline="") as file:
+        with written_aside(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(["file", "class", "score", "x", "y", "width", "height"])
             for result in self.results:
-                place = self.files[result["image_id"]]
-                rows.writerow([place, names[result["category_id"]], result["score"], *result["bbox"]])
+                file_name = self.files[result["image_id"]]
+                rows.writerow([file_name, names[result["category_id"]], result["score"], *result["bbox"]])
 
 
 def draw_detections(image: Image.Image, found: Detections, class_names: list[str], section: DrawConfig) -> Image.Image:

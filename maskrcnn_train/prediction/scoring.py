@@ -8,22 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from maskrcnn_train.data.coco.results import read_ground_truth, read_results
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader, scaled_loader
 from maskrcnn_train.data.splits.splitting import Split, read_split
 from maskrcnn_train.engine.distributed import ALONE
-from maskrcnn_train.engine.validation import Validation
 from maskrcnn_train.evaluation.coco.metrics import CocoResult, score_coco
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Study, study_results
-from maskrcnn_train.model.tta import AugmentedDetector
-from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint
+from maskrcnn_train.model.tta import TestTimeAugmentation
+from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint, with_given
+from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.reporting.terminal.tables import KIND_WORDS
 from maskrcnn_train.settings.command_schema import AnalyzeConfig, EvaluateConfig, MeasuresConfig, OnSplitConfig
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.schema import EvaluationConfig
 
 logger = logging.getLogger("maskrcnn_train")
 KEYS = {"bbox": "bbox", "segm": "segmentation"}  # where a result has each kind
@@ -56,45 +53,41 @@ def open_on_split(path: Path, config: EvaluateConfig | AnalyzeConfig) -> tuple[P
 
     Raises UserError for a file that is no checkpoint and for faulty data.
     """
-    predictor = load_checkpoint(path, device=config.device, number_format=config.precision, settings=config)
-    predictor.config.evaluation = measures(config.evaluation, predictor.config.evaluation)
-    predictor.config.trainer.num_workers = config.num_workers
-    return predictor, split_for(predictor, config)
+    predictor = load_checkpoint(path, device=config.device, precision=config.precision, settings=config)
+    return on_split(predictor, config, num_workers=config.num_workers)
 
 
-def measures(given: MeasuresConfig, otherwise: EvaluationConfig) -> EvaluationConfig:
-    """The `evaluation` section of a training with every setting that is given."""
-    return replace(otherwise, **{key: value for key, value in vars(given).items() if value is not None})
-
-
-def split_for(predictor: Predictor, config: OnSplitConfig) -> Split:
-    """The split to try a model on, of its own data or of `data`, at the network size of its training."""
+def on_split(predictor: Predictor, config: OnSplitConfig, *, num_workers: int) -> tuple[Predictor, Split]:
+    """A predictor with `data` and `evaluation` of `config`, and the split, at the network size of its training."""
     trained = predictor.config
-    if config.data is not None:
-        config.data.min_size, config.data.max_size = trained.data.min_size, trained.data.max_size
-        trained.data = config.data
-    with_masks = trained.mask_head.name != "none"
-    split, notes = read_split(trained.data, config.split, predictor.classes, with_masks=with_masks)
+    trained = replace(
+        trained,
+        data=trained.data
+        if config.data is None
+        else replace(config.data, min_size=trained.data.min_size, max_size=trained.data.max_size),
+        evaluation=with_given(trained.evaluation, config.evaluation),
+        trainer=replace(trained.trainer, num_workers=num_workers),
+    )
+    split, notes = read_split(trained.data, config.split, predictor.classes, with_masks=trained.mask_head.enabled)
     for note in notes:
         logger.warning("%s", note)
-    return split
+    return replace(predictor, config=trained), split
 
 
 def open_checkpoint(path: Path, config: EvaluateConfig) -> Candidate:
     """Raises UserError for a file that is no checkpoint and for faulty data."""
     predictor, split = open_on_split(path, config)
     trained = predictor.config
-    model: nn.Module = predictor.model
     loader: DetectionLoader | ScaledLoader
     if config.tta.flip or config.tta.scales:
-        model = AugmentedDetector(predictor.model, flip=config.tta.flip)
+        predictor = replace(predictor, augmentation=TestTimeAugmentation(predictor.model, flip=config.tta.flip))
         loader = scaled_loader(trained, split, predictor.classes, config.tta.scales or [trained.data.min_size])
     else:
         loader = evaluation_loader(trained, split, predictor.classes)
     validation = Validation(loader, trained, ALONE)
 
     def score(on_batch: Callable[[int], None]) -> Scored:
-        metrics = validation.evaluate(model, on_batch)
+        metrics = validation.evaluate_predictor(predictor, on_batch)
         assert validation.result is not None
         return Scored(metrics, validation.result, validation.scored, validation.results)
 
@@ -106,7 +99,7 @@ def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Ca
     truth, results = read_ground_truth(annotations), read_results(predictions)
     kinds = _common_kinds(predictions, results, annotations, truth)
     names = {category["id"]: category["name"] for category in truth["categories"]}
-    section = measures(given, load_config().evaluation)  # a training's own are COCO's
+    section = with_given(load_config().evaluation, given)  # a training's own are COCO's
     if not results:
         logger.warning("%s holds no detection: every score is 0", predictions)
     try:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
 from maskrcnn_train.data.coco.reader import open_index
-from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, map_categories
+from maskrcnn_train.data.splits.classes import build_class_map, map_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
+from maskrcnn_train.structures.classes import ClassMap
 
 Ints = NDArray[np.int64]
 
