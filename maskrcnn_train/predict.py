@@ -97,9 +97,9 @@ def predict_images(config: PredictConfig) -> Prediction:
 
 
 def _files(found: list[tuple[Path, int | None]]) -> Iterator[Source]:
-    from maskrcnn_train.prediction.files import distinct_names
+    from maskrcnn_train.prediction.files import unique_stems
 
-    names = distinct_names([path for path, _ in found])
+    names = unique_stems([path for path, _ in found])
     for number, ((path, image_id), name) in enumerate(zip(found, names, strict=True), start=1):
         yield Source(path, name, number if image_id is None else image_id)
 

@@ -81,7 +81,7 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
     trained = config_from_plain(read_yaml(folder / "config.yaml"))
     classes = ClassMap.from_plain(read_json(folder / "classes.json"))
     data = config.data or trained.data
-    split, _ = read_split(data, "val", classes, with_masks=trained.mask_head.name != "none")
+    split, _ = read_split(data, "val", classes, with_masks=trained.mask_head.enabled)
     dataset = evaluation_loader(trained, split, classes).dataset
     return _scene(dataset, dataset.ground_truth(), read_results(folder / "predictions.json"), trained)
 
@@ -95,7 +95,7 @@ def _scene(
         ground_truth=ground_truth,
         results=results,
         paths=[Path(dataset.image_path(position)) for position in range(len(dataset))],
-        kind="bbox" if trained.mask_head.name == "none" else "segm",
+        kind=trained.kinds[-1],
         max_detections=trained.evaluation.max_detections[-1],
     )
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.data.coco.index import AnnotationIndex
@@ -23,6 +22,7 @@ from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.command_rules import check_split_rules
 from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Ints
 
 HELP = """
 Cut one COCO JSON into train, val and test, or into folds: alike shares of every class and of crowded images.
@@ -33,7 +33,6 @@ Cut one COCO JSON into train, val and test, or into folds: alike shares of every
   python -m maskrcnn_train.split annotations=all.json "group_pattern='^(.*)_tile'"
   python -m maskrcnn_train.split annotations=all.json duplicates=true images=FOLDER
 """
-Ints = NDArray[np.int64]
 logger = logging.getLogger("maskrcnn_train")
 
 

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.checking.findings import Finding, percent
 from maskrcnn_train.checking.objects import NetworkObjects
 from maskrcnn_train.settings.schema import FPN_LEVELS, TrainConfig
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from maskrcnn_train.structures.arrays import Floats, Ints
 
 STRIDES = (4, 8, 16, 32, 64)
 CHUNK = 65_536  # objects compared at a time

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.settings.schema import TrainConfig
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from maskrcnn_train.structures.arrays import Floats, Ints
 
 
 @dataclass

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.checking.findings import Finding, Severity
 from maskrcnn_train.checking.structure import without_faults
@@ -18,9 +17,8 @@ from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_
 from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
+from maskrcnn_train.structures.arrays import Ints
 from maskrcnn_train.structures.classes import ClassMap
-
-Ints = NDArray[np.int64]
 
 
 @dataclass
@@ -67,7 +65,7 @@ def read_data(config: TrainConfig) -> CheckedData:
         checked.splits = cut_split(whole, classes, data.split.fractions, data.split.seed)
     for split in checked.splits.values():
         checked.findings += _missing_files(split, data.on_bad_image)
-        checked.findings += _content(split, with_masks=config.mask_head.name != "none")
+        checked.findings += _content(split, with_masks=config.mask_head.enabled)
     return checked
 
 

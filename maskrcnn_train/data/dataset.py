@@ -21,11 +21,11 @@ from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
 from maskrcnn_train.data.transforms import Transform
+from maskrcnn_train.structures.arrays import Ints
 from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.classes import ClassMap
 
 Key = int | tuple[int, ...]  # position, or for random augmentation (epoch, position) or (epoch, position, repeat)
-Ints = NDArray[np.int64]
 
 
 @dataclass

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Ints = NDArray[np.int64]
+from maskrcnn_train.structures.arrays import Ints
+
 Hashes = NDArray[np.uint8]
 
 HASH_BYTES = 16

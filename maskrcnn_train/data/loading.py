@@ -96,7 +96,7 @@ def build_dataset(config: TrainConfig, split: Split, classes: ClassMap, *, train
         split=split,
         classes=classes,
         transform=build_transform(config.data, config.augmentation if training else None, config.numerics.pixel_mean),
-        with_masks=config.mask_head.name != "none",
+        with_masks=config.mask_head.enabled,
         seed=config.seed,
         keep_empty=config.data.keep_empty or not training,
         skip_bad_images=config.data.on_bad_image == "skip",

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import POLYGON, RLE, AnnotationIndex
 from maskrcnn_train.data.transforms import MIN_SIDE, Geometry
+from maskrcnn_train.structures.arrays import Floats, Ints
 from maskrcnn_train.structures.batch import MaskCrops, Target
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 

@@ -15,9 +15,9 @@ from PIL import Image, ImageEnhance
 
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.settings.schema import AugmentationConfig, DataConfig
+from maskrcnn_train.structures.arrays import Floats
 
 Size = tuple[int, int]  # height, width
-Floats = NDArray[np.float64]
 
 MIN_SIDE = 1.0  # network pixels; objects with a shorter side cannot be told from noise and are left out
 

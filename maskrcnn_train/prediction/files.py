@@ -92,7 +92,7 @@ def _save(picture: Image.Image, path: Path, **options: Any) -> None:
     picture.save(path, **options)
 
 
-def distinct_names(paths: list[Path]) -> list[str]:
+def unique_stems(paths: list[Path]) -> list[str]:
     """The stem of each file, with a number where several files have it."""
     taken: set[str] = set()
     names = []

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import NO_MASK, RLE, SkippedTable
 from maskrcnn_train.data.coco.raw_annotations import GIVEN, MALFORMED, UNKNOWN, RawAnnotations
+from maskrcnn_train.structures.arrays import Floats, Ints
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Report = Callable[[str, Any, bool], None]  # (reason, which: bool [A], dropped)
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from maskrcnn_train.structures.arrays import Floats, Ints
+
 Bitmap = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import NO_MASK, POLYGON, RLE
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Floats, Ints
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Items = Sequence[dict[str, Any]]
 

@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.annotations import AnnotationColumns, check_annotations
@@ -19,10 +18,10 @@ from maskrcnn_train.data.coco.index import AnnotationIndex, Category, SkippedTab
 from maskrcnn_train.data.coco.json_file import BLOCK_SIZE, NotInBlocks, in_blocks, parse_json, read_text
 from maskrcnn_train.data.coco.raw_annotations import NO_ID, RawAnnotations, join, read_items, shown, whole_numbers
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Ints
 
 logger = logging.getLogger(__name__)
 
-Ints = NDArray[np.int64]
 
 MAX_SIDE = 2**20  # of an image, pixels
 

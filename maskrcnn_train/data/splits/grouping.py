@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.duplicates import find_near, group_pairs
 from maskrcnn_train.data.scanning import scan_images
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Ints
 
-Ints = NDArray[np.int64]
 Items = Sequence[dict[str, Any]]
 
 

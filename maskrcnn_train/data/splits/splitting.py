@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
 from maskrcnn_train.data.coco.reader import open_index
@@ -20,9 +19,8 @@ from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
+from maskrcnn_train.structures.arrays import Ints
 from maskrcnn_train.structures.classes import ClassMap
-
-Ints = NDArray[np.int64]
 
 
 @dataclass
@@ -66,7 +64,7 @@ class Splits:
 
 def read_splits(config: TrainConfig) -> Splits:
     """Find, read and check all data of a training. Raises UserError with one line for the first fault."""
-    data, with_masks = config.data, config.mask_head.name != "none"
+    data, with_masks = config.data, config.mask_head.enabled
     root = data_root(data)
     paths = {name: pair for name in NAMES if (pair := locate(data, root, name)) is not None}
     indices = {name: _open(*pair) for name, pair in paths.items()}

@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco.index import AnnotationIndex
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from maskrcnn_train.structures.arrays import Floats, Ints
 
 SWAPPED, ROUNDS = 400, 3  # units that are exchanged to improve small data sets, and how often each is tried
 CROWDING = (0.25, 0.5, 0.75)  # quantiles of objects an image between which images count as equally crowded
