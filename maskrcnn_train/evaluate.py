@@ -69,6 +69,7 @@ def _score(candidate: Candidate, path: str, console: Console) -> Scored:
 
 
 def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
+    from maskrcnn_train.evaluation.coco.id_zero import explain_id_zero
     from maskrcnn_train.evaluation.coco.metrics import explain_absent
     from maskrcnn_train.reporting.studies import study_tables, write_study
     from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, write_csv
@@ -83,7 +84,8 @@ def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
         write_study(folder / "study", studies)
         for study in studies.values():
             logger.info("%s", study_tables(study))
-    for sentence in explain_absent(scored.result):
+    notes = explain_id_zero(scored.ground_truth, scored.results, scored.result)
+    for sentence in [*explain_absent(scored.result), *notes]:
         logger.info("%s", sentence)
     losses = [f"{name[9:]} {value:.4f}" for name, value in scored.metrics.items() if name.startswith("val_loss/")]
     if losses:
