@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 # no predicted side may exceed 1000/16 times its reference's, else exp() overflows (Faster R-CNN code)
 MAX_LOG_RATIO = math.log(1000.0 / 16)
@@ -59,3 +60,12 @@ def not_small(boxes: Tensor, min_size: float) -> Tensor:
     """bool [N]: both sides at least `min_size` and above zero (with 0, Detectron2's `nonempty`)."""
     sizes = boxes[:, 2:] - boxes[:, :2]
     return ((sizes >= min_size) & (sizes > 0)).all(dim=1)
+
+
+def clip_boxes(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
+    """Boxes [N, 4] cut at the borders of an image of `size` (height, width): float32 [2] where a trace follows it."""
+    if isinstance(size, Tensor):
+        width_height = size.flip(0)
+        return torch.minimum(boxes.clamp(min=0), torch.cat((width_height, width_height)))
+    clipped: Tensor = clip_boxes_to_image(boxes, size)
+    return clipped

@@ -1,10 +1,11 @@
-"""Training and evaluation mode of a model's modules."""
+"""Modes that a model is in: training, evaluation, and tracing for an export."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -18,3 +19,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def is_tracing() -> bool:
+    """Whether the model is traced for an export: a Python number that depends on the image would become a constant."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]

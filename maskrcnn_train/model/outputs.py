@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms
 
-from maskrcnn_train.model.boxes import BoxCoder, not_small
+from maskrcnn_train.model.boxes import BoxCoder, clip_boxes, not_small
 from maskrcnn_train.structures.detections import Detections
 
 PROPOSAL_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
@@ -77,8 +77,7 @@ def candidates_above(
 
 def decode_proposals(deltas: Tensor, proposals: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes [N, 4] from deltas [N, 4] and proposals [N, 4], clipped to the image of `size` (height, width)."""
-    boxes: Tensor = clip_boxes_to_image(PROPOSAL_CODER.decode(deltas, proposals), size)
-    return boxes
+    return clip_boxes(PROPOSAL_CODER.decode(deltas, proposals), size)
 
 
 def suppress_in_classes(candidates: Candidates, threshold: float) -> Candidates:

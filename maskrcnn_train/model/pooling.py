@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
+from maskrcnn_train.model.modes import is_tracing
 from maskrcnn_train.model.roi_align import bag_roi_align
 from maskrcnn_train.settings.schema import PoolerConfig
 
@@ -59,7 +60,7 @@ class MultiLevelPooler(nn.Module):
         return self._pool_by_level(features, rois, levels)
 
     def _by_bag(self, rois: Tensor) -> bool:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # other runtimes know the operator
+        if is_tracing():  # other runtimes know the operator
             return False
         return self.kind == "align" and self.sampling_ratio > 0 and rois.device.type == "cpu" and len(rois) > 0
 

@@ -60,8 +60,8 @@ class RegionProposalNetwork(nn.Module):
         """Scores and deltas of all anchors. image_size: (height, width) of the padded batch."""
         hidden = self.head.hidden(features)
         logits, deltas = self.head.predict_all(hidden)
-        grids = [(int(level.shape[2]), int(level.shape[3])) for level in logits]
-        num_images = len(logits[0])
+        grids = [(level.shape[2], level.shape[3]) for level in logits]
+        num_images = logits[0].shape[0]
         # positions first, then ratios: without a copy where the maps are channels_last
         flat_logits = [level.permute(0, 2, 3, 1).reshape(num_images, -1) for level in logits]
         flat_deltas = [level.permute(0, 2, 3, 1).reshape(num_images, -1, 4) for level in deltas]

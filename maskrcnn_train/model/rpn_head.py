@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision.models.detection.rpn import RPNHead
 
+from maskrcnn_train.model.modes import is_tracing
+
 
 class SampledRPNHead(RPNHead):  # type: ignore[misc]
     """torchvision's head and its parameter names. `hidden` -> `predict_all` and `predict_sampled`."""
@@ -26,10 +28,13 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
 
     def predict_all(self, hidden: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Logits [N, R, H, W] and deltas [N, 4 R, H, W] of each level, without gradient."""
-        with torch.no_grad():
-            # detached: autocast would keep the weights that it converts here, and use them where a gradient is due
-            weights = {name: parameter.detach() for name, parameter in self.named_parameters()}
-            outputs = [functional_call(self, weights, (each,)) for each in hidden]
+        if is_tracing():  # which functional_call does not allow
+            outputs = [self(each) for each in hidden]
+        else:
+            with torch.no_grad():
+                # detached: autocast would keep the weights that it converts here, and use them where a gradient is due
+                weights = {name: parameter.detach() for name, parameter in self.named_parameters()}
+                outputs = [functional_call(self, weights, (each,)) for each in hidden]
         return [logits for logits, _ in outputs], [deltas for _, deltas in outputs]
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
