@@ -311,8 +311,8 @@ def test_with_tiles_one_image_is_decoded_ahead(
         ahead.append(len(decoded) - len(ahead) - 1)
         return detect_pictures(*given, **settings)
 
-    monkeypatch.setattr("maskrcnn_train.prediction.pictures.prepare", counted)
-    monkeypatch.setattr("maskrcnn_train.prediction.predictor.detect_pictures", watched)
+    monkeypatch.setattr("maskrcnn_train.prediction.pipeline.prepare", counted)
+    monkeypatch.setattr("maskrcnn_train.prediction.pipeline.detect_pictures", watched)
     run(checkpoint, tmp_path / "*.png", tmp_path / "out", "tile.size=48", "save.pictures=false", "batch_size=4")
     assert len(ahead) == 5
     assert max(ahead) <= 1

@@ -135,21 +135,15 @@ class BudgetTracer:
 
     def _proposals(self, trace: Trace) -> dict[ProposalKey, list[Proposals]]:
         """Proposals of every image for each distinct (pre_test, rpn_threshold, post_test)."""
-        predictions, device = trace.predictions, trace.predictions.anchors.device
+        device = trace.predictions.anchors.device
         post_tests: dict[tuple[int, float], set[int]] = defaultdict(set)
         for setting in self.settings:
             post_tests[setting.pre_test, setting.rpn_threshold].add(setting.post_test)
         found: dict[ProposalKey, list[Proposals]] = {}
         for (pre_test, threshold), counts in post_tests.items():
             began = now(device)
-            most = select_proposals(
-                predictions.objectness,
-                predictions.deltas,
-                predictions.anchors,
-                predictions.level_sizes,
-                trace.inputs.sizes,
-                ProposalBudget(pre_test, max(counts), threshold, self.model.rpn.test_budget.min_size),
-            )
+            budget = ProposalBudget(pre_test, max(counts), threshold, self.model.rpn.test_budget.min_size)
+            most = select_proposals(trace.predictions, trace.inputs.sizes, budget)
             self.costs.proposals[pre_test, threshold] += now(device) - began
             found |= {(pre_test, threshold, count): [each[:count] for each in most] for count in counts}
         return found

@@ -107,9 +107,7 @@ class FunnelTracer:
         size = trace.inputs.sizes[image]
 
         def candidates(count: int) -> Any:
-            (top,) = top_candidates(
-                predictions.objectness, predictions.deltas, predictions.anchors, predictions.level_sizes, count
-            )
+            (top,) = top_candidates(predictions, count)
             return clip_and_filter(top, size, budget.min_size)
 
         before = candidates(budget.pre_nms)

@@ -75,19 +75,12 @@ class ProposalReporter:
 
     def add(self, trace: Trace) -> None:
         """Look at one batch."""
-        predictions = trace.predictions
-        found = select_proposals(
-            predictions.objectness,
-            predictions.deltas,
-            predictions.anchors,
-            predictions.level_sizes,
-            trace.inputs.sizes,
-            replace(self.model.rpn.test_budget, post_nms=self.counts[-1]),
-        )
+        budget = replace(self.model.rpn.test_budget, post_nms=self.counts[-1])
+        found = select_proposals(trace.predictions, trace.inputs.sizes, budget)
         for image, proposals in enumerate(found):
             own = self.objects.of(trace, image)
             self._add_recall(own, proposals.boxes)
-            self._add_anchors(own, predictions.anchors)
+            self._add_anchors(own, trace.predictions.anchors)
 
     def _add_recall(self, own: Objects, proposals: Tensor) -> None:
         if not own.rows:

@@ -16,7 +16,7 @@ from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, SIZE_LIMITS
 from maskrcnn_train.model.inputs import NetworkInput
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.modes import evaluating
-from maskrcnn_train.model.rpn import RPNPredictions
+from maskrcnn_train.model.proposals import RPNPredictions
 from maskrcnn_train.structures.batch import ImageBatch, Target
 from maskrcnn_train.structures.classes import ClassMap
 

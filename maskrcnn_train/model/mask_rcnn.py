@@ -129,7 +129,8 @@ class MaskRCNN(nn.Module):
         rules: DetectionRules | None = None,
     ) -> list[Detections]:
         """Detections of each image, network pixels."""
-        return self.roi_heads.detect(features, [each.boxes for each in proposals], inputs.sizes, rules)
+        boxes = [each.boxes for each in proposals]
+        return self.roi_heads.add_masks(features, self.roi_heads.detect_boxes(features, boxes, inputs.sizes, rules))
 
 
 class ModelConfig(Protocol):

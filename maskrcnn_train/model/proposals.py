@@ -20,6 +20,18 @@ NUM_LEVELS = 5  # P2..P6
 
 
 @dataclass
+class RPNPredictions:
+    """What the head says of every anchor: objectness [N, A] (logits), deltas [N, A, 4], without gradient; anchors
+    [A, 4] float32; level_sizes: anchors per level, sum A; hidden: what its last conv saw, for the losses."""
+
+    hidden: list[Tensor]
+    objectness: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    level_sizes: list[int]
+
+
+@dataclass
 class Proposals:
     """Proposals of one image. boxes: float32 [P, 4], network pixels; scores: [P], objectness 0..1;
     levels: int64 [P], 0 for P2; anchors: int64 [P], the anchor that each comes from."""
@@ -50,16 +62,11 @@ class ProposalBudget:
 
 @torch.no_grad()
 def select_proposals(
-    objectness: Tensor,
-    deltas: Tensor,
-    anchors: Tensor,
-    level_sizes: list[int],
-    image_sizes: list[tuple[int, int]],
-    budget: ProposalBudget,
+    predictions: RPNPredictions, image_sizes: list[tuple[int, int]], budget: ProposalBudget
 ) -> list[Proposals]:
-    """All stages for a batch: objectness [N, A] (logits), deltas [N, A, 4], anchors [A, 4], anchors per level."""
+    """All stages for a batch of images of (height, width), network pixels without the padding."""
     kept = []
-    candidates = top_candidates(objectness, deltas, anchors, level_sizes, budget.pre_nms)
+    candidates = top_candidates(predictions, budget.pre_nms)
     for candidate, image_size in zip(candidates, image_sizes, strict=True):
         visible = clip_and_filter(candidate, image_size, budget.min_size)
         kept.append(suppress_overlaps(visible, budget.nms_threshold))
@@ -67,21 +74,19 @@ def select_proposals(
     return keep(kept, budget.post_nms)
 
 
-def top_candidates(
-    objectness: Tensor, deltas: Tensor, anchors: Tensor, level_sizes: list[int], count: int
-) -> list[Proposals]:
+def top_candidates(predictions: RPNPredictions, count: int) -> list[Proposals]:
     """The `count` highest of each level of each image, decoded; only these are decoded."""
     indices, levels, start = [], [], 0
-    objectness = objectness.detach().float()  # top-k and sigmoid of bfloat16 would make ties
-    for level, logits in enumerate(objectness.split(level_sizes, dim=1)):
+    objectness = predictions.objectness.detach().float()  # top-k and sigmoid of bfloat16 would make ties
+    for level, logits in enumerate(objectness.split(predictions.level_sizes, dim=1)):
         top = _highest(logits, count)
         indices.append(top + start)
         levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
-        start += level_sizes[level]
+        start += predictions.level_sizes[level]
     all_levels = torch.cat(levels)
     candidates = []
     for image, index in enumerate(torch.cat(indices, dim=1).unbind()):
-        boxes = ANCHOR_CODER.decode(deltas[image, index].detach(), anchors[index])
+        boxes = ANCHOR_CODER.decode(predictions.deltas[image, index].detach(), predictions.anchors[index])
         candidates.append(Proposals(boxes, objectness[image, index].sigmoid(), all_levels, index))
     return candidates
 

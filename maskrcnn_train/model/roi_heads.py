@@ -147,17 +147,6 @@ class ROIHeads(nn.Module):
         self.statistics["roi/foreground_share"] = sum((sample.labels > 0).sum() for sample in samples) / drawn
 
     @torch.no_grad()
-    def detect(
-        self,
-        features: list[Tensor],
-        proposals: list[Tensor],
-        image_sizes: list[tuple[int, int]],
-        rules: DetectionRules | None = None,
-    ) -> list[Detections]:
-        """Detections in network pixels. image_sizes: (height, width) without padding; rules: None for its own."""
-        return self.add_masks(features, self.detect_boxes(features, proposals, image_sizes, rules))
-
-    @torch.no_grad()
     def detect_boxes(
         self,
         features: list[Tensor],
@@ -165,7 +154,10 @@ class ROIHeads(nn.Module):
         image_sizes: list[tuple[int, int]],
         rules: DetectionRules | None = None,
     ) -> list[Detections]:
-        """The same without masks."""
+        """Detections without masks, network pixels.
+
+        image_sizes: (height, width) without padding; rules: None for its own.
+        """
         counts = [len(boxes) for boxes in proposals]
         logits, deltas = self.predict_boxes(features, proposals)
         return [
@@ -175,6 +167,7 @@ class ROIHeads(nn.Module):
             )
         ]
 
+    @torch.no_grad()
     def add_masks(self, features: list[Tensor], detections: list[Detections]) -> list[Detections]:
         """Each image's detections, network pixels, with their masks; unchanged without a mask head."""
         if not self.has_masks:

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_train.model.anchors import AnchorGrid
 from maskrcnn_train.model.matching import IGNORED, match_boxes
-from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, Proposals, select_proposals
+from maskrcnn_train.model.proposals import (
+    ANCHOR_CODER,
+    ProposalBudget,
+    Proposals,
+    RPNPredictions,
+    select_proposals,
+)
 from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.model.sampling import sample_balanced
 from maskrcnn_train.settings.schema import NumericsConfig, RPNConfig
 from maskrcnn_train.structures.batch import Target
-
-
-@dataclass
-class RPNPredictions:
-    """What the head says of every anchor: objectness [N, A] (logits), deltas [N, A, 4], without gradient; anchors
-    [A, 4] float32; level_sizes: anchors per level, sum A; hidden: what its last conv saw, for the losses."""
-
-    hidden: list[Tensor]
-    objectness: Tensor
-    deltas: Tensor
-    anchors: Tensor
-    level_sizes: list[int]
 
 
 class RegionProposalNetwork(nn.Module):
@@ -81,14 +73,7 @@ class RegionProposalNetwork(nn.Module):
     ) -> list[Proposals]:
         """The proposals of each image, without gradient. budget: None for that of training or test."""
         budget = budget or (self.train_budget if self.training else self.test_budget)
-        return select_proposals(
-            predictions.objectness,
-            predictions.deltas,
-            predictions.anchors,
-            predictions.level_sizes,
-            image_sizes,
-            budget,
-        )
+        return select_proposals(predictions, image_sizes, budget)
 
     def losses(self, predictions: RPNPredictions, targets: list[Target]) -> dict[str, Tensor]:
         """loss_objectness and loss_rpn_box_reg over the sampled anchors of all images."""
