@@ -191,7 +191,7 @@ def evaluate_runtime(runtime: Runtime, predictor: Predictor, dataset: CocoDatase
         image = decode(Path(dataset.image_path(position)), expected=(about["height"], about["width"]))
         for own, found in zip(results.values(), _both_sides(runtime, predictor, image), strict=True):
             own += found.to_coco(about["id"])
-    names = dict(zip(predictor.classes.ids, predictor.classes.names, strict=True))
+    names = predictor.classes.name_of_id
     metrics = {}
     for side, own in results.items():
         metrics[side] = score_coco(truth, own, trained.evaluation, kinds=trained.kinds, class_names=names).metrics

@@ -29,7 +29,7 @@ Loader = Iterable[tuple[ImageBatch, list[Target]]]
 
 @dataclass
 class Analysis:
-    """What was found out; None where it was not asked for.
+    """Results of all analyses; None for those that were not asked for.
 
     setting: that the model is used with. recalls, shares: of proposals and anchors. outcomes: of the settings, the
     trained one first; winners: `best` and `fast` among them, empty where there is no AP to choose by; timed:
@@ -48,30 +48,25 @@ class Analysis:
     timed: dict[str, float] | None = None
 
 
+@dataclass
 class Analyst:
     """Runs the model once over a split and hands every batch to what was asked for.
 
     trained: the settings that the model is used with. autocast: makes the context in which it computes.
     """
 
-    def __init__(
-        self,
-        model: MaskRCNN,
-        trained: TrainConfig,
-        config: AnalyzeConfig,
-        *,
-        classes: ClassMap,
-        ground_truth: dict[str, Any],
-        autocast: Callable[[], AbstractContextManager[Any]],
-        pasting: MaskPasting,
-    ) -> None:
-        self.model, self.trained, self.config = model, trained, config
-        self.classes = classes
-        self.class_names = dict(zip(classes.ids, classes.names, strict=True))
-        self.ground_truth = ground_truth
-        self.autocast, self.pasting = autocast, pasting
-        self.kind = "segm" if model.roi_heads.has_masks else "bbox"
-        self.objects = ObjectsOfImages(ground_truth, classes, size_limits=trained.evaluation.size_limits)
+    model: MaskRCNN
+    trained: TrainConfig
+    config: AnalyzeConfig
+    classes: ClassMap
+    ground_truth: dict[str, Any]
+    autocast: Callable[[], AbstractContextManager[Any]]
+    pasting: MaskPasting
+
+    def __post_init__(self) -> None:
+        self.class_names, self.kind = self.classes.name_of_id, self.trained.kinds[-1]
+        limits = self.trained.evaluation.size_limits
+        self.objects = ObjectsOfImages(self.ground_truth, self.classes, size_limits=limits)
 
     @property
     def device(self) -> torch.device:

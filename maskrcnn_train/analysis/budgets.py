@@ -1,8 +1,8 @@
-"""What other test-time budgets would give, without training: one pass in which backbone, RPN and heads run once.
+"""How a model would do with other test-time budgets, from one pass in which backbone, RPN and heads run once.
 
-Every combination of settings keeps some of the same proposals and detections. So the heads look at each proposal that
-any combination keeps, and each combination then picks its own: the detections are those of a real evaluation with
-these settings. (A GPU may round sums of a smaller batch differently in the last bit.)
+Combinations of settings share most of their proposals. The heads look once at each proposal that any combination keeps;
+then each combination picks its own. The detections are those of a real evaluation with these settings. (A GPU may round
+the sums of a smaller batch differently in the last bit.)
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ KEYS = {
 def combinations(trained: Setting, options: dict[str, Sequence[float]], *, most: int, seed: int) -> list[Setting]:
     """The trained setting first, then every single change of it, then other combinations, at most `most` in all.
 
-    options: values of each name in KEYS, those of the training are added. Where there are too many a random sample.
+    options: values for the names in KEYS; those of the training are added. Too many combinations are sampled.
     """
     values = {name: sorted({getattr(trained, name), *options.get(name, ())}) for name in KEYS}
     single = [
@@ -126,7 +126,7 @@ class BudgetTracer:
             self._add_image(trace, image, {key: each[image] for key, each in proposals.items()})
 
     def milliseconds(self, number: int) -> float:
-        """What the model takes for an image with this setting, from the times of its stages."""
+        """Milliseconds of an image with this setting, added up from the times of the stages."""
         setting, costs = self.settings[number], self.costs
         seconds = costs.features + costs.proposals[setting.pre_test, setting.rpn_threshold]
         seconds += costs.boxes / max(costs.num_boxes, 1) * self.num_proposals[number]

@@ -69,7 +69,7 @@ class Funnel:
 
 
 class FunnelTracer:
-    """Follows the objects of each batch through the model; `finish` adds what only the detections tell."""
+    """Follows the objects of each batch through the model; `finish` adds what the detections show."""
 
     def __init__(self, model: MaskRCNN, objects: ObjectsOfImages, *, iou: float) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""One pass of a model over a split, stopped between its stages: what every analysis looks at."""
+"""One pass of a model over a split that stops between the stages; every analysis looks at it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def trace_batches(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Iterator[Trace]:
-    """Every batch of the loader; what is done with one is done without gradients and in the model's precision."""
+    """Every batch of the loader. The caller's work on a batch runs without gradients and in the model's precision."""
     # around all batches, so that the weights are converted once
     with evaluating(model), torch.inference_mode(), autocast():
         for images, targets in loader:
@@ -59,7 +59,7 @@ def trace_batches(
 
 
 def now(device: torch.device) -> float:
-    """Seconds, after everything that a GPU was told to do is done."""
+    """Seconds on a clock, read after the GPU has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

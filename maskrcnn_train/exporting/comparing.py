@@ -1,4 +1,4 @@
-"""How far the detections of an exported file are from those of the model."""
+"""Differences between the detections of an exported file and those of the model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ LARGEST_SHIFT = 0.1  # of an object's longer side: farther apart, two boxes are 
 
 @dataclass
 class Differences:
-    """The largest over all images. pixels: of a box's corner; boxes: the same, relative to the box's longer side;
-    scores: absolute; mask_iou: lowest of an image, its masks taken together, None without masks; missing: detections
-    that only one side has, apart from those at the score threshold or at the end of a full budget."""
+    """The largest differences over all images.
+
+    pixels: of a box's corner; boxes: the same, relative to the box's longer side; scores: absolute; mask_iou: the
+    lowest of an image, all its masks together, None without masks. missing: detections that only one side has, except
+    those at the score threshold or at the end of a full budget.
+    """
 
     images: int = 0
     detections: int = 0
@@ -30,7 +33,7 @@ class Differences:
     missing: int = 0
 
     def merge(self, other: Differences) -> None:
-        """Take in those of another image."""
+        """Add those of another image."""
         self.images += other.images
         self.detections += other.detections
         self.missing += other.missing

@@ -1,4 +1,4 @@
-"""What a program needs to know to use the model: classes, thresholds, how images are prepared."""
+"""What a program needs to use the model: classes, thresholds, how images are prepared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs an exported file as its users will: an image in, detections out."""
+"""Runs an exported file as its users will: from an image to detections."""
 
 from __future__ import annotations
 

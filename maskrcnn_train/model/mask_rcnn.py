@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +13,7 @@ from maskrcnn_train.model.outputs import DetectionRules
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals
 from maskrcnn_train.model.roi_heads import ROIHeads, build_roi_heads
 from maskrcnn_train.model.rpn import RegionProposalNetwork, build_rpn
-from maskrcnn_train.settings.schema import (
-    BackboneConfig,
-    DataConfig,
-    MaskHeadConfig,
-    NumericsConfig,
-    PoolerConfig,
-    ROIHeadConfig,
-    RPNConfig,
-    WeightsConfig,
-)
+from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, Target
 from maskrcnn_train.structures.detections import Detections
 
@@ -133,20 +124,7 @@ class MaskRCNN(nn.Module):
         return self.roi_heads.add_masks(features, self.roi_heads.detect_boxes(features, boxes, inputs.sizes, rules))
 
 
-class ModelConfig(Protocol):
-    """Any config with the model's sections, as TrainConfig."""
-
-    backbone: BackboneConfig
-    weights: WeightsConfig
-    rpn: RPNConfig
-    roi_head: ROIHeadConfig
-    pooler: PoolerConfig
-    mask_head: MaskHeadConfig
-    numerics: NumericsConfig
-    data: DataConfig
-
-
-def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
+def build_model(config: TrainConfig, num_classes: int) -> MaskRCNN:
     """The model that the config describes, with random weights; num_classes with background.
 
     >>> from maskrcnn_train import build_model, load_config

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from maskrcnn_train.files import write_json, written_aside
+from maskrcnn_train.prediction.pictures import Prepared
+from maskrcnn_train.prediction.video import VideoWriter
 from maskrcnn_train.reporting.drawing.objects import draw_objects
 from maskrcnn_train.settings.command_schema import DrawConfig, PredictConfig
 from maskrcnn_train.structures.classes import ClassMap
-
-if TYPE_CHECKING:
-    from maskrcnn_train.prediction.pictures import Prepared
-    from maskrcnn_train.prediction.video import VideoWriter
-    from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.detections import Detections
 
 LONGEST_JPEG = 65_500  # pixels
 
@@ -62,7 +60,7 @@ class PredictionFiles:
             self._write_table(self.folder / "detections.csv")
 
     def _write_table(self, path: Path) -> None:
-        names = dict(zip(self.classes.ids, self.classes.names, strict=True))
+        names = self.classes.name_of_id
         with written_aside(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(["file", "class", "score", "x", "y", "width", "height"])
@@ -88,8 +86,8 @@ def draw_detections(image: Image.Image, found: Detections, class_names: list[str
 
 
 def _save(picture: Image.Image, path: Path, **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
+    with written_aside(path) as aside:
+        picture.save(aside, format="PNG" if path.suffix == ".png" else "JPEG", **options)
 
 
 def unique_stems(paths: list[Path]) -> list[str]:

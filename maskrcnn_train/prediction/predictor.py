@@ -35,10 +35,10 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with all that turns its outputs into named objects of an image.
+    """A model, and what turns its outputs into named objects of an image.
 
-    model: in eval mode on its device. classes: label -> category id and name. config: what it was built from.
-    rules: thresholds in place of the model's own.
+    model: in eval mode on its device. classes: label -> category id and name. config: what the model was built from.
+    rules: thresholds to use instead of the model's own. augmentation: looks at several versions of each image.
     """
 
     model: MaskRCNN
@@ -49,7 +49,7 @@ class Predictor:
 
     @classmethod
     def from_model(cls, model: MaskRCNN, config: TrainConfig, class_names: list[str]) -> Predictor:
-        """A predictor around a model of one's own; class_names: label 1 first."""
+        """A predictor around a model that you built yourself; class_names: label 1 first."""
         if len(class_names) + 1 != model.num_classes:
             raise UserError(
                 f"the model has {model.num_classes - 1} classes without the background, not {len(class_names)}"
@@ -70,7 +70,7 @@ class Predictor:
         return MaskPasting(self.config.mask_head.threshold, self.config.numerics.mask_paste)
 
     def lowered(self, score_threshold: float) -> Predictor:
-        """One that also finds what scores between `score_threshold` and the model's own threshold."""
+        """A predictor whose model also gives detections scored between `score_threshold` and its own threshold."""
         rules = self.rules or self.model.roi_heads.rules
         return replace(self, rules=replace(rules, score_threshold=min(rules.score_threshold, score_threshold)))
 
@@ -86,10 +86,11 @@ class Predictor:
 def load_checkpoint(
     path: Path | str, *, device: str = "auto", precision: str | None = None, settings: TestSettings | None = None
 ) -> Predictor:
-    """The model of a checkpoint of ours, its moving average if it has one.
+    """The model of a checkpoint, with the moving average of its weights if there is one.
 
-    precision: `trainer.precision` to compute in; None: as trained. settings: budgets and thresholds to use instead
-    of those in the checkpoint. Raises UserError for a missing, damaged or foreign file, or a device that is not there.
+    precision: a value of `trainer.precision`; None for that of the training. settings: budgets and thresholds that
+    replace those in the checkpoint. Raises UserError for a file that is missing, damaged or no checkpoint, and for a
+    device that is not there.
     """
     content = read_checkpoint(Path(path))
     config = config_from_plain(content["config"])

@@ -1,4 +1,4 @@
-"""Scores of a checkpoint on a split, or of a results file: the same outcome from both."""
+"""Scores of a checkpoint on a split, or of a results file, in one form."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEYS = {"bbox": "bbox", "segm": "segmentation"}  # where a result has each kind
 
 @dataclass
 class Scored:
-    """metrics: fractions, with the validation losses if wanted. ground_truth, results: as COCO has them."""
+    """metrics: fractions, with validation losses if asked for. ground_truth, results: as COCO has them."""
 
     metrics: dict[str, float]
     result: CocoResult
@@ -42,14 +42,14 @@ class Scored:
 
 @dataclass
 class Candidate:
-    """What is to be scored, its faults known. score: on_batch is told the number of images that a model has done."""
+    """Something to score, after its files were checked. score: tells on_batch how many images the model has done."""
 
     ground_truth: dict[str, Any]
     score: Callable[[Callable[[int], None]], Scored]
 
 
 def open_on_split(path: Path, config: EvaluateConfig | AnalyzeConfig) -> tuple[Predictor, Split]:
-    """A checkpoint with the settings of `config`, and the split it is to be tried on.
+    """A checkpoint with the settings of `config`, and the split to try it on.
 
     Raises UserError for a file that is no checkpoint and for faulty data.
     """
@@ -112,14 +112,16 @@ def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Ca
 def _common_kinds(
     predictions: Path, results: list[dict[str, Any]], annotations: Path, truth: dict[str, Any]
 ) -> list[str]:
-    """What every result and every object has: bbox, segm. Raises UserError if there is nothing in common.
+    """The kinds, bbox and segm, that every result and every object has. Raises UserError if there is none.
 
-    null and [] are no box and no mask: many programs always write both keys.
+    null and [] count as missing: many programs always write both keys.
     """
     lacking = {kind: sum(not result.get(key) for result in results) for kind, key in KEYS.items()}
     kinds = [kind for kind, count in lacking.items() if not count]
     if not kinds:
-        raise UserError(f"{predictions}: neither do all results have a bbox nor all a segmentation")
+        raise UserError(
+            f"{predictions}: some results lack a bbox and some a segmentation; give every result the same one"
+        )
     for kind, count in lacking.items():
         if 0 < count < len(results):
             lost = "%s: %d of %d results have no %s: %s are not scored"

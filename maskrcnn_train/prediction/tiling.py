@@ -1,9 +1,9 @@
 """Large images in overlapping tiles, and one set of detections from those of the tiles.
 
-Two detections of one class from two tiles are one object if they agree where both tiles look: if the masks there
-(boxes, in a model without masks) have an IoU of at least 0.5, or, where a tile's border cuts one of them, if half of
-the smaller is in the other. An object is everything that is joined so, over any number of tiles: masks and boxes are
-united, the best score counts.
+Two detections of one class from two tiles are one object if they agree where the tiles overlap: if the masks there
+(boxes, in a model without masks) have an IoU of at least 0.5. Where a tile's border cuts one of them, half of the
+smaller must be in the other. An object may span any number of tiles: its masks and boxes are united, and its best score
+counts.
 """
 
 from __future__ import annotations

@@ -25,6 +25,11 @@ class ClassMap:
         """Classes with the background."""
         return len(self.names) + 1
 
+    @property
+    def name_of_id(self) -> dict[int, str]:
+        """Category id -> name."""
+        return dict(zip(self.ids, self.names, strict=True))
+
     def label_of(self, category_id: int) -> int:
         """Label of a category id. Raises UserError for an id that is no class."""
         if category_id not in self.ids:

@@ -21,19 +21,14 @@ Runs = npt.NDArray[np.uint32]
 RLE = dict[str, Any]
 
 
-def encode_crop(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> RLE:
-    """The COCO RLE of a full-size mask that is zero outside one crop.
+def crop_runs(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> Runs:
+    """Run lengths, in column order and zeros first, of a full-size mask that is zero outside one crop: uint32 [R].
 
     bitmap: uint8 or bool [h, w], its top left pixel at column `x0`, row `y0` of an image of `size` (height, width).
 
-    >>> encode_crop(np.ones((2, 3), np.uint8), x0=1, y0=0, size=(2, 5))
-    {'size': [2, 5], 'counts': '262'}
+    >>> crop_runs(np.ones((2, 3), np.uint8), x0=1, y0=0, size=(2, 5)).tolist()
+    [2, 6, 2]
     """
-    return compress_runs([crop_runs(bitmap, x0, y0, size)], size)[0]
-
-
-def crop_runs(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> Runs:
-    """Run lengths of the full-size mask in column order, zeros first: uint32 [R], adding up to height * width."""
     height, width = size
     crop_height, crop_width = bitmap.shape
     if x0 < 0 or y0 < 0 or x0 + crop_width > width or y0 + crop_height > height:

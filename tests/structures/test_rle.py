@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from maskrcnn_train.structures.rle import compressed, decode_crop, encode_crop
+from maskrcnn_train.structures.rle import compress_runs, compressed, crop_runs, decode_crop
+
+
+def encode_crop(bitmap, x0, y0, size):
+    return compress_runs([crop_runs(bitmap, x0, y0, size)], size)[0]
 
 
 def random_crop(rng):

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from maskrcnn_train.model.mask_rcnn import MaskRCNN, ModelConfig
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.weights.files import StoredWeights
 from maskrcnn_train.model.weights.names import PARTS, causes, describe, is_norm, roles
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import TrainConfig
 
 CLASS_ROWS = {  # rows a class of each predictor
     "roi_heads.box_predictor.cls_score": 1,
@@ -52,7 +53,7 @@ class WeightsReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def load_weights(model: MaskRCNN, stored: StoredWeights, config: ModelConfig, class_names: list[str]) -> WeightsReport:
+def load_weights(model: MaskRCNN, stored: StoredWeights, config: TrainConfig, class_names: list[str]) -> WeightsReport:
     """Copy into the model what fits its layers by role and shape; predictor rows follow class names.
 
     config: the model's. class_names: its classes, label 1 first; `weights.class_map` translates names in the weights.
@@ -206,7 +207,7 @@ COMPARED = ("pooler.sampling_ratio", "pooler.aligned", "mask_head.pooler.samplin
 
 
 def _numerics_differences(
-    config: ModelConfig, settings: Mapping[str, Any], report: WeightsReport, *, backbone_only: bool
+    config: TrainConfig, settings: Mapping[str, Any], report: WeightsReport, *, backbone_only: bool
 ) -> None:
     """One warning with everything that the model computes otherwise than the model of the weights did."""
     keys = [f"numerics.{key}" for key in settings["numerics"] if key not in ("name", "pixel_std")] + [*COMPARED]
@@ -214,7 +215,7 @@ def _numerics_differences(
         keys = ["numerics.stride_in", "numerics.pixel_mean"]
     elif config.backbone.norm_eps != settings["backbone"]["norm_eps"]:
         keys.append("backbone.norm_eps")
-    ours = asdict(config)  # type: ignore[call-overload]
+    ours = asdict(config)
     differing = []
     for key in keys:
         here, there = (
