@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,17 @@ def test_tiles_make_room_for_larger_files(checkpoint: Path, tmp_path: Path, monk
     with pytest.raises(ValueError, match="60 x 40 pixels, more than 1,000; cut it into smaller files"):
         predict(predictor, [tmp_path / "a.png"])
     assert len(predict(predictor, [tmp_path / "a.png"], tiles=Tiles(48, 0.2))) == 1
+
+
+def test_a_lower_threshold_leaves_the_model_and_its_predictor_as_they_are(checkpoint: Path) -> None:
+    predictor = load_checkpoint(checkpoint, device="cpu")
+    rules = predictor.model.roi_heads.rules
+    lowered = predictor.lowered(0.0)
+    assert rules.score_threshold > 0
+    assert lowered.rules == replace(rules, score_threshold=0.0)
+    assert lowered.lowered(0.5).rules == lowered.rules
+    assert predictor.rules is None
+    assert predictor.model.roi_heads.rules is rules
 
 
 # ---------------------------------------------------------------- from Python

@@ -89,7 +89,7 @@ class Analyst:
             done += len(trace.image_ids)
             on_batch(done)
         iou = self.trained.rpn.iou
-        analysis = Analysis(self.kind, done, self._trained_setting(), (iou.upper, iou.lower))
+        analysis = Analysis(self.kind, done, Setting.of(self.trained), (iou.upper, iou.lower))
         if funnel:
             analysis.funnel = funnel.finish(self.ground_truth, results, kind=self.kind, class_names=self.class_names)
         if reporter:
@@ -123,23 +123,11 @@ class Analyst:
 
     # ---------------------------------------------------------------- budgets
 
-    def _trained_setting(self) -> Setting:
-        nms, head = self.trained.rpn.nms, self.trained.roi_head
-        return Setting(
-            pre_test=nms.pre_test,
-            post_test=nms.post_test,
-            rpn_threshold=nms.threshold,
-            score_threshold=head.score_threshold,
-            nms_threshold=head.nms_threshold,
-            detections_per_image=head.detections_per_image,
-            mask_threshold=self.trained.mask_head.threshold,
-        )
-
     def _budget_tracer(self) -> BudgetTracer:
-        section = self.config.budgets
-        names = [name for name in vars(self._trained_setting()) if name != "mask_threshold" or self.kind == "segm"]
+        section, trained = self.config.budgets, Setting.of(self.trained)
+        names = [name for name in vars(trained) if name != "mask_threshold" or self.kind == "segm"]
         options = {name: getattr(section, name) for name in names}
-        settings = combinations(self._trained_setting(), options, most=section.most, seed=self.config.seed)
+        settings = combinations(trained, options, most=section.most, seed=self.config.seed)
         return BudgetTracer(self.model, settings, classes=self.classes, pasting=self.pasting)
 
     def _add_budgets(self, analysis: Analysis, tracer: BudgetTracer, loader: Loader) -> None:

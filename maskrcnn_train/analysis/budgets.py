@@ -12,6 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from maskrcnn_train.model.outputs import (
     suppress_in_classes,
 )
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals, select_proposals
+from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
 from maskrcnn_train.structures.detections import Detections
 from maskrcnn_train.structures.pasting import MaskPasting
@@ -48,6 +50,11 @@ class Setting:
     nms_threshold: float
     detections_per_image: int
     mask_threshold: float
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Setting:
+        """The one that a model is used with."""
+        return cls(**{name: reduce(getattr, key.split("."), config) for name, key in KEYS.items()})  # type: ignore[arg-type]
 
     def overrides(self) -> dict[str, float]:
         """Dotted key -> value."""
@@ -99,21 +106,21 @@ class Costs:
     num_masks: int
 
 
+@dataclass
 class BudgetTracer:
     """Collects, batch by batch, the detections of every combination.
 
     settings: of `combinations`. pasting: its rule counts, the thresholds are those of the settings.
     """
 
-    def __init__(
-        self, model: MaskRCNN, settings: Sequence[Setting], *, classes: ClassMap, pasting: MaskPasting
-    ) -> None:
-        self.model = model
-        self.settings = list(settings)
-        self.classes = classes
-        self.pasting = pasting
-        self.results: list[list[Result]] = [[] for _ in settings]
-        self.num_proposals = [0] * len(settings)
+    model: MaskRCNN
+    settings: Sequence[Setting]
+    classes: ClassMap
+    pasting: MaskPasting
+
+    def __post_init__(self) -> None:
+        self.results: list[list[Result]] = [[] for _ in self.settings]
+        self.num_proposals = [0] * len(self.settings)
         self.costs = Costs(0.0, defaultdict(float), 0.0, 0, 0.0, 0)
         self.num_images = 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,14 +68,14 @@ class Funnel:
         return Counter(each.stage for each in chosen)
 
 
+@dataclass
 class FunnelTracer:
     """Follows the objects of each batch through the model; `finish` adds what the detections show."""
 
-    def __init__(self, model: MaskRCNN, objects: ObjectsOfImages, *, iou: float) -> None:
-        self.model = model
-        self.objects = objects
-        self.iou = iou
-        self.last_stage: dict[int, str] = {}  # by row of the ground truth: where it is lost, if it is
+    model: MaskRCNN
+    objects: ObjectsOfImages
+    iou: float
+    last_stage: dict[int, str] = field(default_factory=dict)  # by row of the ground truth: where it is lost, if it is
 
     def add(self, trace: Trace) -> list[Detections]:
         """Follow one batch; returns its detections without masks, network pixels."""

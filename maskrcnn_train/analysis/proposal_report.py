@@ -1,5 +1,5 @@
-"""How good the proposals are: the share of objects among the first N of them, and what the RPN's thresholds make of
-its anchors in training."""
+"""How good the proposals are: the share of objects that the first N of them cover, and which anchors the RPN's thresholds
+make positive in training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AnchorShares:
     """What training with these thresholds makes of the anchors of an image, on average.
 
     positive, ignored, negative: shares of all anchors. per_object: positive anchors of an object; only_best: share of
-    the objects that have no anchor above `upper` and live from the best-anchor rule.
+    the objects that have no anchor above `upper`, so that only the best-anchor rule gives them one.
     """
 
     upper: float
@@ -49,24 +49,20 @@ class AnchorShares:
     only_best: float
 
 
+@dataclass
 class ProposalReporter:
     """Collects, batch by batch, how well proposals and anchors of a model fit the objects.
 
-    counts: numbers of proposals to look at, ascending: what `rpn.nms.post_test` of that number would leave, all else
-    being the model's own test budget. thresholds: (upper, lower) pairs of `rpn.iou`.
+    counts: values of `rpn.nms.post_test` to try, ascending, with the rest of the model's own test budget.
+    thresholds: (upper, lower) pairs of `rpn.iou`.
     """
 
-    def __init__(
-        self,
-        model: MaskRCNN,
-        objects: ObjectsOfImages,
-        *,
-        counts: Sequence[int],
-        thresholds: Sequence[tuple[float, float]],
-    ) -> None:
-        self.model = model
-        self.objects = objects
-        self.counts, self.thresholds = list(counts), list(thresholds)
+    model: MaskRCNN
+    objects: ObjectsOfImages
+    counts: Sequence[int]
+    thresholds: Sequence[tuple[float, float]]
+
+    def __post_init__(self) -> None:
         self.rows: list[int] = []  # of the ground truth
         self.best_ious: list[Floats] = []  # of each object the IoU with the best of the first N proposals, [N]
         self.anchor_counts = np.zeros((len(self.thresholds), 3))  # positive, ignored, negative

@@ -1,4 +1,4 @@
-"""The model as one graph from an image of any size to its detections, for tracing.
+"""The model as one traceable graph, from an image of any size to its detections.
 
 The stages are those of `model/`, for one image. Sizes are tensors: a trace would keep Python numbers of its example.
 """

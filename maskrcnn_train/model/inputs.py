@@ -17,7 +17,7 @@ DIVISOR = 32  # the backbone halves five times
 
 
 class BadTarget(ValueError):
-    """A target that no model can train on."""
+    """A target that a model cannot train on."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,19 @@ from maskrcnn_train.structures.detections import Detections
 LONGEST_JPEG = 65_500  # pixels
 
 
+@dataclass
 class PredictionFiles:
     """The files of one call, in `folder`. video: takes the pictures of all images as its frames.
 
     results: COCO results so far; files: the file of each image id.
     """
 
-    def __init__(
-        self, folder: Path, config: PredictConfig, classes: ClassMap, video: VideoWriter | None = None
-    ) -> None:
-        self.folder = folder
-        self.config = config
-        self.classes = classes
-        self.video = video
-        self.results: list[dict[str, Any]] = []
-        self.files: dict[int, str] = {}
+    folder: Path
+    config: PredictConfig
+    classes: ClassMap
+    video: VideoWriter | None = None
+    results: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[int, str] = field(default_factory=dict)
 
     def add(self, image: Prepared, found: Detections, name: str, image_id: int) -> None:
         """Write what was asked for of one image."""

@@ -27,7 +27,7 @@ class Detections:
     boxes: float32 [N, 4], x1 y1 x2 y2, pixels of an image of `size` (height, width): the network's pixels inside the
     model, those of the original image outside. labels: int64 [N], 1..K. scores: float32 [N]. probabilities: float32
     [N, 1, M, M], the masks inside their boxes; None without a mask head.
-    A `Predictor` adds classes and pasting, which names, ids and masks in the image need. source: the image's file.
+    A `Predictor` adds `classes` and `pasting`, which names, ids and masks in the image need. source: the image's file.
     pasted: the masks in the image, made from `probabilities` on first use.
     """
 
