@@ -1,5 +1,5 @@
-"""How good the proposals are: the share of objects that the first N of them cover, and which anchors the RPN's thresholds
-make positive in training."""
+"""How good the proposals are: how many objects the first N of them cover, and which anchors become positive in
+training under the RPN's thresholds."""
 
 from __future__ import annotations
 
