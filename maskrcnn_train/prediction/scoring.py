@@ -62,9 +62,7 @@ def on_split(predictor: Predictor, config: OnSplitConfig, *, num_workers: int) -
     trained = predictor.config
     trained = replace(
         trained,
-        data=trained.data
-        if config.data is None
-        else replace(config.data, min_size=trained.data.min_size, max_size=trained.data.max_size),
+        data=replace(config.data or trained.data, min_size=trained.data.min_size, max_size=trained.data.max_size),
         evaluation=with_given(trained.evaluation, config.evaluation),
         trainer=replace(trained.trainer, num_workers=num_workers),
     )
