@@ -19,7 +19,7 @@ from sides import in_turn, machine, print_ratios
 from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.schema import EvaluationConfig
-from maskrcnn_train.structures.rle import encode_crop
+from maskrcnn_train.structures.rle import compress_runs, crop_runs
 
 IMAGES, CLASSES, OBJECTS, DETECTIONS = 500, 80, 7, 20
 SIZE = (480, 640)  # height, width
@@ -40,7 +40,7 @@ def ellipse(rng: np.random.Generator, around: list[float] | None = None) -> tupl
     bitmap = (ys[:, None] ** 2 + xs**2 <= 1).astype(np.uint8)
     return (
         [float(x), float(y), float(width), float(height)],
-        encode_crop(bitmap, int(x), int(y), SIZE),
+        compress_runs([crop_runs(bitmap, int(x), int(y), SIZE)], SIZE)[0],
         int(bitmap.sum()),
     )
 

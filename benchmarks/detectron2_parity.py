@@ -19,7 +19,7 @@ from maskrcnn_train.model.weights.detectron2 import from_detectron2
 from maskrcnn_train.model.weights.files import StoredWeights
 from maskrcnn_train.model.weights.loading import load_weights
 from maskrcnn_train.structures.batch import ImageBatch
-from maskrcnn_train.structures.pasting import paste_full
+from maskrcnn_train.structures.pasting import MaskPasting, paste_full
 
 MODELS = {
     "detectron2_r50_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
@@ -75,7 +75,7 @@ def differences(theirs: torch.nn.Module, ours: MaskRCNN, size: tuple[int, int]) 
     count = len(found)
     if len(mine["boxes"]) != count or count == 0:
         return count, float("inf"), float("inf"), float("inf")
-    bitmaps = paste_full(mine["masks"], mine["boxes"], size, threshold=0.5, rule="continuous")
+    bitmaps = paste_full(mine["masks"], mine["boxes"], size, MaskPasting(0.5, "continuous"))
     order = counterparts(mine, found.pred_boxes.tensor, found.pred_classes)
     boxes = (mine["boxes"][order] - found.pred_boxes.tensor).abs().max()
     scores = (mine["scores"][order] - found.scores).abs().max()

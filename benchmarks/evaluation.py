@@ -1,7 +1,7 @@
 """A whole evaluation of a validation set - images, model, masks, mAP - with the same weights on both sides.
 
 torchvision's Mask R-CNN with its own resize and paste, and pycocotools, against `validation.Validation`:
-ours as it is used, and ours with torchvision's number format. Needs a checkpoint of `experiment=torchvision_v1`.
+ours as it is used, and ours with torchvision's precision. Needs a checkpoint of `experiment=torchvision_v1`.
 torchvision shrinks images without antialiasing; to compare the scores it is also run, without timing, on our pixels.
 
 python benchmarks/evaluation.py --checkpoint RUN/checkpoints/last.pt [--images 8] [--rounds 3] [--min-size 800]
@@ -33,10 +33,10 @@ from maskrcnn_train.data.loading import evaluation_loader
 from maskrcnn_train.data.splits.splitting import Split, read_split
 from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.engine.distributed import ALONE
-from maskrcnn_train.engine.validation import Validation
 from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
 from maskrcnn_train.model.weights.files import torchvision_state
 from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint
+from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.settings.compose import load_config
 
 Results = list[dict[str, Any]]
@@ -109,11 +109,12 @@ def theirs(model: torch.nn.Module, truth: dict[str, Any], folder: Path, class_id
     return scores
 
 
-def ours(predictor: Predictor, split: Split, number_format: str, min_size: int) -> dict[str, float]:
+def ours(predictor: Predictor, split: Split, precision: str, min_size: int) -> dict[str, float]:
     data = replace(predictor.config.data, min_size=min_size, max_size=round(min_size * 5 / 3))
-    trainer = replace(predictor.config.trainer, precision=number_format, num_workers=1)
+    trainer = replace(predictor.config.trainer, precision=precision, num_workers=1)
     config = replace(predictor.config, data=data, trainer=trainer)
-    metrics = Validation(evaluation_loader(config, split, predictor.classes), config, ALONE).evaluate(predictor.model)
+    validation = Validation(evaluation_loader(config, split, predictor.classes), config, ALONE)
+    metrics = validation.evaluate_predictor(replace(predictor, config=config))
     return {key: metrics[key] for key in ("bbox/AP", "segm/AP")}
 
 

@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 from sides import in_turn, machine, peak_mb, print_ratios
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from maskrcnn_train.structures.rle import masks_to_rle
+from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.pasting import MaskPasting
 
 SIZE = (1024, 1024)
 
@@ -36,8 +37,10 @@ def theirs() -> list[dict[str, Any]]:
     return [coco_mask.encode(np.asfortranarray(mask[0].numpy() > 0.5, dtype=np.uint8)) for mask in full]
 
 
-def ours() -> list[dict[str, Any]]:
-    return masks_to_rle(*detections(), SIZE, threshold=0.5, rule="integer")
+def ours(count: int = 100) -> list[dict[str, Any]]:
+    masks, boxes = (each[:count] for each in detections())
+    labels, scores = torch.ones(len(boxes), dtype=torch.int64), torch.ones(len(boxes))
+    return Detections(boxes, labels, scores, SIZE, masks, pasting=MaskPasting(0.5, "integer")).rle()
 
 
 SIDES: dict[str, Callable[[], list[dict[str, Any]]]] = {"torchvision + pycocotools": theirs, "ours": ours}
@@ -55,8 +58,7 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=SIDES)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        masks, boxes = detections()
-        masks_to_rle(masks[:1], boxes[:1], SIZE, threshold=0.5, rule="integer")  # libraries are loaded by now
+        ours(count=1)  # libraries are loaded by now
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew here
         before = status_mb("VmRSS")
         SIDES[arguments.memory_of]()

@@ -18,13 +18,14 @@ import torch
 from sides import data_root, in_turn, machine
 
 from maskrcnn_train import build_model, load_checkpoint, load_config
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.engine.checkpoint import FORMAT, save_plain
 from maskrcnn_train.predict import predict_images
-from maskrcnn_train.prediction.predictor import detect_batch, prepare
+from maskrcnn_train.prediction.pictures import prepare
+from maskrcnn_train.prediction.predictor import detect_batch
 from maskrcnn_train.settings.command_rules import check_predict_rules
 from maskrcnn_train.settings.command_schema import PredictConfig
 from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.structures.classes import ClassMap
 
 NUM_IMAGES = 32
 
@@ -57,7 +58,7 @@ def main() -> None:
         images = sorted((data_root() / "valid").glob("*.jpg"))[:NUM_IMAGES]
         listing.write_text("\n".join(str(path.resolve()) for path in images))
         predictor = load_checkpoint(checkpoint)
-        prepared = [prepare(predictor, path) for path in images]
+        prepared = [prepare(predictor.config, path) for path in images]
         numbers = count()
 
         def command() -> int:

@@ -1,4 +1,4 @@
-"""`python -m maskrcnn_train.analyze`: at which stage a model loses objects, and what other budgets would give."""
+"""`python -m maskrcnn_train.analyze`: where a model loses objects, and how other budgets would do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from maskrcnn_train.prediction.predictor import Predictor
 
 HELP = """
-Where a model loses objects - which stage, which budget - and what other test-time budgets would give, without training.
+Where a model loses objects (which stage, which budget), and how it would do with other test-time budgets.
 
   python -m maskrcnn_train.analyze checkpoint=RUN/checkpoints/best.pt
   python -m maskrcnn_train.analyze checkpoint=RUN/checkpoints/best.pt what=[funnel] split=test
@@ -51,17 +51,15 @@ def analyze(config: AnalyzeConfig) -> Analysis:
 
 def _analyst(predictor: Predictor, ground_truth: dict[str, Any], config: AnalyzeConfig) -> Analyst:
     from maskrcnn_train.analysis.analyst import Analyst
-    from maskrcnn_train.engine import precision
 
-    number_format = precision.resolve_precision(predictor.config.trainer.precision, predictor.device)
     return Analyst(
         predictor.model,
         predictor.config,
         config,
-        class_names=predictor.classes.names,
-        class_ids=predictor.classes.ids,
+        classes=predictor.classes,
         ground_truth=ground_truth,
-        autocast=lambda: precision.autocast(number_format, predictor.device),
+        autocast=predictor.autocast,
+        pasting=predictor.pasting,
     )
 
 

@@ -30,8 +30,8 @@ from maskrcnn_train.settings.overrides import overrides_of
 
 if TYPE_CHECKING:
     from maskrcnn_train.checking.memory import MemoryForecast
-    from maskrcnn_train.data.splits.classes import ClassMap
     from maskrcnn_train.data.splits.splitting import Split
+    from maskrcnn_train.structures.classes import ClassMap
 
 HELP = """
 Check a training before it runs: data, settings, weights, memory. Takes the keys of the training.

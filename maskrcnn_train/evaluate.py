@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
+from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_evaluate_rules, is_results
 from maskrcnn_train.settings.command_schema import EvaluateConfig
 
@@ -69,21 +69,23 @@ def _score(candidate: Candidate, path: str, console: Console) -> Scored:
 
 
 def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
+    from maskrcnn_train.evaluation.coco.id_zero import explain_id_zero
     from maskrcnn_train.evaluation.coco.metrics import explain_absent
     from maskrcnn_train.reporting.studies import study_tables, write_study
     from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, write_csv
 
-    (folder / "metrics.json").write_text(json.dumps(scored.metrics, indent=2) + "\n")
+    write_json(folder / "metrics.json", scored.metrics, indent=2)
     write_csv(folder / "classes.csv", _class_rows(scored.result))
     if config.checkpoint is not None:
-        (folder / "predictions.json").write_text(json.dumps(scored.results))
+        write_json(folder / "predictions.json", scored.results)
     logger.info("%s", class_table(scored.result))
     if config.evaluation.study:
         studies = scored.study(config.evaluation.bootstrap, config.seed)
         write_study(folder / "study", studies)
         for study in studies.values():
             logger.info("%s", study_tables(study))
-    for sentence in explain_absent(scored.result):
+    notes = explain_id_zero(scored.ground_truth, scored.results, scored.result)
+    for sentence in [*explain_absent(scored.result), *notes]:
         logger.info("%s", sentence)
     losses = [f"{name[9:]} {value:.4f}" for name, value in scored.metrics.items() if name.startswith("val_loss/")]
     if losses:
@@ -103,7 +105,7 @@ def _compare(scored: list[Scored], config: EvaluateConfig, folder: Path) -> None
     comparisons = compare_studies(studies[0], studies[1])
     num_images = len(scored[0].ground_truth["images"])
     plain = {"a": first, "b": second, "images": num_images, "scores": [each.to_plain() for each in comparisons]}
-    (folder / "comparison.json").write_text(json.dumps(plain, indent=2) + "\n")
+    write_json(folder / "comparison.json", plain, indent=2)
     logger.info("a: %s\nb: %s\n%s", first, second, comparison_table(comparisons, num_images))
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli import run_command
+from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_export_rules
 from maskrcnn_train.settings.command_schema import ExportConfig
 from maskrcnn_train.settings.errors import UserError
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from maskrcnn_train.exporting.comparing import Differences
     from maskrcnn_train.exporting.runtimes import Runtime
     from maskrcnn_train.prediction.predictor import Predictor
+    from maskrcnn_train.structures.detections import Detections
 
 HELP = """
 Write a checkpoint as ONNX, TorchScript, safetensors or a description in JSON, and check the file against the model.
@@ -58,12 +58,12 @@ def export(config: ExportConfig) -> Export:
     from maskrcnn_train.prediction.predictor import load_checkpoint
     from maskrcnn_train.reporting.terminal.progress import setup_logging
 
-    predictor = load_checkpoint(config.checkpoint, device="cpu", number_format="fp32", settings=config)
+    predictor = load_checkpoint(config.checkpoint, device="cpu", precision="fp32", settings=config)
     is_graph = config.format in ("onnx", "torchscript")
     evaluated = is_graph and (config.evaluate or config.data is not None)
     dataset = None
     if evaluated or (is_graph and config.num_images and config.images is None):
-        dataset = _dataset(predictor, config)  # its faults are better known before anything is written
+        predictor, dataset = _on_split(predictor, config)  # its faults are better known before anything is written
     images = _images(config, dataset) if is_graph and config.num_images else []
     folder = open_run_folder(config, "export")
     setup_logging(folder)
@@ -74,9 +74,9 @@ def export(config: ExportConfig) -> Export:
         done.differences = check_runtime(runtime, predictor, images, config)
         done.too_large = _too_large(done.differences, config)
     if runtime is not None and evaluated and dataset is not None:
-        done.metrics = evaluate_runtime(runtime, predictor, dataset, config)
+        done.metrics = evaluate_runtime(runtime, predictor, dataset)
     report = {"differences": done.differences and asdict(done.differences), "metrics": done.metrics}
-    (folder / "check.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(folder / "check.json", report, indent=2)
     return done
 
 
@@ -88,14 +88,15 @@ def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runti
 
     about = describe_model(predictor.config, predictor.classes)
     if config.format == "coco_metadata":
-        files.write_json(path, about)
+        write_json(path, about, indent=2)
         return None
     if config.format == "safetensors":
         save_safetensors(predictor.model, path, config=asdict(predictor.config), classes=predictor.classes.to_plain())
         _check_weights(predictor, path)
         return None
     with files.without_exporter_noise():
-        detector = files.build_detector(predictor.model, predictor.config, paste_masks=config.paste_masks)
+        pasting = predictor.pasting if config.paste_masks else None
+        detector = files.build_detector(predictor.model, predictor.config, pasting=pasting)
     if config.format == "torchscript":
         files.write_torchscript(detector, path, about)
         return runtimes.open_torchscript(path)
@@ -117,13 +118,13 @@ def _check_weights(predictor: Predictor, path: Path) -> None:
 # ---------------------------------------------------------------- checking
 
 
-def _dataset(predictor: Predictor, config: ExportConfig) -> CocoDataset:
-    """The images of the split, labelled by the model's classes."""
+def _on_split(predictor: Predictor, config: ExportConfig) -> tuple[Predictor, CocoDataset]:
+    """The images of the split, labelled by the model's classes, and the predictor with the settings for them."""
     from maskrcnn_train.data.loading import evaluation_loader
-    from maskrcnn_train.prediction.scoring import split_for
+    from maskrcnn_train.prediction.scoring import on_split
 
-    predictor.config.trainer.num_workers = 0
-    return evaluation_loader(predictor.config, split_for(predictor, config), predictor.classes).dataset
+    predictor, split = on_split(predictor, config, num_workers=0)
+    return predictor, evaluation_loader(predictor.config, split, predictor.classes).dataset
 
 
 def _images(config: ExportConfig, dataset: CocoDataset | None) -> list[Path]:
@@ -137,17 +138,13 @@ def _images(config: ExportConfig, dataset: CocoDataset | None) -> list[Path]:
 
 def check_runtime(runtime: Runtime, predictor: Predictor, images: list[Path], config: ExportConfig) -> Differences:
     """The largest differences between the file and the model on the images. Raises ImageError."""
-    import numpy as np
-
     from maskrcnn_train.data.images import decode
     from maskrcnn_train.exporting.comparing import Differences, compare
 
     total = Differences()
     for path in images:
-        image = decode(path)
-        ours, theirs = _model_output(predictor, image), runtime(np.asarray(image))
-        tolerance = config.tolerance.scores
-        total.merge(compare(ours, theirs, (image.height, image.width), predictor.config, score_tolerance=tolerance))
+        ours, theirs = _both_sides(runtime, predictor, decode(path))
+        total.merge(compare(ours, theirs, predictor.config, score_tolerance=config.tolerance.scores))
     masks = "" if total.mask_iou is None else f", masks' IoU {total.mask_iou:.6f}"
     logger.info(
         "checked on %d images with %d detections; largest differences: boxes %.2g px, %.2g of their size, "
@@ -157,12 +154,16 @@ def check_runtime(runtime: Runtime, predictor: Predictor, images: list[Path], co
     return total
 
 
-def _model_output(predictor: Predictor, image: Image.Image) -> dict[str, Any]:
-    from maskrcnn_train.prediction.predictor import detect_batch, prepare
+def _both_sides(runtime: Runtime, predictor: Predictor, image: Image.Image) -> tuple[Detections, Detections]:
+    """Detections of the model and of the file on one image."""
+    import numpy as np
 
-    (found,) = detect_batch(predictor, [prepare(predictor, image)], score_threshold=0.0)
-    output = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
-    return output if found.probabilities is None else {**output, "masks": found.probabilities}
+    from maskrcnn_train.prediction.pictures import prepare
+    from maskrcnn_train.prediction.predictor import detect_batch
+
+    (ours,) = detect_batch(predictor, [prepare(predictor.config, image)], score_threshold=0.0)
+    theirs = replace(runtime(np.asarray(image)), classes=predictor.classes, pasting=predictor.pasting)
+    return ours, theirs
 
 
 def _too_large(differences: Differences, config: ExportConfig) -> list[str]:
@@ -179,42 +180,24 @@ def _too_large(differences: Differences, config: ExportConfig) -> list[str]:
     return faults
 
 
-def evaluate_runtime(
-    runtime: Runtime, predictor: Predictor, dataset: CocoDataset, config: ExportConfig
-) -> dict[str, dict[str, float]]:
+def evaluate_runtime(runtime: Runtime, predictor: Predictor, dataset: CocoDataset) -> dict[str, dict[str, float]]:
     """COCO metrics of the `model` and of the `file` on the same images."""
+    from maskrcnn_train.data.images import decode
     from maskrcnn_train.evaluation.coco.metrics import score_coco
-    from maskrcnn_train.prediction.scoring import measures
 
-    truth, section = dataset.ground_truth(), measures(config.evaluation, predictor.config.evaluation)
+    truth, trained = dataset.ground_truth(), predictor.config
     results: dict[str, list[dict[str, Any]]] = {"model": [], "file": []}
-    for image_id, side, found in _results(runtime, predictor, dataset, truth):
-        results[side] += [{**each, "image_id": image_id} for each in found]
-    kinds = ("bbox",) if predictor.config.mask_head.name == "none" else ("bbox", "segm")
-    names = dict(zip(predictor.classes.ids, predictor.classes.names, strict=True))
+    for position, about in enumerate(truth["images"]):
+        image = decode(Path(dataset.image_path(position)), expected=(about["height"], about["width"]))
+        for own, found in zip(results.values(), _both_sides(runtime, predictor, image), strict=True):
+            own += found.to_coco(about["id"])
+    names = predictor.classes.name_of_id
     metrics = {}
-    for side, found in results.items():
-        scored = score_coco(truth, found, section, kinds=kinds, class_names=names)
-        metrics[side] = scored.metrics
-        scores = "  ".join(f"{kind} {100 * scored.metrics[f'{kind}/AP']:.2f}" for kind in kinds)
+    for side, own in results.items():
+        metrics[side] = score_coco(truth, own, trained.evaluation, kinds=trained.kinds, class_names=names).metrics
+        scores = "  ".join(f"{kind} {100 * metrics[side][f'{kind}/AP']:.2f}" for kind in trained.kinds)
         logger.info("AP x 100 on %d images, %s: %s", len(truth["images"]), side, scores)
     return metrics
-
-
-def _results(
-    runtime: Runtime, predictor: Predictor, dataset: CocoDataset, truth: dict[str, Any]
-) -> Iterator[tuple[int, str, list[dict[str, Any]]]]:
-    """Image id, side, and COCO results of each image on each side."""
-    import numpy as np
-
-    from maskrcnn_train.data.images import decode
-    from maskrcnn_train.exporting.comparing import coco_results
-
-    for position, about in enumerate(truth["images"]):
-        size = (about["height"], about["width"])
-        image = decode(Path(dataset.image_path(position)), expected=size)
-        for side, output in (("model", _model_output(predictor, image)), ("file", runtime(np.asarray(image)))):
-            yield about["id"], side, coco_results(output, size, predictor.config, predictor.classes.ids)
 
 
 def run(config: ExportConfig) -> None:

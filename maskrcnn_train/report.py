@@ -14,7 +14,7 @@ from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
     from maskrcnn_train.data.dataset import CocoDataset
-    from maskrcnn_train.engine.validation import Validation
+    from maskrcnn_train.prediction.validation import Validation
     from maskrcnn_train.reporting.pages.gallery import Gallery, Scene
     from maskrcnn_train.settings.schema import TrainConfig
 
@@ -71,9 +71,9 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
     """The validation images of a run and what it detected there. Raises UserError for what is missing or faulty."""
     from maskrcnn_train.data.coco.results import read_results
     from maskrcnn_train.data.loading import evaluation_loader
-    from maskrcnn_train.data.splits.classes import ClassMap
     from maskrcnn_train.data.splits.splitting import read_split
     from maskrcnn_train.reporting.runs import read_json, read_yaml
+    from maskrcnn_train.structures.classes import ClassMap
 
     for name in ("config.yaml", "classes.json", "predictions.json"):
         if not (folder / name).is_file():
@@ -81,7 +81,7 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
     trained = config_from_plain(read_yaml(folder / "config.yaml"))
     classes = ClassMap.from_plain(read_json(folder / "classes.json"))
     data = config.data or trained.data
-    split, _ = read_split(data, "val", classes, with_masks=trained.mask_head.name != "none")
+    split, _ = read_split(data, "val", classes, with_masks=trained.mask_head.enabled)
     dataset = evaluation_loader(trained, split, classes).dataset
     return _scene(dataset, dataset.ground_truth(), read_results(folder / "predictions.json"), trained)
 
@@ -95,7 +95,7 @@ def _scene(
         ground_truth=ground_truth,
         results=results,
         paths=[Path(dataset.image_path(position)) for position in range(len(dataset))],
-        kind="bbox" if trained.mask_head.name == "none" else "segm",
+        kind=trained.kinds[-1],
         max_detections=trained.evaluation.max_detections[-1],
     )
 

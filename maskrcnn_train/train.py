@@ -25,11 +25,11 @@ from maskrcnn_train.engine.plan import Plan
 from maskrcnn_train.engine.run import Run
 from maskrcnn_train.engine.signals import StopRequest
 from maskrcnn_train.engine.state import Position, TrainingState, build_state
-from maskrcnn_train.engine.validation import Validation
 from maskrcnn_train.evaluation.coco.metrics import explain_absent
 from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.model.weights.pretrained import start_from_weights
+from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.report import report_training
 from maskrcnn_train.reporting.studies import write_study
 from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from maskrcnn_train.analysis.budgets import Setting
 from maskrcnn_train.analysis.trace import Trace
 from maskrcnn_train.model.inputs import NetworkInput
-from maskrcnn_train.model.outputs import DetectionRules
-from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, select_proposals
-from maskrcnn_train.model.roi_heads import PROPOSAL_CODER
-from maskrcnn_train.model.rpn import RPNPredictions
+from maskrcnn_train.model.outputs import PROPOSAL_CODER, DetectionRules
+from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, RPNPredictions, select_proposals
+from maskrcnn_train.structures.classes import ClassMap
 
 SIZE = (200, 200)
+CLASSES = ClassMap(names=["a", "b"], ids=[1, 2])
 BUDGET = ProposalBudget(pre_nms=50, post_nms=50, nms_threshold=0.7, min_size=0.0)
 SETTING = Setting(
     pre_test=200,
@@ -45,14 +45,7 @@ class PlantedModel:
         self.roi_heads.predict_boxes = self._predict_boxes
 
     def _propose(self, predictions: RPNPredictions, sizes: list[tuple[int, int]]) -> Any:
-        found = select_proposals(
-            predictions.objectness,
-            predictions.deltas,
-            predictions.anchors,
-            predictions.level_sizes,
-            sizes,
-            self.rpn.test_budget,
-        )
+        found = select_proposals(predictions, sizes, self.rpn.test_budget)
         self.proposed = found[0]
         return found
 

@@ -15,14 +15,14 @@ from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
 from maskrcnn_train.evaluation.diagnostics.diagnostics import study_results
 from maskrcnn_train.reporting.pages.gallery import Scene, build_gallery
 from maskrcnn_train.reporting.pages.html import write_report
-from maskrcnn_train.structures.rle import encode_crop
+from maskrcnn_train.structures.rle import compress_runs, crop_runs
 
 SIZE = (120, 160)  # height, width
 DOOR, WINDOW = 3, 7
 
 
 def thing(image: int, category: int, x: int, y: int, w: int, h: int, **more: Any) -> dict[str, Any]:
-    code = encode_crop(np.ones((h, w), np.uint8), x, y, SIZE)
+    code = compress_runs([crop_runs(np.ones((h, w), np.uint8), x, y, SIZE)], SIZE)[0]
     return {"image_id": image, "category_id": category, "bbox": [x, y, w, h], "segmentation": code, **more}
 
 

@@ -19,8 +19,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from maskrcnn_train.engine.validation import Validation
 from maskrcnn_train.prediction.predictor import load_checkpoint
+from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.settings.command_rules import check_evaluate_rules
 from maskrcnn_train.settings.command_schema import EvaluateConfig
 from maskrcnn_train.settings.compose import load_command_config
@@ -170,6 +170,32 @@ def test_results_of_others_score_as_in_pycocotools(backend: str, foreign: tuple[
             reference.summarize()
         for name, expected in zip(names, reference.stats, strict=True):
             assert metrics[f"{kind}/{name}"] == pytest.approx(expected, abs=1e-9), (kind, name)
+
+
+def test_the_ap_of_others_is_told_where_an_annotation_has_id_zero(
+    foreign: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations, predictions = foreign
+    files = [f"predictions={predictions}", f"annotations={annotations}"]
+    metrics = evaluated(*files, folder=tmp_path / "e")
+    line = next(line for line in capsys.readouterr().out.splitlines() if "an annotation has id 0" in line)
+    for kind in ("bbox", "segm"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(str(annotations))
+            results = json.loads(predictions.read_text())
+            if kind == "segm":
+                results = [{key: value for key, value in each.items() if key != "bbox"} for each in results]
+            reference = COCOeval(truth, truth.loadRes(results), kind)
+            reference.evaluate()
+            reference.accumulate()
+            reference.summarize()
+        assert reference.stats[0] < metrics[f"{kind}/AP"] - 0.001
+        assert f"{kind} AP {100 * reference.stats[0]:.1f} there, {100 * metrics[f'{kind}/AP']:.1f} here" in line
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["id"] = 1000
+    annotations.write_text(json.dumps(content))
+    evaluated(*files, folder=tmp_path / "f")
+    assert "id 0" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", ["no key", None, []])

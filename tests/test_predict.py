@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from tiny import untrained_checkpoint
 
 from maskrcnn_train import Predictor, load_checkpoint, predict
 from maskrcnn_train.data.sources import find_images
-from maskrcnn_train.prediction.predictor import Prepared, detect, detect_batch, prepare
+from maskrcnn_train.prediction.pictures import Prepared, prepare
+from maskrcnn_train.prediction.predictor import detect_batch, detect_pictures
 from maskrcnn_train.prediction.tiling import Tiles
 from maskrcnn_train.settings.command_rules import check_predict_rules
 from maskrcnn_train.settings.command_schema import PredictConfig
@@ -308,17 +310,17 @@ def test_with_tiles_one_image_is_decoded_ahead(
 
     def watched(*given: Any, **settings: Any) -> list[Detections]:
         ahead.append(len(decoded) - len(ahead) - 1)
-        return detect(*given, **settings)
+        return detect_pictures(*given, **settings)
 
-    monkeypatch.setattr("maskrcnn_train.prediction.predictor.prepare", counted)
-    monkeypatch.setattr("maskrcnn_train.prediction.predictor.detect", watched)
+    monkeypatch.setattr("maskrcnn_train.prediction.pipeline.prepare", counted)
+    monkeypatch.setattr("maskrcnn_train.prediction.pipeline.detect_pictures", watched)
     run(checkpoint, tmp_path / "*.png", tmp_path / "out", "tile.size=48", "save.pictures=false", "batch_size=4")
     assert len(ahead) == 5
     assert max(ahead) <= 1
 
 
 def test_tiles_make_room_for_larger_files(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maskrcnn_train.prediction.predictor.MAX_PIXELS", 1000)
+    monkeypatch.setattr("maskrcnn_train.prediction.pictures.MAX_PIXELS", 1000)
     Image.fromarray(pixels(40, 60)).save(tmp_path / "a.png")
     predictor = load_checkpoint(checkpoint, device="cpu")
     with pytest.raises(ValueError, match="60 x 40 pixels, more than 1,000; cut it into smaller files"):
@@ -326,11 +328,22 @@ def test_tiles_make_room_for_larger_files(checkpoint: Path, tmp_path: Path, monk
     assert len(predict(predictor, [tmp_path / "a.png"], tiles=Tiles(48, 0.2))) == 1
 
 
+def test_a_lower_threshold_leaves_the_model_and_its_predictor_as_they_are(checkpoint: Path) -> None:
+    predictor = load_checkpoint(checkpoint, device="cpu")
+    rules = predictor.model.roi_heads.rules
+    lowered = predictor.lowered(0.0)
+    assert rules.score_threshold > 0
+    assert lowered.rules == replace(rules, score_threshold=0.0)
+    assert lowered.lowered(0.5).rules == lowered.rules
+    assert predictor.rules is None
+    assert predictor.model.roi_heads.rules is rules
+
+
 # ---------------------------------------------------------------- from Python
 
 
 def test_every_form_of_an_image_gives_the_same_detections(checkpoint: Path, tmp_path: Path) -> None:
-    predictor = load_checkpoint(checkpoint, device="cpu", number_format="fp32")
+    predictor = load_checkpoint(checkpoint, device="cpu", precision="fp32")
     array = pixels()
     Image.fromarray(array).save(tmp_path / "a.png")
     tensor = torch.from_numpy(array).permute(2, 0, 1)
@@ -351,7 +364,7 @@ def test_a_pil_image_gives_the_detections_of_its_file(checkpoint: Path, tmp_path
         Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(tmp_path / name)
     else:
         Image.fromarray(pixels()).save(tmp_path / name, exif=exif)
-    predictor = load_checkpoint(checkpoint, device="cpu", number_format="fp32")
+    predictor = load_checkpoint(checkpoint, device="cpu", precision="fp32")
     with Image.open(tmp_path / name) as image:
         of_file, of_image = predict(predictor, [tmp_path / name, image], score_threshold=0.0)
     assert len(of_file) > 0
@@ -384,7 +397,7 @@ def test_detections_convert(checkpoint: Path) -> None:
         assert np.array_equal(full[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]], crop.astype(bool))
         assert result["image_id"] == 9
         assert result["segmentation"]["size"] == [70, 90]
-    top = found.keep(found.scores >= found.scores[0])
+    top = found[found.scores >= found.scores[0]]
     assert len(top) >= 1
     assert top.class_names[0] == found.class_names[0]
 
@@ -398,7 +411,7 @@ def test_detections_become_those_of_supervision(checkpoint: Path) -> None:
     assert np.array_equal(theirs.mask, found.bitmaps())
     assert theirs.class_id.tolist() == [label - 1 for label in found.labels.tolist()]
     assert theirs.data["class_name"].tolist() == found.class_names
-    assert len(found.keep(found.scores > 1).to_supervision()) == 0
+    assert len(found[found.scores > 1].to_supervision()) == 0
 
 
 def test_a_model_of_ones_own_becomes_a_predictor(checkpoint: Path) -> None:

@@ -30,8 +30,8 @@ def untrained_checkpoint(folder: Path, *overrides: str) -> Path:
 
     from maskrcnn_train import build_model, load_config
     from maskrcnn_train.data.shapes import CATEGORIES
-    from maskrcnn_train.data.splits.classes import ClassMap
     from maskrcnn_train.engine.checkpoint import FORMAT, save_plain
+    from maskrcnn_train.structures.classes import ClassMap
 
     torch.manual_seed(0)
     config = load_config([*TINY, f"data.root={folder / 'shapes'}", "roi_head.score_threshold=0", *overrides])

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from maskrcnn_train.analysis.budgets import BudgetTracer, Setting, combinations
+from maskrcnn_train.analysis.budgets import BudgetTracer, Result, Setting, combinations
 from maskrcnn_train.analysis.funnel import Funnel, FunnelTracer
 from maskrcnn_train.analysis.pareto import Outcome, outcomes, winners
 from maskrcnn_train.analysis.proposal_report import AnchorShares, ProposalRecall, ProposalReporter
 from maskrcnn_train.analysis.timing import time_settings
 from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, trace_batches
 from maskrcnn_train.evaluation.coco.metrics import score_coco
-from maskrcnn_train.evaluation.detect import Result, to_results
-from maskrcnn_train.model.mask_rcnn import MaskRCNN, as_output
-from maskrcnn_train.model.outputs import ImageDetections
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.settings.command_schema import AnalyzeConfig
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, Target
+from maskrcnn_train.structures.classes import ClassMap
+from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.pasting import MaskPasting
 
 Loader = Iterable[tuple[ImageBatch, list[Target]]]
 
 
 @dataclass
 class Analysis:
-    """What was found out; None where it was not asked for.
+    """Results of all analyses; None for those that were not asked for.
 
     setting: that the model is used with. recalls, shares: of proposals and anchors. outcomes: of the settings, the
     trained one first; winners: `best` and `fast` among them, empty where there is no AP to choose by; timed:
@@ -47,31 +48,25 @@ class Analysis:
     timed: dict[str, float] | None = None
 
 
+@dataclass
 class Analyst:
     """Runs the model once over a split and hands every batch to what was asked for.
 
-    trained: the settings that the model is used with. class_names: label 1 first; class_ids: of the ground truth.
+    trained: the settings that the model is used with. autocast: makes the context in which it computes.
     """
 
-    def __init__(
-        self,
-        model: MaskRCNN,
-        trained: TrainConfig,
-        config: AnalyzeConfig,
-        *,
-        class_names: list[str],
-        class_ids: list[int],
-        ground_truth: dict[str, Any],
-        autocast: Callable[[], AbstractContextManager[Any]],
-    ) -> None:
-        self.model, self.trained, self.config = model, trained, config
-        self.class_ids = [-1, *class_ids]
-        self.class_names = dict(zip(class_ids, class_names, strict=True))
-        self.ground_truth = ground_truth
-        self.autocast = autocast
-        self.kind = "segm" if model.roi_heads.has_masks else "bbox"
-        labels = {category: label for label, category in enumerate(class_ids, start=1)}
-        self.objects = ObjectsOfImages(ground_truth, labels, size_limits=trained.evaluation.size_limits)
+    model: MaskRCNN
+    trained: TrainConfig
+    config: AnalyzeConfig
+    classes: ClassMap
+    ground_truth: dict[str, Any]
+    autocast: Callable[[], AbstractContextManager[Any]]
+    pasting: MaskPasting
+
+    def __post_init__(self) -> None:
+        self.class_names, self.kind = self.classes.name_of_id, self.trained.kinds[-1]
+        limits = self.trained.evaluation.size_limits
+        self.objects = ObjectsOfImages(self.ground_truth, self.classes, size_limits=limits)
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +89,7 @@ class Analyst:
             done += len(trace.image_ids)
             on_batch(done)
         iou = self.trained.rpn.iou
-        analysis = Analysis(self.kind, done, self._trained_setting(), (iou.upper, iou.lower))
+        analysis = Analysis(self.kind, done, Setting.of(self.trained), (iou.upper, iou.lower))
         if funnel:
             analysis.funnel = funnel.finish(self.ground_truth, results, kind=self.kind, class_names=self.class_names)
         if reporter:
@@ -106,22 +101,13 @@ class Analyst:
     def _wants(self, part: str) -> bool:
         return part in self.config.what
 
-    def _results(self, trace: Trace, found: list[ImageDetections]) -> list[Result]:
+    def _results(self, trace: Trace, batch: list[Detections]) -> list[Result]:
         """COCO results of a batch."""
         results = []
-        if self.kind == "segm":
-            self.model.roi_heads.add_masks(trace.features, found)
-        for image, each in enumerate(found):
-            original = trace.inputs.original_sizes[image]
-            output = as_output(each, trace.inputs.sizes[image], original)
-            results += to_results(
-                {key: value.cpu() for key, value in output.items()},
-                trace.image_ids[image],
-                original,
-                threshold=self.trained.mask_head.threshold,
-                rule=self.trained.numerics.mask_paste,
-                class_ids=self.class_ids,
-            )
+        batch = self.model.roi_heads.add_masks(trace.features, batch)
+        for image_id, found, original in zip(trace.image_ids, batch, trace.inputs.original_sizes, strict=True):
+            found = replace(found.resized(original).cpu(), classes=self.classes, pasting=self.pasting)
+            results += found.to_coco(image_id)
         return results
 
     def _reporter(self) -> ProposalReporter:
@@ -137,25 +123,12 @@ class Analyst:
 
     # ---------------------------------------------------------------- budgets
 
-    def _trained_setting(self) -> Setting:
-        nms, head = self.trained.rpn.nms, self.trained.roi_head
-        return Setting(
-            pre_test=nms.pre_test,
-            post_test=nms.post_test,
-            rpn_threshold=nms.threshold,
-            score_threshold=head.score_threshold,
-            nms_threshold=head.nms_threshold,
-            detections_per_image=head.detections_per_image,
-            mask_threshold=self.trained.mask_head.threshold,
-        )
-
     def _budget_tracer(self) -> BudgetTracer:
-        section = self.config.budgets
-        names = [name for name in vars(self._trained_setting()) if name != "mask_threshold" or self.kind == "segm"]
+        section, trained = self.config.budgets, Setting.of(self.trained)
+        names = [name for name in vars(trained) if name != "mask_threshold" or self.kind == "segm"]
         options = {name: getattr(section, name) for name in names}
-        settings = combinations(self._trained_setting(), options, most=section.most, seed=self.config.seed)
-        rule = self.trained.numerics.mask_paste
-        return BudgetTracer(self.model, settings, class_ids=self.class_ids, rule=rule)
+        settings = combinations(trained, options, most=section.most, seed=self.config.seed)
+        return BudgetTracer(self.model, settings, classes=self.classes, pasting=self.pasting)
 
     def _add_budgets(self, analysis: Analysis, tracer: BudgetTracer, loader: Loader) -> None:
         found = outcomes(tracer, self.ground_truth, self.average_precision, seed=self.config.seed)

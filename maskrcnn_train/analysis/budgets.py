@@ -1,8 +1,8 @@
-"""What other test-time budgets would give, without training: one pass in which backbone, RPN and heads run once.
+"""How a model would do with other test-time budgets, from one pass in which backbone, RPN and heads run once.
 
-Every combination of settings keeps some of the same proposals and detections. So the heads look at each proposal that
-any combination keeps, and each combination then picks its own: the detections are those of a real evaluation with
-these settings. (A GPU may round sums of a smaller batch differently in the last bit.)
+Combinations of settings share most of their proposals. The heads look once at each proposal that any combination keeps;
+then each combination picks its own. The detections are those of a real evaluation with these settings. (A GPU may round
+the sums of a smaller batch differently in the last bit.)
 """
 
 from __future__ import annotations
@@ -12,24 +12,29 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from maskrcnn_train.analysis.trace import Trace, now
-from maskrcnn_train.evaluation.detect import Result, to_results
-from maskrcnn_train.model.mask_rcnn import MaskRCNN, as_output
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import (
     Candidates,
     DetectionRules,
-    ImageDetections,
     candidates_above,
+    decode_proposals,
+    keep_best,
     suppress_in_classes,
 )
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals, select_proposals
-from maskrcnn_train.model.roi_heads import PROPOSAL_CODER
+from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.classes import ClassMap
+from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.pasting import MaskPasting
 
+Result = dict[str, Any]
 ProposalKey = tuple[int, float, int]  # pre_test, rpn_threshold, post_test
 PROPOSAL_COLUMNS = ("boxes", "scores", "levels", "anchors")
 
@@ -45,6 +50,11 @@ class Setting:
     nms_threshold: float
     detections_per_image: int
     mask_threshold: float
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Setting:
+        """The one that a model is used with."""
+        return cls(**{name: reduce(getattr, key.split("."), config) for name, key in KEYS.items()})  # type: ignore[arg-type]
 
     def overrides(self) -> dict[str, float]:
         """Dotted key -> value."""
@@ -65,7 +75,7 @@ KEYS = {
 def combinations(trained: Setting, options: dict[str, Sequence[float]], *, most: int, seed: int) -> list[Setting]:
     """The trained setting first, then every single change of it, then other combinations, at most `most` in all.
 
-    options: values of each name in KEYS, those of the training are added. Where there are too many a random sample.
+    options: values for the names in KEYS; those of the training are added. Too many combinations are sampled.
     """
     values = {name: sorted({getattr(trained, name), *options.get(name, ())}) for name in KEYS}
     single = [
@@ -96,19 +106,21 @@ class Costs:
     num_masks: int
 
 
+@dataclass
 class BudgetTracer:
     """Collects, batch by batch, the detections of every combination.
 
-    settings: of `combinations`. class_ids: label -> category id. rule: `numerics.mask_paste`.
+    settings: of `combinations`. pasting: its rule counts, the thresholds are those of the settings.
     """
 
-    def __init__(self, model: MaskRCNN, settings: Sequence[Setting], *, class_ids: Sequence[int], rule: str) -> None:
-        self.model = model
-        self.settings = list(settings)
-        self.class_ids = class_ids
-        self.rule = rule
-        self.results: list[list[Result]] = [[] for _ in settings]
-        self.num_proposals = [0] * len(settings)
+    model: MaskRCNN
+    settings: Sequence[Setting]
+    classes: ClassMap
+    pasting: MaskPasting
+
+    def __post_init__(self) -> None:
+        self.results: list[list[Result]] = [[] for _ in self.settings]
+        self.num_proposals = [0] * len(self.settings)
         self.costs = Costs(0.0, defaultdict(float), 0.0, 0, 0.0, 0)
         self.num_images = 0
 
@@ -121,7 +133,7 @@ class BudgetTracer:
             self._add_image(trace, image, {key: each[image] for key, each in proposals.items()})
 
     def milliseconds(self, number: int) -> float:
-        """What the model takes for an image with this setting, from the times of its stages."""
+        """Milliseconds of an image with this setting, added up from the times of the stages."""
         setting, costs = self.settings[number], self.costs
         seconds = costs.features + costs.proposals[setting.pre_test, setting.rpn_threshold]
         seconds += costs.boxes / max(costs.num_boxes, 1) * self.num_proposals[number]
@@ -130,21 +142,15 @@ class BudgetTracer:
 
     def _proposals(self, trace: Trace) -> dict[ProposalKey, list[Proposals]]:
         """Proposals of every image for each distinct (pre_test, rpn_threshold, post_test)."""
-        predictions, device = trace.predictions, trace.predictions.anchors.device
+        device = trace.predictions.anchors.device
         post_tests: dict[tuple[int, float], set[int]] = defaultdict(set)
         for setting in self.settings:
             post_tests[setting.pre_test, setting.rpn_threshold].add(setting.post_test)
         found: dict[ProposalKey, list[Proposals]] = {}
         for (pre_test, threshold), counts in post_tests.items():
             began = now(device)
-            most = select_proposals(
-                predictions.objectness,
-                predictions.deltas,
-                predictions.anchors,
-                predictions.level_sizes,
-                trace.inputs.sizes,
-                ProposalBudget(pre_test, max(counts), threshold, self.model.rpn.test_budget.min_size),
-            )
+            budget = ProposalBudget(pre_test, max(counts), threshold, self.model.rpn.test_budget.min_size)
+            most = select_proposals(trace.predictions, trace.inputs.sizes, budget)
             self.costs.proposals[pre_test, threshold] += now(device) - began
             found |= {(pre_test, threshold, count): [each[:count] for each in most] for count in counts}
         return found
@@ -165,27 +171,28 @@ class BudgetTracer:
             chosen.append(choices.detections(setting))
         # a detection is a pair of proposal and class: each is looked at once, whatever settings keep it
         num_classes = logits.shape[1]
-        pairs, places = torch.cat([rows * num_classes + labels for rows, labels in chosen]).unique(return_inverse=True)
+        pairs, positions = torch.cat([rows * num_classes + labels for rows, labels in chosen]).unique(
+            return_inverse=True
+        )
         found = choices.decoded(pairs // num_classes, pairs % num_classes)
         by_threshold = self._results_of(trace, image, features, found)
-        for number, own in enumerate(places.split([len(rows) for rows, _ in chosen])):
+        for number, own in enumerate(positions.split([len(rows) for rows, _ in chosen])):
             results = by_threshold[self.settings[number].mask_threshold]
-            self.results[number] += [results[place] for place in own.tolist()]
+            self.results[number] += [results[position] for position in own.tolist()]
 
     def _results_of(
-        self, trace: Trace, image: int, features: list[Tensor], found: ImageDetections
+        self, trace: Trace, image: int, features: list[Tensor], found: Detections
     ) -> dict[float, list[Result]]:
         """COCO results of every detection of an image, for each mask threshold."""
-        original = trace.inputs.original_sizes[image]
         if self.model.roi_heads.has_masks:
             began = now(found.boxes.device)
-            self.model.roi_heads.add_masks(features, [found])
+            (found,) = self.model.roi_heads.add_masks(features, [found])
             self.costs.masks += now(found.boxes.device) - began
-            self.costs.num_masks += len(found.boxes)
-        output = {key: value.cpu() for key, value in as_output(found, trace.inputs.sizes[image], original).items()}
+            self.costs.num_masks += len(found)
+        found = replace(found.resized(trace.inputs.original_sizes[image]).cpu(), classes=self.classes)
         return {
-            threshold: to_results(
-                output, trace.image_ids[image], original, threshold=threshold, rule=self.rule, class_ids=self.class_ids
+            threshold: replace(found, pasting=replace(self.pasting, threshold=threshold)).to_coco(
+                trace.image_ids[image]
             )
             for threshold in {setting.mask_threshold for setting in self.settings}
         }
@@ -218,26 +225,24 @@ class _Choices:
         rows, threshold = self.rows[key], setting.score_threshold
         if (key, threshold) not in self.above:
             self.above[key, threshold] = candidates_above(
-                threshold,
                 self.scores[rows],
                 self.deltas[rows],
                 self.shared.boxes[rows],
                 self.size,
-                coder=PROPOSAL_CODER,
-                rules=self.rules,
+                threshold=threshold,
+                min_size=self.rules.min_size,
             )
         if (key, threshold, setting.nms_threshold) not in self.kept:
             self.kept[key, threshold, setting.nms_threshold] = suppress_in_classes(
                 self.above[key, threshold], setting.nms_threshold
             )
-        best = self.kept[key, threshold, setting.nms_threshold][: setting.detections_per_image]
-        best = best[torch.where(best.large)[0]]
+        best = keep_best(self.kept[key, threshold, setting.nms_threshold], setting.detections_per_image)
         return rows[best.rows], best.labels
 
-    def decoded(self, rows: Tensor, labels: Tensor) -> ImageDetections:
+    def decoded(self, rows: Tensor, labels: Tensor) -> Detections:
         """These pairs of proposal and class as detections, in their order."""
-        boxes = PROPOSAL_CODER.decode(self.deltas[rows, labels], self.shared.boxes[rows])
-        return ImageDetections(clip_boxes_to_image(boxes, self.size), labels, self.scores[rows, labels])
+        boxes = decode_proposals(self.deltas[rows, labels], self.shared.boxes[rows], self.size)
+        return Detections(boxes, labels, self.scores[rows, labels], self.size)
 
 
 def _proposal_key(setting: Setting) -> ProposalKey:

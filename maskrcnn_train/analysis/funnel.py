@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ from maskrcnn_train.evaluation.diagnostics.matches import match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import image_overlaps
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import nearest_objects
-from maskrcnn_train.model.outputs import Candidates, ImageDetections, candidates_above, keep_best, suppress_in_classes
+from maskrcnn_train.model.outputs import Candidates, candidates_above, keep_best, suppress_in_classes
 from maskrcnn_train.model.proposals import clip_and_filter, suppress_overlaps, top_candidates
-from maskrcnn_train.model.roi_heads import PROPOSAL_CODER
+from maskrcnn_train.structures.detections import Detections
 
 FOUND = "found"
 STAGES = {
@@ -44,9 +44,9 @@ STAGES = {
 
 @dataclass
 class LostObject:
-    """An object and where it went. place: row in the ground truth's annotations; stage: FOUND or one of STAGES."""
+    """An object and where it went. row: of the ground truth's annotations; stage: FOUND or one of STAGES."""
 
-    place: int
+    row: int
     annotation_id: int
     image_id: int
     class_name: str
@@ -62,22 +62,22 @@ class Funnel:
     iou: float
     objects: list[LostObject]
 
-    def counts(self, **wanted: str) -> Counter[str]:
-        """Objects by stage; wanted: class_name or size, of these only."""
-        chosen = [each for each in self.objects if all(getattr(each, key) == value for key, value in wanted.items())]
+    def counts(self, **only: str) -> Counter[str]:
+        """Objects by stage. only: a class_name or size to count."""
+        chosen = [each for each in self.objects if all(getattr(each, key) == value for key, value in only.items())]
         return Counter(each.stage for each in chosen)
 
 
+@dataclass
 class FunnelTracer:
-    """Follows the objects of each batch through the model; `finish` adds what only the detections tell."""
+    """Follows the objects of each batch through the model; `finish` adds what the detections show."""
 
-    def __init__(self, model: MaskRCNN, objects: ObjectsOfImages, *, iou: float) -> None:
-        self.model = model
-        self.objects = objects
-        self.iou = iou
-        self.last_stage: dict[int, str] = {}  # by place: the stage at which an object is lost, if it is
+    model: MaskRCNN
+    objects: ObjectsOfImages
+    iou: float
+    last_stage: dict[int, str] = field(default_factory=dict)  # by row of the ground truth: where it is lost, if it is
 
-    def add(self, trace: Trace) -> list[ImageDetections]:
+    def add(self, trace: Trace) -> list[Detections]:
         """Follow one batch; returns its detections without masks, network pixels."""
         proposals = self.model.rpn.propose(trace.predictions, trace.inputs.sizes)
         logits, deltas = self.model.roi_heads.predict_boxes(trace.features, [each.boxes for each in proposals])
@@ -88,28 +88,26 @@ class FunnelTracer:
         ):
             size, boxes = trace.inputs.sizes[image], proposals[image].boxes
             rules = self.model.roi_heads.rules
-            every = candidates_above(-1.0, scores, moves, boxes, size, coder=PROPOSAL_CODER, rules=rules)
+            every = candidates_above(scores, moves, boxes, size, threshold=-1.0, min_size=rules.min_size)
             above = every[torch.where(every.scores > rules.score_threshold)[0]]
             kept = suppress_in_classes(above, rules.nms_threshold)
             final = keep_best(kept, rules.count)
-            found.append(final)
+            found.append(final.to_detections())
             own = self.objects.of(trace, image)
-            if own.places:
+            if own.rows:
                 stages = self._stages(trace, image, own, boxes, [every, above, kept, final])
-                self.last_stage |= dict(zip(own.places, stages, strict=True))
+                self.last_stage |= dict(zip(own.rows, stages, strict=True))
         return found
 
     def _stages(
-        self, trace: Trace, image: int, own: Objects, proposals: Tensor, heads: Sequence[Candidates | ImageDetections]
+        self, trace: Trace, image: int, own: Objects, proposals: Tensor, heads: Sequence[Candidates]
     ) -> list[str]:
         """Where each object is lost if it is not found, the detections being the last stage."""
         predictions, budget = trace.of_image(image), self.model.rpn.test_budget
         size = trace.inputs.sizes[image]
 
         def candidates(count: int) -> Any:
-            (top,) = top_candidates(
-                predictions.objectness, predictions.deltas, predictions.anchors, predictions.level_sizes, count
-            )
+            (top,) = top_candidates(predictions, count)
             return clip_and_filter(top, size, budget.min_size)
 
         before = candidates(budget.pre_nms)
@@ -126,18 +124,18 @@ class FunnelTracer:
         stages = [names[number] for number in survived.tolist()]
         fits = nearest_objects(own.boxes, predictions.anchors).object_ious >= self.model.rpn.upper
         taken = self._covered(own, heads[1].boxes)  # by a candidate of any class above the score
-        for place, stage in enumerate(stages):
-            if stage == "rpn_box" and not fits[place]:
-                stages[place] = "anchor"
-            elif stage == "score" and taken[place]:
-                stages[place] = "wrong_class"
+        for number, stage in enumerate(stages):
+            if stage == "rpn_box" and not fits[number]:
+                stages[number] = "anchor"
+            elif stage == "score" and taken[number]:
+                stages[number] = "wrong_class"
         return stages
 
     def _covered(self, own: Objects, boxes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Whether some box (of the object's class) overlaps each object enough: bool [G]."""
         if labels is None:
             return _overlapped(own.boxes, boxes, self.iou)
-        covered = torch.zeros(len(own.places), dtype=torch.bool, device=own.boxes.device)
+        covered = torch.zeros(len(own.rows), dtype=torch.bool, device=own.boxes.device)
         for label in own.labels.unique():
             same = own.labels == label
             covered[same] = _overlapped(own.boxes[same], boxes[labels == label], self.iou)
@@ -149,28 +147,28 @@ class FunnelTracer:
         """Found is what COCO's matching finds at this IoU; results: the model's detections, as COCO has them."""
         found, covered = _found_objects(ground_truth, results, kind, self.iou)
         objects = []
-        for place, stage in sorted(self.last_stage.items()):
-            annotation = ground_truth["annotations"][place]
-            if place in found:
+        for row, stage in sorted(self.last_stage.items()):
+            annotation = ground_truth["annotations"][row]
+            if row in found:
                 stage = FOUND
             elif stage == FOUND:  # a detection of its class covers it, and still it is not found
-                stage = "neighbour" if place in covered else "mask"
-            name, size = class_names[annotation["category_id"]], self.objects.sizes[place]
-            objects.append(LostObject(place, annotation["id"], annotation["image_id"], name, size, stage))
+                stage = "neighbour" if row in covered else "mask"
+            name, size = class_names[annotation["category_id"]], self.objects.sizes[row]
+            objects.append(LostObject(row, annotation["id"], annotation["image_id"], name, size, stage))
         return Funnel(kind, self.iou, objects)
 
 
-def _overlapped(objects: Tensor, boxes: Tensor, iou: float) -> Tensor:
-    """Whether some of the boxes [B, 4] overlaps each of the objects [G, 4] by `iou` at least: bool [G]."""
+def _overlapped(gt_boxes: Tensor, boxes: Tensor, iou: float) -> Tensor:
+    """Whether some of the boxes [B, 4] overlaps each of gt_boxes [G, 4] by `iou` at least: bool [G]."""
     if len(boxes) == 0:
-        return torch.zeros(len(objects), dtype=torch.bool, device=objects.device)
-    return nearest_objects(objects, boxes).object_ious >= iou  # in pieces: all anchors may be among the boxes
+        return torch.zeros(len(gt_boxes), dtype=torch.bool, device=gt_boxes.device)
+    return nearest_objects(gt_boxes, boxes).object_ious >= iou  # in pieces: all anchors may be among the boxes
 
 
 def _found_objects(
     ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str, iou: float
 ) -> tuple[set[int], set[int]]:
-    """Places of the objects that are matched, and of those that some detection of their class overlaps enough."""
+    """Rows of the objects that are matched, and of those that some detection of their class overlaps enough."""
     overlaps = image_overlaps(ground_truth, results, kind=kind, max_detections=len(results))
     matches = match_detections(overlaps, iou_thresholds=[iou])
     found, covered = set(), set()

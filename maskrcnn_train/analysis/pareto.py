@@ -1,5 +1,7 @@
-"""Which of many settings are worth having: none is both faster and better. Chosen on one half of the images, reported
-on the other, so that a lucky setting is not taken for a good one."""
+"""Which of many settings are worth having: those that no other setting beats in both speed and AP.
+
+They are chosen on one half of the images and reported on the other, so that luck does not count.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,12 @@ Score = Callable[[list[dict[str, Any]], dict[str, Any]], float]
 
 @dataclass
 class Outcome:
-    """What one setting gives. tuned, reported: AP on the half that settings are chosen on, and on the other; ABSENT
-    without objects, None where it was not taken; milliseconds: of the model for an image, from the times of its stages;
-    proposals, detections: mean numbers of an image. front: nothing else is both faster and better on the first half."""
+    """Speed and AP of one setting.
+
+    tuned, reported: AP on the half that settings are chosen on, and on the other half; ABSENT without objects, None
+    where it was not measured. milliseconds: of an image, from the times of the stages. proposals, detections: mean
+    numbers per image. front: no other setting is both faster and better on the first half.
+    """
 
     setting: Setting
     milliseconds: float

@@ -1,5 +1,5 @@
-"""How good the proposals are: the share of objects among the first N of them, and what the RPN's thresholds make of
-its anchors in training."""
+"""How good the proposals are: how many objects the first N of them cover, and which anchors become positive in
+training under the RPN's thresholds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,8 +16,7 @@ from maskrcnn_train.model.boxes import pairwise_iou
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import nearest_objects
 from maskrcnn_train.model.proposals import select_proposals
-
-Array = npt.NDArray[np.float64]
+from maskrcnn_train.structures.arrays import Floats
 
 
 @dataclass
@@ -39,7 +37,7 @@ class AnchorShares:
     """What training with these thresholds makes of the anchors of an image, on average.
 
     positive, ignored, negative: shares of all anchors. per_object: positive anchors of an object; only_best: share of
-    the objects that have no anchor above `upper` and live from the best-anchor rule.
+    the objects that have no anchor above `upper`, so that only the best-anchor rule gives them one.
     """
 
     upper: float
@@ -51,59 +49,48 @@ class AnchorShares:
     only_best: float
 
 
+@dataclass
 class ProposalReporter:
     """Collects, batch by batch, how well proposals and anchors of a model fit the objects.
 
-    counts: numbers of proposals to look at, ascending: what `rpn.nms.post_test` of that number would leave, all else
-    being the model's own test budget. thresholds: (upper, lower) pairs of `rpn.iou`.
+    counts: values of `rpn.nms.post_test` to try, ascending, with the rest of the model's own test budget.
+    thresholds: (upper, lower) pairs of `rpn.iou`.
     """
 
-    def __init__(
-        self,
-        model: MaskRCNN,
-        objects: ObjectsOfImages,
-        *,
-        counts: Sequence[int],
-        thresholds: Sequence[tuple[float, float]],
-    ) -> None:
-        self.model = model
-        self.objects = objects
-        self.counts, self.thresholds = list(counts), list(thresholds)
-        self.places: list[int] = []
-        self.best_ious: list[Array] = []  # of each object the IoU with the best of the first N proposals, [N]
+    model: MaskRCNN
+    objects: ObjectsOfImages
+    counts: Sequence[int]
+    thresholds: Sequence[tuple[float, float]]
+
+    def __post_init__(self) -> None:
+        self.rows: list[int] = []  # of the ground truth
+        self.best_ious: list[Floats] = []  # of each object the IoU with the best of the first N proposals, [N]
         self.anchor_counts = np.zeros((len(self.thresholds), 3))  # positive, ignored, negative
         self.only_best = np.zeros(len(self.thresholds))
         self.num_objects = 0
 
     def add(self, trace: Trace) -> None:
         """Look at one batch."""
-        predictions = trace.predictions
-        found = select_proposals(
-            predictions.objectness,
-            predictions.deltas,
-            predictions.anchors,
-            predictions.level_sizes,
-            trace.inputs.sizes,
-            replace(self.model.rpn.test_budget, post_nms=self.counts[-1]),
-        )
+        budget = replace(self.model.rpn.test_budget, post_nms=self.counts[-1])
+        found = select_proposals(trace.predictions, trace.inputs.sizes, budget)
         for image, proposals in enumerate(found):
             own = self.objects.of(trace, image)
             self._add_recall(own, proposals.boxes)
-            self._add_anchors(own, predictions.anchors)
+            self._add_anchors(own, trace.predictions.anchors)
 
     def _add_recall(self, own: Objects, proposals: Tensor) -> None:
-        if not own.places:
+        if not own.rows:
             return
-        best = torch.zeros((len(own.places), len(self.counts)))
+        best = torch.zeros((len(own.rows), len(self.counts)))
         if len(proposals):
             running = pairwise_iou(own.boxes, proposals).cummax(dim=1).values
             reach = torch.tensor([min(count, len(proposals)) - 1 for count in self.counts], device=running.device)
             best = running[:, reach].cpu()
-        self.places += own.places
+        self.rows += own.rows
         self.best_ious.append(best.double().numpy())
 
     def _add_anchors(self, own: Objects, anchors: Tensor) -> None:
-        if not own.places:
+        if not own.rows:
             self.anchor_counts += [0, 0, len(anchors)]
             return
         nearest = nearest_objects(own.boxes, anchors)
@@ -115,18 +102,18 @@ class ProposalReporter:
             counts = int(positive.sum()), int((~positive & ~negative).sum()), int(negative.sum())
             self.anchor_counts[row] += counts
             self.only_best[row] += int((nearest.object_ious < upper).sum())
-        self.num_objects += len(own.places)
+        self.num_objects += len(own.rows)
 
     def recalls(self, groups: Mapping[str, Sequence[str]]) -> list[ProposalRecall]:
         """Recall of all objects and of every group at every count. groups: size, class -> that of each ground-truth
         row."""
-        if not self.places:
+        if not self.rows:
             return []
         ious = np.concatenate(self.best_ious)
         rows: list[ProposalRecall] = []
         members = {("all", "all"): np.ones(len(ious), bool)}
         for by, of_row in groups.items():
-            own = np.array([of_row[place] for place in self.places])
+            own = np.array([of_row[row] for row in self.rows])
             members |= {(by, group): own == group for group in dict.fromkeys(own.tolist())}
         for (by, group), chosen in members.items():
             for column, count in enumerate(self.counts):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,8 @@ import torch
 
 from maskrcnn_train.analysis.budgets import Setting
 from maskrcnn_train.analysis.trace import now
-from maskrcnn_train.evaluation.detect import evaluating
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
-from maskrcnn_train.model.outputs import DetectionRules
+from maskrcnn_train.model.modes import evaluating
 from maskrcnn_train.structures.batch import ImageBatch, Target
 
 
@@ -29,40 +28,33 @@ def time_settings(
 ) -> dict[str, float]:
     """Median milliseconds of an image with each of the named settings, taken in turn on the first `num_images`."""
     seconds: dict[Setting, list[float]] = {setting: [] for setting in settings.values()}
+    left = num_images
     with evaluating(model), torch.inference_mode(), autocast():
-        for images in _first_batches(loader, num_images):
+        for images, _ in loader if num_images else ():
             batch = images.to(device)
-            model(batch)  # untimed: the first pass over an image size costs more
+            model.detect(batch)  # untimed: the first pass over an image size costs more
             for setting, own in seconds.items():
-                with applied(model, setting):
-                    began = now(device)
-                    model(batch)
-                    own.append((now(device) - began) / len(batch))
+                own.append(_seconds(model, setting, batch, device) / len(batch))
+            left -= len(batch)
+            if left <= 0:
+                break
     return {name: 1000 * statistics.median(seconds[each]) for name, each in settings.items() if seconds[each]}
 
 
-def _first_batches(loader: Iterable[tuple[ImageBatch, list[Target]]], num_images: int) -> Iterator[ImageBatch]:
-    """Whole batches until `num_images` were in them."""
-    if num_images == 0:
-        return
-    for images, _ in loader:
-        yield images
-        num_images -= len(images)
-        if num_images <= 0:
-            return
-
-
-@contextmanager
-def applied(model: MaskRCNN, setting: Setting) -> Iterator[None]:
-    """The budgets of a setting in a model, for as long as the context lasts."""
-    budget, rules = model.rpn.test_budget, model.roi_heads.rules
-    model.rpn.test_budget = replace(
-        budget, pre_nms=setting.pre_test, post_nms=setting.post_test, nms_threshold=setting.rpn_threshold
+def _seconds(model: MaskRCNN, setting: Setting, batch: ImageBatch, device: torch.device) -> float:
+    """What one pass with the budgets of a setting takes."""
+    budget = replace(
+        model.rpn.test_budget,
+        pre_nms=setting.pre_test,
+        post_nms=setting.post_test,
+        nms_threshold=setting.rpn_threshold,
     )
-    model.roi_heads.rules = DetectionRules(
-        setting.score_threshold, setting.nms_threshold, setting.detections_per_image, rules.min_size
+    rules = replace(
+        model.roi_heads.rules,
+        score_threshold=setting.score_threshold,
+        nms_threshold=setting.nms_threshold,
+        count=setting.detections_per_image,
     )
-    try:
-        yield
-    finally:
-        model.rpn.test_budget, model.roi_heads.rules = budget, rules
+    began = now(device)
+    model.detect(batch, budget=budget, rules=rules)
+    return now(device) - began

@@ -1,4 +1,4 @@
-"""One pass of a model over a split, stopped between its stages: what every analysis looks at."""
+"""One pass of a model over a split that stops between the stages; every analysis looks at it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, SIZE_LIMITS
-from maskrcnn_train.evaluation.detect import evaluating
 from maskrcnn_train.model.inputs import NetworkInput
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
-from maskrcnn_train.model.rpn import RPNPredictions
+from maskrcnn_train.model.modes import evaluating
+from maskrcnn_train.model.proposals import RPNPredictions
 from maskrcnn_train.structures.batch import ImageBatch, Target
+from maskrcnn_train.structures.classes import ClassMap
 
 SIZES = AREA_NAMES[1:]
 
@@ -45,7 +46,7 @@ def trace_batches(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Iterator[Trace]:
-    """Every batch of the loader; what is done with one is done without gradients and in the model's number format."""
+    """Every batch of the loader. The caller's work on a batch runs without gradients and in the model's precision."""
     # around all batches, so that the weights are converted once
     with evaluating(model), torch.inference_mode(), autocast():
         for images, targets in loader:
@@ -58,7 +59,7 @@ def trace_batches(
 
 
 def now(device: torch.device) -> float:
-    """Seconds, after everything that a GPU was told to do is done."""
+    """Seconds on a clock, read after the GPU has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -66,40 +67,40 @@ def now(device: torch.device) -> float:
 
 @dataclass
 class Objects:
-    """The objects of one image, crowd regions apart. boxes: float32 [G, 4], network pixels; labels: int64 [G];
-    places: rows in the ground truth's annotations."""
+    """The ground truth of one image, without crowd regions. boxes: float32 [G, 4], network pixels; labels: int64 [G];
+    rows: of the ground truth's annotations."""
 
     boxes: Tensor
     labels: Tensor
-    places: list[int]
+    rows: list[int]
 
 
 class ObjectsOfImages:
-    """Objects in network pixels from a COCO ground truth; labels: category id -> label.
+    """Objects in network pixels from a COCO ground truth.
 
     size_limits: as `evaluation.size_limits`. sizes: one of SIZES for each row of the ground truth's annotations.
     """
 
     def __init__(
-        self, ground_truth: dict[str, Any], labels: dict[int, int], *, size_limits: Sequence[float] = SIZE_LIMITS
+        self, ground_truth: dict[str, Any], classes: ClassMap, *, size_limits: Sequence[float] = SIZE_LIMITS
     ) -> None:
         self.annotations = ground_truth["annotations"]
         limits = [limit**2 for limit in size_limits]
         self.sizes = [SIZES[bisect_right(limits, annotation["area"])] for annotation in self.annotations]
-        self.labels = labels
-        self.places: dict[int, list[int]] = {image["id"]: [] for image in ground_truth["images"]}
-        for place, annotation in enumerate(self.annotations):
+        self.classes = classes
+        self.rows: dict[int, list[int]] = {image["id"]: [] for image in ground_truth["images"]}
+        for row, annotation in enumerate(self.annotations):
             if not annotation["iscrowd"]:
-                self.places[annotation["image_id"]].append(place)
+                self.rows[annotation["image_id"]].append(row)
 
     def of(self, trace: Trace, image: int) -> Objects:
         """Those of one image of a batch, on the batch's device."""
-        places = self.places[trace.image_ids[image]]
+        rows = self.rows[trace.image_ids[image]]
         device = trace.predictions.anchors.device
-        own = [self.annotations[place] for place in places]
+        own = [self.annotations[row] for row in rows]
         boxes = torch.tensor([each["bbox"] for each in own], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         size, original = trace.inputs.sizes[image], trace.inputs.original_sizes[image]
         scale = torch.tensor([size[1] / original[1], size[0] / original[0]] * 2)
-        labels = torch.tensor([self.labels[each["category_id"]] for each in own], dtype=torch.int64)
-        return Objects((boxes * scale).to(device), labels.to(device), places)
+        labels = torch.tensor([self.classes.label_of(each["category_id"]) for each in own], dtype=torch.int64)
+        return Objects((boxes * scale).to(device), labels.to(device), rows)

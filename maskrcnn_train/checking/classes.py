@@ -6,9 +6,9 @@ import numpy as np
 
 from maskrcnn_train.checking.advice import split_again
 from maskrcnn_train.checking.findings import Finding
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
+from maskrcnn_train.structures.classes import ClassMap
 
 FEW = 10  # training objects of a class, below which it can hardly be learnt
 UNEVEN = 10  # a class on this many times fewer images than the median class is too rare

@@ -12,9 +12,9 @@ from maskrcnn_train.checking.findings import Finding, in_order
 from maskrcnn_train.checking.objects import network_objects, training_min_size
 from maskrcnn_train.checking.sizes import check_object_sizes, check_objects_per_image
 from maskrcnn_train.checking.training import check_training
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import Split, Splits
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.classes import ClassMap
 
 
 @dataclass

@@ -75,7 +75,7 @@ def _kept_numbers(model: MaskRCNN, config: TrainConfig, size: tuple[int, int]) -
         if heads.mask_head is not None and heads.mask_predictor is not None:
             side = config.mask_head.pooler.resolution
             hidden = heads.mask_head(torch.zeros(objects, channels, side, side, requires_grad=True))
-            heads.mask_predictor.of_classes(hidden, torch.ones(objects, dtype=torch.int64))
+            heads.mask_predictor.logits_of_classes(hidden, torch.ones(objects, dtype=torch.int64))
     return sum(each.untyped_storage().nbytes() // each.element_size() for each in kept.values())
 
 

@@ -13,12 +13,13 @@ from maskrcnn_train.data.coco.entries import KINDS, Faults
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex
 from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.paths import require_folder
-from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, match_categories
+from maskrcnn_train.data.splits.classes import build_class_map, match_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
 from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, labels_of
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
 from maskrcnn_train.structures.arrays import Ints
+from maskrcnn_train.structures.classes import ClassMap
 
 
 @dataclass
@@ -65,7 +66,7 @@ def read_data(config: TrainConfig) -> CheckedData:
         checked.splits = cut_split(whole, classes, data.split.fractions, data.split.seed)
     for split in checked.splits.values():
         checked.findings += _missing_files(split, data.on_bad_image)
-        checked.findings += _content(split, with_masks=config.mask_head.name != "none")
+        checked.findings += _content(split, with_masks=config.mask_head.enabled)
     return checked
 
 

@@ -82,7 +82,7 @@ def _native_size(split: Split, config: TrainConfig) -> dict[str, int]:
 
 
 def _coarse_masks(split: Split, objects: NetworkObjects, config: TrainConfig) -> list[Finding]:
-    if config.mask_head.name == "none":
+    if not config.mask_head.enabled:
         return []
     resolution = 2 * config.mask_head.pooler.resolution
     coarse = np.maximum(objects.widths, objects.heights) > MASK_PIXEL * resolution

@@ -17,13 +17,13 @@ from maskrcnn_train.data.coco.index import NO_MASK, RLE
 from maskrcnn_train.data.copy_paste import paste_objects
 from maskrcnn_train.data.images import ImageError, decode
 from maskrcnn_train.data.order import repeat_factors
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
 from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.batch import Target
+from maskrcnn_train.structures.classes import ClassMap
 
 Key = int | tuple[int, ...]  # position, or for random augmentation (epoch, position) or (epoch, position, repeat)
 

@@ -21,12 +21,12 @@ from maskrcnn_train.data.coco.index import SkippedTable
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.order import EpochBatchSampler, SequentialBatchSampler
 from maskrcnn_train.data.packing import PackedBatch, pack
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import Split, Splits, read_splits
 from maskrcnn_train.data.transforms import build_transform
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, ImageVersions, Target
+from maskrcnn_train.structures.classes import ClassMap
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def build_dataset(config: TrainConfig, split: Split, classes: ClassMap, *, train
         split=split,
         classes=classes,
         transform=build_transform(config.data, config.augmentation if training else None, config.numerics.pixel_mean),
-        with_masks=config.mask_head.name != "none",
+        with_masks=config.mask_head.enabled,
         seed=config.seed,
         keep_empty=config.data.keep_empty or not training,
         skip_bad_images=config.data.on_bad_image == "skip",

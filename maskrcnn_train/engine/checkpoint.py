@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.engine.distributed import unwrap
 from maskrcnn_train.engine.state import Position, TrainingState
 from maskrcnn_train.files import write_json, written_aside
 from maskrcnn_train.model.weights.files import read_torch
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.classes import ClassMap
 
 FORMAT = "maskrcnn_train/1"
 RESUMABLE = ("last.pt", "previous.pt")  # the newest first

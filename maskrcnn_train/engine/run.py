@@ -20,7 +20,6 @@ import yaml
 from rich.console import Console
 
 from maskrcnn_train import __version__
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import Splits
 from maskrcnn_train.data.summary import summarize
 from maskrcnn_train.engine import distributed
@@ -37,6 +36,7 @@ from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.errors import as_user_error, one_line
 from maskrcnn_train.settings.overrides import overrides_of
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.classes import ClassMap
 
 logger = logging.getLogger("maskrcnn_train")
 

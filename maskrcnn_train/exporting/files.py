@@ -1,9 +1,8 @@
-"""Writes the files of each format: aside first, then renamed. ONNX and TorchScript come from one trace."""
+"""Writes the files of each format. ONNX and TorchScript come from one trace."""
 
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,10 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from maskrcnn_train.exporting.detector import TraceableDetector
 from maskrcnn_train.exporting.metadata import output_names
 from maskrcnn_train.exporting.pasting import MaskPaster
+from maskrcnn_train.files import written_aside
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.pasting import MaskPasting
 
 EXAMPLE_SIZE = (96, 128)  # height, width of the image that is traced; the trace holds for all
 # torch's newer exporters fail on the model's data-dependent shapes, so these stay in use
@@ -40,18 +41,16 @@ def without_exporter_noise() -> Iterator[None]:
         yield
 
 
-def build_detector(model: MaskRCNN, config: TrainConfig, *, paste_masks: bool) -> TraceableDetector:
-    """The model on the CPU in fp32 as one graph; shares its weights."""
-    paster = None
-    if paste_masks:
-        paster = MaskPaster(threshold=config.mask_head.threshold, rule=config.numerics.mask_paste)
+def build_detector(model: MaskRCNN, config: TrainConfig, *, pasting: MaskPasting | None) -> TraceableDetector:
+    """The model on the CPU in fp32 as one graph; shares its weights. pasting: None leaves masks inside their boxes."""
+    paster = None if pasting is None else MaskPaster(pasting)
     plain = model.to(memory_format=torch.contiguous_format)
     return TraceableDetector(plain, min_size=config.data.min_size, max_size=config.data.max_size, paster=paster).eval()
 
 
 def write_torchscript(detector: TraceableDetector, path: Path, about: dict[str, Any]) -> None:
     """`torch.jit.load` reads it where torchvision is imported; the description is its extra file metadata.json."""
-    with _aside(path) as aside, torch.no_grad():
+    with without_exporter_noise(), written_aside(path) as aside, torch.no_grad():
         traced = torch.jit.trace(detector, (_example(),), check_trace=False)
         torch.jit.save(traced, str(aside), _extra_files={"metadata.json": json.dumps(about)})
 
@@ -61,7 +60,7 @@ def write_onnx(detector: TraceableDetector, path: Path, about: dict[str, Any], c
     import onnx
 
     names = output_names(config)
-    with _aside(path) as aside, torch.no_grad():
+    with without_exporter_noise(), written_aside(path) as aside, torch.no_grad():
         torch.onnx.export(
             detector,
             (_example(),),
@@ -79,22 +78,5 @@ def write_onnx(detector: TraceableDetector, path: Path, about: dict[str, Any], c
         onnx.save(content, aside)
 
 
-def write_json(path: Path, about: dict[str, Any]) -> None:
-    """The description alone."""
-    with _aside(path) as aside:
-        aside.write_text(json.dumps(about, indent=2) + "\n")
-
-
 def _example() -> torch.Tensor:
     return torch.randint(0, 256, (*EXAMPLE_SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        with without_exporter_noise():
-            yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

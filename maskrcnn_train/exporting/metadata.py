@@ -1,19 +1,19 @@
-"""What a program needs to know to use the model: classes, thresholds, how images are prepared."""
+"""What a program needs to use the model: classes, thresholds, how images are prepared."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from maskrcnn_train import __version__
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.classes import ClassMap
 
 OUTPUTS = ("boxes", "labels", "scores", "masks")
 
 
 def output_names(config: TrainConfig) -> list[str]:
     """Outputs of an exported graph, in their order."""
-    return list(OUTPUTS[:3] if config.mask_head.name == "none" else OUTPUTS)
+    return list(OUTPUTS if config.mask_head.enabled else OUTPUTS[:3])
 
 
 def describe_model(config: TrainConfig, classes: ClassMap) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Masks in the image inside the graph: the rules of model/outputs.py as two small matrix products a mask."""
+"""Masks in the image inside the graph: the rules of structures/pasting.py as two small matrix products a mask."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskrcnn_train.structures.pasting import MaskPasting
+
 
 class MaskPaster(torch.nn.Module):
     """masks float32 [N, M, M] inside boxes [N, 4] (image pixels), size int64 [2] -> uint8 [N, height, width]."""
 
-    def __init__(self, *, threshold: float, rule: str) -> None:
+    def __init__(self, pasting: MaskPasting) -> None:
         super().__init__()
-        self.threshold = threshold
-        self.continuous = rule == "continuous"
+        self.threshold = pasting.threshold
+        self.continuous = pasting.rule == "continuous"
         self.paste = torch.jit.script(paste_all)
 
     def forward(self, masks: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
@@ -26,7 +28,7 @@ class MaskPaster(torch.nn.Module):
 
 
 def _grow(boxes: Tensor, scale: Tensor | float) -> Tensor:
-    """As `_grow_boxes` in model/outputs.py, with both corners inside: whole numbers, x2 y2 one beyond."""
+    """As `_grow_boxes` in structures/pasting.py, with both corners inside: whole numbers, x2 y2 one beyond."""
     halves = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * scale
     centers = (boxes[:, 2:] + boxes[:, :2]) * 0.5
     low, high = (centers - halves).to(torch.int64), (centers + halves).to(torch.int64) + 1
@@ -53,11 +55,11 @@ def paste_all(masks: Tensor, boxes: Tensor, size: Tensor, threshold: float, cont
 def axis_weights(low: Tensor, high: Tensor, length: int, cells: int, continuous: bool) -> Tensor:
     """Bilinear weights [length, cells] of a mask's cells for each pixel of an axis; the mask spans low..high."""
     pixels = torch.arange(length).to(torch.float32)
-    places = (pixels + 0.5 - low) / (high - low) * cells - 0.5
+    positions = (pixels + 0.5 - low) / (high - low) * cells - 0.5
     if continuous:  # fades beyond the outermost cells, at most a pixel beyond the box
         inside = (pixels >= torch.floor(low) - 1) & (pixels < torch.ceil(high) + 1)
     else:  # the outermost cells reach to the border
         inside = (pixels >= low) & (pixels < high)
-        places = places.clamp(0.0, float(cells - 1))
-    distances = places.unsqueeze(1) - torch.arange(cells).to(torch.float32)
+        positions = positions.clamp(0.0, float(cells - 1))
+    distances = positions.unsqueeze(1) - torch.arange(cells).to(torch.float32)
     return (1.0 - distances.abs()).clamp(min=0.0) * inside.unsqueeze(1).to(torch.float32)

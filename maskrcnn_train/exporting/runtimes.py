@@ -1,8 +1,9 @@
-"""Runs an exported file as its users will: an image in, detections out."""
+"""Runs an exported file as its users will: from an image to detections."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskrcnn_train.exporting.files import without_exporter_noise
-from maskrcnn_train.exporting.metadata import OUTPUTS
+from maskrcnn_train.structures.detections import Detections
 
-Output = dict[str, Tensor]  # boxes, labels, scores, masks, as the model gives them
-Runtime = Callable[[NDArray[np.uint8]], Output]
+Runtime = Callable[[NDArray[np.uint8]], Detections]  # of an image uint8 [H, W, 3]; classes and pasting aren't known
 
 
 def open_onnx(path: Path) -> Runtime:
@@ -25,9 +25,8 @@ def open_onnx(path: Path) -> Runtime:
     options.log_severity_level = 3  # its notes on shapes that it cannot infer say nothing to a person
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(image: NDArray[np.uint8]) -> Output:
-        found = session.run(None, {"image": image})
-        return {name: torch.from_numpy(value) for name, value in zip(OUTPUTS, found, strict=False)}
+    def run(image: NDArray[np.uint8]) -> Detections:
+        return _detections([torch.from_numpy(output) for output in session.run(None, {"image": image})], image)
 
     return run
 
@@ -37,9 +36,19 @@ def open_torchscript(path: Path) -> Runtime:
     with without_exporter_noise():
         module = torch.jit.load(str(path), map_location="cpu")
 
-    def run(image: NDArray[np.uint8]) -> Output:
+    def run(image: NDArray[np.uint8]) -> Detections:
         with torch.inference_mode():
-            found = module(torch.from_numpy(np.array(image)))
-        return dict(zip(OUTPUTS, found, strict=False))
+            return _detections(module(torch.from_numpy(np.array(image))), image)
 
     return run
+
+
+def _detections(outputs: Sequence[Tensor], image: NDArray[np.uint8]) -> Detections:
+    """boxes, labels, scores and, with a mask head, masks: [N, 1, M, M] inside boxes, or pasted uint8 [N, H, W]."""
+    boxes, labels, scores, *masks = outputs
+    found = Detections(boxes, labels, scores, (image.shape[0], image.shape[1]))
+    if not masks:
+        return found
+    if masks[0].dim() == 4:
+        return replace(found, probabilities=masks[0])
+    return replace(found, pasted=[(0, 0, mask.numpy()) for mask in masks[0]])

@@ -20,7 +20,7 @@ def cell_anchors(size: float, aspect_ratios: list[float], rounding: bool) -> Ten
 
 
 class AnchorGrid:
-    """Anchors of every place of every level, in the order of the RPN's predictions: level, row, column, ratio.
+    """Anchors at every position of every level, in the order of the RPN's predictions: level, row, column, ratio.
 
     sizes: one for each level, network pixels. strides: `inferred` (padded image size // grid size: torchvision;
     on P6 this may be 61 instead of 64) or `fixed` (4, 8, 16, 32, 64: Detectron2).
@@ -28,7 +28,7 @@ class AnchorGrid:
 
     def __init__(self, *, sizes: list[float], aspect_ratios: list[float], rounding: bool, strides: str) -> None:
         self.cells = [cell_anchors(size, aspect_ratios, rounding) for size in sizes]
-        self.num_per_place = len(aspect_ratios)
+        self.num_per_position = len(aspect_ratios)
         self.fixed = strides == "fixed"
 
     def __call__(self, image_size: tuple[int, int], grids: list[tuple[int, int]], device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Boxes: coding, overlap, size. Everywhere float32 [N, 4], x1 y1 x2 y2, pixels of the resized image."""
+"""Boxes: coding, overlap, size. All are float32 [N, 4], x1 y1 x2 y2, pixels of the resized image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 # no predicted side may exceed 1000/16 times its reference's, else exp() overflows (Faster R-CNN code)
 MAX_LOG_RATIO = math.log(1000.0 / 16)
@@ -61,7 +62,10 @@ def not_small(boxes: Tensor, min_size: float) -> Tensor:
     return ((sizes >= min_size) & (sizes > 0)).all(dim=1)
 
 
-def resize_boxes(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
-    """Boxes of an image of `size` (height, width) in the pixels of the same image at `new_size`."""
-    ratio_y, ratio_x = new_size[0] / size[0], new_size[1] / size[1]
-    return boxes * boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
+def clip_boxes(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
+    """Boxes [N, 4] cut at the borders of an image of `size` (height, width): float32 [2] where a trace follows it."""
+    if isinstance(size, Tensor):
+        width_height = size.flip(0)
+        return torch.minimum(boxes.clamp(min=0), torch.cat((width_height, width_height)))
+    clipped: Tensor = clip_boxes_to_image(boxes, size)
+    return clipped

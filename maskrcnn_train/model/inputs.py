@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn_train.model.boxes import resize_boxes
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
+from maskrcnn_train.structures.boxes import resize_boxes
 
 FARTHEST = 1e6  # pixels; arithmetic with larger coordinates overflows
 DIVISOR = 32  # the backbone halves five times
 
 
 class BadTarget(ValueError):
-    """A target that no model can train on."""
+    """A target that a model cannot train on."""
 
 
 @dataclass

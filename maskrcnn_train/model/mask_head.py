@@ -14,12 +14,12 @@ from maskrcnn_train.settings.schema import MaskHeadConfig
 class MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]
     """torchvision's predictor: `conv5_mask` doubles the resolution, `mask_fcn_logits` gives a mask a class."""
 
-    def of_classes(self, features: Tensor, labels: Tensor) -> Tensor:
+    def logits_of_classes(self, features: Tensor, labels: Tensor) -> Tensor:
         """Logits [K, M, M] of one class each: features [K, C, M/2, M/2], labels int64 [K].
 
         Only the class that is asked for is computed; with 90 classes the other 89 cost more than the head.
         """
-        hidden = F.relu(self._four_a_place(features), inplace=True)
+        hidden = F.relu(self._upsample_2x(features), inplace=True)
         count, width, rows, columns = hidden.shape
         pixels = hidden.permute(0, 2, 3, 1).reshape(count, rows * columns * 4, width // 4)
         weights = self.mask_fcn_logits.weight.flatten(1)[labels]
@@ -27,8 +27,8 @@ class MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]
         bias: Tensor = self.mask_fcn_logits.bias[labels].float()
         return logits.float().transpose(2, 3).reshape(count, 2 * rows, 2 * columns) + bias[:, None, None]
 
-    def _four_a_place(self, features: Tensor) -> Tensor:
-        """What `conv5_mask` makes of each place, its four pixels as 4 x C channels: [K, 4 * C, M/2, M/2].
+    def _upsample_2x(self, features: Tensor) -> Tensor:
+        """What `conv5_mask` makes of each position, its four pixels as 4 x C channels: [K, 4 * C, M/2, M/2].
 
         With stride 2 the windows of a 2x2 transposed conv do not meet, so it is a 1x1 conv. oneDNN's backward of
         the transposed one takes twice as long.

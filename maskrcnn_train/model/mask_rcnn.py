@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maskrcnn_train.model.backbone import Backbone, build_backbone
-from maskrcnn_train.model.boxes import resize_boxes
 from maskrcnn_train.model.inputs import NetworkInput, checked_targets, normalize_batch, resize_list, resize_targets
-from maskrcnn_train.model.outputs import ImageDetections
-from maskrcnn_train.model.proposals import Proposals
+from maskrcnn_train.model.outputs import DetectionRules
+from maskrcnn_train.model.proposals import ProposalBudget, Proposals
 from maskrcnn_train.model.roi_heads import ROIHeads, build_roi_heads
 from maskrcnn_train.model.rpn import RegionProposalNetwork, build_rpn
-from maskrcnn_train.settings.schema import (
-    BackboneConfig,
-    DataConfig,
-    MaskHeadConfig,
-    NumericsConfig,
-    PoolerConfig,
-    ROIHeadConfig,
-    RPNConfig,
-    WeightsConfig,
-)
+from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, Target
+from maskrcnn_train.structures.detections import Detections
 
 
 class MaskRCNN(nn.Module):
@@ -62,7 +53,7 @@ class MaskRCNN(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], persistent=False)
 
     def forward(self, images: ImageBatch | list[Tensor], targets: list[Target] | None = None) -> Any:
-        """Losses in training, detections in evaluation.
+        """Losses in training, detections in evaluation, as torchvision's models give them.
 
         images: an ImageBatch, or a list of float [3, h, w] in 0..1. targets: boxes and masks in network pixels for an
         ImageBatch, in image pixels for a list. Returns a dict of five losses (four without a mask head), or for each
@@ -72,7 +63,7 @@ class MaskRCNN(nn.Module):
             if targets is None:
                 raise ValueError("the model is in training mode and needs targets; call model.eval() to detect")
             return self.losses(images, targets)
-        return self.detect(images)
+        return [each.to_torchvision() for each in self.detect(images)]
 
     def losses(self, images: ImageBatch | list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """The losses, in evaluation mode too: there with the test budgets, as a validation loss."""
@@ -87,15 +78,19 @@ class MaskRCNN(nn.Module):
         losses = self.rpn.losses(predictions, targets)
         return losses | self.roi_heads.losses(features, proposals, targets)
 
-    def detect(self, images: ImageBatch | list[Tensor]) -> list[dict[str, Tensor]]:
-        """Detections of each image, boxes in image pixels."""
+    def detect(
+        self,
+        images: ImageBatch | list[Tensor],
+        *,
+        budget: ProposalBudget | None = None,
+        rules: DetectionRules | None = None,
+    ) -> list[Detections]:
+        """Detections of each image, boxes in image pixels. budget, rules: None for the model's own."""
         inputs = self.prepare(images)
         features = self.features(inputs)
-        found = self.detections(features, self.proposals(features, inputs), inputs)
-        return [
-            as_output(each, size, original)
-            for each, size, original in zip(found, inputs.sizes, inputs.original_sizes, strict=True)
-        ]
+        proposals = self.proposals(features, inputs, budget)
+        found = self.detections(features, proposals, inputs, rules)
+        return [each.resized(original) for each, original in zip(found, inputs.original_sizes, strict=True)]
 
     def prepare(self, images: ImageBatch | list[Tensor]) -> NetworkInput:
         """Normalised, padded pixels, in the memory format of the model's own weights."""
@@ -111,40 +106,25 @@ class MaskRCNN(nn.Module):
         maps: list[Tensor] = self.backbone(inputs.pixels)
         return maps
 
-    def proposals(self, features: list[Tensor], inputs: NetworkInput) -> list[Proposals]:
+    def proposals(
+        self, features: list[Tensor], inputs: NetworkInput, budget: ProposalBudget | None = None
+    ) -> list[Proposals]:
         """Proposals of each image, network pixels."""
-        return self.rpn.propose(self.rpn.predict(features, inputs.padded_size), inputs.sizes)
+        return self.rpn.propose(self.rpn.predict(features, inputs.padded_size), inputs.sizes, budget)
 
     def detections(
-        self, features: list[Tensor], proposals: list[Proposals], inputs: NetworkInput
-    ) -> list[ImageDetections]:
+        self,
+        features: list[Tensor],
+        proposals: list[Proposals],
+        inputs: NetworkInput,
+        rules: DetectionRules | None = None,
+    ) -> list[Detections]:
         """Detections of each image, network pixels."""
-        return self.roi_heads.detect(features, [each.boxes for each in proposals], inputs.sizes)
+        boxes = [each.boxes for each in proposals]
+        return self.roi_heads.add_masks(features, self.roi_heads.detect_boxes(features, boxes, inputs.sizes, rules))
 
 
-def as_output(found: ImageDetections, size: tuple[int, int], original: tuple[int, int]) -> dict[str, Tensor]:
-    """Detections of an image in torchvision's form, boxes from network pixels (`size`) to image pixels (`original`)."""
-    boxes = resize_boxes(found.boxes, size, original)
-    result = {"boxes": boxes, "labels": found.labels, "scores": found.scores}
-    if found.masks is not None:
-        result["masks"] = found.masks
-    return result
-
-
-class ModelConfig(Protocol):
-    """Any config with the model's sections, as TrainConfig."""
-
-    backbone: BackboneConfig
-    weights: WeightsConfig
-    rpn: RPNConfig
-    roi_head: ROIHeadConfig
-    pooler: PoolerConfig
-    mask_head: MaskHeadConfig
-    numerics: NumericsConfig
-    data: DataConfig
-
-
-def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
+def build_model(config: TrainConfig, num_classes: int) -> MaskRCNN:
     """The model that the config describes, with random weights; num_classes with background.
 
     >>> from maskrcnn_train import build_model, load_config

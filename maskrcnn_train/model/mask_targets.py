@@ -33,7 +33,7 @@ def crops_from_dense(masks: Tensor) -> MaskCrops:
 
 
 @torch.no_grad()
-def mask_targets(masks: MaskCrops, boxes: Tensor, matches: Tensor, resolution: int, *, rule: str) -> Tensor:
+def targets_in_boxes(masks: MaskCrops, boxes: Tensor, matches: Tensor, resolution: int, *, rule: str) -> Tensor:
     """Targets float32 [K, M, M] of boxes [K, 4], network pixels, each for mask matches[k].
 
     rule: `soft`, the share that RoIAlign gives (torchvision); `binary`, shifted by half a pixel and cut at one
@@ -45,16 +45,16 @@ def mask_targets(masks: MaskCrops, boxes: Tensor, matches: Tensor, resolution: i
     row_taps = adaptive_taps(boxes[:, 1], boxes[:, 3], height, resolution, aligned)
     column_taps = adaptive_taps(boxes[:, 0], boxes[:, 2], width, resolution, aligned)
     targets = boxes.new_zeros(len(boxes), resolution, resolution)
-    places = matches.cpu()
+    matches_cpu = matches.cpu()
     crop_boxes, offsets = masks.boxes.tolist(), masks.offsets.tolist()
     with torch.autocast(boxes.device.type, enabled=False):
-        for index in places.unique().tolist():
+        for index in matches_cpu.unique().tolist():
             x0, y0, x1, y1 = crop_boxes[index]
-            place = torch.where(places == index)[0].to(boxes.device)
+            own = torch.where(matches_cpu == index)[0].to(boxes.device)
             crop = masks.pixels[offsets[index] : offsets[index + 1]].view(y1 - y0, x1 - x0).float()
-            rows = _dense_weights(row_taps, place, y0, y1)
-            columns = _dense_weights(column_taps, place, x0, x1)
-            targets[place] = rows @ crop @ columns.transpose(1, 2)
+            rows = _dense_weights(row_taps, own, y0, y1)
+            columns = _dense_weights(column_taps, own, x0, x1)
+            targets[own] = rows @ crop @ columns.transpose(1, 2)
     return (targets >= 0.5).float() if aligned else targets
 
 
@@ -75,9 +75,9 @@ def adaptive_taps(low: Tensor, high: Tensor, length: int, bins: int, aligned: bo
     return bilinear_taps(positions, torch.tensor(length, device=low.device), weight)
 
 
-def _dense_weights(taps: tuple[Tensor, Tensor], place: Tensor, start: int, end: int) -> Tensor:
-    """Weights [k, M, end - start] of the pixels start..end-1 for the boxes at `place`."""
-    pixels, weights = taps[0][place] - start, taps[1][place]
+def _dense_weights(taps: tuple[Tensor, Tensor], rows: Tensor, start: int, end: int) -> Tensor:
+    """Weights [k, M, end - start] of the pixels start..end-1 for the boxes of these rows, int64 [k]."""
+    pixels, weights = taps[0][rows] - start, taps[1][rows]
     inside = (pixels >= 0) & (pixels < end - start)
     dense = weights.new_zeros(*pixels.shape[:2], end - start)
     if end > start:

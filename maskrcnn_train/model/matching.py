@@ -1,4 +1,4 @@
-"""Matching: which object an anchor or a proposal stands for."""
+"""Matching: which ground-truth box an anchor or a proposal stands for."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ class Nearest:
     object_ious: Tensor
 
 
-def nearest_objects(objects: Tensor, boxes: Tensor) -> Nearest:
-    """For boxes [B, 4] the nearest of objects [G, 4], and for objects their best boxes; G and B above zero.
+def nearest_objects(gt_boxes: Tensor, boxes: Tensor) -> Nearest:
+    """For boxes [B, 4] the nearest of gt_boxes [G, 4], and for those their best boxes; G and B above zero.
 
     Boxes are taken in pieces: a crowded image at full size has 10^8 pairs. An object that overlaps no box has no best.
     """
     ious, nearest, best_ious, rivals = [], [], [], []
-    for piece in boxes.split(_piece_size(len(objects), boxes.device)):
-        iou = pairwise_iou(objects, piece)
+    for piece in boxes.split(_piece_size(len(gt_boxes), boxes.device)):
+        iou = pairwise_iou(gt_boxes, piece)
         highest, match = iou.max(dim=0)
         ious.append(highest)
         nearest.append(match)
-        best, places = _best_boxes(iou)
+        best, pairs = _best_boxes(iou)
         best_ious.append(best)
-        rivals.append(places)
+        rivals.append(pairs)
     best_of_each = _ties_over_pieces(best_ious, rivals, [len(highest) for highest in ious])
     return Nearest(torch.cat(nearest), torch.cat(ious), best_of_each, torch.stack(best_ious).amax(dim=0))
 
 
-def match_boxes(objects: Tensor, boxes: Tensor, *, upper: float, lower: float, keep_best: bool) -> Tensor:
+def match_boxes(gt_boxes: Tensor, boxes: Tensor, *, upper: float, lower: float, keep_best: bool) -> Tensor:
     """For each box the object with the highest IoU: int64 [B], or BACKGROUND (IoU < lower) or IGNORED (between).
 
-    objects: [G, 4]; boxes: [B, 4]. `keep_best` also matches the best boxes of each object, ties included,
+    gt_boxes: [G, 4]; boxes: [B, 4]. `keep_best` also matches the best boxes of each object, ties included,
     whatever their IoU, to the object that such a box overlaps most (Faster R-CNN; torchvision's low-quality
     matches). An object that overlaps no box at all gets none; torchvision would then match every box.
     """
-    if len(objects) == 0 or len(boxes) == 0:
+    if len(gt_boxes) == 0 or len(boxes) == 0:
         return torch.full((len(boxes),), BACKGROUND, dtype=torch.int64, device=boxes.device)
-    nearest = nearest_objects(objects, boxes)
+    nearest = nearest_objects(gt_boxes, boxes)
     result = nearest.objects.masked_fill(nearest.ious < upper, IGNORED).masked_fill(nearest.ious < lower, BACKGROUND)
     if keep_best:
         result[nearest.best] = nearest.objects[nearest.best]
@@ -67,15 +67,15 @@ def _piece_size(num_objects: int, device: torch.device) -> int:
 def _best_boxes(iou: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Highest IoU of each object in this piece [G], and the (object, box) pairs that reach it."""
     best = iou.amax(dim=1)
-    objects, places = torch.where(iou == best.masked_fill(best <= 0, torch.inf)[:, None])
-    return best, (objects, places)
+    objects, boxes = torch.where(iou == best.masked_fill(best <= 0, torch.inf)[:, None])
+    return best, (objects, boxes)
 
 
 def _ties_over_pieces(best_ious: list[Tensor], rivals: list[tuple[Tensor, Tensor]], lengths: list[int]) -> Tensor:
     """Indices of the boxes that reach their object's highest IoU over all pieces."""
     highest = torch.stack(best_ious).amax(dim=0)
     kept, start = [], 0
-    for best, (objects, places), length in zip(best_ious, rivals, lengths, strict=True):
-        kept.append(places[(best == highest)[objects]] + start)
+    for best, (objects, boxes), length in zip(best_ious, rivals, lengths, strict=True):
+        kept.append(boxes[(best == highest)[objects]] + start)
         start += length
     return torch.cat(kept)

@@ -1,4 +1,8 @@
-"""Outputs: from scores and deltas to the detections of an image."""
+"""Outputs: from scores and deltas to the detections of an image.
+
+Each stage is a function of its own, so that an analysis can look between them:
+`candidates_above` -> `suppress_in_classes` -> `keep_best`.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms
 
-from maskrcnn_train.model.boxes import BoxCoder, not_small
+from maskrcnn_train.model.boxes import BoxCoder, clip_boxes, not_small
+from maskrcnn_train.structures.detections import Detections
 
-
-@dataclass
-class ImageDetections:
-    """Detections of one image, highest score first. boxes: float32 [N, 4]; labels: int64 [N], 1..K; scores: [N];
-    masks: float32 [N, 1, M, M], probabilities inside each box, or None."""
-
-    boxes: Tensor
-    labels: Tensor
-    scores: Tensor
-    masks: Tensor | None = None
+PROPOSAL_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 
 
 @dataclass(frozen=True)
@@ -35,45 +31,53 @@ class DetectionRules:
 
 @dataclass
 class Candidates:
-    """Pairs of proposal and class of one image. boxes: float32 [N, 4], decoded and clipped, network pixels; labels:
-    int64 [N], 1..K; scores: [N]; rows: int64 [N], the proposal of each; large: bool [N], at least the smallest size."""
+    """Pairs of proposal and class of one image of `size` (height, width), network pixels.
+
+    boxes: float32 [N, 4], decoded and clipped; labels: int64 [N], 1..K; scores: [N]; rows: int64 [N], the proposal of
+    each; large: bool [N], at least the smallest size.
+    """
 
     boxes: Tensor
     labels: Tensor
     scores: Tensor
     rows: Tensor
     large: Tensor
+    size: tuple[int, int]
 
     def __getitem__(self, index: Tensor | slice) -> Candidates:
-        columns = (self.boxes, self.labels, self.scores, self.rows, self.large)
-        return Candidates(*(column[index] for column in columns))
+        return Candidates(
+            self.boxes[index], self.labels[index], self.scores[index], self.rows[index], self.large[index], self.size
+        )
+
+    def to_detections(self) -> Detections:
+        return Detections(self.boxes, self.labels, self.scores, self.size)
 
 
 def select_detections(
-    scores: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int], *, coder: BoxCoder, rules: DetectionRules
-) -> ImageDetections:
+    scores: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int], rules: DetectionRules
+) -> Detections:
     """Scores [P, classes] (background first), deltas [P, classes, 4], proposals [P, 4] -> detections of an image."""
-    candidates = candidates_above(rules.score_threshold, scores, deltas, proposals, size, coder=coder, rules=rules)
-    return keep_best(suppress_in_classes(candidates, rules.nms_threshold), rules.count)
+    candidates = candidates_above(
+        scores, deltas, proposals, size, threshold=rules.score_threshold, min_size=rules.min_size
+    )
+    return keep_best(suppress_in_classes(candidates, rules.nms_threshold), rules.count).to_detections()
 
 
 def candidates_above(
-    threshold: float,
-    scores: Tensor,
-    deltas: Tensor,
-    proposals: Tensor,
-    size: tuple[int, int],
-    *,
-    coder: BoxCoder,
-    rules: DetectionRules,
+    scores: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int], *, threshold: float, min_size: float
 ) -> Candidates:
     """The pairs of proposal and class scored above `threshold`; only these are decoded."""
     rows, labels = torch.where(scores[:, 1:] > threshold)
     labels = labels + 1
-    boxes = clip_boxes_to_image(coder.decode(deltas[rows, labels], proposals[rows]), size)
-    found = Candidates(boxes, labels, scores[rows, labels], rows, not_small(boxes, rules.min_size))
+    boxes = decode_proposals(deltas[rows, labels], proposals[rows], size)
+    found = Candidates(boxes, labels, scores[rows, labels], rows, not_small(boxes, min_size), size)
     # torchvision drops small boxes first, Detectron2 empty ones last: they count until then
-    return found[torch.where(found.large)[0]] if rules.min_size > 0 else found
+    return found[torch.where(found.large)[0]] if min_size > 0 else found
+
+
+def decode_proposals(deltas: Tensor, proposals: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes [N, 4] from deltas [N, 4] and proposals [N, 4], clipped to the image of `size` (height, width)."""
+    return clip_boxes(PROPOSAL_CODER.decode(deltas, proposals), size)
 
 
 def suppress_in_classes(candidates: Candidates, threshold: float) -> Candidates:
@@ -81,8 +85,7 @@ def suppress_in_classes(candidates: Candidates, threshold: float) -> Candidates:
     return candidates[batched_nms(candidates.boxes, candidates.scores, candidates.labels, threshold)]
 
 
-def keep_best(sorted_candidates: Candidates, count: int) -> ImageDetections:
+def keep_best(sorted_candidates: Candidates, count: int) -> Candidates:
     """The `count` highest of all classes, the empty ones among them left out."""
     best = sorted_candidates[:count]
-    best = best[torch.where(best.large)[0]]
-    return ImageDetections(best.boxes, best.labels, best.scores)
+    return best[torch.where(best.large)[0]]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
+from maskrcnn_train.model.modes import is_tracing
 from maskrcnn_train.model.roi_align import bag_roi_align
 from maskrcnn_train.settings.schema import PoolerConfig
 
@@ -15,7 +16,7 @@ SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]  # P2..P5; P6 serves the RPN only
 def assign_levels(boxes: Tensor, rule: str) -> Tensor:
     """Level of each box [K, 4]: int64 [K], 0 for P2 .. 3 for P5; a box of 224 x 224 belongs to P4 (FPN paper, eq. 1).
 
-    `torchvision` and `detectron2` add their epsilon at different places, which matters on a border only.
+    `torchvision` and `detectron2` add their epsilon in different terms, which matters on a border only.
     """
     sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     if rule == "torchvision":
@@ -59,17 +60,17 @@ class MultiLevelPooler(nn.Module):
         return self._pool_by_level(features, rois, levels)
 
     def _by_bag(self, rois: Tensor) -> bool:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # other runtimes know the operator
+        if is_tracing():  # other runtimes know the operator
             return False
         return self.kind == "align" and self.sampling_ratio > 0 and rois.device.type == "cpu" and len(rois) > 0
 
     def _pool_by_level(self, features: list[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
-        pooled, places = [], []
+        pooled, rows = [], []
         for level, feature in enumerate(features):
-            place = torch.where(levels == level)[0]
-            places.append(place)
-            pooled.append(self._pool(feature.float(), rois[place], SCALES[level]))
-        return torch.cat(pooled)[torch.cat(places).argsort()].to(features[0].dtype)
+            own = torch.where(levels == level)[0]
+            rows.append(own)
+            pooled.append(self._pool(feature.float(), rois[own], SCALES[level]))
+        return torch.cat(pooled)[torch.cat(rows).argsort()].to(features[0].dtype)
 
     def _pool(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
         with torch.autocast(feature.device.type, enabled=False):  # the operators want float32 on both sides

@@ -10,11 +10,25 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms, nms
 
-from maskrcnn_train.model.boxes import BoxCoder, not_small
+from maskrcnn_train.model.boxes import BoxCoder, clip_boxes, not_small
+from maskrcnn_train.model.modes import is_tracing
 
 ANCHOR_CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
+NUM_LEVELS = 5  # P2..P6
+
+
+@dataclass
+class RPNPredictions:
+    """What the head says of every anchor: objectness [N, A] (logits), deltas [N, A, 4], without gradient; anchors
+    [A, 4] float32; level_sizes: anchors per level, sum A; hidden: what its last conv saw, for the losses."""
+
+    hidden: list[Tensor]
+    objectness: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    level_sizes: list[int]
 
 
 @dataclass
@@ -48,16 +62,11 @@ class ProposalBudget:
 
 @torch.no_grad()
 def select_proposals(
-    objectness: Tensor,
-    deltas: Tensor,
-    anchors: Tensor,
-    level_sizes: list[int],
-    image_sizes: list[tuple[int, int]],
-    budget: ProposalBudget,
+    predictions: RPNPredictions, image_sizes: list[tuple[int, int]], budget: ProposalBudget
 ) -> list[Proposals]:
-    """All stages for a batch: objectness [N, A] (logits), deltas [N, A, 4], anchors [A, 4], anchors per level."""
+    """All stages for a batch of images of (height, width), network pixels without the padding."""
     kept = []
-    candidates = top_candidates(objectness, deltas, anchors, level_sizes, budget.pre_nms)
+    candidates = top_candidates(predictions, budget.pre_nms)
     for candidate, image_size in zip(candidates, image_sizes, strict=True):
         visible = clip_and_filter(candidate, image_size, budget.min_size)
         kept.append(suppress_overlaps(visible, budget.nms_threshold))
@@ -65,35 +74,52 @@ def select_proposals(
     return keep(kept, budget.post_nms)
 
 
-def top_candidates(
-    objectness: Tensor, deltas: Tensor, anchors: Tensor, level_sizes: list[int], count: int
-) -> list[Proposals]:
+def top_candidates(predictions: RPNPredictions, count: int) -> list[Proposals]:
     """The `count` highest of each level of each image, decoded; only these are decoded."""
     indices, levels, start = [], [], 0
-    objectness = objectness.detach().float()  # top-k and sigmoid of bfloat16 would make ties
-    for level, logits in enumerate(objectness.split(level_sizes, dim=1)):
-        top = logits.topk(min(count, logits.shape[1]), dim=1).indices
+    objectness = predictions.objectness.detach().float()  # top-k and sigmoid of bfloat16 would make ties
+    for level, logits in enumerate(objectness.split(predictions.level_sizes, dim=1)):
+        top = _highest(logits, count)
         indices.append(top + start)
         levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
-        start += level_sizes[level]
+        start += predictions.level_sizes[level]
     all_levels = torch.cat(levels)
     candidates = []
-    for image, index in enumerate(torch.cat(indices, dim=1)):
-        boxes = ANCHOR_CODER.decode(deltas[image, index].detach(), anchors[index])
+    for image, index in enumerate(torch.cat(indices, dim=1).unbind()):
+        boxes = ANCHOR_CODER.decode(predictions.deltas[image, index].detach(), predictions.anchors[index])
         candidates.append(Proposals(boxes, objectness[image, index].sigmoid(), all_levels, index))
     return candidates
 
 
+def _highest(logits: Tensor, count: int) -> Tensor:
+    """Anchors int64 [N, min(count, A)] with the highest of logits [N, A], highest first."""
+    if is_tracing():
+        return logits.sort(dim=1, descending=True).indices[:, :count]
+    return logits.topk(min(count, logits.shape[1]), dim=1).indices
+
+
 def clip_and_filter(candidates: Proposals, image_size: tuple[int, int], min_size: float) -> Proposals:
     """Candidates clipped to the image (height, width) without the padding; too small ones dropped."""
-    boxes = clip_boxes_to_image(candidates.boxes, image_size)
+    boxes = clip_boxes(candidates.boxes, image_size)
     clipped = replace(candidates, boxes=boxes)
     return clipped[torch.where(not_small(boxes, min_size))[0]]
 
 
 def suppress_overlaps(candidates: Proposals, threshold: float) -> Proposals:
     """NMS within each level; the result is sorted by score, highest first."""
+    if is_tracing():
+        return candidates[_nms_of_each_level(candidates, threshold)]
     return candidates[batched_nms(candidates.boxes, candidates.scores, candidates.levels, threshold)]
+
+
+def _nms_of_each_level(candidates: Proposals, threshold: float) -> Tensor:
+    """As `batched_nms` of many boxes. In a trace that would shift the levels apart, which rounds their coordinates."""
+    kept = []
+    for level in range(NUM_LEVELS):
+        own = torch.where(candidates.levels == level)[0]
+        kept.append(own[nms(candidates.boxes[own], candidates.scores[own], threshold)])
+    keep = torch.cat(kept)
+    return keep[candidates.scores[keep].sort(descending=True).indices]
 
 
 def keep_per_image(sorted_proposals: list[Proposals], count: int) -> list[Proposals]:

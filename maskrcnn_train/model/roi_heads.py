@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_train.model.box_head import build_box_head
-from maskrcnn_train.model.boxes import BoxCoder
 from maskrcnn_train.model.mask_head import MaskPredictor, build_mask_head
-from maskrcnn_train.model.mask_targets import crops_from_dense, mask_targets
+from maskrcnn_train.model.mask_targets import crops_from_dense, targets_in_boxes
 from maskrcnn_train.model.matching import match_boxes
-from maskrcnn_train.model.outputs import DetectionRules, ImageDetections, select_detections
+from maskrcnn_train.model.outputs import PROPOSAL_CODER, DetectionRules, select_detections
 from maskrcnn_train.model.pooling import MultiLevelPooler, build_pooler
 from maskrcnn_train.model.sampling import sample_balanced
 from maskrcnn_train.settings.schema import MaskHeadConfig, NumericsConfig, PoolerConfig, ROIHeadConfig
 from maskrcnn_train.structures.batch import MaskCrops, Target
-
-PROPOSAL_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
+from maskrcnn_train.structures.detections import Detections
 
 
 @dataclass
@@ -84,22 +83,22 @@ class ROIHeads(nn.Module):
         assert self.mask_pooler is not None
         assert self.mask_head is not None
         assert self.mask_predictor is not None
-        return self.mask_predictor.of_classes(self.mask_head(self.mask_pooler(features, boxes)), labels)
+        return self.mask_predictor.logits_of_classes(self.mask_head(self.mask_pooler(features, boxes)), labels)
 
     @torch.no_grad()
     def sample(self, proposals: list[Tensor], targets: list[Target]) -> list[Samples]:
-        """Match proposals [P, 4] and the objects themselves to the objects, and draw those that train."""
+        """Match proposals [P, 4], and the ground-truth boxes among them, to the ground truth; draw those that train."""
         samples = []
         for proposed, target in zip(proposals, targets, strict=True):
-            objects = target["boxes"]
-            boxes = torch.cat((proposed, objects))
-            matches = match_boxes(objects, boxes, upper=self.iou, lower=self.iou, keep_best=False)
+            gt_boxes = target["boxes"]
+            boxes = torch.cat((proposed, gt_boxes))
+            matches = match_boxes(gt_boxes, boxes, upper=self.iou, lower=self.iou, keep_best=False)
             labels = torch.zeros_like(matches)
-            found = torch.where(matches >= 0)[0]
-            labels[found] = target["labels"][matches[found]]
+            matched = torch.where(matches >= 0)[0]
+            labels[matched] = target["labels"][matches[matched]]
             drawn = sample_balanced(labels, batch_size=self.batch_size, positive_fraction=self.positive_fraction)
             index = torch.cat(drawn).sort().values
-            samples.append(_sample_at(index, boxes, matches.clamp(min=0), labels, objects))
+            samples.append(_sample_at(index, boxes, matches.clamp(min=0), labels, gt_boxes))
         return samples
 
     def losses(self, features: list[Tensor], proposals: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
@@ -117,28 +116,30 @@ class ROIHeads(nn.Module):
             zero = _zero_of(self.box_head, self.box_predictor)
             return {"loss_classifier": zero, "loss_box_reg": zero}
         logits, deltas = self.predict_boxes(features, [sample.boxes for sample in samples])
-        objects = torch.where(labels > 0)[0]
-        goals = torch.cat([sample.deltas for sample in samples])[objects]
-        box_reg = F.smooth_l1_loss(deltas[objects, labels[objects]], goals, beta=self.smooth_l1_beta, reduction="sum")
+        foreground = torch.where(labels > 0)[0]
+        regression_targets = torch.cat([sample.deltas for sample in samples])[foreground]
+        box_reg = F.smooth_l1_loss(
+            deltas[foreground, labels[foreground]], regression_targets, beta=self.smooth_l1_beta, reduction="sum"
+        )
         return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": box_reg / len(labels)}
 
     def _mask_loss(self, features: list[Tensor], samples: list[Samples], targets: list[Target]) -> Tensor:
-        objects = [torch.where(sample.labels > 0)[0] for sample in samples]
-        labels = torch.cat([sample.labels[index] for sample, index in zip(samples, objects, strict=True)])
+        foreground = [torch.where(sample.labels > 0)[0] for sample in samples]
+        labels = torch.cat([sample.labels[index] for sample, index in zip(samples, foreground, strict=True)])
         if len(labels) == 0:  # a batch norm would take statistics of nothing
             return _zero_of(self.mask_head, self.mask_predictor)
-        boxes = [sample.boxes[index] for sample, index in zip(samples, objects, strict=True)]
+        boxes = [sample.boxes[index] for sample, index in zip(samples, foreground, strict=True)]
         logits = self.predict_masks(features, boxes, labels)
-        goals = []
-        for target, sample, each, index in zip(targets, samples, boxes, objects, strict=True):
-            if len(index):
-                crops = _as_crops(target["masks"])
-                goals.append(
-                    mask_targets(crops, each, sample.matches[index], logits.shape[-1], rule=self.mask_target_rule)
-                )
-        wanted = torch.cat(goals)
-        self.statistics["roi/mask_accuracy"] = ((logits.detach() > 0) == (wanted > 0.5)).float().mean()
-        return F.binary_cross_entropy_with_logits(logits, wanted)
+        resolution, rule = logits.shape[-1], self.mask_target_rule
+        mask_targets = torch.cat(
+            [
+                targets_in_boxes(_as_crops(target["masks"]), each, sample.matches[index], resolution, rule=rule)
+                for target, sample, each, index in zip(targets, samples, boxes, foreground, strict=True)
+                if len(index)
+            ]
+        )
+        self.statistics["roi/mask_accuracy"] = ((logits.detach() > 0) == (mask_targets > 0.5)).float().mean()
+        return F.binary_cross_entropy_with_logits(logits, mask_targets)
 
     def _count(self, proposals: list[Tensor], samples: list[Samples]) -> None:
         drawn = max(sum(len(sample.labels) for sample in samples), 1)
@@ -146,36 +147,34 @@ class ROIHeads(nn.Module):
         self.statistics["roi/foreground_share"] = sum((sample.labels > 0).sum() for sample in samples) / drawn
 
     @torch.no_grad()
-    def detect(
-        self, features: list[Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
-    ) -> list[ImageDetections]:
-        """Detections in network pixels; image_sizes: (height, width) without padding."""
-        detections = self.detect_boxes(features, proposals, image_sizes)
-        if self.has_masks:
-            self.add_masks(features, detections)
-        return detections
-
-    @torch.no_grad()
     def detect_boxes(
-        self, features: list[Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
-    ) -> list[ImageDetections]:
-        """The same without masks."""
+        self,
+        features: list[Tensor],
+        proposals: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        rules: DetectionRules | None = None,
+    ) -> list[Detections]:
+        """Detections without masks, network pixels.
+
+        image_sizes: (height, width) without padding; rules: None for its own.
+        """
         counts = [len(boxes) for boxes in proposals]
         logits, deltas = self.predict_boxes(features, proposals)
         return [
-            select_detections(scores, moves, boxes, size, coder=PROPOSAL_CODER, rules=self.rules)
+            select_detections(scores, moves, boxes, size, rules or self.rules)
             for scores, moves, boxes, size in zip(
                 logits.softmax(-1).split(counts), deltas.split(counts), proposals, image_sizes, strict=True
             )
         ]
 
-    def add_masks(self, features: list[Tensor], detections: list[ImageDetections]) -> None:
-        """Give each image's detections, network pixels, their masks."""
-        probabilities = self.mask_probabilities(
-            features, [each.boxes for each in detections], [each.labels for each in detections]
-        )
-        for each, masks in zip(detections, probabilities, strict=True):
-            each.masks = masks
+    @torch.no_grad()
+    def add_masks(self, features: list[Tensor], detections: list[Detections]) -> list[Detections]:
+        """Each image's detections, network pixels, with their masks; unchanged without a mask head."""
+        if not self.has_masks:
+            return detections
+        boxes, labels = [each.boxes for each in detections], [each.labels for each in detections]
+        probabilities = self.mask_probabilities(features, boxes, labels)
+        return [replace(each, probabilities=masks) for each, masks in zip(detections, probabilities, strict=True)]
 
     @torch.no_grad()
     def mask_probabilities(self, features: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
@@ -184,11 +183,11 @@ class ROIHeads(nn.Module):
         return list(self.predict_masks(features, boxes, torch.cat(labels)).sigmoid()[:, None].split(counts))
 
 
-def _sample_at(index: Tensor, boxes: Tensor, matches: Tensor, labels: Tensor, objects: Tensor) -> Samples:
+def _sample_at(index: Tensor, boxes: Tensor, matches: Tensor, labels: Tensor, gt_boxes: Tensor) -> Samples:
     boxes, matches, labels = boxes[index], matches[index], labels[index]
     deltas = torch.zeros_like(boxes)
-    found = torch.where(labels > 0)[0]
-    deltas[found] = PROPOSAL_CODER.encode(objects[matches[found]], boxes[found])
+    foreground = torch.where(labels > 0)[0]
+    deltas[foreground] = PROPOSAL_CODER.encode(gt_boxes[matches[foreground]], boxes[foreground])
     return Samples(boxes, matches, labels, deltas)
 
 
@@ -212,13 +211,19 @@ def build_roi_heads(
     num_classes: int,
 ) -> ROIHeads:
     """The heads that the sections describe; num_classes with background."""
-    head, predictor = build_box_head(
+    level_rule = numerics.level_assignment
+    box_head, box_predictor = build_box_head(
         section, in_channels=in_channels, resolution=pooler.resolution, num_classes=num_classes
     )
-    heads = ROIHeads(
-        box_pooler=build_pooler(pooler, level_rule=numerics.level_assignment),
-        box_head=head,
-        box_predictor=predictor,
+    masks: dict[str, Any] = {}
+    if mask_head.enabled:
+        head, predictor = build_mask_head(mask_head, in_channels=in_channels, num_classes=num_classes)
+        mask_pooler = build_pooler(mask_head.pooler, level_rule=level_rule)
+        masks = {"mask_pooler": mask_pooler, "mask_head": head, "mask_predictor": predictor}
+    return ROIHeads(
+        box_pooler=build_pooler(pooler, level_rule=level_rule),
+        box_head=box_head,
+        box_predictor=box_predictor,
         iou=section.iou,
         batch_size=section.sampling.batch_size,
         positive_fraction=section.sampling.positive_fraction,
@@ -227,10 +232,5 @@ def build_roi_heads(
             section.score_threshold, section.nms_threshold, section.detections_per_image, numerics.min_detection_size
         ),
         mask_target_rule=numerics.mask_targets,
+        **masks,
     )
-    if mask_head.name != "none":
-        heads.mask_pooler = build_pooler(mask_head.pooler, level_rule=numerics.level_assignment)
-        heads.mask_head, heads.mask_predictor = build_mask_head(
-            mask_head, in_channels=in_channels, num_classes=num_classes
-        )
-    return heads

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_train.model.anchors import AnchorGrid
 from maskrcnn_train.model.matching import IGNORED, match_boxes
-from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, Proposals, select_proposals
+from maskrcnn_train.model.proposals import (
+    ANCHOR_CODER,
+    ProposalBudget,
+    Proposals,
+    RPNPredictions,
+    select_proposals,
+)
 from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.model.sampling import sample_balanced
 from maskrcnn_train.settings.schema import NumericsConfig, RPNConfig
 from maskrcnn_train.structures.batch import Target
-
-
-@dataclass
-class RPNPredictions:
-    """What the head says of every anchor: objectness [N, A] (logits), deltas [N, A, 4], without gradient; anchors
-    [A, 4] float32; level_sizes: anchors per level, sum A; hidden: what its last conv saw, for the losses."""
-
-    hidden: list[Tensor]
-    objectness: Tensor
-    deltas: Tensor
-    anchors: Tensor
-    level_sizes: list[int]
 
 
 class RegionProposalNetwork(nn.Module):
@@ -59,10 +51,10 @@ class RegionProposalNetwork(nn.Module):
     def predict(self, features: list[Tensor], image_size: tuple[int, int]) -> RPNPredictions:
         """Scores and deltas of all anchors. image_size: (height, width) of the padded batch."""
         hidden = self.head.hidden(features)
-        logits, deltas = self.head.everywhere(hidden)
-        grids = [(int(level.shape[2]), int(level.shape[3])) for level in logits]
-        num_images = len(logits[0])
-        # places first, then ratios: without a copy where the maps are channels_last
+        logits, deltas = self.head.predict_all(hidden)
+        grids = [(level.shape[2], level.shape[3]) for level in logits]
+        num_images = logits[0].shape[0]
+        # positions first, then ratios: without a copy where the maps are channels_last
         flat_logits = [level.permute(0, 2, 3, 1).reshape(num_images, -1) for level in logits]
         flat_deltas = [level.permute(0, 2, 3, 1).reshape(num_images, -1, 4) for level in deltas]
         return RPNPredictions(
@@ -73,47 +65,45 @@ class RegionProposalNetwork(nn.Module):
             level_sizes=[level.shape[1] for level in flat_logits],
         )
 
-    def propose(self, predictions: RPNPredictions, image_sizes: list[tuple[int, int]]) -> list[Proposals]:
-        """The proposals of each image within the budget of training or test. No gradient."""
-        budget = self.train_budget if self.training else self.test_budget
-        return select_proposals(
-            predictions.objectness,
-            predictions.deltas,
-            predictions.anchors,
-            predictions.level_sizes,
-            image_sizes,
-            budget,
-        )
+    def propose(
+        self,
+        predictions: RPNPredictions,
+        image_sizes: list[tuple[int, int]],
+        budget: ProposalBudget | None = None,
+    ) -> list[Proposals]:
+        """The proposals of each image, without gradient. budget: None for that of training or test."""
+        budget = budget or (self.train_budget if self.training else self.test_budget)
+        return select_proposals(predictions, image_sizes, budget)
 
     def losses(self, predictions: RPNPredictions, targets: list[Target]) -> dict[str, Tensor]:
         """loss_objectness and loss_rpn_box_reg over the sampled anchors of all images."""
-        positives, negatives, goals = self._sample(predictions.anchors, targets)
+        positives, negatives, regression_targets = self._sample(predictions.anchors, targets)
         self.statistics["rpn/positive_anchors"] = len(positives) / max(len(targets), 1)
         sampled = torch.cat((positives, negatives))
         count = len(sampled) if self.normalizer == "sampled" else self.batch_size * len(targets)
         labels = torch.zeros(len(sampled), device=sampled.device)
         labels[: len(positives)] = 1
-        logits, deltas = self.head.at(predictions.hidden, sampled)
+        logits, deltas = self.head.predict_sampled(predictions.hidden, sampled)
         deltas = deltas[: len(positives)].float()
         objectness = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
-        box_reg = F.smooth_l1_loss(deltas, goals, beta=self.smooth_l1_beta, reduction="sum")
+        box_reg = F.smooth_l1_loss(deltas, regression_targets, beta=self.smooth_l1_beta, reduction="sum")
         return {"loss_objectness": objectness / max(count, 1), "loss_rpn_box_reg": box_reg / max(count, 1)}
 
     @torch.no_grad()
     def _sample(self, anchors: Tensor, targets: list[Target]) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices into [N * A] of sampled objects and background, and the deltas [P, 4] of the objects."""
-        positives, negatives, goals = [], [], []
+        """Indices into [N * A] of sampled positives and negatives, and the deltas [P, 4] of the positives."""
+        positives, negatives, regression_targets = [], [], []
         for image, target in enumerate(targets):
-            objects = target["boxes"]
-            matches = match_boxes(objects, anchors, upper=self.upper, lower=self.lower, keep_best=True)
+            gt_boxes = target["boxes"]
+            matches = match_boxes(gt_boxes, anchors, upper=self.upper, lower=self.lower, keep_best=True)
             labels = (matches >= 0).to(torch.int8).masked_fill_(matches == IGNORED, -1)
             positive, negative = sample_balanced(
                 labels, batch_size=self.batch_size, positive_fraction=self.positive_fraction
             )
             positives.append(positive + image * len(anchors))
             negatives.append(negative + image * len(anchors))
-            goals.append(ANCHOR_CODER.encode(objects[matches[positive]], anchors[positive]))
-        return torch.cat(positives), torch.cat(negatives), torch.cat(goals)
+            regression_targets.append(ANCHOR_CODER.encode(gt_boxes[matches[positive]], anchors[positive]))
+        return torch.cat(positives), torch.cat(negatives), torch.cat(regression_targets)
 
 
 def build_rpn(section: RPNConfig, numerics: NumericsConfig, *, in_channels: int) -> RegionProposalNetwork:
@@ -127,7 +117,7 @@ def build_rpn(section: RPNConfig, numerics: NumericsConfig, *, in_channels: int)
     )
     shared = nms.train_scope == "batch"
     return RegionProposalNetwork(
-        head=SampledRPNHead(in_channels, anchors.num_per_place, conv_depth=section.num_convs),
+        head=SampledRPNHead(in_channels, anchors.num_per_position, conv_depth=section.num_convs),
         anchors=anchors,
         upper=section.iou.upper,
         lower=section.iou.lower,

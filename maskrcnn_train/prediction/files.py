@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import csv
-import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.splits.classes import ClassMap
+from maskrcnn_train.files import write_json, written_aside
+from maskrcnn_train.prediction.pictures import Prepared
+from maskrcnn_train.prediction.video import VideoWriter
 from maskrcnn_train.reporting.drawing.objects import draw_objects
 from maskrcnn_train.settings.command_schema import DrawConfig, PredictConfig
-
-if TYPE_CHECKING:
-    from maskrcnn_train.prediction.predictor import Prepared
-    from maskrcnn_train.prediction.video import VideoWriter
-    from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.classes import ClassMap
+from maskrcnn_train.structures.detections import Detections
 
 LONGEST_JPEG = 65_500  # pixels
 
 
+@dataclass
 class PredictionFiles:
     """The files of one call, in `folder`. video: takes the pictures of all images as its frames.
 
     results: COCO results so far; files: the file of each image id.
     """
 
-    def __init__(
-        self, folder: Path, config: PredictConfig, classes: ClassMap, video: VideoWriter | None = None
-    ) -> None:
-        self.folder = folder
-        self.config = config
-        self.classes = classes
-        self.video = video
-        self.results: list[dict[str, Any]] = []
-        self.files: dict[int, str] = {}
+    folder: Path
+    config: PredictConfig
+    classes: ClassMap
+    video: VideoWriter | None = None
+    results: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[int, str] = field(default_factory=dict)
 
     def add(self, image: Prepared, found: Detections, name: str, image_id: int) -> None:
         """Write what was asked for of one image."""
@@ -57,18 +54,18 @@ class PredictionFiles:
 
     def finish(self) -> None:
         """Write predictions.json and, if asked for, detections.csv."""
-        (self.folder / "predictions.json").write_text(json.dumps(self.results))
+        write_json(self.folder / "predictions.json", self.results)
         if self.config.save.csv:
             self._write_table(self.folder / "detections.csv")
 
     def _write_table(self, path: Path) -> None:
-        names = dict(zip(self.classes.ids, self.classes.names, strict=True))
-        with open(path, "w", newline="") as file:
+        names = self.classes.name_of_id
+        with written_aside(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(["file", "class", "score", "x", "y", "width", "height"])
             for result in self.results:
-                place = self.files[result["image_id"]]
-                rows.writerow([place, names[result["category_id"]], result["score"], *result["bbox"]])
+                file_name = self.files[result["image_id"]]
+                rows.writerow([file_name, names[result["category_id"]], result["score"], *result["bbox"]])
 
 
 def draw_detections(image: Image.Image, found: Detections, class_names: list[str], section: DrawConfig) -> Image.Image:
@@ -88,11 +85,11 @@ def draw_detections(image: Image.Image, found: Detections, class_names: list[str
 
 
 def _save(picture: Image.Image, path: Path, **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
+    with written_aside(path) as aside:
+        picture.save(aside, format="PNG" if path.suffix == ".png" else "JPEG", **options)
 
 
-def distinct_names(paths: list[Path]) -> list[str]:
+def unique_stems(paths: list[Path]) -> list[str]:
     """The stem of each file, with a number where several files have it."""
     taken: set[str] = set()
     names = []

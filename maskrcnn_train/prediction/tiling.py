@@ -1,9 +1,9 @@
 """Large images in overlapping tiles, and one set of detections from those of the tiles.
 
-Two detections of one class from two tiles are one object if they agree where both tiles look: if the masks there
-(boxes, in a model without masks) have an IoU of at least 0.5, or, where a tile's border cuts one of them, if half of
-the smaller is in the other. An object is everything that is joined so, over any number of tiles: masks and boxes are
-united, the best score counts.
+Two detections of one class from two tiles are one object if they agree where the tiles overlap: if the masks there
+(boxes, in a model without masks) have an IoU of at least 0.5. Where a tile's border cuts one of them, half of the
+smaller must be in the other. An object may span any number of tiles: its masks and boxes are united, and its best score
+counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.structures.detections import Crop, Detections
+from maskrcnn_train.structures.detections import Crop, Detections, join_detections
 
 Window = tuple[int, int, int, int]  # x0 y0 x1 y1, x1 and y1 exclusive, pixels of the image
 AGREEMENT = 0.5
@@ -55,7 +55,7 @@ class Tiles:
 
 @dataclass
 class _Piece:
-    """An object as one tile sees it. row: its place among all detections; mask: inside the image, or None."""
+    """An object as one tile sees it. row: its index among all detections; mask: inside the image, or None."""
 
     row: int
     window: Window
@@ -67,7 +67,7 @@ class _Piece:
 
 def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], size: tuple[int, int]) -> Detections:
     """Detections of an image of `size` (height, width) from those of its tiles, best score first."""
-    everything = _join([_moved(each, window, size) for each, window in zip(found, windows, strict=True)])
+    everything = join_detections([_moved(each, window, size) for each, window in zip(found, windows, strict=True)])
     owners = [window for each, window in zip(found, windows, strict=True) for _ in range(len(each))]
     masks = everything.crops() if everything.has_masks else [None] * len(everything)
     pieces = [
@@ -77,13 +77,15 @@ def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], size: tu
         )
     ]
     groups = _groups(pieces)
-    merged = everything.keep_rows([max(group, key=lambda row: float(everything.scores[row])) for group in groups])
+    best = [max(group, key=lambda row: float(everything.scores[row])) for group in groups]
+    merged = everything[torch.tensor(best, dtype=torch.int64)]
     ends = [(everything.boxes[group, :2].amin(0), everything.boxes[group, 2:].amax(0)) for group in groups]
-    merged.boxes = torch.cat([end for pair in ends for end in pair] or [torch.zeros(0)]).reshape(-1, 4)
+    boxes = torch.cat([end for pair in ends for end in pair] or [torch.zeros(0)]).reshape(-1, 4)
+    pasted = None
     if everything.has_masks:
-        merged.pasted = [_united([mask for row in group if (mask := masks[row]) is not None]) for group in groups]
-        merged.probabilities = None
-    return merged.keep_rows(merged.scores.argsort(descending=True).tolist())
+        pasted = [_united([mask for row in group if (mask := masks[row]) is not None]) for group in groups]
+    merged = replace(merged, boxes=boxes, pasted=pasted)
+    return merged[merged.scores.argsort(descending=True)]
 
 
 def _moved(found: Detections, window: Window, size: tuple[int, int]) -> Detections:
@@ -92,18 +94,6 @@ def _moved(found: Detections, window: Window, size: tuple[int, int]) -> Detectio
     pasted = [(x + x0, y + y0, bitmap) for x, y, bitmap in found.crops()] if found.has_masks else None
     boxes = found.boxes + torch.tensor([x0, y0, x0, y0])
     return replace(found, boxes=boxes, size=size, pasted=pasted, probabilities=None)
-
-
-def _join(parts: Sequence[Detections]) -> Detections:
-    return replace(
-        parts[0],
-        boxes=torch.cat([part.boxes for part in parts]),
-        scores=torch.cat([part.scores for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        class_names=[name for part in parts for name in part.class_names],
-        category_ids=[number for part in parts for number in part.category_ids],
-        pasted=[crop for part in parts for crop in part.crops()] if parts[0].has_masks else None,
-    )
 
 
 def _is_cut(box: list[float], window: Window, size: tuple[int, int]) -> bool:

@@ -24,7 +24,7 @@ def is_video(given: str) -> bool:
 
 
 class Video:
-    """A file's picture stream. rate: frames a second. Raises UserError without PyAV or for a file that is none."""
+    """A file's picture stream. rate: frames per second. Raises UserError without PyAV or a picture stream."""
 
     def __init__(self, path: Path) -> None:
         if not find_spec("av"):
@@ -44,7 +44,7 @@ class Video:
 
     @property
     def num_frames(self) -> int | None:
-        """As the file says; many do not."""
+        """As the file says; None where it doesn't."""
         return int(self._stream.frames) or None
 
     def frames(self) -> Iterator[Image.Image]:

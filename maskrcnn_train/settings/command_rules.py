@@ -128,7 +128,7 @@ def _check_metric(config: TuneConfig) -> None:
         )
     if (budget := re.fullmatch(r"\w+/AR(\d+)", metric)) and int(budget[1]) not in config.evaluation.max_detections:
         raise UserError(f"metric={metric} is not taken; evaluation.max_detections={config.evaluation.max_detections}")
-    if metric.startswith("segm/") and config.mask_head.name == "none":
+    if metric.startswith("segm/") and not config.mask_head.enabled:
         raise UserError(f"metric={metric} needs masks, and mask_head=none has none; use metric=bbox/AP")
     if metric.startswith("val_loss/") and not config.evaluation.loss:
         raise UserError(f"metric={metric} needs evaluation.loss=true; add it")

@@ -122,14 +122,14 @@ def backbone_norm(config: Any) -> str:
 def _idle_model_settings(config: Any) -> list[str]:
     warnings = []
     poolers = {"pooler": config.pooler}
-    if config.mask_head.name != "none":
+    if config.mask_head.enabled:
         poolers["mask_head.pooler"] = config.mask_head.pooler
     for key, pooler in poolers.items():
         if pooler.type == "pool" and (pooler.sampling_ratio or pooler.aligned):
             warnings.append(f"{key}.sampling_ratio and {key}.aligned have no effect with {key}.type=pool")
     if config.roi_head.num_convs == 0 and config.roi_head.norm != "none":
         warnings.append(f"roi_head.norm={config.roi_head.norm} has no effect without convs (roi_head.num_convs=0)")
-    if config.mask_head.name != "none" and config.mask_head.num_convs == 0 and config.mask_head.norm != "none":
+    if config.mask_head.enabled and config.mask_head.num_convs == 0 and config.mask_head.norm != "none":
         warnings.append(f"mask_head.norm={config.mask_head.norm} has no effect without convs (mask_head.num_convs=0)")
     nms = config.rpn.nms
     for stage in ("train", "test"):
@@ -200,7 +200,7 @@ def _check_augmentation(config: TrainConfig) -> list[str]:
             raise UserError(f"augmentation.scale_jitter={augmentation.scale_jitter} must be [smallest, largest] scale")
         if augmentation.min_crop < 1:
             warnings.append("augmentation.min_crop has no effect with augmentation.scale_jitter, which crops already")
-    if augmentation.copy_paste and config.mask_head.name == "none":
+    if augmentation.copy_paste and not config.mask_head.enabled:
         warnings.append("augmentation.copy_paste has no effect with mask_head=none: objects are cut out by their masks")
     return warnings
 

@@ -10,17 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 RESNETS = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-)
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+    "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
+)  # fmt: skip
 EVALUATORS = ("hotcoco", "faster_coco_eval", "pycocotools")
 FPN_LEVELS = ("P2", "P3", "P4", "P5", "P6")
 MAX_SIDE = 100_000  # of an object, pixels
@@ -136,6 +128,11 @@ class MaskHeadConfig:
     norm: str = one_of("none", "batch", "group")
     threshold: float = fraction()
     pooler: PoolerConfig
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the model predicts masks, not boxes alone."""
+        return self.name != "none"
 
 
 @dataclass(kw_only=True)
@@ -297,3 +294,8 @@ class TrainConfig:
     replay: Optional[str]
     output_dir: Optional[str]
     seed: int = between(0, MAX_SEED)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is scored: boxes and, with a mask head, masks; the last decides which model is best."""
+        return ("bbox", "segm") if self.mask_head.enabled else ("bbox",)

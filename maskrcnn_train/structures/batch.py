@@ -1,6 +1,6 @@
-"""What data hands to the model: a batch of images, and masks without full-size images.
+"""What the loaders give to the model: a batch of images, and masks that are stored inside their boxes only.
 
-`data` and `model` do not know each other; both know what is here.
+`data` and `model` do not import each other; both import this module.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a model found on one image, and the forms that other programs want it in."""
+"""What a model found on one image: from the ROI heads to pictures, COCO results and tables."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.structures.pasting import paste_masks
+from maskrcnn_train.structures.boxes import resize_boxes, xyxy_to_xywh
+from maskrcnn_train.structures.classes import ClassMap
+from maskrcnn_train.structures.pasting import MaskPasting, paste_masks
 from maskrcnn_train.structures.rle import compress_runs, crop_runs
 
 Crop = tuple[int, int, NDArray[np.uint8]]  # x0, y0, bitmap [h, w], inside the image
@@ -21,66 +24,87 @@ Crop = tuple[int, int, NDArray[np.uint8]]  # x0, y0, bitmap [h, w], inside the i
 class Detections:
     """Objects of one image, highest score first.
 
-    boxes: float32 [N, 4], x1 y1 x2 y2, pixels of the image of `size` (height, width). scores: float32 [N].
-    labels: int64 [N], 1..K. class_names: [N]. category_ids: [N], of the training data. probabilities: float32
-    [N, 1, M, M] inside each box. pasted: the masks in the image, from `probabilities` on first use; both None from a
-    model without masks. source: the file, None for pixels in memory.
+    boxes: float32 [N, 4], x1 y1 x2 y2, pixels of an image of `size` (height, width): the network's pixels inside the
+    model, those of the original image outside. labels: int64 [N], 1..K. scores: float32 [N]. probabilities: float32
+    [N, 1, M, M], the masks inside their boxes; None without a mask head.
+    A `Predictor` adds `classes` and `pasting`, which names, ids and masks in the image need. source: the image's file.
+    pasted: the masks in the image, made from `probabilities` on first use.
     """
 
     boxes: Tensor
-    scores: Tensor
     labels: Tensor
-    class_names: list[str]
-    category_ids: list[int]
+    scores: Tensor
     size: tuple[int, int]
-    probabilities: Tensor | None
-    mask_threshold: float
-    mask_rule: str
+    probabilities: Tensor | None = None
+    classes: ClassMap | None = None
+    pasting: MaskPasting | None = None
     source: str | None = None
     pasted: list[Crop] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __getitem__(self, rows: Tensor) -> Detections:
+        """Those of the rows int64 [R], in their order, or where a bool [N] holds."""
+        pasted = self.pasted
+        if pasted is not None:
+            pasted = [pasted[row] for row in torch.arange(len(self))[rows].tolist()]
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            scores=self.scores[rows],
+            probabilities=None if self.probabilities is None else self.probabilities[rows],
+            pasted=pasted,
+        )
+
     @property
     def has_masks(self) -> bool:
         return self.pasted is not None or self.probabilities is not None
 
-    def keep(self, wanted: Tensor) -> Detections:
-        """Those where `wanted`, bool [N], holds."""
-        return self.keep_rows(torch.where(wanted)[0].tolist())
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each detection's class."""
+        assert self.classes is not None
+        return [self.classes.name_of(label) for label in self.labels.tolist()]
 
-    def keep_rows(self, rows: list[int]) -> Detections:
-        """Those of the rows, in their order."""
-        index = torch.tensor(rows, dtype=torch.int64)
-        return replace(
-            self,
-            boxes=self.boxes[index],
-            scores=self.scores[index],
-            labels=self.labels[index],
-            class_names=[self.class_names[row] for row in rows],
-            category_ids=[self.category_ids[row] for row in rows],
-            probabilities=None if self.probabilities is None else self.probabilities[index],
-            pasted=None if self.pasted is None else [self.pasted[row] for row in rows],
-        )
+    @property
+    def category_ids(self) -> list[int]:
+        """The category id of each detection, as in the training data."""
+        assert self.classes is not None
+        return [self.classes.id_of(label) for label in self.labels.tolist()]
 
     def keep_classes(self, names: list[str]) -> Detections:
         """Those of the named classes."""
-        return self.keep_rows([row for row, name in enumerate(self.class_names) if name in names])
+        return self[torch.tensor([name in names for name in self.class_names], dtype=torch.bool)]
 
-    def rle(self) -> list[dict[str, Any]]:
-        """Masks as COCO run-length codes. Raises UserError from a model without masks."""
-        return compress_runs([crop_runs(bitmap, x0, y0, self.size) for x0, y0, bitmap in self.crops()], self.size)
+    def resized(self, size: tuple[int, int]) -> Detections:
+        """The same objects in the pixels of the image at another `size` (height, width)."""
+        return replace(self, boxes=resize_boxes(self.boxes, self.size, size), size=size)
+
+    def cpu(self) -> Detections:
+        probabilities = None if self.probabilities is None else self.probabilities.cpu()
+        return replace(
+            self,
+            boxes=self.boxes.cpu(),
+            labels=self.labels.cpu(),
+            scores=self.scores.cpu(),
+            probabilities=probabilities,
+        )
 
     def crops(self) -> list[Crop]:
-        """Each mask inside its box only: x0, y0 and a bitmap uint8 [h, w]. Raises UserError as `rle`."""
+        """Each mask inside its box only: x0, y0 and a bitmap uint8 [h, w]. Raises UserError without masks."""
         if self.pasted is None:
             if self.probabilities is None:
                 raise UserError("this model gives boxes only; train with mask_head=conv4 for masks")
-            threshold, rule = self.mask_threshold, self.mask_rule
-            pasted = paste_masks(self.probabilities, self.boxes, self.size, threshold=threshold, rule=rule)
+            assert self.pasting is not None
+            pasted = paste_masks(self.probabilities, self.boxes, self.size, self.pasting)
             self.pasted = [(each.x0, each.y0, each.bitmap.numpy()) for each in pasted]
         return self.pasted
+
+    def rle(self) -> list[dict[str, Any]]:
+        """Masks as COCO run-length codes. Raises UserError without masks."""
+        return compress_runs([crop_runs(bitmap, x0, y0, self.size) for x0, y0, bitmap in self.crops()], self.size)
 
     def bitmaps(self) -> NDArray[np.bool_]:
         """Full-size masks: bool [N, height, width]; costs N times the image."""
@@ -91,15 +115,20 @@ class Detections:
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """COCO results: image_id, category_id, bbox x y width height, score and, with masks, segmentation."""
-        corners = torch.cat([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], dim=1).tolist()
+        boxes, scores = xyxy_to_xywh(self.boxes).tolist(), self.scores.tolist()
         results: list[dict[str, Any]] = [
             {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
-            for category, box, score in zip(self.category_ids, corners, self.scores.tolist(), strict=True)
+            for category, box, score in zip(self.category_ids, boxes, scores, strict=True)
         ]
         if self.has_masks:
             for result, code in zip(results, self.rle(), strict=True):
                 result["segmentation"] = code
         return results
+
+    def to_torchvision(self) -> dict[str, Tensor]:
+        """boxes, labels, scores and, with masks, masks [N, 1, M, M]: what torchvision's detection models return."""
+        output = {"boxes": self.boxes, "labels": self.labels, "scores": self.scores}
+        return output if self.probabilities is None else {**output, "masks": self.probabilities}
 
     def to_supervision(self) -> Any:
         """A `supervision.Detections` (extra `supervision`), class ids being labels - 1."""
@@ -112,3 +141,16 @@ class Detections:
             class_id=self.labels.numpy() - 1,
             data={"class_name": np.array(self.class_names)},
         )
+
+
+def join_detections(parts: Sequence[Detections]) -> Detections:
+    """All detections of several parts of one image in one object, part after part; `parts` isn't empty."""
+    masks = [part.probabilities for part in parts if part.probabilities is not None]
+    return replace(
+        parts[0],
+        boxes=torch.cat([part.boxes for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        scores=torch.cat([part.scores for part in parts]),
+        probabilities=torch.cat(masks) if masks else None,
+        pasted=None if parts[0].pasted is None else [crop for part in parts for crop in part.crops()],
+    )

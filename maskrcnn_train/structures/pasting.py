@@ -18,32 +18,39 @@ class PastedMask:
     bitmap: Tensor
 
 
-def paste_masks(
-    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], *, threshold: float, rule: str
-) -> list[PastedMask]:
-    """Masks of an image of `size` (height, width) from probabilities [N, 1, M, M] inside boxes [N, 4] (its pixels).
+@dataclass(frozen=True)
+class MaskPasting:
+    """How a mask goes from its box into the image: `mask_head.threshold` and `numerics.mask_paste`.
 
     rule `integer`: the box is rounded to pixels, the mask resized to it, a pixel set where > threshold
     (torchvision's paste_masks_in_image). `continuous`: the mask is sampled at pixel centres, set where >= threshold
     (Detectron2; about 0.5 mask AP better than rounding).
+    """
+
+    threshold: float
+    rule: str
+
+
+def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], pasting: MaskPasting) -> list[PastedMask]:
+    """Masks of an image of `size` (height, width) from probabilities [N, 1, M, M] inside boxes [N, 4] (its pixels).
 
     >>> box = torch.tensor([[2.0, 3, 6, 9]])
-    >>> paste_masks(torch.ones(1, 1, 28, 28), box, (20, 20), threshold=0.5, rule="continuous")[0].bitmap.sum()
+    >>> paste_masks(torch.ones(1, 1, 28, 28), box, (20, 20), MaskPasting(0.5, "continuous"))[0].bitmap.sum()
     tensor(24)
     """
     probabilities, boxes = probabilities.float(), boxes.float()
-    if rule == "continuous":
+    threshold = pasting.threshold
+    if pasting.rule == "continuous":
         return [_paste_continuous(mask, box, size, threshold) for mask, box in zip(probabilities, boxes, strict=True)]
     padded = F.pad(probabilities, (1, 1, 1, 1))
     grown = _grow_boxes(boxes, padded.shape[-1] / probabilities.shape[-1]).to(torch.int64).tolist()
     return [_paste_integer(mask, box, size, threshold) for mask, box in zip(padded, grown, strict=True)]
 
 
-def paste_full(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], *, threshold: float, rule: str) -> Tensor:
+def paste_full(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], pasting: MaskPasting) -> Tensor:
     """The same as full-size masks: uint8 [N, height, width]. Costs N times the image."""
     full = torch.zeros((len(boxes), *size), dtype=torch.uint8, device=boxes.device)
-    pasted = paste_masks(probabilities, boxes, size, threshold=threshold, rule=rule)
-    for image, mask in zip(full, pasted, strict=True):
+    for image, mask in zip(full, paste_masks(probabilities, boxes, size, pasting), strict=True):
         height, width = mask.bitmap.shape
         image[mask.y0 : mask.y0 + height, mask.x0 : mask.x0 + width] = mask.bitmap
     return full

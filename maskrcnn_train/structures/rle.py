@@ -1,7 +1,7 @@
-"""Masks to and from COCO run-length codes; predicted ones without ever making a full-size mask.
+"""Masks to and from COCO run-length codes, without full-size masks on the way to them.
 
-COCO's code counts runs down the columns of the whole image, so outside a mask's own box there is
-nothing to look at: the runs follow from the box's pixels and from where the box stands.
+COCO counts runs down the columns of the whole image. Outside a mask's own box all pixels are zero, so the runs follow
+from the pixels in the box and its position.
 """
 
 from __future__ import annotations
@@ -13,43 +13,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 from maskrcnn_train.structures.arrays import Ints
-from maskrcnn_train.structures.pasting import paste_masks
 
 Bitmap = npt.NDArray[Any]  # uint8 or bool [h, w]
 Runs = npt.NDArray[np.uint32]
 RLE = dict[str, Any]
 
 
-def masks_to_rle(
-    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], *, threshold: float, rule: str
-) -> list[RLE]:
-    """Predicted masks of one image as COCO RLE dicts, equal to encoding the pasted full-size masks.
-
-    probabilities: float [N, 1, M, M], inside each box. boxes: float [N, 4], x1 y1 x2 y2, pixels of the
-    image of `size` (height, width). A pixel is set where the probability exceeds `threshold`;
-    `rule` is `numerics.mask_paste`, how a box is placed on the pixel grid.
-    """
-    pasted = paste_masks(probabilities.float(), boxes.float(), size, threshold=threshold, rule=rule)
-    runs = [crop_runs(crop.bitmap.numpy(), crop.x0, crop.y0, size) for crop in pasted]
-    return compress_runs(runs, size)
-
-
-def encode_crop(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> RLE:
-    """The COCO RLE of a full-size mask that is zero outside one crop.
+def crop_runs(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> Runs:
+    """Run lengths, in column order and zeros first, of a full-size mask that is zero outside one crop: uint32 [R].
 
     bitmap: uint8 or bool [h, w], its top left pixel at column `x0`, row `y0` of an image of `size` (height, width).
 
-    >>> encode_crop(np.ones((2, 3), np.uint8), x0=1, y0=0, size=(2, 5))
-    {'size': [2, 5], 'counts': '262'}
+    >>> crop_runs(np.ones((2, 3), np.uint8), x0=1, y0=0, size=(2, 5)).tolist()
+    [2, 6, 2]
     """
-    return compress_runs([crop_runs(bitmap, x0, y0, size)], size)[0]
-
-
-def crop_runs(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> Runs:
-    """Run lengths of the full-size mask in column order, zeros first: uint32 [R], adding up to height * width."""
     height, width = size
     crop_height, crop_width = bitmap.shape
     if x0 < 0 or y0 < 0 or x0 + crop_width > width or y0 + crop_height > height:

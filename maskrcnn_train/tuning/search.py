@@ -43,7 +43,7 @@ class Search:
     @property
     def metric(self) -> str:
         """A key of the metrics of all trainings."""
-        boxes_only = self.config.mask_head.name == "none" or self.varies_masks
+        boxes_only = not self.config.mask_head.enabled or self.varies_masks
         return self.config.metric or ("bbox/AP" if boxes_only else "segm/AP")
 
     @property

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from planted_model import SIZE, PlantedModel, box, planted, trace_of
+from planted_model import CLASSES, SIZE, PlantedModel, box, planted, trace_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel, FunnelTracer
 from maskrcnn_train.analysis.trace import ObjectsOfImages
 from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
-from maskrcnn_train.evaluation.detect import to_results
+from maskrcnn_train.structures.pasting import MaskPasting
 
 
 def funnel_of(model: PlantedModel, truth: dict[str, Any]) -> Funnel:
-    tracer = FunnelTracer(model, ObjectsOfImages(truth, {1: 1, 2: 2}), iou=0.5)  # type: ignore[arg-type]
+    tracer = FunnelTracer(model, ObjectsOfImages(truth, CLASSES), iou=0.5)  # type: ignore[arg-type]
     (found,) = tracer.add(trace_of(model))
-    output = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
-    results = to_results(output, 1, SIZE, threshold=0.5, rule="integer", class_ids=[-1, 1, 2])
+    results = replace(found, classes=CLASSES).to_coco(image_id=1)
     return tracer.finish(truth, results, kind="bbox", class_names={1: "a", 2: "b"})
 
 
@@ -77,12 +77,12 @@ def test_a_right_box_with_a_wrong_mask_is_lost_at_the_mask() -> None:
     for annotation in truth["annotations"]:
         x, y, w, h = annotation["bbox"]
         annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    tracer = FunnelTracer(model, ObjectsOfImages(truth, {1: 1, 2: 2}), iou=0.5)  # type: ignore[arg-type]
+    tracer = FunnelTracer(model, ObjectsOfImages(truth, CLASSES), iou=0.5)  # type: ignore[arg-type]
     (found,) = tracer.add(trace_of(model))
     masks = torch.ones(2, 1, 28, 28)
     masks[0, :, 10:] = 0  # a third of the object that scores highest
-    output = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores, "masks": masks}
-    results = to_results(output, 1, SIZE, threshold=0.5, rule="continuous", class_ids=[-1, 1, 2])
+    pasting = MaskPasting(0.5, "continuous")
+    results = replace(found, classes=CLASSES, pasting=pasting, probabilities=masks).to_coco(image_id=1)
     funnel = tracer.finish(truth, results, kind="segm", class_names={1: "a", 2: "b"})
     lost = int(found.labels[0])
     assert {each.annotation_id: each.stage for each in funnel.objects} == {lost: "mask", 3 - lost: FOUND}
@@ -109,7 +109,7 @@ def test_a_lower_budget_moves_objects_to_its_stage() -> None:
 def test_sizes_follow_the_limits_of_the_evaluation() -> None:
     _, truth = planted()  # areas of 40^2
     for limits, size in (((32, 96), "medium"), ((40, 50), "medium"), ((41, 50), "small"), ((10, 40), "large")):
-        assert ObjectsOfImages(truth, {1: 1, 2: 2}, size_limits=limits).sizes == [size, size]
+        assert ObjectsOfImages(truth, CLASSES, size_limits=limits).sizes == [size, size]
 
 
 def test_an_image_without_any_proposal_loses_its_objects_before_the_heads() -> None:
@@ -139,7 +139,7 @@ def test_found_are_the_objects_that_the_recall_of_the_evaluator_counts(iou: floa
         for each in truth["annotations"][::2]
         for place in (*random_boxes(rng, 1), (np.array(each["bbox"]) + rng.integers(-7, 8, 4)).tolist())
     ]
-    tracer = FunnelTracer(planted()[0], ObjectsOfImages(truth, {1: 1, 2: 2}), iou=iou)  # type: ignore[arg-type]
+    tracer = FunnelTracer(planted()[0], ObjectsOfImages(truth, CLASSES), iou=iou)  # type: ignore[arg-type]
     tracer.last_stage = {place: "score" for place, each in enumerate(truth["annotations"]) if not each["iscrowd"]}
     names = {1: "a", 2: "b"}
     funnel = tracer.finish(truth, results, kind="bbox", class_names=names)
@@ -171,7 +171,7 @@ def test_objects_and_anchors_are_never_compared_all_at_once() -> None:
         anchors=places, moved=places, objectness=[0.0] * len(places), scores=[[0.1, 0.9, 0.0]] * len(places),
         boxes=[[place] * 3 for place in places], objects=[(1, place) for place in places[::500]],
     )  # fmt: skip
-    tracer = FunnelTracer(model, ObjectsOfImages(truth, {1: 1, 2: 2}), iou=0.5)  # type: ignore[arg-type]
+    tracer = FunnelTracer(model, ObjectsOfImages(truth, CLASSES), iou=0.5)  # type: ignore[arg-type]
     with Largest() as largest:
         tracer.add(trace_of(model))
     assert len(tracer.last_stage) == 48

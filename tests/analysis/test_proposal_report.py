@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from planted_model import box, planted, trace_of
+from planted_model import CLASSES, box, planted, trace_of
 
 from maskrcnn_train.analysis.proposal_report import ProposalReporter
 from maskrcnn_train.analysis.trace import ObjectsOfImages
@@ -30,7 +30,7 @@ def reporter_of(budget: dict[str, Any] | None = None) -> tuple[ProposalReporter,
     model, truth = planted(**VALUES, budget=budget or {})
     truth["images"].append(truth["images"][0] | {"id": 2})
     truth["annotations"][1]["area"] = 400.0
-    objects = ObjectsOfImages(truth, {1: 1, 2: 2})
+    objects = ObjectsOfImages(truth, CLASSES)
     reporter = ProposalReporter(model, objects, counts=COUNTS, thresholds=THRESHOLDS)  # type: ignore[arg-type]
     for image_id in (1, 2):
         reporter.add(trace_of(model, image_id))

@@ -13,6 +13,8 @@ from planted_model import BUDGET, RULES, SETTING
 from torch import nn
 
 from maskrcnn_train.analysis.timing import time_settings
+from maskrcnn_train.model.outputs import DetectionRules
+from maskrcnn_train.model.proposals import ProposalBudget
 from maskrcnn_train.structures.batch import ImageBatch, Target
 
 FAST = replace(SETTING, post_test=10, detections_per_image=5)
@@ -27,8 +29,8 @@ class Recorder(nn.Module):
         self.rpn.test_budget, self.roi_heads.rules = BUDGET, RULES
         self.passes: list[tuple[int, int, int]] = []
 
-    def forward(self, images: ImageBatch) -> None:
-        self.passes.append((int(images.pixels.sum()), self.rpn.test_budget.post_nms, self.roi_heads.rules.count))
+    def detect(self, images: ImageBatch, budget: ProposalBudget = BUDGET, rules: DetectionRules = RULES) -> None:
+        self.passes.append((int(images.pixels.sum()), budget.post_nms, rules.count))
 
 
 def timed(num_images: int, settings: dict[str, Any]) -> tuple[dict[str, float], Recorder, int]:

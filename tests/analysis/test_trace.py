@@ -1,4 +1,4 @@
-"""The pass over a split: one number format around all of it."""
+"""The pass over a split: one precision around all of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Parts(nn.Module):
         self.features = lambda inputs: []
 
 
-def test_the_number_format_is_entered_once_for_all_batches() -> None:
+def test_the_precision_is_entered_once_for_all_batches() -> None:
     """Each time it is entered, all weights are converted anew."""
     entered = 0
 

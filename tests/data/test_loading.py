@@ -18,7 +18,7 @@ from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.loading import DetectionLoader, build_loaders
 from maskrcnn_train.data.order import EpochBatchSampler, repeat_factors
 from maskrcnn_train.engine.distributed import ALONE
-from maskrcnn_train.engine.validation import Validation
+from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.reporting.tensorboard import MetricWriter
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 

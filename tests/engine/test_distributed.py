@@ -89,7 +89,7 @@ def test_the_map_is_that_of_one_process(two_ranks: Path) -> None:
 
     from maskrcnn_train import build_loaders, build_model
     from maskrcnn_train.engine.distributed import ALONE
-    from maskrcnn_train.engine.validation import Validation
+    from maskrcnn_train.prediction.validation import Validation
     from maskrcnn_train.settings.compose import config_from_plain
 
     content = read_checkpoint(two_ranks / "run/checkpoints/last.pt")

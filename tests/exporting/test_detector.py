@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from tiny import TINY
 from maskrcnn_train import Predictor, build_model, load_config
 from maskrcnn_train.exporting import files, runtimes
 from maskrcnn_train.exporting.comparing import Differences, compare
-from maskrcnn_train.prediction.predictor import detect_batch, prepare
+from maskrcnn_train.prediction.pictures import prepare
+from maskrcnn_train.prediction.predictor import detect_batch
+from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.pasting import MaskPasting
 
 SIZES = [(64, 64), (50, 90), (200, 141)]
 KINDS = {
@@ -35,7 +39,7 @@ def spread_predictor(overrides: list[str]) -> Predictor:
     for layer, spread in (*layers, (heads.box_predictor.bbox_pred, 0.5)):
         seen: list[torch.Tensor] = []
         hook = layer.register_forward_hook(lambda _layer, _inputs, output, seen=seen: seen.append(output.flatten()))
-        detect_batch(predictor, [prepare(predictor, images()[0])], score_threshold=0.0)
+        detect_batch(predictor, [prepare(predictor.config, images()[0])], score_threshold=0.0)
         hook.remove()
         with torch.no_grad():
             layer.weight.mul_(spread / torch.cat(seen).std())
@@ -50,13 +54,10 @@ def images() -> list[np.ndarray]:
 def differences(predictor: Predictor, run: runtimes.Runtime) -> Differences:
     total = Differences()
     for image in images():
-        (found,) = detect_batch(predictor, [prepare(predictor, image)], score_threshold=0.0)
-        ours = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
-        if found.probabilities is not None:
-            ours["masks"] = found.probabilities
-        theirs = run(image)
-        assert theirs.keys() == ours.keys()
-        total.merge(compare(ours, theirs, image.shape[:2], predictor.config, score_tolerance=1e-4))
+        (ours,) = detect_batch(predictor, [prepare(predictor.config, image)], score_threshold=0.0)
+        theirs = replace(run(image), pasting=predictor.pasting)
+        assert theirs.has_masks == ours.has_masks
+        total.merge(compare(ours, theirs, predictor.config, score_tolerance=1e-4))
     return total
 
 
@@ -72,7 +73,7 @@ def check(total: Differences, with_masks: bool) -> None:
 def test_torchscript_finds_what_the_model_finds(kind: str, tmp_path: Path) -> None:
     predictor = spread_predictor(KINDS[kind])
     with files.without_exporter_noise():
-        detector = files.build_detector(predictor.model, predictor.config, paste_masks=False)
+        detector = files.build_detector(predictor.model, predictor.config, pasting=None)
     files.write_torchscript(detector, tmp_path / "model.torchscript", {"a": 1})
     check(differences(predictor, runtimes.open_torchscript(tmp_path / "model.torchscript")), kind != "boxes only")
     assert [path.name for path in tmp_path.iterdir()] == ["model.torchscript"]
@@ -81,38 +82,53 @@ def test_torchscript_finds_what_the_model_finds(kind: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["shapes", "detectron2"])
 def test_onnx_finds_what_the_model_finds(kind: str, tmp_path: Path) -> None:
     predictor = spread_predictor(KINDS[kind])
-    paste_masks = kind == "shapes"
+    pasting = predictor.pasting if kind == "shapes" else None
     with files.without_exporter_noise():
-        detector = files.build_detector(predictor.model, predictor.config, paste_masks=paste_masks)
+        detector = files.build_detector(predictor.model, predictor.config, pasting=pasting)
     files.write_onnx(detector, tmp_path / "model.onnx", {"a": [1]}, predictor.config, 17)
     check(differences(predictor, runtimes.open_onnx(tmp_path / "model.onnx")), kind != "boxes only")
 
 
 def test_an_image_without_objects_gives_empty_outputs(tmp_path: Path) -> None:
     predictor = spread_predictor(["roi_head.score_threshold=1"])
-    for paste_masks, shape in ((False, (0, 1, 28, 28)), (True, (0, 70, 90))):
+    for pasting in (None, predictor.pasting):
         with files.without_exporter_noise():
-            detector = files.build_detector(predictor.model, predictor.config, paste_masks=paste_masks)
+            detector = files.build_detector(predictor.model, predictor.config, pasting=pasting)
         files.write_torchscript(detector, tmp_path / "model.torchscript", {})
         found = runtimes.open_torchscript(tmp_path / "model.torchscript")(np.zeros((70, 90, 3), np.uint8))
-        assert found["boxes"].shape == (0, 4)
-        assert found["masks"].shape == shape
+        assert found.boxes.shape == (0, 4)
+        assert found.has_masks
+        assert found.probabilities is None or found.probabilities.shape == (0, 1, 28, 28)
+        assert (found.probabilities is None) == (found.pasted == [])
 
 
 def test_a_shifted_box_another_score_and_a_lost_object_are_told() -> None:
     config = load_config([*TINY, "roi_head.score_threshold=0.05"])
-    boxes = torch.tensor([[0.0, 0, 10, 20], [30, 30, 50, 50]])
-    ours = {"boxes": boxes, "labels": torch.tensor([1, 2]), "scores": torch.tensor([0.9, 0.5])}
-    same = compare(ours, ours, (60, 60), config, score_tolerance=1e-4)
+    boxes, labels = torch.tensor([[0.0, 0, 10, 20], [30, 30, 50, 50]]), torch.tensor([1, 2])
+    ours = Detections(boxes, labels, torch.tensor([0.9, 0.5]), (60, 60))
+
+    def told(theirs: Detections, ours: Detections = ours) -> Differences:
+        return compare(ours, theirs, config, score_tolerance=1e-4)
+
+    same = told(ours)
     assert (same.pixels, same.scores, same.missing, same.mask_iou) == (0, 0, 0, None)
-    moved = {**ours, "boxes": boxes + torch.tensor([0.0, 0, 0, 1]), "scores": torch.tensor([0.9, 0.4])}
-    told = compare(ours, moved, (60, 60), config, score_tolerance=1e-4)
-    assert told.pixels == 1
-    assert told.boxes == pytest.approx(0.05)
-    assert told.scores == pytest.approx(0.1)
-    lost = {name: value[:1] for name, value in ours.items()}
-    assert compare(ours, lost, (60, 60), config, score_tolerance=1e-4).missing == 1
-    swapped = {**ours, "labels": torch.tensor([1, 3])}
-    assert compare(ours, swapped, (60, 60), config, score_tolerance=1e-4).missing == 2
-    at_the_edge = {**ours, "scores": torch.tensor([0.9, 0.05])}
-    assert compare(at_the_edge, lost, (60, 60), config, score_tolerance=1e-4).missing == 0
+    moved = told(replace(ours, boxes=boxes + torch.tensor([0.0, 0, 0, 1]), scores=torch.tensor([0.9, 0.4])))
+    assert moved.pixels == 1
+    assert moved.boxes == pytest.approx(0.05)
+    assert moved.scores == pytest.approx(0.1)
+    lost = ours[torch.tensor([0])]
+    assert told(lost).missing == 1
+    assert told(replace(ours, labels=torch.tensor([1, 3]))).missing == 2
+    at_the_edge = replace(ours, scores=torch.tensor([0.9, 0.05]))
+    assert told(lost, at_the_edge).missing == 0
+
+
+def test_pasted_masks_and_those_inside_boxes_are_compared_in_the_image() -> None:
+    config = load_config([*TINY, "roi_head.score_threshold=0.05"])
+    boxes, scores = torch.tensor([[10.0, 20, 30, 40]]), torch.tensor([0.9])
+    ours = Detections(boxes, torch.tensor([1]), scores, (60, 60), torch.ones(1, 1, 28, 28))
+    ours.pasting = MaskPasting(0.5, "continuous")
+    half = np.zeros((60, 60), np.uint8)
+    half[20:40, 10:20] = 1
+    theirs = Detections(boxes, torch.tensor([1]), scores, (60, 60), pasted=[(0, 0, half)])
+    assert compare(ours, theirs, config, score_tolerance=1e-4).mask_iou == 0.5

@@ -15,7 +15,7 @@ from maskrcnn_train.data import transforms
 from maskrcnn_train.exporting.files import without_exporter_noise
 from maskrcnn_train.exporting.pasting import MaskPaster
 from maskrcnn_train.exporting.resizing import PillowResize, resized_size
-from maskrcnn_train.structures.pasting import paste_full
+from maskrcnn_train.structures.pasting import MaskPasting, paste_full
 
 SIZES = [(50, 70), (64, 64), (333, 517), (1, 7), (900, 411), (129, 1027), (411, 900), (1200, 333), (2, 500)]
 
@@ -66,13 +66,13 @@ def test_the_graph_pastes_masks_as_the_model_does(rule: str, threshold: float) -
     boxes = torch.cat((corners.amin(1), corners.amax(1)), dim=1)
     masks = torch.rand((12, 28, 28), generator=generator)
     with without_exporter_noise():
-        found = MaskPaster(threshold=threshold, rule=rule)(masks, boxes, torch.tensor(size))
-    expected = paste_full(masks[:, None], boxes, size, threshold=threshold, rule=rule)
+        found = MaskPaster(MaskPasting(threshold, rule))(masks, boxes, torch.tensor(size))
+    expected = paste_full(masks[:, None], boxes, size, MaskPasting(threshold, rule))
     assert found.shape == expected.shape
     assert int((found != expected).sum()) <= 2  # a pixel at the threshold itself
 
 
 def test_no_mask_pastes_to_no_picture() -> None:
     with without_exporter_noise():
-        paster = MaskPaster(threshold=0.5, rule="integer")
+        paster = MaskPaster(MaskPasting(0.5, "integer"))
         assert paster(torch.zeros(0, 28, 28), torch.zeros(0, 4), torch.tensor([5, 9])).shape == (0, 5, 9)

@@ -10,7 +10,6 @@ from torch import nn
 from maskrcnn_train.model.box_head import FCHead
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import DetectionRules, select_detections
-from maskrcnn_train.model.roi_heads import PROPOSAL_CODER
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
 Build = Callable[..., MaskRCNN]
@@ -220,7 +219,7 @@ def test_mask_of_one_class_equals_that_channel_of_all(small_model: Build) -> Non
     nn.init.normal_(predictor.mask_fcn_logits.bias)
     features, labels = torch.randn(6, 16, 14, 14), torch.tensor([1, 2, 3, 1, 2, 3])
     every = predictor(features)
-    torch.testing.assert_close(predictor.of_classes(features, labels), every[torch.arange(6), labels])
+    torch.testing.assert_close(predictor.logits_of_classes(features, labels), every[torch.arange(6), labels])
 
 
 def test_iou_and_sampling_change_the_proposals_that_train(small_model: Build, batch: Batch) -> None:
@@ -245,7 +244,7 @@ def test_detection_rules_by_hand() -> None:
 
     def found(score: float = 0.05, nms: float = 0.5, count: int = 100, size: float = 1.0) -> list[tuple[int, float]]:
         rules = DetectionRules(score, nms, count, size)
-        chosen = select_detections(scores, deltas, proposals, (40, 40), coder=PROPOSAL_CODER, rules=rules)
+        chosen = select_detections(scores, deltas, proposals, (40, 40), rules)
         return [
             (label, round(value, 2))
             for label, value in zip(chosen.labels.tolist(), chosen.scores.tolist(), strict=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 from torchvision.ops import roi_align
 
-from maskrcnn_train.model.mask_targets import crops_from_dense, mask_targets
-from maskrcnn_train.structures.pasting import paste_full, paste_masks
+from maskrcnn_train.model.mask_targets import crops_from_dense, targets_in_boxes
+from maskrcnn_train.structures.pasting import MaskPasting, paste_full, paste_masks
 
 SIZE = (64, 80)
 
@@ -38,7 +38,7 @@ def test_soft_targets_equal_torchvisions_projection() -> None:
     assert isinstance(dense, Tensor)
     matches = torch.arange(len(boxes)) % 3
     expected = project_masks_on_boxes(dense, boxes, matches, 28)
-    found = mask_targets(crops_from_dense(dense), boxes, matches, 28, rule="soft")
+    found = targets_in_boxes(crops_from_dense(dense), boxes, matches, 28, rule="soft")
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert bool(((found > 0.01) & (found < 0.99)).any())
 
@@ -49,7 +49,7 @@ def test_binary_targets_equal_detectron2s_rule() -> None:
     matches = torch.arange(len(boxes)) % 3
     rois = torch.cat((matches[:, None].float(), boxes), dim=1)
     share = roi_align(dense[:, None].float(), rois, 28, 1.0, 0, True)[:, 0]
-    found = mask_targets(crops_from_dense(dense), boxes, matches, 28, rule="binary")
+    found = targets_in_boxes(crops_from_dense(dense), boxes, matches, 28, rule="binary")
     certain = (share - 0.5).abs() > 1e-5  # at exactly one half the last bit of a sum decides
     assert torch.equal(found[certain], (share >= 0.5).float()[certain])
     assert set(found.unique().tolist()) == {0.0, 1.0}
@@ -57,7 +57,7 @@ def test_binary_targets_equal_detectron2s_rule() -> None:
 
 def test_no_proposals_give_no_targets() -> None:
     masks = crops_from_dense(torch.ones((1, 8, 8)))
-    nothing = mask_targets(masks, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 28, rule="soft")
+    nothing = targets_in_boxes(masks, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 28, rule="soft")
     assert nothing.shape == (0, 28, 28)
 
 
@@ -71,13 +71,13 @@ def predictions() -> tuple[Tensor, Tensor]:
 def test_integer_pasting_equals_torchvisions(threshold: float) -> None:
     probabilities, boxes = predictions()
     expected = (paste_masks_in_image(probabilities, boxes, SIZE)[:, 0] > threshold).to(torch.uint8)
-    assert torch.equal(paste_full(probabilities, boxes, SIZE, threshold=threshold, rule="integer"), expected)
+    assert torch.equal(paste_full(probabilities, boxes, SIZE, MaskPasting(threshold, "integer")), expected)
 
 
 def test_continuous_pasting_equals_sampling_the_whole_image() -> None:
     probabilities, boxes = predictions()
     ys, xs = torch.arange(SIZE[0]) + 0.5, torch.arange(SIZE[1]) + 0.5
-    found = paste_full(probabilities, boxes, SIZE, threshold=0.5, rule="continuous")
+    found = paste_full(probabilities, boxes, SIZE, MaskPasting(0.5, "continuous"))
     for mask, box, pasted in zip(probabilities, boxes, found, strict=True):
         grid_x = ((xs - box[0]) / (box[2] - box[0]) * 2 - 1).expand(SIZE)
         grid_y = ((ys - box[1]) / (box[3] - box[1]) * 2 - 1)[:, None].expand(SIZE)
@@ -87,9 +87,9 @@ def test_continuous_pasting_equals_sampling_the_whole_image() -> None:
 
 def test_the_two_rules_by_hand() -> None:
     full, box = torch.ones(1, 1, 28, 28), torch.tensor([[2.0, 3.0, 6.0, 9.0]])
-    continuous = paste_masks(full, box, (20, 20), threshold=0.5, rule="continuous")[0]
+    continuous = paste_masks(full, box, (20, 20), MaskPasting(0.5, "continuous"))[0]
     assert int(continuous.bitmap.sum()) == 24  # exactly the box
-    integer = paste_masks(full, box, (20, 20), threshold=0.5, rule="integer")[0]
+    integer = paste_masks(full, box, (20, 20), MaskPasting(0.5, "integer"))[0]
     assert (integer.x0, integer.y0) == (1, 2)
     assert int(integer.bitmap.sum()) == 6 * 8  # grown by 30/28, cut to whole pixels, both corners count
     assert integer.bitmap.dtype == torch.uint8
@@ -99,11 +99,11 @@ def test_bitmaps_cover_their_boxes_only() -> None:
     probabilities, boxes = predictions()
     for rule in ("integer", "continuous"):
         for pasted, box in zip(
-            paste_masks(probabilities, boxes, SIZE, threshold=0.5, rule=rule), boxes.tolist(), strict=True
+            paste_masks(probabilities, boxes, SIZE, MaskPasting(0.5, rule)), boxes.tolist(), strict=True
         ):
             height, width = pasted.bitmap.shape
             assert height <= (box[3] - box[1]) * 30 / 28 + 4
             assert width <= (box[2] - box[0]) * 30 / 28 + 4
             assert pasted.x0 >= 0
             assert pasted.y0 + height <= SIZE[0]
-    assert paste_masks(probabilities[:0], boxes[:0], SIZE, threshold=0.5, rule="integer") == []
+    assert paste_masks(probabilities[:0], boxes[:0], SIZE, MaskPasting(0.5, "integer")) == []

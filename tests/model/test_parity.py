@@ -15,7 +15,7 @@ from maskrcnn_train import build_model, load_config
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.mask_targets import crops_from_dense
 from maskrcnn_train.structures.batch import ImageBatch
-from maskrcnn_train.structures.pasting import paste_full
+from maskrcnn_train.structures.pasting import MaskPasting, paste_full
 
 NUM_CLASSES = 4
 SIZE = ["data.min_size=64", "data.max_size=128", "roi_head.score_threshold=0.001"]
@@ -72,7 +72,7 @@ def test_detections_equal_torchvisions(version: str) -> None:
         assert torch.equal(ours_one["labels"], theirs_one["labels"])
         pasted = paste_masks_in_image(ours_one["masks"], ours_one["boxes"], size)
         torch.testing.assert_close(pasted, theirs_one["masks"], atol=1e-5, rtol=0)
-        bitmaps = paste_full(ours_one["masks"], ours_one["boxes"], size, threshold=0.5, rule="integer")
+        bitmaps = paste_full(ours_one["masks"], ours_one["boxes"], size, MaskPasting(0.5, "integer"))
         assert torch.equal(bitmaps, (pasted[:, 0] > 0.5).to(torch.uint8))
 
 

@@ -202,8 +202,8 @@ def test_smallest_proposals_are_dropped(small_model: Build, batch: Batch) -> Non
 
 
 @pytest.mark.parametrize("num_convs", [1, 2])
-@pytest.mark.parametrize("number_format", [torch.float32, torch.bfloat16])
-def test_the_head_at_sampled_anchors_is_the_head_everywhere(num_convs: int, number_format: torch.dtype) -> None:
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_head_at_sampled_anchors_is_the_head_everywhere(num_convs: int, precision: torch.dtype) -> None:
     """Values and gradients, borders included, autocast's cached weights too."""
     torch.manual_seed(0)
     head = SampledRPNHead(8, 3, conv_depth=num_convs)
@@ -212,12 +212,12 @@ def test_the_head_at_sampled_anchors_is_the_head_everywhere(num_convs: int, numb
     sampled = torch.randperm(2 * 3 * (6 * 7 + 3 * 4 + 2))[:90]
     gradients = []
     for sparse in (False, True):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=number_format == torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
             hidden = head.hidden(features)
-            everywhere = head.everywhere(hidden)
+            everywhere = head.predict_all(hidden)
             assert not everywhere[0][0].requires_grad
             if sparse:
-                logits, deltas = head.at(hidden, sampled)
+                logits, deltas = head.predict_sampled(hidden, sampled)
             else:
                 outputs = [head(each) for each in hidden]
                 logits = torch.cat([each.permute(0, 2, 3, 1).reshape(2, -1) for each, _ in outputs], 1).flatten()[
@@ -228,6 +228,6 @@ def test_the_head_at_sampled_anchors_is_the_head_everywhere(num_convs: int, numb
         loss = logits.float().sigmoid().sum() + deltas.float().square().sum()
         inputs = [*features, *head.parameters()]
         gradients.append([loss, *torch.autograd.grad(loss, inputs)])
-    tolerance = 1e-5 if number_format == torch.float32 else 5e-2
+    tolerance = 1e-5 if precision == torch.float32 else 5e-2
     for dense, sparse in zip(*gradients, strict=True):
         assert (dense - sparse).abs().max() <= tolerance * dense.abs().max()

@@ -3,7 +3,7 @@
 import torch
 
 from maskrcnn_train import build_model, load_config
-from maskrcnn_train.model.tta import AugmentedDetector
+from maskrcnn_train.model.tta import TestTimeAugmentation
 from maskrcnn_train.structures.batch import ImageBatch, ImageVersions
 
 
@@ -28,11 +28,12 @@ def model_and_batch():
 @torch.no_grad()
 def test_one_plain_view_is_the_model_itself():
     model, batch = model_and_batch()
-    plain, joined = model(batch), AugmentedDetector(model, flip=False)(ImageVersions([batch]))
+    plain, joined = model.detect(batch), TestTimeAugmentation(model, flip=False).detect(ImageVersions([batch]))
     for expected, found in zip(plain, joined, strict=True):
-        assert len(expected["scores"]) > 5
-        for key in expected:
-            torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-4)
+        assert len(expected) > 5
+        assert found.size == expected.size
+        for key in ("boxes", "labels", "scores", "probabilities"):
+            torch.testing.assert_close(getattr(found, key), getattr(expected, key), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -41,15 +42,15 @@ def test_mirrored_images_give_mirrored_detections():
     mirrored = batch.pixels.clone()
     for image, (_, width) in zip(mirrored, batch.sizes, strict=True):
         image[..., :width] = image[..., :width].flip(-1)
-    detector = AugmentedDetector(model, flip=True)
-    first = detector(ImageVersions([batch]))
-    second = detector(ImageVersions([ImageBatch(mirrored, batch.sizes, batch.original_sizes)]))
+    detector = TestTimeAugmentation(model, flip=True)
+    first = detector.detect(ImageVersions([batch]))
+    second = detector.detect(ImageVersions([ImageBatch(mirrored, batch.sizes, batch.original_sizes)]))
     for one, other, (_, width) in zip(first, second, batch.original_sizes, strict=True):
-        x1, y1, x2, y2 = other["boxes"].unbind(1)
+        x1, y1, x2, y2 = other.boxes.unbind(1)
         turned = torch.stack((width - x2, y1, width - x1, y2), dim=1)
-        torch.testing.assert_close(one["scores"], other["scores"], rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(one["boxes"], turned, rtol=1e-3, atol=1e-2)
-        torch.testing.assert_close(one["masks"], other["masks"].flip(-1), rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one.boxes, turned, rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(one.probabilities, other.probabilities.flip(-1), rtol=1e-2, atol=1e-3)
 
 
 @torch.no_grad()
@@ -59,11 +60,11 @@ def test_the_limits_of_the_model_hold_over_all_views():
         batch.pixels.repeat_interleave(2, -1).repeat_interleave(2, -2), [(192, 256), (180, 200)], batch.original_sizes
     )
     for found, (height, width) in zip(
-        AugmentedDetector(model, flip=True)(ImageVersions([batch, larger])), batch.original_sizes, strict=True
+        TestTimeAugmentation(model, flip=True).detect(ImageVersions([batch, larger])), batch.original_sizes, strict=True
     ):
-        assert len(found["scores"]) == 12
-        assert (found["scores"].diff() <= 0).all()
-        assert (found["boxes"] >= 0).all()
-        assert (found["boxes"][:, 2] <= width + 1e-3).all()
-        assert (found["boxes"][:, 3] <= height + 1e-3).all()
-        assert found["masks"].shape[1:] == (1, 28, 28)
+        assert len(found.scores) == 12
+        assert (found.scores.diff() <= 0).all()
+        assert (found.boxes >= 0).all()
+        assert (found.boxes[:, 2] <= width + 1e-3).all()
+        assert (found.boxes[:, 3] <= height + 1e-3).all()
+        assert found.probabilities.shape[1:] == (1, 28, 28)

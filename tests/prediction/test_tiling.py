@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from maskrcnn_train.prediction.tiling import Tiles, Window, merge_tiles
+from maskrcnn_train.structures.classes import ClassMap
 from maskrcnn_train.structures.detections import Detections
 
 Rectangle = tuple[int, int, int, int]  # x0 y0 x1 y1
@@ -25,14 +26,10 @@ def seen(window: Window, objects: list[tuple[Rectangle, int, float]], with_masks
     crops = [(box[0], box[1], np.ones((box[3] - box[1], box[2] - box[0]), np.uint8)) for box, _, _ in parts]
     return Detections(
         boxes=torch.tensor([box for box, _, _ in parts], dtype=torch.float32).reshape(-1, 4),
-        scores=torch.tensor([score for _, _, score in parts]),
         labels=torch.tensor([label for _, label, _ in parts], dtype=torch.int64),
-        class_names=["abc"[label] for _, label, _ in parts],
-        category_ids=[10 * label for _, label, _ in parts],
+        scores=torch.tensor([score for _, _, score in parts]),
         size=(y1 - y0, x1 - x0),
-        probabilities=None,
-        mask_threshold=0.5,
-        mask_rule="continuous",
+        classes=ClassMap(names=["b", "c"], ids=[10, 20]),
         pasted=crops if with_masks else None,
     )
 

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
-import torch
 from pycocotools import mask as coco_mask
 
-from maskrcnn_train.structures.pasting import paste_full
-from maskrcnn_train.structures.rle import compressed, decode_crop, encode_crop, masks_to_rle
+from maskrcnn_train.structures.rle import compress_runs, compressed, crop_runs, decode_crop
+
+
+def encode_crop(bitmap, x0, y0, size):
+    return compress_runs([crop_runs(bitmap, x0, y0, size)], size)[0]
 
 
 def random_crop(rng):
@@ -58,18 +60,3 @@ def test_an_empty_crop_is_an_empty_mask():
 def test_a_crop_outside_the_image_is_refused():
     with pytest.raises(ValueError, match="leaves the image"):
         encode_crop(np.ones((3, 3), np.uint8), 2, 0, (4, 4))
-
-
-@pytest.mark.parametrize("rule", ["integer", "continuous"])
-def test_predicted_masks_encode_as_the_pasted_full_size_masks(rule):
-    torch.manual_seed(0)
-    probabilities = torch.rand(12, 1, 28, 28)
-    corners = torch.rand(12, 2) * 60 - 10
-    boxes = torch.cat([corners, corners + 1 + 50 * torch.rand(12, 2)], dim=1)
-    boxes[0] = torch.tensor([0.0, 0, 70, 60])
-    boxes[1] = torch.tensor([200.0, 200, 220, 230])  # outside the image
-    codes = masks_to_rle(probabilities, boxes, (60, 70), threshold=0.5, rule=rule)
-    full = paste_full(probabilities, boxes, (60, 70), threshold=0.5, rule=rule)
-    for code, mask in zip(codes, full.numpy(), strict=True):
-        assert code["counts"] == coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
-    assert masks_to_rle(probabilities[:0], boxes[:0], (60, 70), threshold=0.5, rule=rule) == []

@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.annotations import check_annotations
@@ -29,11 +28,11 @@ from maskrcnn_train.data.coco.json_file import BLOCK_SIZE, NotInBlocks, in_block
 from maskrcnn_train.data.coco.raw_annotations import NO_ID, RawAnnotations, join, read_items
 from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.structures.arrays import Ints
+from maskrcnn_train.structures.arrays import Flags, Ints
 
 logger = logging.getLogger(__name__)
 
-Bools = NDArray[np.bool_]
+Bools = Flags
 
 LISTS = {"images": "image", "categories": "category"}
 MAX_SIDE = 2**20  # of an image, pixels

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
 from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.paths import require_folder
-from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, map_categories
+from maskrcnn_train.data.splits.classes import build_class_map, map_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
-from maskrcnn_train.structures.arrays import Ints
+from maskrcnn_train.structures.arrays import Flags, Ints
+from maskrcnn_train.structures.classes import ClassMap
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Split:
         return int((self.index.first[self.rows + 1] - self.index.first[self.rows]).sum())
 
     @property
-    def is_object(self) -> NDArray[np.bool_]:
+    def is_object(self) -> Flags:
         """Which annotations of the index are objects of its images and no crowd regions: bool [A]."""
         return ~np.asarray(self.index.crowd) & np.isin(self.index.image_rows, self.rows)
 
@@ -71,7 +71,7 @@ class Splits:
 
 def read_splits(config: TrainConfig) -> Splits:
     """Find, read and check all data of a training. Raises UserError with one line for the first fault."""
-    data, with_masks = config.data, config.mask_head.name != "none"
+    data, with_masks = config.data, config.mask_head.enabled
     root = data_root(data)
     paths = {name: pair for name in NAMES if (pair := locate(data, root, name)) is not None}
     indices = {name: _open(*pair) for name, pair in paths.items()}

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from maskrcnn_train.data.coco.index import Category
-from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, map_categories
+from maskrcnn_train.data.splits.classes import build_class_map, map_categories
+from maskrcnn_train.structures.classes import ClassMap
 
 
 def categories(*rows: tuple[int, str, str | None]) -> list[Category]:

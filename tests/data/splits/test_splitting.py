@@ -9,8 +9,8 @@ import pytest
 from small_coco import Configure, roboflow, small_coco, write_images, write_json
 
 from maskrcnn_train import load_config
-from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import read_split, read_splits
+from maskrcnn_train.structures.classes import ClassMap
 
 
 def test_roboflow_layout_is_found(tmp_path: Path, configure: Configure) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +12,18 @@ from torch import nn
 
 from maskrcnn_train.data.images import ImageError, decode
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader
-from maskrcnn_train.engine import distributed, precision
+from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.evaluation.coco.ground_truth import of_images
 from maskrcnn_train.evaluation.coco.metrics import CocoResult, score_coco
-from maskrcnn_train.evaluation.detect import detect, validation_losses
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Study, study_results
+from maskrcnn_train.files import write_json
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.prediction.predictor import Predictor
+from maskrcnn_train.prediction.results import detect_all, validation_losses
 from maskrcnn_train.reporting.drawing.pictures import draw_validation, objects_from_coco
 from maskrcnn_train.reporting.tensorboard import MetricWriter
 from maskrcnn_train.settings.schema import TrainConfig
-
-logger = logging.getLogger("maskrcnn_train")
 
 
 class Validation:
@@ -38,7 +37,6 @@ class Validation:
         self.loader = loader
         self.config = config
         self.world = world
-        self.kinds = ("bbox",) if config.mask_head.name == "none" else ("bbox", "segm")
         self.ground_truth = self.scored = loader.dataset.ground_truth()
         self.results: list[dict[str, Any]] = []
         self.result: CocoResult | None = None
@@ -46,16 +44,20 @@ class Validation:
     @property
     def main_metric(self) -> str:
         """What decides which weights are the best."""
-        return f"{self.kinds[-1]}/AP"
+        return f"{self.config.kinds[-1]}/AP"
 
-    def evaluate(self, model: nn.Module, on_batch: Callable[[int], None] | None = None) -> dict[str, float]:
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of a MaskRCNN, as `evaluate_predictor`."""
+        assert isinstance(model, MaskRCNN)
+        return self.evaluate_predictor(Predictor(model, self.loader.dataset.classes, self.config))
+
+    def evaluate_predictor(
+        self, predictor: Predictor, on_batch: Callable[[int], None] | None = None
+    ) -> dict[str, float]:
         """COCO metrics as fractions, the same on every rank. Raises UserError for impossible results.
 
         on_batch is told the number of images that this rank has done.
         """
-        device = next(model.parameters()).device
-        number_format = precision.resolve_precision(self.config.trainer.precision, device)
-        classes = self.loader.dataset.classes
         seen: list[int] = []
 
         def count(image_ids: list[int]) -> None:
@@ -63,33 +65,21 @@ class Validation:
             if on_batch is not None:
                 on_batch(len(seen))
 
-        found = detect(
-            model,
-            self.loader,
-            device=device,
-            autocast=lambda: precision.autocast(number_format, device),
-            threshold=self.config.mask_head.threshold,
-            rule=self.config.numerics.mask_paste,
-            class_ids=[-1, *classes.ids],
-            on_batch=count,
-        )
+        found = detect_all(predictor, self.loader, on_batch=count)
         self.results = distributed.gather(found, self.world)
         self.scored = of_images(self.ground_truth, set(distributed.gather(seen, self.world)))
-        losses = self._losses(model, number_format) if self.config.evaluation.loss else {}
+        losses = self._losses(predictor) if self.config.evaluation.loss else {}
         if self.world.is_main:
-            names = dict(zip(classes.ids, classes.names, strict=True))
-            section = self.config.evaluation
-            self.result = score_coco(self.scored, self.results, section, kinds=self.kinds, class_names=names)
+            names, config = predictor.classes.name_of_id, self.config
+            self.result = score_coco(
+                self.scored, self.results, config.evaluation, kinds=config.kinds, class_names=names
+            )
         metrics: dict[str, float] = distributed.broadcast(self.result.metrics if self.result else None, self.world)
         return metrics | losses
 
-    def _losses(self, model: nn.Module, number_format: str) -> dict[str, float]:
+    def _losses(self, predictor: Predictor) -> dict[str, float]:
         """Mean losses over the images of all ranks, as val_loss/..."""
-        device = next(model.parameters()).device
-        sums = validation_losses(
-            model, self.loader, device=device, autocast=lambda: precision.autocast(number_format, device)
-        )
-        everyone = distributed.gather([sums], self.world)
+        everyone = distributed.gather([validation_losses(predictor, self.loader)], self.world)
         images = sum(part.pop("images") for part in everyone)
         means = {f"val_loss/{name[5:]}": sum(part[name] for part in everyone) / images for name in everyone[0]}
         return means | {"val_loss/total": sum(means.values())}
@@ -102,31 +92,27 @@ class Validation:
 
     def write_predictions(self, path: Path) -> None:
         """All detections as COCO results."""
-        path.write_text(json.dumps(self.results))
+        write_json(path, self.results)
 
     def draw(self, run_dir: Path, writer: MetricWriter, step: int) -> list[Path]:
         """Pictures of some images, ground truth beside predictions: `pictures/*.jpg` and TensorBoard."""
         if not self.world.is_main:
             return []
         truth, found = _by_image(self.ground_truth["annotations"]), _by_image(self.results)
-        dataset, classes = self.loader.dataset, self.loader.dataset.classes
+        classes = self.loader.dataset.classes
         labels = {category_id: label for label, category_id in enumerate(classes.ids, start=1)}
+        threshold = self.config.evaluation.picture_threshold
         samples, names = [], []
         for position in self._positions(truth):
             image = self.ground_truth["images"][position]
             size = (image["height"], image["width"])
             try:
-                pixels = np.asarray(decode(Path(dataset.image_path(position)), expected=size))
+                pixels = np.asarray(decode(Path(self.loader.dataset.image_path(position)), expected=size))
             except ImageError:
                 continue  # met and named when its batch was loaded
-            threshold = self.config.evaluation.picture_threshold
-            samples.append(
-                (
-                    pixels,
-                    objects_from_coco(truth[image["id"]], labels=labels, size=size),
-                    objects_from_coco(found[image["id"]], labels=labels, size=size, threshold=threshold),
-                )
-            )
+            expected = objects_from_coco(truth[image["id"]], labels=labels, size=size)
+            predicted = objects_from_coco(found[image["id"]], labels=labels, size=size, threshold=threshold)
+            samples.append((pixels, expected, predicted))
             names.append(f"{position:05d}")
         written = draw_validation(run_dir, samples, names=classes.names, file_names=names)
         for path, picture in written:

@@ -1,0 +1,26 @@
+"""Modes that a model is in: training, evaluation, and tracing for an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode inside, each in its own mode again afterwards (a frozen norm stays in eval)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def is_tracing() -> bool:
+    """Whether the model is traced for an export: a Python number that depends on the image would become a constant."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]

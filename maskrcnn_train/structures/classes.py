@@ -1,0 +1,65 @@
+"""The one map between category ids of the JSON, labels of the model, and class names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from maskrcnn_train.settings.errors import UserError
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Classes in the order of their labels: label 1 is names[0] with category id ids[0]; 0 is background.
+
+    >>> classes = ClassMap(names=["door", "window"], ids=[3, 7])
+    >>> classes.label_of(7), classes.id_of(2), classes.name_of(2), classes.num_classes
+    (2, 7, 'window', 3)
+    """
+
+    names: list[str]
+    ids: list[int]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes with the background."""
+        return len(self.names) + 1
+
+    @property
+    def name_of_id(self) -> dict[int, str]:
+        """Category id -> name."""
+        return dict(zip(self.ids, self.names, strict=True))
+
+    def label_of(self, category_id: int) -> int:
+        """Label of a category id. Raises UserError for an id that is no class."""
+        if category_id not in self.ids:
+            raise UserError(f"category id {category_id} is not a class; the classes are {self}")
+        return self.ids.index(category_id) + 1
+
+    def id_of(self, label: int) -> int:
+        """Category id of a label. Raises UserError for the background and for labels out of range."""
+        self._check_label(label)
+        return self.ids[label - 1]
+
+    def name_of(self, label: int) -> str:
+        """Name of a label. Raises UserError for the background and for labels out of range."""
+        self._check_label(label)
+        return self.names[label - 1]
+
+    def to_plain(self) -> dict[str, Any]:
+        """For checkpoints and classes.json."""
+        return {"names": list(self.names), "ids": list(self.ids)}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> ClassMap:
+        """Raises UserError where it is no map."""
+        if not all(isinstance(plain.get(key), list) for key in ("names", "ids")):
+            raise UserError("the classes lack their names or ids; take them from a checkpoint's classes.json")
+        return cls(names=[str(name) for name in plain["names"]], ids=[int(number) for number in plain["ids"]])
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} (id {number})" for name, number in zip(self.names, self.ids, strict=True))
+
+    def _check_label(self, label: int) -> None:
+        if not 1 <= label <= len(self.names):
+            raise UserError(f"label {label} is not a class; labels are 1..{len(self.names)}")
