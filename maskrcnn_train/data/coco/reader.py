@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.annotations import check_annotations
@@ -29,11 +28,10 @@ from maskrcnn_train.data.coco.json_file import BLOCK_SIZE, NotInBlocks, in_block
 from maskrcnn_train.data.coco.raw_annotations import NO_ID, RawAnnotations, join, read_items
 from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.structures.arrays import Ints
+from maskrcnn_train.structures.arrays import Flags, Ints
 
 logger = logging.getLogger(__name__)
 
-Bools = NDArray[np.bool_]
 
 LISTS = {"images": "image", "categories": "category"}
 MAX_SIDE = 2**20  # of an image, pixels
@@ -180,7 +178,7 @@ def leaves_folder(name: str) -> bool:
     return any(path.is_absolute() or bool(path.anchor) or ".." in path.parts for path in paths)
 
 
-def _drop_unknown(raw: RawAnnotations, values: Ints, known: Ints, owners: Entries, sound: Bools) -> None:
+def _drop_unknown(raw: RawAnnotations, values: Ints, known: Ints, owners: Entries, sound: Flags) -> None:
     """Mark annotations whose value is the id of no image, or of no category, as not sound, in place.
 
     Those whose image or category was left out for a fault of its own are marked but not noted.

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
 from maskrcnn_train.data.coco.reader import open_index
@@ -22,7 +21,7 @@ from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
-from maskrcnn_train.structures.arrays import Ints
+from maskrcnn_train.structures.arrays import Flags, Ints
 
 
 @dataclass
@@ -49,7 +48,7 @@ class Split:
         return int((self.index.first[self.rows + 1] - self.index.first[self.rows]).sum())
 
     @property
-    def is_object(self) -> NDArray[np.bool_]:
+    def is_object(self) -> Flags:
         """Which annotations of the index are objects of its images and no crowd regions: bool [A]."""
         return ~np.asarray(self.index.crowd) & np.isin(self.index.image_rows, self.rows)
 
