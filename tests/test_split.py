@@ -169,7 +169,7 @@ def test_pictures_that_look_alike_stay_together(source: Path, tmp_path: Path) ->
         (["duplicates=true"], "images is not set"),
         (["duplicates=true", "images=nowhere"], "nowhere does not exist; set images"),
         (["duplicates=true", f"images={__file__}"], "is a file, not a folder; set images"),
-        (["group_pattern='('"], "no regular expression"),
+        (["group_pattern='('"], "regular expression"),
         (["group_pattern=xyz"], "matches no file name; the first is v"),
         (["group_by=clip"], "no image has this field; images have big, file_name"),
         (["folds=61"], "60 images; they cannot be cut into 61"),

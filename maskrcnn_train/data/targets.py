@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import POLYGON, RLE, AnnotationIndex
 from maskrcnn_train.data.transforms import MIN_SIDE, Geometry
-from maskrcnn_train.structures.arrays import Floats, Ints
+from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 from maskrcnn_train.structures.batch import MaskCrops, Target
-
-Bools = NDArray[np.bool_]
 
 
 def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geometry, *, with_masks: bool) -> Target:
@@ -68,7 +65,7 @@ def _move_outlines(index: AnnotationIndex, own: Ints, geometry: Geometry) -> _Ou
 
 def _move_boxes(
     index: AnnotationIndex, own: Ints, geometry: Geometry, outlines: _Outlines
-) -> tuple[Floats, Floats, Bools]:
+) -> tuple[Floats, Floats, Flags]:
     """Boxes and mask extents in the window, clipped [n, 4], and whose boxes must be fitted to the mask: bool [n]."""
     whole = xywh_to_xyxy(index.boxes[own])
     extents = geometry.boxes(index.extents[own])
@@ -110,7 +107,7 @@ def _whole_pixels(boxes: Floats, size: tuple[int, int]) -> Ints:
     return np.concatenate([low, high], axis=1).astype(np.int64)
 
 
-def _fit_to_masks(boxes: Floats, crops: dict[int, masks.Bitmap], crop_boxes: Ints, cut: Bools) -> Bools:
+def _fit_to_masks(boxes: Floats, crops: dict[int, masks.Bitmap], crop_boxes: Ints, cut: Flags) -> Flags:
     """Shrink the boxes of `cut` objects to what is left of their masks, in place.
 
     Returns bool [N]: False where nothing is left.

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import NO_MASK, RLE, SkippedTable
 from maskrcnn_train.data.coco.raw_annotations import GIVEN, MALFORMED, NO_ID, UNKNOWN, RawAnnotations
-from maskrcnn_train.structures.arrays import Floats, Ints
+from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 
-Bools = NDArray[np.bool_]
 Report = Callable[[str, Any, bool], None]  # (reason, which: bool [A], dropped)
 
 CLIP_TOLERANCE = 0.5  # pixels; tools round coordinates, that alone is not worth a row
@@ -24,7 +23,7 @@ MIN_AGREEMENT = 0.5  # IoU of a box and the extent of its segmentation; below it
 
 
 def check_annotations(
-    raw: RawAnnotations, image_ids: Ints, sizes: Ints, keep: Bools, skipped: SkippedTable
+    raw: RawAnnotations, image_ids: Ints, sizes: Ints, keep: Flags, skipped: SkippedTable
 ) -> dict[str, NDArray[Any]]:
     """Check the annotations and sort them by image: the columns of `AnnotationIndex` that are about them.
 
@@ -36,7 +35,7 @@ def check_annotations(
     by_id = np.argsort(image_ids)
     image_rows[keep] = by_id[np.searchsorted(image_ids, raw.image_ids[keep], sorter=by_id)]
 
-    def report(reason: str, which: Bools, dropped: bool) -> None:
+    def report(reason: str, which: Flags, dropped: bool) -> None:
         which = which & keep
         for row in np.flatnonzero(which).tolist():
             skipped.add(reason, int(ids[row]), f"annotation {ids[row]}", dropped=dropped)
@@ -110,7 +109,7 @@ def _check_boxes(raw: RawAnnotations, sizes: Ints, report: Report) -> Floats:
     return clipped
 
 
-def _check_polygons(raw: RawAnnotations, sizes: Ints, report: Report) -> tuple[Floats, Floats, Bools]:
+def _check_polygons(raw: RawAnnotations, sizes: Ints, report: Report) -> tuple[Floats, Floats, Flags]:
     """Extents [A, 4] x1 y1 x2 y2 and areas [A] of the polygons, NaN without; which parts are good [P]."""
     count = len(raw)
     owners = np.repeat(np.arange(count), raw.num_parts)
@@ -147,7 +146,7 @@ def _clip_extents(extents: Floats, sizes: Ints, report: Report) -> Floats:
     return np.asarray(clipped)
 
 
-def _compare(boxes: Floats, extents: Floats, both: Bools, report: Report) -> None:
+def _compare(boxes: Floats, extents: Floats, both: Flags, report: Report) -> None:
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = np.maximum(boxes[:, :2], extents[:, :2]), np.minimum(boxes[:, 2:], extents[:, 2:])
         shared = np.clip(high - low, 0, None).prod(axis=1)
@@ -163,7 +162,7 @@ def _check_areas(given: Floats, computed: Floats, report: Report) -> Floats:
     return np.where(missing | (given == 0), computed, given)
 
 
-def _select_masks(raw: RawAnnotations, good_parts: Bools, order: Ints) -> dict[str, NDArray[Any]]:
+def _select_masks(raw: RawAnnotations, good_parts: Flags, order: Ints) -> dict[str, NDArray[Any]]:
     """The good polygons and the run lengths of the annotations in `order`, one after another."""
     first_part = _offsets(raw.num_parts)
     parts = _ranges(first_part[order], raw.num_parts[order])

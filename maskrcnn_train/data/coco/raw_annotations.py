@@ -18,8 +18,6 @@ from maskrcnn_train.data.coco.entries import TOO_LARGE, Entries, Faults, Problem
 from maskrcnn_train.data.coco.index import NO_MASK, POLYGON, RLE
 from maskrcnn_train.structures.arrays import Floats, Ints
 
-Bools = NDArray[np.bool_]
-
 UNKNOWN = 3  # RawAnnotations.kinds: a segmentation that is neither polygons nor RLE
 NO_ID = np.iinfo(np.int64).min  # an id that is missing or no whole number
 ABSENT, GIVEN, MALFORMED = 0, 1, 2  # RawAnnotations.box_states

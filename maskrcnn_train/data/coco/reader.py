@@ -32,7 +32,6 @@ from maskrcnn_train.structures.arrays import Flags, Ints
 
 logger = logging.getLogger(__name__)
 
-Bools = Flags
 
 LISTS = {"images": "image", "categories": "category"}
 MAX_SIDE = 2**20  # of an image, pixels
@@ -179,7 +178,7 @@ def leaves_folder(name: str) -> bool:
     return any(path.is_absolute() or bool(path.anchor) or ".." in path.parts for path in paths)
 
 
-def _drop_unknown(raw: RawAnnotations, values: Ints, known: Ints, owners: Entries, sound: Bools) -> None:
+def _drop_unknown(raw: RawAnnotations, values: Ints, known: Ints, owners: Entries, sound: Flags) -> None:
     """Mark annotations whose value is the id of no image, or of no category, as not sound, in place.
 
     Those whose image or category was left out for a fault of its own are marked but not noted.
