@@ -70,19 +70,20 @@ def _score(candidate: Candidate, path: str, console: Console) -> Scored:
 
 def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
     from maskrcnn_train.evaluation.coco.metrics import explain_absent
-    from maskrcnn_train.reporting.studies import study_tables, write_study
-    from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, write_csv
+    from maskrcnn_train.files import write_rows
+    from maskrcnn_train.reporting.diagnostics import diagnostics_tables, write_diagnostics
+    from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table
 
     (folder / "metrics.json").write_text(json.dumps(scored.metrics, indent=2) + "\n")
-    write_csv(folder / "classes.csv", _class_rows(scored.result))
+    write_rows(folder / "classes.csv", _class_rows(scored.result))
     if config.checkpoint is not None:
         (folder / "predictions.json").write_text(json.dumps(scored.results))
     logger.info("%s", class_table(scored.result))
     if config.evaluation.study:
-        studies = scored.study(config.evaluation.bootstrap, config.seed)
-        write_study(folder / "study", studies)
-        for study in studies.values():
-            logger.info("%s", study_tables(study))
+        diagnostics = scored.diagnose(config.evaluation.bootstrap, config.seed)
+        write_diagnostics(folder / "study", diagnostics)
+        for each in diagnostics.values():
+            logger.info("%s", diagnostics_tables(each))
     for sentence in explain_absent(scored.result):
         logger.info("%s", sentence)
     losses = [f"{name[9:]} {value:.4f}" for name, value in scored.metrics.items() if name.startswith("val_loss/")]
@@ -92,15 +93,15 @@ def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
 
 
 def _compare(scored: list[Scored], config: EvaluateConfig, folder: Path) -> None:
-    from maskrcnn_train.evaluation.diagnostics.comparison import compare_studies
+    from maskrcnn_train.evaluation.diagnostics.comparison import compare
     from maskrcnn_train.reporting.terminal.tables import comparison_table
 
     assert config.compare is not None
     first, second = config.compare
-    studies = [each.study(config.evaluation.bootstrap, config.seed) for each in scored]
-    if studies[0].keys() != studies[1].keys():
+    diagnostics = [each.diagnose(config.evaluation.bootstrap, config.seed) for each in scored]
+    if diagnostics[0].keys() != diagnostics[1].keys():
         logger.warning("only one of the two has masks: boxes alone are compared")
-    comparisons = compare_studies(studies[0], studies[1])
+    comparisons = compare(diagnostics[0], diagnostics[1])
     num_images = len(scored[0].ground_truth["images"])
     plain = {"a": first, "b": second, "images": num_images, "scores": [each.to_plain() for each in comparisons]}
     (folder / "comparison.json").write_text(json.dumps(plain, indent=2) + "\n")

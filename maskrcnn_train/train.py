@@ -32,8 +32,8 @@ from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.model.weights.pretrained import start_from_weights
 from maskrcnn_train.report import report_training
+from maskrcnn_train.reporting.diagnostics import write_diagnostics
 from maskrcnn_train.reporting.runs import DATA_FILE
-from maskrcnn_train.reporting.studies import write_study
 from maskrcnn_train.reporting.tensorboard import MetricWriter
 from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table
@@ -129,8 +129,8 @@ def train(
                 stop=stop,
             )
             if world.is_main and config.evaluation.study:
-                studies = validation.study(config.seed)
-                for name, picture in write_study(run_dir / "study", studies).items():
+                diagnostics = validation.diagnose(config.seed)
+                for name, picture in write_diagnostics(run_dir / "study", diagnostics).items():
                     writer.picture(state.position.step, f"study/{name}", picture)
         if world.is_main:
             _finish(run_dir, validation, metrics)

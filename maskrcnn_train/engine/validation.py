@@ -19,7 +19,7 @@ from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.evaluation.coco.ground_truth import of_images
 from maskrcnn_train.evaluation.coco.metrics import CocoResult, score_coco
 from maskrcnn_train.evaluation.detect import detect, validation_losses
-from maskrcnn_train.evaluation.diagnostics.diagnostics import Study, study_results
+from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics, diagnose
 from maskrcnn_train.reporting.drawing.pictures import draw_validation, objects_from_coco
 from maskrcnn_train.reporting.tensorboard import MetricWriter
 from maskrcnn_train.settings.schema import TrainConfig
@@ -94,11 +94,11 @@ class Validation:
         means = {f"val_loss/{name[5:]}": sum(part[name] for part in everyone) / images for name in everyone[0]}
         return means | {"val_loss/total": sum(means.values())}
 
-    def study(self, seed: int) -> dict[str, Study]:
+    def diagnose(self, seed: int) -> dict[str, Diagnostics]:
         """More than mAP of the last evaluation, with intervals if `evaluation.bootstrap` draws any images."""
         assert self.result is not None
         num_draws = self.config.evaluation.bootstrap
-        return study_results(self.scored, self.results, self.result, num_draws=num_draws, seed=seed)
+        return diagnose(self.scored, self.results, self.result, num_draws=num_draws, seed=seed)
 
     def write_predictions(self, path: Path) -> None:
         """All detections as COCO results."""

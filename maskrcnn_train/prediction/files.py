@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.data.splits.classes import ClassMap
+from maskrcnn_train.files import write_csv
 from maskrcnn_train.reporting.drawing.objects import draw_objects
 from maskrcnn_train.settings.command_schema import DrawConfig, PredictConfig
 
@@ -63,12 +63,11 @@ class PredictionFiles:
 
     def _write_table(self, path: Path) -> None:
         names = dict(zip(self.classes.ids, self.classes.names, strict=True))
-        with open(path, "w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["file", "class", "score", "x", "y", "width", "height"])
-            for result in self.results:
-                place = self.files[result["image_id"]]
-                rows.writerow([place, names[result["category_id"]], result["score"], *result["bbox"]])
+        lines: list[list[Any]] = [["file", "class", "score", "x", "y", "width", "height"]]
+        for result in self.results:
+            file = self.files[result["image_id"]]
+            lines.append([file, names[result["category_id"]], result["score"], *result["bbox"]])
+        write_csv(path, lines)
 
 
 def draw_detections(image: Image.Image, found: Detections, class_names: list[str], section: DrawConfig) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,8 @@ from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
 from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.analysis.trace import SIZES
-from maskrcnn_train.reporting.terminal.tables import percent, table, write_csv
+from maskrcnn_train.files import write_json, write_rows
+from maskrcnn_train.reporting.terminal.tables import percent, table
 from maskrcnn_train.settings.option_files import write_option
 
 
@@ -22,15 +22,15 @@ def write_analysis(folder: Path, analysis: Analysis) -> None:
     from maskrcnn_train.reporting.drawing.analysis_figures import draw_analysis
     from maskrcnn_train.reporting.drawing.figures import save_figure  # half a second of matplotlib
 
-    (folder / "analysis.json").write_text(json.dumps(_plain(analysis)))
+    write_json(folder / "analysis.json", _plain(analysis))
     if analysis.funnel is not None:
-        write_csv(folder / "objects.csv", [asdict(each) for each in analysis.funnel.objects])
-        write_csv(folder / "funnel.csv", funnel_rows(analysis.funnel))
+        write_rows(folder / "objects.csv", [asdict(each) for each in analysis.funnel.objects])
+        write_rows(folder / "funnel.csv", funnel_rows(analysis.funnel))
     if analysis.recalls is not None and analysis.shares is not None:
-        write_csv(folder / "proposal_recall.csv", [asdict(each) for each in analysis.recalls])
-        write_csv(folder / "anchors.csv", [asdict(each) for each in analysis.shares])
+        write_rows(folder / "proposal_recall.csv", [asdict(each) for each in analysis.recalls])
+        write_rows(folder / "anchors.csv", [asdict(each) for each in analysis.shares])
     if analysis.outcomes is not None and analysis.winners is not None:
-        write_csv(folder / "budgets.csv", [_outcome_row(each) for each in analysis.outcomes])
+        write_rows(folder / "budgets.csv", [_outcome_row(each) for each in analysis.outcomes])
         for name, outcome in analysis.winners.items():
             _write_budgets(folder / "budgets" / f"{name}.yaml", name, outcome, analysis)
     for name, figure in draw_analysis(analysis).items():

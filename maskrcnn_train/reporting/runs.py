@@ -22,7 +22,7 @@ class RunFiles:
     """The files of a run; an absent one is empty here.
 
     overrides: "key=value" each. metrics: metrics.json. history: the lines of metrics.jsonl. data: of `summarize`.
-    study: by kind, of study.json. analysis: analysis.json.
+    diagnostics: by kind, of study/study.json. analysis: analysis.json.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class RunFiles:
     weights: str = ""
     pictures: list[Path] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
-    study: dict[str, Any] = field(default_factory=dict)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
     analysis: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,7 +63,7 @@ def read_run(folder: Path, analysis: Path | None = None) -> RunFiles:
         weights=_text(folder / "weights.txt"),
         pictures=sorted((folder / "pictures").glob("*.jpg")),
         data=read_json(folder / DATA_FILE),
-        study=read_json(folder / "study" / "study.json"),
+        diagnostics=read_json(folder / "study" / "study.json"),
         analysis=_analysis(folder, analysis),
     )
     if not (run.config or run.metrics or run.history):

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from maskrcnn_train.reporting.drawing.colors import Color, class_color, text_color
 
-Bitmap = tuple[int, int, npt.NDArray[Any]]  # x0, y0, uint8 or bool [h, w]
+CroppedMask = tuple[int, int, npt.NDArray[Any]]  # x0, y0, uint8 or bool [h, w]
 SMALLEST_LONG_SIDE = 480  # pixels; below it a class name can't be read
 
 
@@ -23,7 +23,7 @@ def draw_objects(
     labels: Sequence[int],
     names: Sequence[str],
     scores: Sequence[float] | None = None,
-    masks: Sequence[Bitmap] | None = None,
+    masks: Sequence[CroppedMask] | None = None,
     opacity: float = 0.4,
     thickness: int | None = None,
     text_size: int | None = None,
@@ -78,7 +78,7 @@ def _enlarged(image: npt.NDArray[np.uint8], scale: int) -> Image.Image:
 
 
 def _paint_masks(
-    picture: Image.Image, masks: Sequence[Bitmap], colors: Sequence[Color], scale: int, line: int, opacity: float
+    picture: Image.Image, masks: Sequence[CroppedMask], colors: Sequence[Color], scale: int, line: int, opacity: float
 ) -> None:
     for (x0, y0, bitmap), color in zip(masks, colors, strict=True):
         if not np.asarray(bitmap).size:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from contourpy import contour_generator
 from PIL import Image
 
 Array = npt.NDArray[np.float64]
-Point = tuple[int, int]
 TOLERANCE = 0.5  # pixels of the picture that an outline may be off
 
 
@@ -42,38 +42,8 @@ def trace(inside: npt.NDArray[np.bool_]) -> list[Array]:
 
     inside: bool [h, w]. The points are the middles of pixel edges, so that slopes are slopes rather than stairs.
     """
-    following = _edges(inside)
-    loops = []
-    while following:
-        start = next(iter(following))
-        corners = [start]
-        while True:
-            ends = following[corners[-1]]
-            corners.append(ends.pop())
-            if not ends:
-                del following[corners[-2]]
-            if corners[-1] == start:
-                break
-        places = np.array(corners, np.float64)
-        loops.append((places[:-1] + places[1:]) / 2)
-    return loops
-
-
-def _edges(inside: npt.NDArray[np.bool_]) -> dict[Point, list[Point]]:
-    """Pixel edges between inside and outside, from corner to corner with the inside on the right."""
-    padded = np.pad(inside, 1)
-    center = padded[1:-1, 1:-1]
-    sides = (  # the neighbour that is outside; then the edge, from and to, by the pixel's own corner
-        (padded[:-2, 1:-1], (0, 0), (1, 0)),
-        (padded[1:-1, 2:], (1, 0), (1, 1)),
-        (padded[2:, 1:-1], (1, 1), (0, 1)),
-        (padded[1:-1, :-2], (0, 1), (0, 0)),
-    )
-    following: dict[Point, list[Point]] = {}
-    for neighbour, (from_x, from_y), (to_x, to_y) in sides:
-        for y, x in np.argwhere(center & ~neighbour).tolist():
-            following.setdefault((x + from_x, y + from_y), []).append((x + to_x, y + to_y))
-    return following
+    contours = contour_generator(z=np.pad(inside, 1).astype(np.float64)).lines(0.5)
+    return [np.asarray(loop[:-1], np.float64) - 0.5 for loop in contours]
 
 
 def simplified(loop: Array, tolerance: float) -> Array:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maskrcnn_train.analysis.budgets import KEYS
+from maskrcnn_train.analysis.budgets import KEYS, Setting
 from maskrcnn_train.analysis.funnel import FOUND, STAGES
-from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN
-from maskrcnn_train.analysis.trace import SIZES
-from maskrcnn_train.reporting.drawing.charts import Chart, line_chart
+from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
+from maskrcnn_train.analysis.proposal_report import ProposalRecall
+from maskrcnn_train.reporting.drawing.analysis_figures import budgets_figure, recall_figure
+from maskrcnn_train.reporting.drawing.figures import Chart, to_chart
 
 
 @dataclass
@@ -50,8 +51,7 @@ class AnalysisPage:
     num_settings: int
     nothing_chosen: str
     timed: dict[str, float]
-    budget_chart: Chart | None
-    recall_chart: Chart | None
+    charts: list[Chart]
 
 
 def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
@@ -74,8 +74,7 @@ def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
         num_settings=len(outcomes),
         nothing_chosen=NOTHING_CHOSEN if outcomes and not winners else "",
         timed=analysis.get("timed") or {},
-        budget_chart=_budget_chart(budgets) if winners else None,
-        recall_chart=_recall_chart(analysis.get("recalls") or [], analysis["setting"]),
+        charts=_charts(analysis),
     )
 
 
@@ -120,20 +119,18 @@ def _changes(setting: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
     return " ".join(changed) or "as trained"
 
 
-def _budget_chart(budgets: list[Budget]) -> Chart | None:
-    trained = [each for each in budgets if "trained" in each.role]
-    front = [each for each in budgets if each not in trained]
-    series = {
-        "unbeaten settings": [(each.milliseconds, 100 * each.tuned) for each in front],
-        "as trained": [(each.milliseconds, 100 * each.tuned) for each in trained],
-    }
-    return line_chart("AP on the half chosen on, x 100", series, x_label="milliseconds an image", from_zero=False)
+def _charts(analysis: Mapping[str, Any]) -> list[Chart]:
+    recalls = [ProposalRecall(**each) for each in analysis.get("recalls") or []]
+    outcomes, winners = analysis.get("outcomes"), analysis.get("winners")
+    budgets = recall = None
+    if outcomes and winners:
+        chosen = {name: _outcome(each) for name, each in winners.items()}
+        budgets = budgets_figure([_outcome(each) for each in outcomes], chosen, analysis["kind"])
+    if recalls:
+        recall = recall_figure(recalls, Setting(**analysis["setting"]))
+    charts = [to_chart(budgets, "analysis/budgets"), to_chart(recall, "analysis/recall")]
+    return [chart for chart in charts if chart]
 
 
-def _recall_chart(recalls: list[dict[str, Any]], setting: Mapping[str, Any]) -> Chart | None:
-    series: dict[str, list[tuple[float, float]]] = {group: [] for group in ("all", *SIZES)}
-    for each in recalls:
-        if each["by"] != "class":
-            series[each["group"]].append((each["count"], 100 * each["recall50"]))
-    x_label = f"proposals an image: rpn.nms.post_test, with pre_test={setting['pre_test']}"
-    return line_chart("Objects covered by the proposals, x 100", series, x_label=x_label)
+def _outcome(plain: Mapping[str, Any]) -> Outcome:
+    return Outcome(**(dict(plain) | {"setting": Setting(**plain["setting"])}))

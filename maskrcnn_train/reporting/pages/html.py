@@ -10,10 +10,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from maskrcnn_train.files import write_text
 from maskrcnn_train.reporting.pages.analysis_page import analysis_page
+from maskrcnn_train.reporting.pages.diagnostics_page import diagnostics_pages
 from maskrcnn_train.reporting.pages.gallery import Gallery, jpeg_address
 from maskrcnn_train.reporting.pages.scores import class_rows, metric_rows, tiles, training_charts
-from maskrcnn_train.reporting.pages.study_page import study_pages
 from maskrcnn_train.reporting.runs import RunFiles, read_run
 from maskrcnn_train.reporting.terminal.tables import percent
 
@@ -52,16 +53,16 @@ def write_report(
         run=run,
         title=run.folder.resolve().name,
         tiles=tiles(run),
-        metric_table=metric_rows(run.metrics, run.study),
+        metric_table=metric_rows(run.metrics, run.diagnostics),
         class_table=class_rows(run),
         charts=training_charts(run.history),
-        studies=study_pages(run.study),
+        diagnostics=diagnostics_pages(run.diagnostics),
         analysis=analysis_page(run.analysis),
         gallery=gallery,
         gallery_note=gallery_note,
         pictures=_pictures(run) if gallery is None else [],
     )
-    return write_page(output or run.folder / REPORT_FILE, page)
+    return write_text(output or run.folder / REPORT_FILE, page)
 
 
 def render(template: str, **values: Any) -> str:
@@ -75,14 +76,6 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters["percent"] = percent
     return environment.get_template(template).render(**values)
-
-
-def write_page(path: Path, page: str) -> Path:
-    """Written aside first: a page that is open in a browser is never half a page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(path)
 
 
 def _pictures(run: RunFiles) -> list[Embedded]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_train.reporting.drawing.charts import Chart, line_chart
-from maskrcnn_train.reporting.pages.html import REPORT_FILE, render, write_page
+from maskrcnn_train.evaluation.coco.metrics import KINDS
+from maskrcnn_train.files import write_csv, write_text
+from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_chart
+from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.scores import course
 from maskrcnn_train.reporting.pages.searches import SearchPage, is_score, read_search
 from maskrcnn_train.reporting.runs import read_json, read_overrides, read_yaml
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
-from maskrcnn_train.reporting.terminal.tables import KINDS
 from maskrcnn_train.settings.errors import UserError
 
 TABLE_FILE = "sweep.csv"
@@ -101,16 +101,11 @@ def write_sweep_table(sweep_dir: Path | str) -> Path:
     """Write `sweep.csv`: a row a job, best first; the settings that vary, then every metric as a fraction."""
     sweep = read_sweep(sweep_dir)
     metrics = list(dict.fromkeys([*sweep.columns, *(key for job in sweep.jobs for key in job.metrics)]))
-    path = Path(sweep_dir) / TABLE_FILE
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["job", *sweep.varied, *metrics])
-        for job in sweep.jobs:
-            settings = [job.settings.get(key, "") for key in sweep.varied]
-            writer.writerow([job.name, *settings, *(job.metrics.get(key, "") for key in metrics)])
-    os.replace(partial, path)
-    return path
+    lines: list[list[object]] = [["job", *sweep.varied, *metrics]]
+    for job in sweep.jobs:
+        settings = [job.settings.get(key, "") for key in sweep.varied]
+        lines.append([job.name, *settings, *(job.metrics.get(key, "") for key in metrics)])
+    return write_csv(Path(sweep_dir) / TABLE_FILE, lines)
 
 
 def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Path:
@@ -135,7 +130,7 @@ def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Pat
         prefix="" if way == "." else f"{Path(way).as_posix()}/",
         table_file=table.name,
     )
-    return write_page(path, page)
+    return write_text(path, page)
 
 
 def is_sweep(folder: Path) -> bool:
@@ -152,7 +147,7 @@ def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
         file = folder / job.name / METRICS_FILE
         settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:3])
         histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(file) if file.exists() else []
-    main = sweep.columns[:1]
-    charts = [line_chart(f"{key}, x 100", {n: course(h, key, 100) for n, h in histories.items()}) for key in main]
-    charts.append(line_chart("Loss", {name: course(history, "loss/total") for name, history in histories.items()}))
-    return [chart for chart in charts if chart and chart.has_course]
+    series = {f"{key}, x 100": {n: course(h, key, 100) for n, h in histories.items()} for key in sweep.columns[:1]}
+    series["Loss"] = {name: course(history, "loss/total") for name, history in histories.items()}
+    charts = [to_chart(line_figure(title, lines, columns=1), title) for title, lines in series.items()]
+    return [chart for chart in charts if chart]

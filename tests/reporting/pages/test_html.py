@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 from scenes import analysis, full_run, scene
 
-from maskrcnn_train.reporting.drawing.charts import line_chart, nice_ticks, number, thinned
 from maskrcnn_train.reporting.pages.gallery import build_gallery
 from maskrcnn_train.reporting.pages.html import write_report
 from maskrcnn_train.reporting.pages.searches import write_trials
@@ -94,7 +93,7 @@ def test_a_report_leaves_out_what_the_run_lacks(tmp_path):
     assert not any(word in text for word in ('<h2 id="curves"', '<h2 id="pictures"', "<script", "Environment"))
 
 
-def test_a_report_shows_the_study_the_data_and_the_pictures(tmp_path):
+def test_a_report_shows_the_diagnostics_the_data_and_the_pictures(tmp_path):
     page = full_run(tmp_path / "run")
     text, tags = page.read_text(), parse(page)
     ids = {attributes["id"] for _, attributes in tags.found if "id" in attributes}
@@ -105,7 +104,7 @@ def test_a_report_shows_the_study_the_data_and_the_pictures(tmp_path):
     assert len(images) == 3  # once each, for both sides
     assert all(image["loading"] == "lazy" and image["alt"] for image in images)
     paths = [path for path in tags.of("path") if "data-k" in path]
-    assert {path["data-k"] for path in paths} == {"fine", "false alarm", "localisation", "missed", "wrong class"}
+    assert {path["data-k"] for path in paths} == {"right", "background", "localisation", "missed", "classification"}
     cells = [cell for cell in tags.of("td") if "taken for" in cell.get("title", "")]
     assert sum(int(cell["title"].rsplit(" ", 1)[1]) for cell in cells) == 2 * (5 + 2)  # objects and false alarms, twice
     assert "win&lt;dow&gt;" in text
@@ -128,7 +127,7 @@ def test_the_worst_and_the_best_pictures_are_chosen(tmp_path):
     gallery = build_gallery(scene(tmp_path), worst=1, best=1, size=80)
     assert [(card.name, card.rank) for card in gallery.cards] == [("2.png", 1), ("4.png", 3)]
     assert [(card.width, card.height) for card in gallery.cards] == [(80, 60)] * 2
-    assert gallery.cards[0].counts == [("missed", 1), ("wrong class", 1), ("localisation", 1), ("false alarm", 1)]
+    assert gallery.cards[0].counts == [("classification", 1), ("localisation", 1), ("background", 1), ("missed", 1)]
 
 
 def test_an_unreadable_picture_is_named(tmp_path):
@@ -190,21 +189,3 @@ def test_the_page_of_a_search_goes_by_its_metric_and_says_what_mattered(tmp_path
 def test_a_folder_without_jobs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no jobs"):
         write_sweep_report(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "points", [[(5, 1.0)], [(1, 0.0), (2, 0.0)], [(0, -3.0), (9, 1e-7)], [(i, 1e6 * i) for i in range(999)]]
-)
-def test_any_course_gives_a_chart_inside_its_frame(points):
-    chart = line_chart("t", {"a": points, "none": []})
-    places = [tuple(map(float, part.strip("ML ").split())) for part in chart.lines[0].path.split("L")]
-    assert all(chart.left <= x <= chart.right and chart.top <= y <= chart.bottom for x, y in places)
-    assert 2 <= len(chart.y_ticks) <= 8
-    assert line_chart("t", {"none": []}) is None
-
-
-def test_ticks_are_round_and_points_are_averaged():
-    assert nice_ticks(0, 0.37) == [0, 0.1, 0.2, 0.3, 0.4]
-    assert nice_ticks(0, 6000) == [0, 2000, 4000, 6000]
-    assert thinned([(1, 1.0), (2, 3.0), (3, 5.0)], most=2) == [(2, 2.0), (3, 5.0)]
-    assert [number(v) for v in (0.0125, 3.0, 12345.6, 0.0)] == ["0.0125", "3", "12,346", "0"]

@@ -11,7 +11,7 @@
     image.alt = image.alt.replace(/ with .*/, ` with ${predicted.querySelectorAll("path").length} objects as predicted`);
     predicted.querySelector("b").after(image);
     card.objects = [...card.querySelectorAll("path")];
-    card.errors = card.objects.filter(each => each.dataset.k !== "fine").length;
+    card.errors = card.objects.filter(each => each.dataset.k !== "right").length;
   }
   const shown = () => [...grid.children].filter(card => !card.hidden);
 
