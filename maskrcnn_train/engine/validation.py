@@ -16,6 +16,7 @@ from maskrcnn_train.data.images import ImageError, decode
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.evaluation.coco.evaluators import check_backend
 from maskrcnn_train.evaluation.coco.ground_truth import of_images
 from maskrcnn_train.evaluation.coco.metrics import CocoResult, score_coco
 from maskrcnn_train.evaluation.detect import detect, validation_losses
@@ -39,6 +40,7 @@ class Validation:
         self.config = config
         self.world = world
         self.kinds = ("bbox",) if config.mask_head.name == "none" else ("bbox", "segm")
+        check_backend(config.evaluation.backend)  # now rather than after an epoch
         self.ground_truth = self.scored = loader.dataset.ground_truth()
         self.results: list[dict[str, Any]] = []
         self.result: CocoResult | None = None

@@ -13,16 +13,20 @@ from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.analysis.trace import SIZES
 from maskrcnn_train.files import write_json, write_rows
+from maskrcnn_train.reporting.runs import read_json
 from maskrcnn_train.reporting.terminal.tables import percent, table
 from maskrcnn_train.settings.option_files import write_option
 
 
-def write_analysis(folder: Path, analysis: Analysis) -> None:
-    """Write `analysis.json`, CSV tables, pictures and `budgets/*.yaml` of what was analysed."""
+def write_analysis(folder: Path, analysis: Analysis, checkpoint: Path | None = None) -> None:
+    """Write `analysis.json`, CSV tables, pictures and `budgets/*.yaml` of what was analysed.
+
+    checkpoint: of the model; its name and step are noted.
+    """
     from maskrcnn_train.reporting.drawing.analysis_figures import draw_analysis
     from maskrcnn_train.reporting.drawing.figures import save_figure  # half a second of matplotlib
 
-    write_json(folder / "analysis.json", _plain(analysis))
+    write_json(folder / "analysis.json", _plain(analysis) | _model(checkpoint))
     if analysis.funnel is not None:
         write_rows(folder / "objects.csv", [asdict(each) for each in analysis.funnel.objects])
         write_rows(folder / "funnel.csv", funnel_rows(analysis.funnel))
@@ -35,6 +39,13 @@ def write_analysis(folder: Path, analysis: Analysis) -> None:
             _write_budgets(folder / "budgets" / f"{name}.yaml", name, outcome, analysis)
     for name, figure in draw_analysis(analysis).items():
         save_figure(figure, folder / f"{name}.png")
+
+
+def _model(checkpoint: Path | None) -> dict[str, Any]:
+    if checkpoint is None:
+        return {}
+    position = read_json(checkpoint.with_suffix(".json")).get("position", {})
+    return {"checkpoint": checkpoint.name, "step": position.get("step")}
 
 
 def _plain(analysis: Analysis) -> dict[str, Any]:

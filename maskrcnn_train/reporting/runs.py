@@ -39,6 +39,15 @@ class RunFiles:
     analysis: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def scored_step(self) -> int | None:
+        """The step that `metrics` were taken at; None where the history does not have them."""
+        for line in reversed(self.history):
+            shared = [key for key in line if "/AP" in key]
+            if shared and all(line[key] == self.metrics.get(key) for key in shared):
+                return int(line["step"])
+        return None
+
+    @property
     def command(self) -> str:
         """The training from the defaults alone, whatever presets it was started with."""
         return " ".join(["python -m maskrcnn_train", *map(shlex.quote, self.overrides)])

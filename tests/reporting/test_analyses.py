@@ -43,7 +43,8 @@ def analysis() -> Analysis:
 
 def page_of(analysis: Analysis, folder: Path) -> AnalysisPage:
     """As a report reads it from the files."""
-    write_analysis(folder, analysis)
+    (folder / "best.json").write_text('{"position": {"step": 7}}')
+    write_analysis(folder, analysis, folder / "best.pt")
     page = analysis_page(json.loads((folder / "analysis.json").read_text()))
     assert page is not None
     return page
@@ -51,6 +52,7 @@ def page_of(analysis: Analysis, folder: Path) -> AnalysisPage:
 
 def test_classes_called_small_and_all_keep_their_own_numbers(analysis: Analysis, tmp_path: Path) -> None:
     page = page_of(analysis, tmp_path)
+    assert page.model == "best.pt, step 7"
     assert page.lost == [("small", 2, 1.0), ("all", 2, 0.0)]
     assert [(stage.name, stage.count, stage.sizes) for stage in page.stages] == [
         (FOUND, 2, [0, 0, 2]),

@@ -62,7 +62,7 @@ def recall_figure(recalls: Sequence[ProposalRecall], setting: Setting) -> Figure
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
     axes.set_ylim(0, 1.04)
-    add_legend(figure, columns=4)
+    add_legend(figure)
     return figure
 
 

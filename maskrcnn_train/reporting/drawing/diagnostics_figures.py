@@ -76,8 +76,8 @@ def confidence_figure(found: Diagnostics) -> Figure:
             add_thin_line(axes, cuts, curve.f1, f"F1 of {curve.class_name}")
         for label, name in (("F1", "f1"), ("precision", "precision"), ("recall", "recall")):
             add_line(axes, cuts, np.mean([getattr(curve, name) for curve in found.confidence], axis=0), label)
-        axes.axvline(best, color=MUTED, linestyle=":", label=f"best threshold {best:.2f}: F1 {best_f1:.2f}")
-        add_legend(figure, columns=4)
+        axes.axvline(best, color=MUTED, linestyle=":", label=f"F1 {best_f1:.2f} at {best:.2f}")
+        add_legend(figure)
     return figure
 
 
@@ -122,7 +122,7 @@ def _most_frequent(found: Diagnostics) -> tuple[Ints, list[str]]:
 def errors_figure(found: Diagnostics) -> Figure:
     """How much AP each kind of error costs, and how many there are from the score threshold on."""
     errors = found.errors
-    title = f"Where the missing AP of {KIND_WORDS[found.kind]} went, IoU {errors.iou:g} (AP now: {100 * errors.ap:.1f})"
+    title = f"Where the missing AP of {KIND_WORDS[found.kind]} went, IoU {errors.iou:g} (now {100 * errors.ap:.1f})"
     figure, axes = new_axes(
         title, f"AP x 100 that fixing this alone would add (errors scored {found.threshold:.2f} or more)"
     )
@@ -143,7 +143,7 @@ def calibration_figure(found: Diagnostics) -> Figure:
     shares = [share or 0 for share in found.calibration.precision]
     bars = axes.bar(edges[:-1], shares, width=np.diff(edges) * 0.92, align="edge", color=LIGHT)
     counts = [f"{count:,}" if count else "" for count in found.calibration.counts]
-    axes.bar_label(bars, counts, color=MUTED, fontsize=8.5)
+    axes.bar_label(bars, counts, color=MUTED, fontsize=9)
     axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="as it should be")
     add_legend(figure)
     return figure

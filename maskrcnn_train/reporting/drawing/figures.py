@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,12 @@ SERIES = ("#2457c5", "#c2410c", "#0f766e", "#a21caf", "#a16207", "#be123c")  # t
 INK, MUTED, RULE, LIGHT = "#1b1f27", "#5b6472", "#e1e5eb", "#b9cbe6"
 CSS_VARIABLES = {INK: "--text", MUTED: "--dim", RULE: "--rule", LIGHT: "--bar"}  # of pages/templates/style.css
 CSS_VARIABLES |= {color: f"--c{number}" for number, color in enumerate(SERIES, start=1)}
-WIDTH, HEIGHT = 6.1, 3.3  # inches; in an SVG 440 x 238 units, near the pixels of a phone
+WIDTH, HEIGHT = 5.4, 3.0  # inches; 389 x 216 units of an SVG, near the pixels of a phone
 MOST_POINTS = 300
 MOST_MARKS = 40  # points of a line that are marked one by one
-PNG_DPI = 150
+PNG_DPI = 170
+TEXT = 11  # points
+MOST_LETTERS = 54  # in a line
 SVG = "http://www.w3.org/2000/svg"
 Points = Sequence[tuple[float, float]]
 
@@ -50,12 +53,12 @@ def new_axes(
     """A figure with one frame. unit: both axes go from 0 to 1."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, color=INK, fontsize=10.5)
-    axes.set_xlabel(x_label, color=MUTED, fontsize=9.5)
-    axes.set_ylabel(y_label, color=MUTED, fontsize=9.5)
+    axes.set_title(textwrap.fill(title, MOST_LETTERS), color=INK, fontsize=TEXT)
+    axes.set_xlabel(textwrap.fill(x_label, MOST_LETTERS), color=MUTED, fontsize=TEXT)
+    axes.set_ylabel(y_label, color=MUTED, fontsize=TEXT)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=9.5, length=0)
+    axes.tick_params(colors=MUTED, labelsize=TEXT, length=0)
     axes.grid(color=RULE)
     axes.set_axisbelow(True)
     if unit:
@@ -64,17 +67,17 @@ def new_axes(
     return figure, axes
 
 
-def add_legend(figure: Figure, *, columns: int = 3) -> None:
+def add_legend(figure: Figure) -> None:
     """Below the chart, for the labels that don't begin with "_"; the figure grows by its rows."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if not labels:
         return
-    columns = min(columns, len(labels))
-    rows = math.ceil(len(labels) / columns)
-    figure.set_figheight(figure.get_figheight() + 0.19 * rows)
+    labels = [label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 1]}…" for label in labels]
+    columns = min(len(labels), max(1, int(figure.get_figwidth() / (0.09 * max(map(len, labels)) + 0.4))))
+    figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
     figure.legend(
-        handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9.5, labelcolor=INK,
-        handlelength=1.4, columnspacing=1.4,
+        handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=TEXT, labelcolor=INK,
+        handlelength=1.4, columnspacing=1.4, borderpad=0,
     )  # fmt: skip
 
 
@@ -86,7 +89,6 @@ def line_figure(
     from_zero: bool = True,
     thin: Collection[str] = (),
     last: bool = True,
-    columns: int = 3,
 ) -> Figure | None:
     """A figure of the series (x, y) of which some has more than one point; else None.
 
@@ -106,7 +108,7 @@ def line_figure(
     low, high = axes.get_ylim()
     if from_zero and low <= 0.2 * high:
         axes.set_ylim(bottom=min(0.0, low) if min(y for points in kept.values() for _, y in points) < 0 else 0.0)
-    add_legend(figure, columns=columns)
+    add_legend(figure)
     return figure
 
 
@@ -165,7 +167,7 @@ def to_chart(figure: Figure | None, name: str) -> Chart | None:
         return None
     axes = figure.axes[0]
     title = axes.get_title()
-    summary = f"{title} by {axes.get_xlabel()}" + "".join(_course(line) for line in axes.lines)
+    summary = f"{title} by {axes.get_xlabel()}".replace("\n", " ") + "".join(_course(line) for line in axes.lines)
     axes.set_title("")
     for index, line in enumerate(axes.lines):
         line.set_gid(f"line-{index}")
@@ -176,7 +178,7 @@ def to_chart(figure: Figure | None, name: str) -> Chart | None:
     axes.set_title(title)
     root = ElementTree.fromstring(stream.getvalue())
     _add_titles(root, axes)
-    return Chart(title, _inline(root, summary))
+    return Chart(title.replace("\n", " "), _inline(root, summary))
 
 
 def _course(line: Line2D) -> str:
@@ -205,19 +207,27 @@ def _title(element: ElementTree.Element, text: str) -> None:
 
 def _inline(root: ElementTree.Element, summary: str) -> Markup:
     """SVG for the middle of a page: without a size, ids of groups and style of its own; short numbers."""
-    for parent in list(root.iter()):
-        for child in list(parent):
+    for element in list(root.iter()):
+        for child in list(element):
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
-                parent.remove(child)
-        if parent.tag == f"{{{SVG}}}g":
-            parent.attrib.pop("id", None)
-    for key in ("width", "height", "version"):
-        root.attrib.pop(key, None)
+                element.remove(child)
+        if element.tag == f"{{{SVG}}}g":
+            element.attrib.pop("id", None)
+        if (link := element.attrib.pop("{http://www.w3.org/1999/xlink}href", None)) is not None:
+            element.set("href", link)
+        for name in {"d", "x", "y", "transform", "style"} & element.attrib.keys():
+            element.set(name, _shorter(element.attrib[name]))
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
     root.attrib |= {"class": "chart", "role": "img", "aria-label": summary}
     ElementTree.register_namespace("", SVG)
-    text = ElementTree.tostring(root, encoding="unicode")
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _shorter(text: str) -> str:
+    """An attribute with tenths of a unit, the page's font and colours, and no line breaks."""
     text = re.sub(r"\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}", text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
+    text = re.sub(r"font: ([\d.]+px) .*?sans-serif", r"font: \1 system-ui, sans-serif", text)
     for color, variable in CSS_VARIABLES.items():
         text = text.replace(color, f"var({variable})")
-    return Markup(re.sub(r"\s*\n\s*", " ", text))
+    return " ".join(text.split())

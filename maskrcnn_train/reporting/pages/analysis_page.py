@@ -41,9 +41,11 @@ class Budget:
 @dataclass
 class AnalysisPage:
     """What was analysed; what was not is empty. lost: the classes' rows of the funnel, (name, objects, share found).
+    model: checkpoint and step.
     nothing_chosen: why there are no winners. timed: milliseconds of an image, measured whole."""
 
     num_images: int
+    model: str
     iou: float
     stages: list[Stage]
     lost: list[tuple[str, int, float]]
@@ -54,8 +56,8 @@ class AnalysisPage:
     charts: list[Chart]
 
 
-def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
-    """None where nothing was analysed."""
+def analysis_page(analysis: Mapping[str, Any], scored_step: int | None = None) -> AnalysisPage | None:
+    """None where nothing was analysed. scored_step: of the scores on the same page."""
     if not analysis:
         return None
     funnel, outcomes = analysis.get("funnel") or {}, analysis.get("outcomes") or []
@@ -63,6 +65,7 @@ def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
     budgets = _budgets(outcomes, winners)
     return AnalysisPage(
         num_images=analysis["num_images"],
+        model=_model(analysis, scored_step),
         iou=funnel.get("iou", 0.5),
         stages=_stages(funnel.get("rows", [])),
         lost=[
@@ -76,6 +79,15 @@ def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
         timed=analysis.get("timed") or {},
         charts=_charts(analysis),
     )
+
+
+def _model(analysis: Mapping[str, Any], scored_step: int | None) -> str:
+    """The checkpoint and its step, where they are known; and whether the scores are of another."""
+    step = analysis.get("step")
+    words = [analysis["checkpoint"]] if analysis.get("checkpoint") else []
+    words += [f"step {step:,}"] if step is not None else []
+    other = step is not None and scored_step is not None and step != scored_step
+    return ", ".join(words) + (f" (the scores above are of step {scored_step:,})" if other else "")
 
 
 def _stages(rows: list[dict[str, Any]]) -> list[Stage]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
+from maskrcnn_train.evaluation.diagnostics.sizes import SizeBucket
 from maskrcnn_train.reporting.drawing.diagnostics_figures import curve_figures
 from maskrcnn_train.reporting.drawing.figures import Chart, to_chart
 
@@ -46,6 +47,11 @@ class DiagnosticsPage:
     errors: list[Bar]
     sizes: list[Bar]
 
+    @property
+    def most_gain(self) -> float:
+        """The longest bar of `errors`."""
+        return max(0.001, *(each.shares[0] for each in self.errors))
+
 
 def diagnostics_pages(plain: Mapping[str, Any]) -> list[DiagnosticsPage]:
     """From what study.json holds; masks first."""
@@ -62,16 +68,13 @@ def _page(found: Diagnostics) -> DiagnosticsPage:
         confusion=_cells(matrix),
         mistakes=_mistakes(matrix, found.class_names),
         errors=[Bar(each.name, each.meaning, each.count, [each.ap_gain]) for each in found.errors.kinds],
-        sizes=[
-            Bar(
-                f"from {each.low:g}" if each.high is None else f"{each.low:g} to {each.high:g}",
-                "",
-                each.objects,
-                [each.found, each.found_above_threshold],
-            )
-            for each in found.sizes
-        ],
+        sizes=[Bar(_size(each), "", each.objects, [each.found, each.found_above_threshold]) for each in found.sizes],
     )
+
+
+def _size(bucket: SizeBucket) -> str:
+    words = f"from {bucket.low:g}" if bucket.high is None else f"{bucket.low:g} to {bucket.high:g}"
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _cells(matrix: list[list[int]]) -> list[list[Cell]]:

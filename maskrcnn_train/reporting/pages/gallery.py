@@ -105,10 +105,11 @@ def build_gallery(scene: Scene, *, worst: int, best: int, size: int) -> Gallery:
     threshold, grades = grade_images(
         scene.ground_truth, scene.results, kind=scene.kind, max_detections=scene.max_detections
     )
-    ranked = sorted(grades, key=lambda each: (each.quality, -each.num_errors))
-    chosen = list(enumerate(ranked, start=1))
-    if len(chosen) > worst + best:
-        chosen = chosen[:worst] + chosen[len(chosen) - best :]
+    ranked = list(enumerate(sorted(grades, key=lambda each: (each.quality, -each.num_errors)), start=1))
+    chosen = ranked
+    if len(ranked) > worst + best:  # an empty image that was left alone says little
+        with_objects = [(rank, grade) for rank, grade in ranked[worst:] if grade.objects]
+        chosen = ranked[:worst] + with_objects[max(len(with_objects) - best, 0) :]
     categories = scene.ground_truth["categories"]
     colors = ["#{:02x}{:02x}{:02x}".format(*class_color(label)) for label in range(1, len(categories) + 1)]
     rows = {image["id"]: row for row, image in enumerate(scene.ground_truth["images"])}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from maskrcnn_train.files import write_text
@@ -57,7 +58,7 @@ def write_report(
         class_table=class_rows(run),
         charts=training_charts(run.history),
         diagnostics=diagnostics_pages(run.diagnostics),
-        analysis=analysis_page(run.analysis),
+        analysis=analysis_page(run.analysis, run.scored_step),
         gallery=gallery,
         gallery_note=gallery_note,
         pictures=_pictures(run) if gallery is None else [],
@@ -74,8 +75,13 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {"percent": percent, "breakable": _breakable}
     return environment.get_template(template).render(**values)
+
+
+def _breakable(key: str) -> Markup:
+    """A dotted key that may go on in a new line after each dot."""
+    return Markup(".<wbr>").join(key.split("."))
 
 
 def _pictures(run: RunFiles) -> list[Embedded]:

@@ -145,9 +145,9 @@ def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
     histories = {}
     for job in sweep.jobs[:MOST_CURVES]:
         file = folder / job.name / METRICS_FILE
-        settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:3])
+        settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:2])
         histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(file) if file.exists() else []
     series = {f"{key}, x 100": {n: course(h, key, 100) for n, h in histories.items()} for key in sweep.columns[:1]}
     series["Loss"] = {name: course(history, "loss/total") for name, history in histories.items()}
-    charts = [to_chart(line_figure(title, lines, columns=1), title) for title, lines in series.items()]
+    charts = [to_chart(line_figure(title, lines), title) for title, lines in series.items()]
     return [chart for chart in charts if chart]

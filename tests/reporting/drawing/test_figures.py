@@ -20,7 +20,7 @@ def test_any_course_gives_a_chart_that_holds_its_points(points) -> None:
     axes = figure.axes[0]
     (low, high), ys = axes.get_ylim(), axes.lines[0].get_ydata()
     assert low <= min(ys) <= max(ys) <= high
-    assert to_image(figure).width == 915
+    assert to_image(figure).width == 918
     assert to_chart(figure, "t").title == "t"
 
 

@@ -61,16 +61,27 @@ def test_the_viewer_opens_steps_and_closes_by_keyboard(page: Browser) -> None:
     assert page.ask("document.querySelector('dialog').open")
     assert page.ask(words).startswith("2.png")
     assert page.ask("[...document.querySelectorAll('dialog text')].map(t => t.textContent)").count("door 0.94") == 1
+    tapped = "document.querySelector('dialog path.o[data-k=missed]')"
+    page.ask(f"{tapped}.dispatchEvent(new MouseEvent('click', {{bubbles: true}}))")
+    assert page.ask(words) == "win<dow>: missed"
     page.press("ArrowRight", 39)
     assert page.ask(words).startswith("1.png")
     page.press("Escape", 27)
     assert not page.ask("document.querySelector('dialog').open")
 
 
-@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("width", [390, 768, 1400])
 def test_nothing_is_wider_than_the_screen(page: Browser, width: int) -> None:
     page.show(width)
     assert page.ask("document.documentElement.scrollWidth") <= width
+    page.show(1400)
+
+
+def test_charts_take_the_colours_of_the_page(page: Browser) -> None:
+    colour = "getComputedStyle(document.querySelector('svg.chart text')).fill"
+    light = page.ask(colour)
+    page.show(1400, dark=True)
+    assert page.ask(colour) != light
     page.show(1400)
 
 

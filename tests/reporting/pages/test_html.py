@@ -38,7 +38,7 @@ def fill_run(folder):
 class Tags(HTMLParser):
     """Every tag with its attributes; fails on tags that are closed in another order."""
 
-    VOID = frozenset({"meta", "img", "line", "br", "input"})
+    VOID = frozenset({"meta", "wbr", "img", "line", "br", "input"})
 
     def __init__(self):
         super().__init__()
@@ -125,9 +125,35 @@ def test_an_analysis_inside_the_run_is_found_and_another_can_be_given(tmp_path):
 
 def test_the_worst_and_the_best_pictures_are_chosen(tmp_path):
     gallery = build_gallery(scene(tmp_path), worst=1, best=1, size=80)
-    assert [(card.name, card.rank) for card in gallery.cards] == [("2.png", 1), ("4.png", 3)]
+    assert [(card.name, card.rank) for card in gallery.cards] == [("2.png", 1), ("1.png", 2)]
     assert [(card.width, card.height) for card in gallery.cards] == [(80, 60)] * 2
     assert gallery.cards[0].counts == [("classification", 1), ("localisation", 1), ("background", 1), ("missed", 1)]
+
+
+def test_the_best_pictures_are_of_images_with_objects(tmp_path):
+    found = scene(tmp_path)
+    for number in (5, 6):  # empty, and nothing found: as good as can be
+        found.ground_truth["images"].append({"id": number, "height": 120, "width": 160, "file_name": f"{number}.png"})
+        found.paths.append(found.paths[0])
+    gallery = build_gallery(found, worst=1, best=3, size=80)
+    assert [card.name for card in gallery.cards] == ["2.png", "1.png"]
+
+
+def test_the_step_of_the_scores_and_of_an_analysis_is_named(tmp_path):
+    run = tmp_path / "run"
+    write_run(run)
+    lines = [
+        {"step": 50, "segm/AP": 0.5, "bbox/AP": 0.5},
+        {"step": 99, "segm/AP": 0.6},
+        {"step": 120, "loss/total": 1.0},
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    analysis(run / "analysis")
+    file = run / "analysis" / "analysis.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"checkpoint": "best.pt", "step": 99}))
+    text = write_report(run).read_text()
+    assert "On the validation split, of step 50, times 100." in text
+    assert "with best.pt, step 99 (the scores above are of step 50)." in text
 
 
 def test_an_unreadable_picture_is_named(tmp_path):
@@ -180,7 +206,7 @@ def test_the_page_of_a_search_goes_by_its_metric_and_says_what_mattered(tmp_path
     page = write_sweep_report(tmp_path).read_text()
     assert re.findall(r'<tr><th scope="row">(?:<a[^>]*>)?(\d)', page) == [*order, "2", "3"]
     assert "2 complete, 1 pruned, 1 failed" in page
-    assert page.index("optimizer.lr</code></th><td") < page.index("seed</code></th><td")
+    assert page.index("optimizer.<wbr>lr</code></th><td") < page.index("seed</code></th><td")
     assert "hot" in page
     assert "worse than the median" in page
     assert list(csv.reader(write_sweep_table(tmp_path).read_text().splitlines()))[1][0] == order[0]

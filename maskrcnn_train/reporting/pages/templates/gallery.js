@@ -73,6 +73,8 @@
   form.oninput = () => { sort(); filter(); };
   form.onsubmit = event => event.preventDefault();
   viewer.onclick = event => {
+    const object = event.target.closest("path.o");
+    if (object) words.textContent = object.querySelector("title").textContent;
     const button = event.target.closest("button");
     if (event.target === viewer || button?.hasAttribute("data-close")) viewer.close();
     else if (button) step(+button.dataset.step);
