@@ -141,65 +141,38 @@ def _anchor_table(analysis: Analysis) -> str:
     rows = [
         (
             f"{each.upper:g} / {each.lower:g}" + (" *" if (each.upper, each.lower) == analysis.trained_iou else ""),
-            f"{100 * each.positive:.3f}",
-            f"{100 * each.ignored:.2f}",
-            f"{100 * each.negative:.1f}",
-            f"{each.per_object:.1f}",
-            percent(each.only_best),
+            *(f"{100 * each.positive:.3f}", f"{100 * each.ignored:.2f}", f"{100 * each.negative:.1f}"),
+            *(f"{each.per_object:.1f}", percent(each.only_best)),
         )
         for each in analysis.shares or []
     ]
     title = "what rpn.iou makes of the anchors (* : as trained); only best: objects that no anchor reaches otherwise"
-    columns = [
-        "upper / lower",
-        "% object",
-        "% ignored",
-        "% background",
-        "anchors an object",
-        "% of objects by best anchor only",
-    ]
-    return table(title, columns, rows)
+    columns = ["upper / lower", "% object", "% ignored", "% background", "anchors an object"]
+    return table(title, [*columns, "% of objects by best anchor only"], rows)
 
 
 def _budget_table(analysis: Analysis) -> str:
     found, chosen = analysis.outcomes or [], analysis.winners or {}
-    shown = [each for each in found if each.front or each is found[0]]
     rows = []
-    for each in sorted(shown, key=lambda outcome: outcome.milliseconds):
-        names = [name for name, winner in chosen.items() if winner is each] + (["trained"] if each is found[0] else [])
-        setting = each.setting
-        rows.append(
-            (
-                " ".join(names),
-                f"{each.milliseconds:.0f}",
-                percent(each.tuned),
-                percent(each.reported),
-                f"{setting.pre_test} > {setting.rpn_threshold:g} > {setting.post_test}",
-                f"{setting.score_threshold:g} > {setting.nms_threshold:g} > {setting.detections_per_image}",
-                f"{setting.mask_threshold:g}",
-                f"{each.proposals:.0f}",
-                f"{each.detections:.0f}",
-            )
-        )
-    timed = ", ".join(f"{name} {value:.0f} ms" for name, value in (analysis.timed or {}).items())
+    for each in sorted(found, key=lambda outcome: outcome.milliseconds):
+        if each.front or each is found[0]:
+            winner = [name for name, winner in chosen.items() if winner is each]
+            rows.append(_budget_row(each, " ".join(winner + (["trained"] if each is found[0] else []))))
     title = (
         f"{len(found)} test-time settings; shown: those that no other beats in speed and {analysis.kind} AP (x 100)\n"
         "rpn.nms: pre_test > threshold > post_test; roi_head: score_threshold > nms_threshold > detections_per_image"
     )
-    columns = [
-        "",
-        "ms an image",
-        "AP, chosen on",
-        "AP, other half",
-        "rpn.nms",
-        "roi_head",
-        "mask",
-        "proposals",
-        "detections",
-    ]
-    lines = [table(title, columns, rows)]
-    if not chosen:
-        lines.append(NOTHING_CHOSEN)
-    if timed:
-        lines.append(f"measured whole, in turn: {timed}")
-    return "\n".join(lines)
+    columns = ["", "ms an image", "AP, chosen on", "AP, other half", "rpn.nms", "roi_head", "mask", "proposals"]
+    lines = [table(title, [*columns, "detections"], rows), *([] if chosen else [NOTHING_CHOSEN])]
+    timed = ", ".join(f"{name} {value:.0f} ms" for name, value in (analysis.timed or {}).items())
+    return "\n".join([*lines, f"measured whole, in turn: {timed}"] if timed else lines)
+
+
+def _budget_row(each: Outcome, role: str) -> tuple[str, ...]:
+    setting = each.setting
+    return (
+        *(role, f"{each.milliseconds:.0f}", percent(each.tuned), percent(each.reported)),
+        f"{setting.pre_test} > {setting.rpn_threshold:g} > {setting.post_test}",
+        f"{setting.score_threshold:g} > {setting.nms_threshold:g} > {setting.detections_per_image}",
+        *(f"{setting.mask_threshold:g}", f"{each.proposals:.0f}", f"{each.detections:.0f}"),
+    )

@@ -110,11 +110,11 @@ def _diagnose(
 ) -> Diagnostics:
     own = overlaps[kind]
     names = [result.class_names[number] for number in result.class_ids]
-    at_half = match_detections(own, iou_thresholds=[IOU])
+    found = classify(own, iou=IOU, boxes=overlaps["bbox"] if kind == "segm" and "bbox" in overlaps else None)
+    at_half = found.matches
     confidence = confidence_curves(at_half, names, iou=IOU)
     threshold, _ = best_cut(confidence)
     confident = match_detections([_above(image, threshold) for image in own], iou_thresholds=[IOU])
-    found = classify(at_half, own, overlaps.get("bbox") if kind == "segm" else None, IOU)
     scores = {} if draws is None else _headline(own, result, draws)
     intervals = {name: interval(each) for name, each in scores.items()}
     return Diagnostics(
@@ -124,7 +124,7 @@ def _diagnose(
         precision_recall=precision_recall_curves(result, kind=kind),
         confidence=confidence,
         confusion=confusion_matrix(found, num_classes=len(names), threshold=threshold),
-        errors=count_errors(found, IOU, threshold),
+        errors=count_errors(found, iou=IOU, threshold=threshold),
         calibration=calibrate(at_half, iou=IOU),
         sizes=size_buckets(own, at_half, confident),
         intervals={name: each for name, each in intervals.items() if each is not None},

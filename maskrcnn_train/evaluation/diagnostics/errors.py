@@ -31,11 +31,8 @@ IGNORED = -1  # in a crowd region: neither right nor wrong
 
 @dataclass
 class ErrorKind:
-    """One row of the table.
-
-    count: detections with at least the score threshold; for `missed`, objects that none of these is on or near.
-    ap_gain: how much AP at this IoU would rise without this kind, of detections with any score.
-    """
+    """count: detections from the score threshold on; for `missed`, objects that none of these is on or near.
+    ap_gain: how much AP at this IoU would rise without this kind, of detections with any score."""
 
     name: str
     meaning: str
@@ -58,12 +55,14 @@ class Classified:
 
     kinds: int64 [N], index into NAMES, or IGNORED. targets: int64 [N], the object that it hits, or would hit with the
     right class, place or mask; -1 for none. ious: float [N], with the object that decides the kind.
+    has_boxes: whether boxes tell `mask` from `localisation`.
     """
 
     matches: Matches
     kinds: Ints
     targets: Ints
     ious: Floats
+    has_boxes: bool
 
     def best_of_objects(self, shown: Flags, names: Sequence[str]) -> Ints:
         """For each object the shown detection on it: int64 [M], -1 for none.
@@ -79,12 +78,10 @@ class Classified:
 
 
 def classify(
-    matches: Matches, overlaps: Sequence[ImageOverlaps], boxes: Sequence[ImageOverlaps] | None, iou: float
+    overlaps: Sequence[ImageOverlaps], *, iou: float, boxes: Sequence[ImageOverlaps] | None = None
 ) -> Classified:
-    """Classify every detection.
-
-    matches: at `iou` alone. boxes: the overlaps of the boxes, if `overlaps` are those of masks.
-    """
+    """Classify every detection. boxes: the overlaps of the boxes, if `overlaps` are those of masks."""
+    matches = match_detections(overlaps, iou_thresholds=[iou])
     count = len(matches.scores)
     kinds, targets, ious = np.full(count, IGNORED), matches.targets[0].copy(), np.zeros(count)
     first_object = np.searchsorted(matches.object_images, np.arange(len(overlaps)))
@@ -98,7 +95,7 @@ def classify(
             name, nearest, ious[row] = _error(image, matches.rows[row], box_ious, iou)
             targets[row] = first + nearest if nearest >= 0 else -1
         kinds[row] = NAMES.index(name)
-    return Classified(matches, kinds, targets, ious)
+    return Classified(matches, kinds, targets, ious, has_boxes=boxes is not None)
 
 
 def _error(image: ImageOverlaps, row: int, box_ious: Floats | None, iou: float) -> tuple[str, int, float]:
@@ -121,30 +118,16 @@ def _error(image: ImageOverlaps, row: int, box_ious: Floats | None, iou: float) 
     return "background", -1, 0.0
 
 
-def break_down_errors(
-    overlaps: Sequence[ImageOverlaps],
-    *,
-    iou: float,
-    threshold: float = -np.inf,
-    boxes: Sequence[ImageOverlaps] | None = None,
-) -> Errors:
-    """Count the errors of the detections scored at least `threshold`, and what each kind costs.
-
-    boxes: the overlaps of the boxes, if `overlaps` are those of masks.
-    """
-    return count_errors(
-        classify(match_detections(overlaps, iou_thresholds=[iou]), overlaps, boxes, iou), iou, threshold
-    )
-
-
-def count_errors(found: Classified, iou: float, threshold: float) -> Errors:
-    """The table of errors of classified detections; see `break_down_errors`."""
+def count_errors(found: Classified, *, iou: float, threshold: float = -np.inf) -> Errors:
+    """Count the errors of the detections scored at least `threshold`, and what each kind costs at any score."""
     matches, shown = found.matches, found.matches.scores >= threshold
     missed, missed_shown = (found.best_of_objects(each, list(ERROR_KINDS)) < 0 for each in (shown >= 0, shown))
     hit, ignored = matches.hits[0], matches.ignored[0]
     ap = _mean_ap(matches, hit, ignored, matches.classes)
     kinds = []
     for number, (name, meaning) in enumerate(ERROR_KINDS.items()):
+        if name == "mask" and not found.has_boxes:
+            continue
         if name == "missed":
             better = _mean_ap(matches, hit, ignored, matches.classes, without=missed)
             count = int(missed_shown.sum())

@@ -11,7 +11,6 @@ import numpy as np
 from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
 from maskrcnn_train.evaluation.diagnostics.curves import best_cut, confidence_curves
 from maskrcnn_train.evaluation.diagnostics.errors import ERROR_KINDS, IGNORED, NAMES, RIGHT, Classified, classify
-from maskrcnn_train.evaluation.diagnostics.matches import match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps, image_overlaps
 
 
@@ -55,12 +54,10 @@ def grade_images(
     kinds = ["bbox"] if kind == "bbox" else ["bbox", "segm"]
     truth = complete_ground_truth(ground_truth, kinds)
     overlaps = {each: image_overlaps(truth, results, kind=each, max_detections=max_detections) for each in kinds}
-    own = overlaps[kind]
-    matches = match_detections(own, iou_thresholds=[iou])
+    found = classify(overlaps[kind], iou=iou, boxes=overlaps["bbox"] if kind == "segm" else None)
     names = [category["name"] for category in sorted(ground_truth["categories"], key=lambda each: each["id"])]
-    threshold, _ = best_cut(confidence_curves(matches, names, iou=iou))
-    found = classify(matches, own, overlaps["bbox"] if kind == "segm" else None, iou)
-    return threshold, _grades(found, own, threshold)
+    threshold, _ = best_cut(confidence_curves(found.matches, names, iou=iou))
+    return threshold, _grades(found, overlaps[kind], threshold)
 
 
 def _grades(found: Classified, overlaps: Sequence[ImageOverlaps], threshold: float) -> list[ImageGrade]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from contourpy import contour_generator
+from matplotlib.path import Path
 from PIL import Image
 
 Array = npt.NDArray[np.float64]
-TOLERANCE = 0.5  # pixels of the picture that an outline may be off
+TOLERANCE = 0.8  # pixels of the picture that an outline may be off
 
 
 def mask_path(bitmap: npt.NDArray[np.uint8], x0: float, y0: float, scale: float) -> str:
@@ -47,35 +48,7 @@ def trace(inside: npt.NDArray[np.bool_]) -> list[Array]:
 
 
 def simplified(loop: Array, tolerance: float) -> Array:
-    """A closed loop with fewer points, none of the others farther than `tolerance` from it (Douglas and Peucker 1973).
-
-    loop: [n, 2].
-    """
-    if len(loop) < 4:
-        return loop
-    far = int(np.linalg.norm(loop - loop[0], axis=1).argmax())
-    closed = np.concatenate([loop, loop[:1]])
-    kept = np.zeros(len(closed), bool)
-    kept[[0, far, len(loop)]] = True
-    spans = [(0, far), (far, len(loop))]
-    while spans:
-        first, last = spans.pop()
-        if last - first < 2:
-            continue
-        distances = _distances(closed[first + 1 : last], closed[first], closed[last])
-        worst = int(distances.argmax())
-        if distances[worst] > tolerance:
-            middle = first + 1 + worst
-            kept[middle] = True
-            spans += [(first, middle), (middle, last)]
-    return closed[:-1][kept[:-1]]
-
-
-def _distances(points: Array, start: Array, end: Array) -> Array:
-    """Of points [n, 2] from the line through two points; from the point where they are one."""
-    along = end - start
-    length = float(np.hypot(*along))
-    offsets = points - start
-    if length == 0:
-        return np.asarray(np.linalg.norm(offsets, axis=1), np.float64)
-    return np.asarray(np.abs(offsets[:, 0] * along[1] - offsets[:, 1] * along[0]) / length, np.float64)
+    """A closed loop [n, 2] with fewer points, the others at most about `tolerance` away from it."""
+    path = Path(np.vstack([loop, loop[:1]]))
+    path.should_simplify, path.simplify_threshold = True, tolerance
+    return np.asarray(path.cleaned(simplify=True).vertices, np.float64)[:-2]  # without the end and the stop

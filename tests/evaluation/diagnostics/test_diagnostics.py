@@ -15,7 +15,7 @@ from maskrcnn_train.evaluation.diagnostics.comparison import compare, same_image
 from maskrcnn_train.evaluation.diagnostics.confusion import confusion_matrix
 from maskrcnn_train.evaluation.diagnostics.curves import best_cut, confidence_curves
 from maskrcnn_train.evaluation.diagnostics.diagnostics import diagnose
-from maskrcnn_train.evaluation.diagnostics.errors import break_down_errors, classify
+from maskrcnn_train.evaluation.diagnostics.errors import classify, count_errors
 from maskrcnn_train.evaluation.diagnostics.matches import match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import image_overlaps
 from maskrcnn_train.evaluation.diagnostics.sizes import SizeBucket, size_buckets
@@ -54,9 +54,13 @@ ERROR_CASES = {
 }
 
 
+def broken_down(overlaps, boxes=None):
+    return count_errors(classify(overlaps, iou=0.5, boxes=boxes), iou=0.5)
+
+
 def costs(objects, found):
     """AP, and the AP that each kind of error with a count costs."""
-    errors = break_down_errors(one_image(objects, found)[2], iou=0.5)
+    errors = broken_down(one_image(objects, found)[2])
     return errors.ap, {kind.name: pytest.approx(kind.ap_gain) for kind in errors.kinds if kind.count}
 
 
@@ -64,7 +68,7 @@ def costs(objects, found):
 def test_every_kind_of_error_is_told_apart_and_costs_what_mending_it_gives(name):
     found, gains = ERROR_CASES[name]
     objects, found = [(1, BOX), (2, THIRD)], [*found, (2, THIRD, 0.8)]
-    errors = break_down_errors(one_image(objects, found)[2], iou=0.5)
+    errors = broken_down(one_image(objects, found)[2])
     assert {kind.name: kind.count for kind in errors.kinds if kind.count} == dict.fromkeys(gains, 1)
     assert costs(objects, found)[1] == gains
 
@@ -93,9 +97,9 @@ def test_objects_that_are_not_missed_cost_nothing_while_false_alarms_stay():
 def test_a_right_box_around_a_wrong_mask_is_an_error_of_the_mask():
     boxes = image_overlaps(*one_image([(1, BOX)], [(1, BOX, 0.9)])[:2], kind="bbox", max_detections=100)
     masks = [type(boxes[0])(**{**vars(boxes[0]), "ious": np.array([[0.3]])})]
-    errors = break_down_errors(masks, iou=0.5, boxes=boxes)
+    errors = broken_down(masks, boxes)
     assert {k.name: (k.count, k.ap_gain) for k in errors.kinds if k.count} == {"mask": (1, 1.0)}
-    assert {k.name: k.count for k in break_down_errors(masks, iou=0.5).kinds if k.count} == {"localisation": 1}
+    assert {k.name: k.count for k in broken_down(masks).kinds if k.count} == {"localisation": 1}
 
 
 def test_the_confusion_matrix_counts_every_object_and_every_shown_detection_once():
@@ -103,7 +107,7 @@ def test_the_confusion_matrix_counts_every_object_and_every_shown_detection_once
         [(1, BOX), (2, FAR), (1, [150, 10, 30, 30])],
         [(2, BOX, 0.9), (2, FAR, 0.8), (1, [0, 150, 20, 20], 0.7), (1, [150, 10, 30, 30], 0.2)],
     )
-    found = classify(match_detections(overlaps, iou_thresholds=[0.5]), overlaps, None, 0.5)
+    found = classify(overlaps, iou=0.5)
     matrix = confusion_matrix(found, num_classes=2, threshold=0.5)
     assert matrix.tolist() == [[0, 1, 1], [0, 1, 0], [1, 0, 0]]
 
@@ -302,6 +306,7 @@ def test_a_study_is_written_as_data_tables_and_pictures(studied, tmp_path):
     assert plain["segm"]["errors"]["kinds"][0]["name"] == "classification"
     for name in pictures:
         assert (tmp_path / f"{name.replace('/', '_')}.png").stat().st_size > 5000
+    assert [each["name"] for each in plain["bbox"]["errors"]["kinds"]].count("mask") == 0
     assert "95 % intervals" in diagnostics_tables(studies["segm"])
 
 
