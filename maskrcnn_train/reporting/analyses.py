@@ -67,8 +67,8 @@ def funnel_rows(funnel: Funnel) -> list[dict[str, Any]]:
     groups += [("size", size, {"size": size}) for size in SIZES]
     groups += [("class", name, {"class_name": name}) for name in names]
     rows = []
-    for by, group, wanted in groups:
-        counts = funnel.counts(**wanted)
+    for by, group, selection in groups:
+        counts = funnel.counts(**selection)
         lost = {stage: counts[stage] for stage in STAGES}
         rows.append({"by": by, "group": group, "objects": counts.total(), FOUND: counts[FOUND]} | lost)
     return rows

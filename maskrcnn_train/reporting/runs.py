@@ -100,7 +100,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(_text(path))
     except yaml.YAMLError:
-        raise UserError(f"{path} is not YAML; was its run cut short? Remove it or make it anew") from None
+        raise UserError(f"{path} is not YAML; was its run cut short? Remove it or make it again") from None
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, float]:
@@ -112,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(_text(path) or "{}")
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}); was its run cut short? Remove it or make it anew") from None
+        raise UserError(f"{path} is not JSON ({error}); was its run cut short? Remove it or make it again") from None
     return found if isinstance(found, dict) else {}
 
 

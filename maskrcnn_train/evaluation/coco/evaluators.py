@@ -72,7 +72,7 @@ def run_evaluator(
         evaluator.params.areaRng = [list(area) for area in limits.area_ranges]
         evaluator.evaluate()
         evaluator.accumulate()
-        arrays = evaluator.eval  # hotcoco makes all of it anew whenever it is asked
+        arrays = evaluator.eval  # hotcoco computes all of it again at each access
     precision, recall, scores = (np.asarray(arrays[key], np.float64) for key in ("precision", "recall", "scores"))
     return precision, recall, scores
 

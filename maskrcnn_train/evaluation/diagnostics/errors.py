@@ -54,7 +54,7 @@ class Classified:
     """What each of the N detections of `matches` is.
 
     kinds: int64 [N], index into NAMES, or IGNORED. targets: int64 [N], the object that it hits, or would hit with the
-    right class, place or mask; -1 for none. ious: float [N], with the object that decides the kind.
+    right class, box or mask; -1 for none. ious: float [N], with the object that decides the kind.
     has_boxes: whether boxes tell `mask` from `localisation`.
     """
 

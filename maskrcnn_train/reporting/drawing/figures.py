@@ -167,7 +167,7 @@ def to_chart(figure: Figure | None, name: str) -> Chart | None:
         return None
     axes = figure.axes[0]
     title = axes.get_title()
-    summary = f"{title} by {axes.get_xlabel()}".replace("\n", " ") + "".join(_course(line) for line in axes.lines)
+    summary = f"{title} by {axes.get_xlabel()}".replace("\n", " ") + "".join(_summary(line) for line in axes.lines)
     axes.set_title("")
     for index, line in enumerate(axes.lines):
         line.set_gid(f"line-{index}")
@@ -181,7 +181,7 @@ def to_chart(figure: Figure | None, name: str) -> Chart | None:
     return Chart(title.replace("\n", " "), _inline(root, summary))
 
 
-def _course(line: Line2D) -> str:
+def _summary(line: Line2D) -> str:
     """Where a line of the legend begins and ends, in words."""
     name, (xs, ys) = str(line.get_label()), np.asarray(line.get_data(), float)
     if name.startswith("_"):

@@ -15,7 +15,7 @@ from maskrcnn_train.reporting.drawing.objects import draw_objects
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import MaskCrops, Target
 
-DRAWS = 3  # of each image, side by side: what chance does to it in three epochs
+DRAWS = 3  # of each image, side by side: as augmented in three epochs
 GAP = 8  # pixels between pictures
 LARGEST_CELL = 640  # pixels; larger pictures are made smaller
 BACKGROUND = (250, 250, 250)

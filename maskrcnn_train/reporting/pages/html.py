@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,12 @@ from maskrcnn_train.reporting.pages.analysis_page import analysis_page
 from maskrcnn_train.reporting.pages.diagnostics_page import diagnostics_pages
 from maskrcnn_train.reporting.pages.gallery import Gallery, jpeg_address
 from maskrcnn_train.reporting.pages.scores import class_rows, metric_rows, tiles, training_charts
-from maskrcnn_train.reporting.runs import RunFiles, read_run
+from maskrcnn_train.reporting.runs import read_run
 from maskrcnn_train.reporting.terminal.tables import percent
 
 REPORT_FILE = "report.html"
 MOST_PICTURES = 24
 PICTURE_WIDTH = 1400  # pixels; wider ones are scaled down, to keep the page to a few megabytes
-
-
-@dataclass
-class Embedded:
-    """A picture inside the page. address: a data: URL; width, height: pixels."""
-
-    name: str
-    address: str
-    width: int
-    height: int
 
 
 def write_report(
@@ -61,7 +49,7 @@ def write_report(
         analysis=analysis_page(run.analysis, run.scored_step),
         gallery=gallery,
         gallery_note=gallery_note,
-        pictures=_pictures(run) if gallery is None else [],
+        pictures=[embedded(path) for path in run.pictures[:MOST_PICTURES]] if gallery is None else [],
     )
     return write_text(output or run.folder / REPORT_FILE, page)
 
@@ -84,17 +72,10 @@ def _breakable(key: str) -> Markup:
     return Markup(".<wbr>").join(key.split("."))
 
 
-def _pictures(run: RunFiles) -> list[Embedded]:
-    return [embed(path) for path in run.pictures[:MOST_PICTURES]]
-
-
-def embed(path: Path) -> Embedded:
-    """A JPEG as a data: URL, scaled down if it is wide."""
+def embedded(path: Path) -> dict[str, Any]:
+    """A JPEG by name, as a data: URL with its width and height in pixels, scaled down if it is wide."""
     with Image.open(path) as picture:
-        width, height = picture.size
-        if width <= PICTURE_WIDTH:
-            address = "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-        else:
-            width, height = PICTURE_WIDTH, round(height * PICTURE_WIDTH / width)
-            address = jpeg_address(picture.resize((width, height), Image.Resampling.LANCZOS))
-    return Embedded(name=path.stem, address=address, width=width, height=height)
+        scale = min(1.0, PICTURE_WIDTH / picture.width)
+        width, height = round(picture.width * scale), round(picture.height * scale)
+        smaller = picture.resize((width, height), Image.Resampling.LANCZOS) if scale < 1 else picture
+        return {"name": path.stem, "address": jpeg_address(smaller), "width": width, "height": height}

@@ -93,19 +93,19 @@ def _present(value: float | None) -> float | None:
 
 
 def training_charts(history: list[dict[str, Any]]) -> list[Chart]:
-    """The courses of losses, scores, learning rate and speed over the steps; what was taken once has none."""
+    """Losses, scores, learning rate and speed over the steps; what was taken once has no chart."""
     losses = sorted({key for line in history for key in line if key.startswith("loss/")})
     losses.sort(key=lambda key: key != "loss/total")
     validation = sorted({key for line in history for key in line if key.startswith("val_loss/")})
     scores = {f"{measure} {KIND_WORDS[kind]}": f"{kind}/{measure}" for measure in ("AP", "AP50") for kind in KINDS}
     waits = {"step": "time/step", "waiting for data": "time/data"}
     series = {
-        "Loss": {_loss_name(key): course(history, key) for key in losses},
-        "Validation loss": {_loss_name(key): course(history, key) for key in validation},
-        "AP, x 100": {name: course(history, key, 100) for name, key in scores.items()},
-        "Learning rate": {"learning rate": course(history, "lr")},
-        "Images a second": {"images a second": course(history, "images_per_second")},
-        "Seconds a step": {name: course(history, key) for name, key in waits.items()},
+        "Loss": {_loss_name(key): points_of(history, key) for key in losses},
+        "Validation loss": {_loss_name(key): points_of(history, key) for key in validation},
+        "AP, x 100": {name: points_of(history, key, 100) for name, key in scores.items()},
+        "Learning rate": {"learning rate": points_of(history, "lr")},
+        "Images a second": {"images a second": points_of(history, "images_per_second")},
+        "Seconds a step": {name: points_of(history, key) for name, key in waits.items()},
     }
     charts = [to_chart(line_figure(title, lines), f"training/{title}") for title, lines in series.items()]
     return [chart for chart in charts if chart]
@@ -115,7 +115,7 @@ def _loss_name(key: str) -> str:
     return key.split("/", 1)[1].replace("_", " ")
 
 
-def course(history: list[dict[str, Any]], key: str, factor: float = 1) -> list[tuple[float, float]]:
+def points_of(history: list[dict[str, Any]], key: str, factor: float = 1) -> list[tuple[float, float]]:
     """(step, value) of every line that has the key; a score of -1 (absent) and a null are left out."""
     points = [(line["step"], line.get(key)) for line in history]
     return [(step, value * factor) for step, value in points if isinstance(value, (int, float)) and value != -1]

@@ -23,11 +23,11 @@ MOST_ROWS = 10  # of the terminal's table
 
 @dataclass
 class SearchPage:
-    """metric: what was searched for. course: a chart of the trials. importances: (key, share), largest first.
+    """metric: what was searched for. chart: of the trials. importances: (key, share), largest first.
     unfinished: rows of the trials without a result. counts: trials by state, in words."""
 
     metric: str
-    course: Chart | None
+    chart: Chart | None
     importances: list[tuple[str, float]]
     unfinished: list[dict[str, Any]]
     counts: str
@@ -61,10 +61,10 @@ def read_search(folder: Path) -> SearchPage | None:
     scale, better = (100, max) if is_score(plain["metric"]) else (1, min)
     points = sorted((each["number"], scale * each["score"]) for each in complete)
     best = list(zip((number for number, _ in points), accumulate((score for _, score in points), better), strict=True))
-    title, course = f"{plain['metric']}{', x 100' if scale == 100 else ''}", {"best so far": best, "each trial": points}
+    title, curves = f"{plain['metric']}{', x 100' if scale == 100 else ''}", {"best so far": best, "each trial": points}
     return SearchPage(
         metric=plain["metric"],
-        course=to_chart(line_figure(title, course, x_label="trial", from_zero=False, last=False), "search"),
+        chart=to_chart(line_figure(title, curves, x_label="trial", from_zero=False, last=False), "search"),
         importances=sorted(plain["importances"].items(), key=lambda item: -item[1]),
         unfinished=[each for each in plain["trials"] if each["state"] != "complete"],
         counts=counts_text(each["state"] for each in plain["trials"]),

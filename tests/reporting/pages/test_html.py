@@ -10,7 +10,7 @@ from scenes import analysis, full_run, scene
 from maskrcnn_train.reporting.pages.gallery import build_gallery
 from maskrcnn_train.reporting.pages.html import write_report
 from maskrcnn_train.reporting.pages.searches import write_trials
-from maskrcnn_train.reporting.pages.sweep import write_sweep_report, write_sweep_table
+from maskrcnn_train.reporting.pages.sweep import write_sweep_report
 from maskrcnn_train.tuning.trials import TrialRecord
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
@@ -179,7 +179,7 @@ def test_a_sweep_is_sorted_and_links_to_its_jobs(tmp_path):
     write_report(tmp_path / "1")
     tags = parse(write_sweep_report(tmp_path))
     assert [link["href"] for link in tags.of("a")] == ["sweep.csv", "1/report.html"]
-    rows = list(csv.reader(write_sweep_table(tmp_path).read_text().splitlines()))
+    rows = list(csv.reader((tmp_path / "sweep.csv").read_text().splitlines()))
     assert rows[0][:3] == ["job", "rpn.nms.post_train", "segm/AP"]
     assert [row[:3] for row in rows[1:]] == [
         ["1", "1000", "0.4"],
@@ -209,7 +209,7 @@ def test_the_page_of_a_search_goes_by_its_metric_and_says_what_mattered(tmp_path
     assert page.index("optimizer.<wbr>lr</code></th><td") < page.index("seed</code></th><td")
     assert "hot" in page
     assert "worse than the median" in page
-    assert list(csv.reader(write_sweep_table(tmp_path).read_text().splitlines()))[1][0] == order[0]
+    assert list(csv.reader((tmp_path / "sweep.csv").read_text().splitlines()))[1][0] == order[0]
 
 
 def test_a_folder_without_jobs_is_refused(tmp_path):
