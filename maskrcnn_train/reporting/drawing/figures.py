@@ -19,6 +19,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -159,7 +160,7 @@ def save_figure(figure: Figure, path: Path) -> Image.Image:
 
 
 def to_chart(figure: Figure | None, name: str) -> Chart | None:
-    """The figure for a page; None stays None. Lines name themselves and their points when they are pointed at.
+    """The figure for a page, which uses it up; None stays None. Lines name themselves and their points to the pointer.
 
     name: of this chart among those of its page, so that no two have an id in common.
     """
@@ -171,11 +172,12 @@ def to_chart(figure: Figure | None, name: str) -> Chart | None:
     axes.set_title("")
     for index, line in enumerate(axes.lines):
         line.set_gid(f"line-{index}")
+    for patch in (figure.patch, axes.patch):
+        patch.set_visible(False)  # the page shows through
     stream = io.StringIO()
     empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", transparent=True, metadata=empty)
-    axes.set_title(title)
+        FigureCanvasSVG(figure).print_svg(stream, metadata=empty)  # type: ignore[no-untyped-call]
     root = ElementTree.fromstring(stream.getvalue())
     _add_titles(root, axes)
     return Chart(title.replace("\n", " "), _inline(root, summary))
