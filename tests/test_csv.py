@@ -1,4 +1,4 @@
-"""Result files are whole or not there, and no cell of a table is run as a formula."""
+"""Tables are written whole, and no spreadsheet runs a cell of them as a formula."""
 
 from __future__ import annotations
 
