@@ -47,19 +47,11 @@ def precision_recall_figure(found: Diagnostics) -> Figure:
     figure, axes = new_axes(title, "recall", "precision", unit=True)
     curves = [curve for curve in found.precision_recall if round(curve.iou, 6) == 0.5]
     if curves:
+        draw = add_line if len(curves) <= MOST_CLASSES else add_thin_line
+        for curve in curves:
+            draw(axes, curve.recall, curve.precision, f"{curve.class_name} {100 * np.mean(curve.precision):.1f}")
         mean = np.mean([curve.precision for curve in curves], axis=0)
-        axes.plot(curves[0].recall, mean, color=INK, linewidth=2.4, label=f"mean {100 * mean.mean():.1f}", zorder=3)
-        for number, curve in enumerate(curves):
-            if len(curves) > MOST_CLASSES:
-                add_thin_line(axes, curve.recall, curve.precision, curve.class_name)
-                continue
-            label, style = (
-                f"{curve.class_name} {100 * np.mean(curve.precision):.1f}",
-                "-" if number < len(SERIES) else "--",
-            )
-            axes.plot(
-                curve.recall, curve.precision, style, color=SERIES[number % len(SERIES)], linewidth=1.3, label=label
-            )
+        axes.plot(curves[0].recall, mean, color=INK, linewidth=2.4, label=f"mean {100 * mean.mean():.1f}")
         add_legend(figure)
     return figure
 
