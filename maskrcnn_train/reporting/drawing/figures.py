@@ -9,7 +9,9 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from PIL import Image
 
 from maskrcnn_train.files import written_aside
@@ -88,12 +91,11 @@ def line_figure(
     *,
     x_label: str = "step",
     from_zero: bool = True,
-    thin: Collection[str] = (),
     last: bool = True,
 ) -> Figure | None:
     """A figure of the series (x, y) of which some has more than one point; else None.
 
-    Many points are averaged in groups. from_zero: y begins at 0. thin: series in grey, outside the legend.
+    Many points are averaged in groups. from_zero: y begins at 0 unless a value is below it.
     last: whether the legend shows the last values.
     """
     kept = {name: thinned(points) for name, points in series.items() if points}
@@ -102,13 +104,9 @@ def line_figure(
     figure, axes = new_axes(title, x_label)
     for name, points in kept.items():
         xs, ys = zip(*points, strict=True)
-        if name in thin:
-            add_thin_line(axes, xs, ys, name)
-        else:
-            add_line(axes, xs, ys, f"{name} {number(ys[-1])}" if last else name)
-    low, high = axes.get_ylim()
-    if from_zero and low <= 0.2 * high:
-        axes.set_ylim(bottom=min(0.0, low) if min(y for points in kept.values() for _, y in points) < 0 else 0.0)
+        add_line(axes, xs, ys, f"{name} {number(ys[-1])}" if last else name)
+    if from_zero and all(y >= 0 for points in kept.values() for _, y in points):
+        axes.set_ylim(bottom=0)
     add_legend(figure)
     return figure
 
@@ -147,8 +145,19 @@ def to_image(figure: Figure, dpi: int = PNG_DPI) -> Image.Image:
     """The figure as pixels, R G B."""
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(dpi)
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with _any_text(figure):
+        canvas.draw()  # type: ignore[no-untyped-call]
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _any_text(figure: Figure) -> Iterator[None]:
+    """Names are drawn as they are: a $ begins no formula, and a letter that the font lacks is no warning."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        yield
 
 
 def save_figure(figure: Figure, path: Path) -> Image.Image:
@@ -176,7 +185,7 @@ def to_chart(figure: Figure | None, name: str) -> Chart | None:
         patch.set_visible(False)  # the page shows through
     stream = io.StringIO()
     empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), _any_text(figure):
         FigureCanvasSVG(figure).print_svg(stream, metadata=empty)  # type: ignore[no-untyped-call]
     root = ElementTree.fromstring(stream.getvalue())
     _add_titles(root, axes)

@@ -41,6 +41,14 @@ def test_lines_and_points_name_themselves() -> None:
     )
 
 
+def test_names_of_any_letters_are_drawn_as_they_are() -> None:
+    names = ["$a$_{", "窓", "<b>&"]
+    text = to_chart(line_figure("t", dict.fromkeys(names, STEPS), last=False), "t").svg
+    labels = [element.text for element in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
+    assert labels[-3:] == names
+    assert to_image(line_figure("t", dict.fromkeys(names, STEPS))).width == 918
+
+
 def test_an_svg_takes_its_colours_from_the_page_and_is_small() -> None:
     series = {f"series {row}": [(step, row + step % 7) for step in range(3000)] for row in range(6)}
     text = to_chart(line_figure("t", series), "t").svg
