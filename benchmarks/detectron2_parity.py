@@ -61,7 +61,7 @@ def build_ours(experiment: str, theirs: torch.nn.Module) -> MaskRCNN:
     model = build_model(config, len(NAMES) + 1).eval()
     stored = StoredWeights("Detectron2", from_detectron2(theirs.state_dict()), class_names=[None, *NAMES])
     report = load_weights(model, stored, config, NAMES)
-    assert not report.fresh, report.fresh
+    assert not report.reinitialized, report.reinitialized
     return model
 
 

@@ -22,7 +22,8 @@ from torchvision.transforms import v2
 
 from maskrcnn_train import load_config
 from maskrcnn_train.data.dataset import CocoDataset
-from maskrcnn_train.data.loading import PackedBatch, build_dataset, pack
+from maskrcnn_train.data.loading import build_dataset
+from maskrcnn_train.data.packing import PackedBatch, pack
 from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.model.inputs import normalize_batch
 from maskrcnn_train.structures.batch import MaskCrops

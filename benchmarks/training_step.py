@@ -67,7 +67,7 @@ def our_side(number_format: str) -> Callable[[], object]:
     batch: Any = loaders.train.collate_fn(loaders.train.dataset.__getitems__([(0, each) for each in POSITIONS]))
     images, targets = batch.unpack()
     torch.manual_seed(0)
-    model = precision.place(
+    model = precision.to_device(
         build_model(config, CLASSES), torch.device("cpu"), channels_last=config.trainer.channels_last
     )
     optimizer = build_optimizer(config.optimizer, model, images_per_step=2)

@@ -39,7 +39,7 @@ def run(config: TrainConfig) -> float:
 
     result = train(config, splits, weights)
     if result.late_signal is not None:
-        raise Interrupted(result.late_signal, way_on="this training is complete")
+        raise Interrupted(result.late_signal, hint="this training is complete")
     return result.metrics["bbox/AP" if config.mask_head.name == "none" else "segm/AP"]
 
 

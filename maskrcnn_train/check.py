@@ -1,19 +1,18 @@
-"""`python -m maskrcnn_train.check`: every fault of data, settings, weights and machine before a minute is spent."""
+"""`python -m maskrcnn_train.check`: finds faults of data, settings, weights and machine before a training starts."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskrcnn_train.checking.advice import combined, write_advice
+from maskrcnn_train.checking.advice import combined, training_command, write_advice
 from maskrcnn_train.checking.classes import count_classes
 from maskrcnn_train.checking.data import Outcome, check_content, check_settings
 from maskrcnn_train.checking.findings import SEVERITIES, Finding, in_order
@@ -22,9 +21,12 @@ from maskrcnn_train.checking.objects import largest_size, training_min_size
 from maskrcnn_train.checking.reading import CheckedData, read_data
 from maskrcnn_train.checking.table import findings_table
 from maskrcnn_train.cli import run_command
+from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_preflight_rules
 from maskrcnn_train.settings.command_schema import CheckConfig
+from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import overrides_of
 
 if TYPE_CHECKING:
     from maskrcnn_train.checking.memory import MemoryForecast
@@ -43,20 +45,25 @@ logger = logging.getLogger("maskrcnn_train")
 
 @dataclass
 class CheckResult:
-    """findings: errors first. folder: where findings.json and experiment/advice.yaml are."""
+    """findings: errors first. folder: where findings.json and experiment/advice.yaml are.
+
+    command: the training with all the advice, for a shell; None without advice.
+    """
 
     findings: list[Finding]
     folder: Path
+    command: str | None
 
     @property
     def has_errors(self) -> bool:
         return any(finding.severity == "error" for finding in self.findings)
 
 
-def check(config: CheckConfig) -> CheckResult:
+def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResult:
     """Check as configured, print the tables and write the files. Raises UserError for mistakes in the settings.
 
-    Faults of the data are findings, and no fault hides another where that can be helped.
+    Faults of the data are findings; as far as possible no fault hides another. given: the arguments of the command
+    line, to be told with the advice; None: all that differs from the defaults.
     """
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
@@ -71,7 +78,13 @@ def check(config: CheckConfig) -> CheckResult:
         findings += outcome.findings
     if config.decode:
         with Progress("images", log_every=1000, console=console) as bar:
-            findings += _decoded(config, data.splits, lambda done, total: bar.update(done, total, {}))
+            findings += check_images(
+                data.splits,
+                on_bad_image=config.data.on_bad_image,
+                workers=config.workers or os.cpu_count() or 1,
+                distance=config.duplicate_distance,
+                progress=lambda done, total: bar.update(done, total, {}),
+            )
     if data.classes is not None and "train" in data.splits and len(data.splits["train"]):
         model_findings, forecast = _check_model(config, data.splits["train"], data.classes)
         findings += model_findings
@@ -80,19 +93,13 @@ def check(config: CheckConfig) -> CheckResult:
     if forecast is not None:
         logger.info("memory of a training step: %s", forecast)
     _write(folder, findings, data, outcome, forecast)
+    advice = combined(findings)
+    command = training_command(overrides_of(config, load_config()) if given is None else given, advice)
+    if advice:
+        logger.info("to train with the advice (%s):\n%s", folder / "experiment" / "advice.yaml", command)
     if config.view:
         _view(config, folder)
-    return CheckResult(findings, folder)
-
-
-def _decoded(config: CheckConfig, splits: dict[str, Split], progress: Callable[[int, int], None]) -> list[Finding]:
-    return check_images(
-        splits,
-        on_bad_image=config.data.on_bad_image,
-        workers=config.workers or os.cpu_count() or 1,
-        distance=config.duplicate_distance,
-        progress=progress,
-    )
+    return CheckResult(findings, folder, command if advice else None)
 
 
 def _check_model(config: CheckConfig, train: Split, classes: ClassMap) -> tuple[list[Finding], MemoryForecast]:
@@ -118,7 +125,7 @@ def _check_model(config: CheckConfig, train: Split, classes: ClassMap) -> tuple[
 
 
 def _view(config: CheckConfig, folder: Path) -> None:
-    """Draw the sheet; faults that keep a training from starting keep it from being drawn."""
+    """Draw the sheet. A fault that stops a training stops the drawing too."""
     from maskrcnn_train.data.splits.splitting import read_splits
     from maskrcnn_train.reporting.drawing.sheet import write_sheet
 
@@ -154,6 +161,8 @@ def _log_tables(config: CheckConfig, data: CheckedData, outcome: Outcome, findin
         logger.info("%s", table(title, columns, rows))
     if findings:
         logger.info("%s", findings_table(findings, width=shutil.get_terminal_size((140, 0)).columns))
+    for fix in dict.fromkeys(finding.fix for finding in findings if "python -m " in finding.fix):
+        logger.info("%s", fix)  # again, because the table breaks lines
 
 
 def _write(
@@ -173,21 +182,20 @@ def _write(
         if forecast is None
         else {"step_bytes": int(forecast.step), "available_bytes": forecast.available},
     }
-    (folder / "findings.json").write_text(json.dumps(plain, indent=2) + "\n")
-    advice = write_advice(findings, folder)
+    write_json(folder / "findings.json", plain, indent=2)
+    write_advice(findings, folder)
     counts = [sum(finding.severity == severity for finding in findings) for severity in SEVERITIES]
     logger.info("%d errors, %d warnings, %d pieces of advice; all items: %s", *counts, folder / "findings.json")
-    if combined(findings):
-        logger.info("to take the answers: --config-dir %s experiment=advice   (%s)", shlex.quote(str(folder)), advice)
 
 
-def run(config: CheckConfig) -> None:
-    if check(config).has_errors:
+def run(config: CheckConfig, given: Sequence[str] | None = None) -> None:
+    if check(config, given).has_errors:
         sys.exit(1)
 
 
 def main() -> None:
-    run_command("check", CheckConfig, check_preflight_rules, run, HELP)
+    given = None if {"-m", "--multirun"} & {*sys.argv} else sys.argv[1:]
+    run_command("check", CheckConfig, check_preflight_rules, partial(run, given=given), HELP)
 
 
 if __name__ == "__main__":

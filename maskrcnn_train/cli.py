@@ -6,18 +6,19 @@ shell completion go through Hydra's own main.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.engine.signals import Interrupted
+from maskrcnn_train.settings.arguments import read_arguments
 from maskrcnn_train.settings.compose import Schema, conf_dir, groups, load_command_config, to_dataclass
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import quoted, saved_overrides
@@ -25,9 +26,22 @@ from maskrcnn_train.settings.overrides import quoted, saved_overrides
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-logger = logging.getLogger("maskrcnn_train")
 USER_ERROR = 2  # exit code for the person's mistakes
 MAX_CHECKED_JOBS = 200  # of a sweep, before its first job starts
+
+
+class Command(NamedTuple):
+    """The parts of a command. load: composes what `run` takes, and warnings; `load_command_config` or alike."""
+
+    name: str
+    schema: type[Any]
+    check_rules: Callable[[Any], list[str]]
+    run: Callable[[Any], Any]
+    help: str
+    load: Callable[..., tuple[Any, list[str]]]
+
+    def compose(self, overrides: list[str], config_dir: str | None) -> tuple[Any, list[str]]:
+        return self.load(self.name, self.schema, self.check_rules, overrides, config_dir)
 
 
 def run_command(
@@ -41,49 +55,51 @@ def run_command(
 ) -> None:
     """The main of every command: `run(config)` once, or once for each job of a sweep.
 
-    run: returns the number a sweeper optimises, or an exit code object is raised by it. load: makes what run takes, and
-    warnings, out of the overrides. Exits with 2 after a person's mistake, 128 + n after signal n.
+    run: returns the number that a sweeper optimises. load: see `Command`. Exits with 2 after a UserError, with
+    128 + n after signal n. Every other error keeps its traceback, and the exit code is 1.
     """
-    from hydra._internal.utils import get_args_parser
-
-    wants_help = "-h" in sys.argv[1:] or "--help" in sys.argv[1:]
-    # intermixed: a person may write --config-dir between two settings
-    arguments = get_args_parser().parse_intermixed_args([] if wants_help else None)
     try:
-        if wants_help:
-            print(help_page(name, help, sweeps=load is load_command_config), flush=True)
-        elif arguments.config_name or arguments.config_path:
-            raise UserError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
-        elif arguments.multirun and load is not load_command_config:
-            raise UserError(f"-m runs every combination of values; {name} takes them without it")
-        elif arguments.multirun:
-            _sweep(name, schema, check_rules, run, arguments.overrides, arguments.config_dir)
-        elif arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
-            flags = [text for text in sys.argv[1:] if text not in arguments.overrides]
-            sys.argv = [sys.argv[0], *flags, *arguments.overrides]
-            _hydra_main(name, run)
-        else:
-            overrides = resumed_overrides(arguments.overrides)
-            config, warnings = load(name, schema, check_rules, overrides, arguments.config_dir)
-            _log_warnings(warnings)
-            run(config)
+        _dispatch(Command(name, schema, check_rules, run, help, load))
     except KeyboardInterrupt:  # of a training a second one, while the first was being answered
-        way_on = "; the last checkpoint stands, continue with resume=auto" if name == "train" else ""
-        print(f"left at once{way_on}", file=sys.stderr)
+        hint = "; to continue from the last checkpoint use resume=auto" if name == "train" else ""
+        print(f"left at once{hint}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # whoever read the output, head or less, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Interrupted as interrupted:
-        print(f"{interrupted}; {interrupted.way_on}", file=sys.stderr)
+        print(f"{interrupted}; {interrupted.hint}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
     except Exception as error:
-        told = as_user_error(error)
-        if told is None:
+        user_error = as_user_error(error)
+        if user_error is None:
             raise
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {one_line(told)}", file=sys.stderr)
+            print(f"error: {one_line(user_error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def _dispatch(command: Command) -> None:
+    """Do what the command line asks for: help, a sweep, one of Hydra's own pages, or a single run."""
+    sweeps = command.load is load_command_config
+    wants_help = "-h" in sys.argv[1:] or "--help" in sys.argv[1:]
+    arguments = read_arguments([] if wants_help else sys.argv[1:])
+    if wants_help:
+        print(help_page(command.name, command.help, sweeps=sweeps), flush=True)
+    elif arguments.config_name or arguments.config_path:
+        raise UserError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
+    elif arguments.multirun and not sweeps:
+        raise UserError(f"-m runs every combination of values; {command.name} takes them without it")
+    elif arguments.multirun:
+        _sweep(command, arguments.overrides, arguments.config_dir)
+    elif arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
+        flags = [text for text in sys.argv[1:] if text not in arguments.overrides]
+        sys.argv = [sys.argv[0], *flags, *arguments.overrides]
+        _hydra_main(command.name, command.run)
+    else:
+        config, warnings = command.compose(resumed_overrides(arguments.overrides), arguments.config_dir)
+        _print_warnings(warnings)
+        command.run(config)
 
 
 def resumed_overrides(overrides: list[str]) -> list[str]:
@@ -95,63 +111,43 @@ def resumed_overrides(overrides: list[str]) -> list[str]:
     return [*saved_overrides(saved), *overrides] if saved.is_file() else overrides
 
 
-def _log_warnings(warnings: list[str]) -> None:
+def _print_warnings(warnings: list[str]) -> None:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _sweep(
-    name: str,
-    schema: type[Schema],
-    check_rules: Callable[[Schema], list[str]],
-    run: Callable[[Schema], Any],
-    overrides: list[str],
-    config_dir: str | None,
-) -> None:
-    """All jobs of `-m`: every one is checked before the first starts; a failed one does not end the others."""
+# ---------------------------------------------------------------- sweeps
+
+
+def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> None:
+    """All jobs of `-m`: every one is checked before the first starts; a failed one does not end the others.
+
+    Raises the first bug that ended a job, else the first UserError.
+    """
     folder = Path("runs/sweep") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     given = [text for text in overrides if text.startswith("output_dir=")]
     if given:
         folder = Path(given[-1].split("=", 1)[1])
     overrides = [text for text in overrides if text not in given]
     if not any(text.startswith("hydra/sweeper=") for text in overrides):
-        _check_jobs(name, schema, check_rules, overrides, config_dir)
-
-    def job(composed: DictConfig) -> Any:
-        from hydra.core.hydra_config import HydraConfig
-
-        config, warnings = to_dataclass(composed, schema, check_rules)
-        config.output_dir = HydraConfig.get().runtime.output_dir  # type: ignore[attr-defined]
-        _log_warnings(warnings)
-        try:
-            return run(config)
-        except Exception as error:
-            print(f"error in {config.output_dir}: {one_line(error)}", file=sys.stderr)  # type: ignore[attr-defined]
-            raise
+        _check_jobs(command, overrides, config_dir)
 
     sys.argv = [sys.argv[0], "-m", *overrides, f"hydra.sweep.dir={quoted(str(folder))}"]
     if config_dir is not None:
         sys.argv += ["--config-dir", config_dir]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a page of its own and exits with 1
+    bugs: list[Exception] = []
     try:
-        _hydra_main(name, job)
+        _hydra_main(command.name, lambda composed: _run_job(command, composed, bugs))
+    except UserError:
+        if bugs:
+            raise bugs[0] from None
+        raise
     finally:
-        if any(folder.glob("*/metrics.json")):
-            from maskrcnn_train.reporting.pages.sweep import write_sweep_report
-
-            try:
-                print(f"sweep: {write_sweep_report(folder)}")
-            except UserError as error:  # must not hide what ended the jobs
-                print(f"warning: no page of the sweep: {error}", file=sys.stderr)
+        _report_sweep(folder)
 
 
-def _check_jobs(
-    name: str,
-    schema: type[Schema],
-    check_rules: Callable[[Schema], list[str]],
-    overrides: list[str],
-    config_dir: str | None,
-) -> None:
+def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) -> None:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -162,7 +158,34 @@ def _check_jobs(
     except HydraException as error:
         raise UserError(" ".join(str(error).split())) from error
     for job in jobs[:MAX_CHECKED_JOBS]:
-        load_command_config(name, schema, check_rules, [text for text in job if text[:6] != "hydra."], config_dir)
+        command.compose([text for text in job if text[:6] != "hydra."], config_dir)
+
+
+def _run_job(command: Command, composed: DictConfig, bugs: list[Exception]) -> Any:
+    """One job of a sweep, in its own folder. Errors that are no fault of the person are added to `bugs`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    config, warnings = to_dataclass(composed, command.schema, command.check_rules)
+    config = replace(config, output_dir=HydraConfig.get().runtime.output_dir)
+    _print_warnings(warnings)
+    try:
+        return command.run(config)
+    except Exception as error:
+        user_error = as_user_error(error)
+        if user_error is None:
+            bugs.append(error)
+        print(f"error in {config.output_dir}: {one_line(user_error or error)}", file=sys.stderr)
+        raise user_error or error from None
+
+
+def _report_sweep(folder: Path) -> None:
+    if any(folder.glob("*/metrics.json")):
+        from maskrcnn_train.reporting.pages.sweep import write_sweep_report
+
+        try:
+            print(f"sweep: {write_sweep_report(folder)}")
+        except UserError as error:  # must not hide what ended the jobs
+            print(f"warning: no page of the sweep: {error}", file=sys.stderr)
 
 
 def _hydra_main(name: str, task: Callable[..., Any]) -> None:

@@ -15,13 +15,16 @@ from typing import Any
 def written_aside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it becomes `path` at the end, and nothing is left after an error.
 
-    Makes the folder. Raises OSError when the disk is full; a file that was there stays as it was.
+    Makes the folder. Raises OSError with the path when the disk is full; a file that was there stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield aside
         os.replace(aside, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

@@ -1,8 +1,7 @@
-"""`python -m maskrcnn_train.split`: one COCO JSON into train, val and test, or into folds, with alike classes."""
+"""`python -m maskrcnn_train.split`: cuts one COCO JSON into train, val and test, or into folds."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -11,21 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.coco.json_file import parse_json
 from maskrcnn_train.data.coco.reader import read_coco
+from maskrcnn_train.data.paths import require_file, require_folder
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
 from maskrcnn_train.data.splits.layouts import NAMES
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
+from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_split_rules
 from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Ints
 
 HELP = """
-Cut one COCO JSON into train, val and test, or into folds: alike shares of every class and of crowded images.
+Cut one COCO JSON into train, val and test, or into folds, with similar shares of every class.
 
   python -m maskrcnn_train.split annotations=all.json fractions=[0.8,0.2]
   python -m maskrcnn_train.split annotations=all.json folds=5 seed=1
@@ -33,7 +34,6 @@ Cut one COCO JSON into train, val and test, or into folds: alike shares of every
   python -m maskrcnn_train.split annotations=all.json "group_pattern='^(.*)_tile'"
   python -m maskrcnn_train.split annotations=all.json duplicates=true images=FOLDER
 """
-Ints = NDArray[np.int64]
 logger = logging.getLogger("maskrcnn_train")
 
 
@@ -52,8 +52,7 @@ def split(config: SplitCommandConfig) -> SplitResult:
     from maskrcnn_train.reporting.terminal.progress import setup_logging
 
     path = Path(config.annotations).expanduser()
-    if not path.is_file():
-        raise UserError(f"annotations={config.annotations} does not exist; it should be a COCO JSON")
+    require_file(path, "set annotations to a COCO JSON")
     content = parse_json(path, exact=True)
     index = read_coco(path, content)
     fractions = [1 / config.folds] * config.folds if config.folds else config.fractions
@@ -87,7 +86,7 @@ def _objects(index: AnnotationIndex) -> Ints:
 
 
 def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
-    """A number for each image, the same for those that stay together."""
+    """The group of each image: int64 [M]; images of one group stay together."""
     from maskrcnn_train.reporting.terminal.progress import Progress
 
     groupings = []
@@ -96,16 +95,18 @@ def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
     if config.group_pattern is not None:
         groupings.append(group_by_pattern(images, config.group_pattern))
     if config.duplicates:
+        pictures = Path(str(config.images)).expanduser()
+        require_folder(pictures, "set images to the folder that the file names are relative to")
         with Progress("images", log_every=1000) as bar:
             grouping, faults = group_by_looks(
                 images,
-                Path(str(config.images)).expanduser(),
+                pictures,
                 distance=config.duplicate_distance,
                 workers=config.workers or os.cpu_count() or 1,
                 progress=lambda done, total: bar.update(done, total, {}),
             )
         if faults:
-            logger.warning("%d images cannot be looked at and stay alone, first: %s", len(faults), faults[0])
+            logger.warning("%d images cannot be read and stay alone, first: %s", len(faults), faults[0])
         groupings.append(grouping)
     return joined(groupings, len(images))
 
@@ -132,11 +133,7 @@ def _write(content: dict[str, Any], rows: Ints, path: Path) -> Path:
     images = [content["images"][row] for row in rows.tolist()]
     ids = {image["id"] for image in images}
     annotations = [each for each in content["annotations"] if each["image_id"] in ids]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".writing")
-    temporary.write_text(json.dumps(content | {"images": images, "annotations": annotations}))
-    os.replace(temporary, path)
-    return path
+    return write_json(path, content | {"images": images, "annotations": annotations})
 
 
 def _log_table(index: AnnotationIndex, counts: Ints, parts: dict[str, Ints], groups: Ints) -> None:

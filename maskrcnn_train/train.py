@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,19 +15,16 @@ from torch import nn
 
 from maskrcnn_train.checking.data import quick_check
 from maskrcnn_train.checking.table import findings_table
-from maskrcnn_train.data.loading import Loaders, build_loaders, naming_lost_workers
+from maskrcnn_train.data.loading import build_loaders, naming_lost_workers
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
-from maskrcnn_train.data.summary import summarize
 from maskrcnn_train.engine import distributed, precision
-from maskrcnn_train.engine.checkpoint import Checkpoints, restore
-from maskrcnn_train.engine.failed_steps import Autopsies
+from maskrcnn_train.engine.checkpoint import restore
 from maskrcnn_train.engine.loop import fit
 from maskrcnn_train.engine.optimizer import images_per_step
 from maskrcnn_train.engine.plan import Plan
-from maskrcnn_train.engine.profiling import profiled
-from maskrcnn_train.engine.run_folder import describe_run, open_run_folder
+from maskrcnn_train.engine.run import Run
 from maskrcnn_train.engine.signals import StopRequest
-from maskrcnn_train.engine.state import TrainingState, build_state
+from maskrcnn_train.engine.state import Position, TrainingState, build_state
 from maskrcnn_train.engine.validation import Validation
 from maskrcnn_train.evaluation.coco.metrics import explain_absent
 from maskrcnn_train.files import write_json, write_text
@@ -33,13 +32,11 @@ from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.model.weights.pretrained import start_from_weights
 from maskrcnn_train.report import report_training
 from maskrcnn_train.reporting.diagnostics import write_diagnostics
-from maskrcnn_train.reporting.runs import DATA_FILE
-from maskrcnn_train.reporting.tensorboard import MetricWriter
-from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table
 from maskrcnn_train.reporting.terminal.weights import weights_listing, weights_summary
-from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.schema import TrainConfig
+
+OnEvaluation = Callable[[float, dict[str, float]], None]
 
 logger = logging.getLogger("maskrcnn_train")
 
@@ -60,7 +57,7 @@ def train(
     config: TrainConfig,
     splits: Splits | None = None,
     weights: Path | None = None,
-    on_evaluation: Callable[[float, dict[str, float]], None] | None = None,
+    on_evaluation: OnEvaluation | None = None,
 ) -> TrainResult:
     """Train as configured. splits, weights: what `read_splits` and `find_weights` gave, if they were called before.
 
@@ -74,99 +71,79 @@ def train(
     with distributed.joined_world() as world, StopRequest() as stop:
         device = precision.resolve_device(config.trainer.device, world.local_rank)
         precision.set_determinism(config.trainer.deterministic)
-        run_dir = distributed.broadcast(open_run_folder(config, "train") if world.is_main else None, world)
-        console = setup_logging(run_dir, enabled=world.is_main)
-
         loaders = build_loaders(config, rank=world.rank, world_size=world.size, splits=splits)
-        about = {"config": asdict(config), "classes": loaders.classes.to_plain()}
-        checkpoints = Checkpoints(run_dir / "checkpoints", about=about, enabled=world.is_main)
-        model = _initial_model(config, loaders, weights, checkpoints, run_dir if world.is_main else None)
-        state = build_state(config, _ready(model, config, device), world)
         plan = Plan.of(config.trainer, len(loaders.train))
-        if checkpoints.exist:
-            _resume(state, checkpoints)
-            if plan.progress(state.position) >= 1 and (run_dir / "metrics.json").exists():
-                logger.info("%s is finished: nothing to do. Train longer with e.g. trainer.epochs", run_dir)
-                return TrainResult(json.loads((run_dir / "metrics.json").read_text()), run_dir)
-        if world.is_main:
-            describe_run(run_dir, config, load_config(), loaders.classes.to_plain())
-            write_json(run_dir / DATA_FILE, summarize(splits), indent=2)
-        _log_start(config, splits, state, plan, world.size)
 
-        validation = Validation(loaders.val, config, world)
-        autopsies = Autopsies(run_dir / "autopsy", about=about, trainer=config.trainer, rank=world.rank)
-        with (
-            naming_lost_workers(),
-            profiled(run_dir / "profile", enabled=config.trainer.profile and world.is_main) as after_step,
-            MetricWriter(run_dir, purge_step=state.position.step or None, enabled=world.is_main) as writer,
-            Progress("train", console=console, enabled=world.is_main) as progress_bar,
-        ):
-            if world.is_main:  # the others may be here before the file is
-                writer.text("config", f"```yaml\n{(run_dir / 'config.yaml').read_text()}\n```")
+        with closing(loaders), Run.open(config, loaders.classes, world) as run, naming_lost_workers():
+            state = build_state(config, _initial_model(config, run, weights, device), world)
+            if run.checkpoints.exist:
+                _resume(state, run)
+                if plan.is_done(state.position) and (run.folder / "metrics.json").exists():
+                    logger.info("%s is finished: nothing to do. %s", run.folder, plan.to_train_longer(state.position))
+                    return TrainResult(json.loads((run.folder / "metrics.json").read_text()), run.folder)
+            run.describe(splits)
+            _log_start(config, splits, state, plan, world.size)
 
-            def evaluate(model: nn.Module, step: int) -> dict[str, float]:
-                metrics = validation.evaluate(model)
-                writer.scalars(step, metrics)
-                validation.draw(run_dir, writer, step)
-                logger.info("step %d: %s", step, metrics_table(metrics))
-                if on_evaluation is not None:
-                    on_evaluation(min(plan.progress(state.position), 1.0), metrics)
-                return metrics
-
-            metrics = fit(
-                state,
-                loaders.train,
-                config,
-                plan=plan,
-                world=world,
-                evaluate=evaluate,
-                main_metric=validation.main_metric,
-                writer=writer,
-                progress_bar=progress_bar,
-                checkpoints=checkpoints,
-                autopsies=autopsies,
-                after_step=after_step,
-                stop=stop,
-            )
-            if world.is_main and config.evaluation.study:
-                diagnostics = validation.diagnose(config.seed)
-                for name, picture in write_diagnostics(run_dir / "study", diagnostics).items():
-                    writer.picture(state.position.step, f"study/{name}", picture)
-        if world.is_main:
-            _finish(run_dir, validation, metrics)
-    return TrainResult(metrics, run_dir, stop.number)
+            validation = Validation(loaders.val, config, world)
+            evaluate = partial(_evaluate, validation, run, plan, on_evaluation)
+            with run.recording(state.position.step):
+                metrics = fit(
+                    state, loaders.train, config, plan=plan, world=world, evaluate=evaluate, run=run, stop=stop
+                )
+                if world.is_main and config.evaluation.study:
+                    _write_diagnostics(validation, run, state.position.step)
+            if world.is_main:
+                _finish(run.folder, validation, metrics)
+    return TrainResult(metrics, run.folder, stop.number)
 
 
-def _initial_model(
-    config: TrainConfig, loaders: Loaders, weights: Path | None, checkpoints: Checkpoints, run_dir: Path | None
-) -> MaskRCNN:
-    """The model as a training begins, or as a resumed one needs it. run_dir: None on ranks that do not write."""
+def _initial_model(config: TrainConfig, run: Run, weights: Path | None, device: torch.device) -> MaskRCNN:
+    """The model on its device, as a training begins or as a resumed one needs it."""
     torch.manual_seed(config.seed)
-    model = build_model(config, loaders.classes.num_classes)
-    if not checkpoints.exist:
-        report = start_from_weights(model, config, loaders.classes.names, weights)
-        if report is not None and run_dir is not None:
-            write_text(run_dir / "weights.txt", weights_listing(report))
+    model = build_model(config, run.classes.num_classes)
+    if not run.checkpoints.exist:
+        report = start_from_weights(model, config, run.classes.names, weights)
+        if report is not None and run.is_main:
+            write_text(run.folder / "weights.txt", weights_listing(report))
             logger.info("%s", weights_summary(report))
             for warning in report.warnings:
                 logger.warning("%s", warning)
-    return model
-
-
-def _ready(model: MaskRCNN, config: TrainConfig, device: torch.device) -> MaskRCNN:
-    """On its device, in its memory layout, compiled if that is wanted."""
-    model = precision.place(model, device, channels_last=config.trainer.channels_last)
+    model = precision.to_device(model, device, channels_last=config.trainer.channels_last)
     if config.trainer.compile:
         model.backbone.compile()
     return model
 
 
-def _resume(state: TrainingState, checkpoints: Checkpoints) -> None:
-    content, trouble = checkpoints.load_last()
+def _resume(state: TrainingState, run: Run) -> None:
+    content, trouble = run.checkpoints.load_last()
     restore(state, content)
     if trouble:
         logger.warning("%s; going on from the checkpoint before it", trouble)
-    logger.info("resumed %s at step %d", checkpoints.folder.parent, state.position.step)
+    logger.info("resumed %s at step %d", run.folder, state.position.step)
+
+
+def _evaluate(
+    validation: Validation,
+    run: Run,
+    plan: Plan,
+    on_evaluation: OnEvaluation | None,
+    model: nn.Module,
+    position: Position,
+) -> tuple[float, dict[str, float]]:
+    """Metrics of a model in mid-training, written and logged, after the one that decides which weights are the best."""
+    metrics = validation.evaluate(model)
+    run.writer.scalars(position.step, metrics)
+    validation.draw(run.folder, run.writer, position.step)
+    logger.info("step %d: %s", position.step, metrics_table(metrics))
+    if on_evaluation is not None:
+        on_evaluation(min(plan.progress(position), 1.0), metrics)
+    return metrics[validation.main_metric], metrics
+
+
+def _write_diagnostics(validation: Validation, run: Run, step: int) -> None:
+    diagnostics = validation.diagnose(run.config.seed)
+    for name, picture in write_diagnostics(run.folder / "study", diagnostics).items():
+        run.writer.picture(step, f"study/{name}", picture)
 
 
 def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: Plan, world_size: int) -> None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.engine.signals import Interrupted
+from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
 from maskrcnn_train.settings.errors import UserError, one_line
-from maskrcnn_train.settings.option_files import write_option
-from maskrcnn_train.settings.overrides import quoted
+from maskrcnn_train.settings.overrides import option_text, quoted
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import plain_value
 
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from maskrcnn_train.tuning.trials import Trial, TrialRecord, Trials
 
 HELP = """
-Search over the settings of a training. Takes its keys; those with several values are searched.
+Search over the settings of a training. It takes the keys of a training; those with several values are searched.
 
   python -m maskrcnn_train.tune data=roboflow data.root=DIR backbone=resnet50,resnet101 trials=30
   python -m maskrcnn_train.tune data=roboflow data.root=DIR optimizer.lr='tag(log,interval(1e-3,1e-1))'
   python -m maskrcnn_train.tune experiment=shapes rpn.nms.post_train='range(250,2001,250)' metric=bbox/AP
 
 Several values:
-  KEY=A,B,...                        one of these; of the first trial the first
+  KEY=A,B,...                        one of these; the first trial takes the first
   KEY=range(LOW,HIGH,S)              LOW, LOW + S, ... below HIGH
-  KEY=interval(LOW,HIGH)             any number between; int(interval(LOW,HIGH)): a whole one
-  KEY=tag(log,interval(LOW,HIGH))    evenly over powers of ten
+  KEY=interval(LOW,HIGH)             any number between; int(interval(LOW,HIGH)): a whole number
+  KEY=tag(log,interval(LOW,HIGH))    the same, on a log scale
 
-Stopped or killed: the same command with output_dir=FOLDER goes on. Started several times: so many workers share it.
+To continue a search, repeat its command with output_dir=FOLDER. Several such commands at once share the work.
 """
 logger = logging.getLogger("maskrcnn_train")
-MOST_FAILURES = 3  # in a row, after which the settings rather than a trial are at fault
+MAX_FAILURES = 3  # in a row; then the settings are at fault, not one trial
 
 
 @dataclass
 class TuneResult:
-    """records: all trials, best first. folder: where trials, table, page and experiment/best.yaml are."""
+    """records: all trials, best first. folder: holds the trials, the table, the page and experiment/best.yaml."""
 
     records: list[TrialRecord]
     folder: Path
 
 
 def tune(search: Search) -> TuneResult:
-    """Train trial after trial until there are `trials` of them. Raises UserError for the person's mistakes."""
+    """Train one trial after another until there are `trials`. Raises UserError when several fail in a row."""
     from maskrcnn_train.reporting.pages.searches import search_table
     from maskrcnn_train.reporting.terminal.progress import setup_logging
     from maskrcnn_train.tuning.trials import Trials
@@ -69,26 +69,26 @@ def tune(search: Search) -> TuneResult:
         fault = _run(trial, trials, search)
         failures = failures + 1 if fault else 0
         _write_results(trials, search)
-        if failures == MOST_FAILURES:
+        if failures == MAX_FAILURES:
             raise UserError(f"{failures} trials failed one after the other, the last: {fault}")
     setup_logging()
     records = trials.records()
     logger.info("%s", search_table(records, search.metric))
-    logger.info("%s", _way_on(folder, records))
+    logger.info("%s", _next_steps(folder, records))
     return TuneResult(records, folder)
 
 
 def _run(trial: Trial, trials: Trials, search: Search) -> str:
-    """Train one trial and settle it; returns why the training failed, or nothing."""
+    """Train one trial and record its result; returns why the training failed, or an empty text."""
     from maskrcnn_train.train import train
     from maskrcnn_train.tuning.trials import Pruned, score_in
 
     try:
         config = search.training(trial.overrides)
-    except UserError as error:  # values that do not go together say nothing about the other trials
+    except UserError as error:  # contradicting values say nothing about the other trials
         _fail(trial, trials, error)
         return ""
-    way_on = f"go on with the same command and output_dir={trials.folder}"
+    hint = f"go on with the same command and output_dir={trials.folder}"
     try:
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
         result = train(config, on_evaluation=trial.report)
@@ -101,11 +101,11 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         return one_line(error)
     except Interrupted as interrupted:
         trials.hand_back(trial)
-        interrupted.way_on = way_on
+        interrupted.hint = hint
         raise
     else:
         if result.late_signal is not None:
-            raise Interrupted(result.late_signal, way_on)
+            raise Interrupted(result.late_signal, hint)
     return ""
 
 
@@ -115,7 +115,7 @@ def _fail(trial: Trial, trials: Trials, error: Exception) -> None:
 
 
 def _open_folder(config: TuneConfig) -> Path:
-    """A new folder, or that of a search to go on with. Raises UserError for one that holds anything else."""
+    """A new folder, or that of a search to continue. Raises UserError for a folder with other content."""
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.tuning.trials import LOCKS
 
@@ -125,7 +125,7 @@ def _open_folder(config: TuneConfig) -> Path:
 
 
 def _write_results(trials: Trials, search: Search) -> None:
-    """trials.json, the table and the page, and the best settings as an experiment; one worker at a time."""
+    """Write trials.json, the table, the page, and the best settings as an experiment; one worker at a time."""
     from maskrcnn_train.reporting.pages.searches import write_trials
     from maskrcnn_train.reporting.pages.sweep import write_sweep_report
 
@@ -142,21 +142,20 @@ def _write_results(trials: Trials, search: Search) -> None:
 
 
 def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
-    """All settings of the best trial, whatever presets they came from."""
+    """Write all settings of the best trial, including those of its presets."""
     from maskrcnn_train.settings.overrides import saved_overrides
 
     settings = saved_overrides(folder / str(best.number) / "overrides.yaml")
     head = [
-        f"Trial {best.number}, the best of a search: {search.metric} {best.score:.4f} on the images it was chosen by.",
+        f"Trial {best.number}, best of a search: {search.metric} {best.score:.4f} on the images that it was chosen on.",
         f"use: python -m maskrcnn_train --config-dir {shlex.quote(str(folder))} experiment=best",
     ]
-    write_option(
-        folder / "experiment" / "best.yaml", head, {text.split("=", 1)[0]: plain_value(text) for text in settings}
-    )
+    values = {text.split("=", 1)[0]: plain_value(text) for text in settings}
+    write_text(folder / "experiment" / "best.yaml", option_text(head, values))
 
 
-def _way_on(folder: Path, records: list[TrialRecord]) -> str:
-    """What to do with the result."""
+def _next_steps(folder: Path, records: list[TrialRecord]) -> str:
+    """The result's files, and the commands to run next."""
     lines = [f"search:   {folder}", f"report:   {folder / 'report.html'}"]
     if records and records[0].state == "complete":
         train = shlex.join(["--config-dir", str(folder), "experiment=best"])
@@ -181,10 +180,10 @@ def run(search: Search) -> None:
         import optuna  # noqa: F401
     except ImportError:
         raise UserError("tune needs Optuna; install it with: pip install 'maskrcnn-train[tune]'") from None
-    classes = read_splits(search.config).classes.names  # faults of the data end it before torch is imported
+    classes = read_splits(search.config).classes.names  # faults of the data stop it before torch is imported
     _, _, of_class = search.metric.partition("/AP/")
     if of_class and of_class not in classes:
-        raise UserError(f"metric={search.metric} names no class; the classes are {', '.join(classes)}")
+        raise UserError(f"metric={search.metric} names an unknown class; the classes are {', '.join(classes)}")
     tune(search)
 
 

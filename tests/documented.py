@@ -15,7 +15,7 @@ from unittest.mock import patch
 from maskrcnn_train.settings.compose import conf_dir, load_command_config
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = sorted(path.stem for path in conf_dir().glob("*.yaml"))
 
 
@@ -77,9 +77,9 @@ def commands(text: str) -> Iterator[Command]:
 def parse(line: str) -> Command:
     """The command of one line; what stands before `-m maskrcnn_train` (python, torchrun, srun) is not looked at."""
     words = shlex.split(line, comments=True)
-    place = next(n for n, word in enumerate(words) if word.startswith("maskrcnn_train") and words[n - 1] == "-m")
-    name = words[place].partition(".")[2] or "train"
-    rest = words[place + 1 :]
+    start = next(n for n, word in enumerate(words) if word.startswith("maskrcnn_train") and words[n - 1] == "-m")
+    name = words[start].partition(".")[2] or "train"
+    rest = words[start + 1 :]
     config_dir = None
     if "--config-dir" in rest:
         index = rest.index("--config-dir")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +16,16 @@ from tiny import TINY
 
 from maskrcnn_train import load_config, train
 from maskrcnn_train.check import CheckResult, check, run
+from maskrcnn_train.checking.advice import combined
 from maskrcnn_train.checking.data import quick_check
 from maskrcnn_train.data.splits.splitting import read_splits
-from maskrcnn_train.settings.command_rules import check_preflight_rules
-from maskrcnn_train.settings.command_schema import CheckConfig
+from maskrcnn_train.settings.command_rules import check_preflight_rules, check_split_rules
+from maskrcnn_train.settings.command_schema import CheckConfig, SplitCommandConfig
 from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.overrides import overrides_text
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.split import split
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +113,50 @@ def test_config_dir_finds_the_advice(tmp_path: Path) -> None:
         load_command_config("train", TrainConfig, check_train_rules, wrong, folder)
 
 
+def composed(command: str) -> TrainConfig:
+    python, dash_m, package, *given = shlex.split(command)
+    assert (python, dash_m, package) == ("python", "-m", "maskrcnn_train")
+    config, warnings = load_command_config("train", TrainConfig, check_train_rules, given)
+    assert not [warning for warning in warnings if "times" in warning]
+    return config
+
+
+def test_the_printed_command_is_the_training_with_the_advice(tmp_path: Path) -> None:
+    overrides = DataSet(tmp_path / "two words").write()
+    given = [text for text in overrides if not text.startswith(("data.root", "backbone"))]
+    given += ["experiment=facade_cpu", f"data.root='{tmp_path}/two words'", "optimizer.lr=1.0"]
+    own = ["decode=false", f"output_dir={tmp_path}/typed"]
+    typed = check(configured(*given, *own), [*given, *own])
+    settings = checked(tmp_path / "settings", *given, "decode=false")  # without a command line to repeat
+    advice = combined(typed.findings)
+    assert advice["optimizer.lr"] == 0.0005
+    assert typed.command is not None
+    assert settings.command is not None
+    assert "experiment=facade_cpu" in typed.command
+    assert typed.command in (tmp_path / "typed/train.log").read_text()
+    expected = load_config([*given[:-1], *overrides_text(advice).split()])
+    assert composed(typed.command) == composed(settings.command) == expected
+
+
+def test_the_command_against_leaks_takes_them_away(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "two words")
+    for number in range(2, 24):
+        shutil.copy(data.path("train", 1 + number % 2), data.path("train", number))
+    overrides = data.write()
+    result = checked(tmp_path / "check", *overrides[1:-1], "data=roboflow",
+                     f"data.root='{data.root}'", "data.split.fractions=[0.5,0.5]")  # fmt: skip
+    (leak,) = [finding for finding in result.findings if finding.kind == "leak"]
+    assert f" {leak.fix}\n" in (tmp_path / "check/train.log").read_text()
+    python, dash_m, command, *given = shlex.split(leak.fix.partition(": ")[2])
+    assert (python, dash_m, command) == ("python", "-m", "maskrcnn_train.split")
+    given = [*given, f"output_dir={tmp_path}/split", "workers=1"]
+    parts = split(load_command_config("split", SplitCommandConfig, check_split_rules, given)[0]).files
+    paths = [f"data.{name}.annotations='{parts[name]}'" for name in ("train", "val")]
+    paths += [f"data.{name}.images='{data.folders['train']}'" for name in ("train", "val")]
+    again = checked(tmp_path / "again", *overrides[1:-1], "data=custom", *paths)
+    assert "leak" not in {finding.kind for finding in again.findings}
+
+
 @pytest.mark.parametrize("broken", ["train", "valid"])
 def test_a_json_that_is_none_does_not_hide_the_other(tmp_path: Path, broken: str) -> None:
     data = DataSet(tmp_path / "data")
@@ -159,7 +208,7 @@ def test_the_exit_code_is_1_for_errors_0_without_2_for_settings(tmp_path: Path) 
     command = [sys.executable, "-m", "maskrcnn_train.check", "data=roboflow", f"data.root={tmp_path}/nowhere"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: data.root=")
+    assert done.stderr == f"error: {tmp_path}/nowhere does not exist; set data.root to the folder of the data set\n"
 
 
 def test_several_processes_find_the_same(tmp_path: Path) -> None:
@@ -170,7 +219,7 @@ def test_several_processes_find_the_same(tmp_path: Path) -> None:
 
 
 def test_a_training_says_at_its_start_what_it_doubts(tmp_path: Path) -> None:
-    crowded = ["trainer.max_steps=1", "evaluation.max_detections=[1,1,2]"]
+    crowded = ["trainer.max_steps=1", "evaluation.max_detections=[1,2,3]"]
     config = load_config([*TINY, f"data.root={tmp_path}/shapes", *crowded])
     kinds = {finding.kind for finding in quick_check(config, read_splits(config))}
     assert "detections-too-few" in kinds

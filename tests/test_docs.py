@@ -6,7 +6,7 @@ import ast
 import importlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from documented import (
     PAGES,
     ROOT,
     Command,
+    code_lines,
     commands,
     declared,
     documented,
@@ -101,6 +102,40 @@ def test_the_python_of_a_page_imports_what_exists(page: Path) -> None:
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("maskrcnn_train"):
                 module = importlib.import_module(str(node.module))
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def prose(page: Path) -> Iterator[str]:
+    """The lines of a page outside code blocks and tables, without the targets of links."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in text.splitlines():
+        if not line.startswith(("|", "    ")):
+            yield re.sub(r"\]\([^)]*\)", "]", line)
+
+
+@every_page
+def test_the_lines_of_a_page_have_at_most_100_columns(page: Path) -> None:
+    for line in prose(page):
+        assert len(line) <= 100, line
+
+
+def test_the_cells_of_the_architecture_have_at_most_200_characters() -> None:
+    for line in (ROOT / "docs/architecture.md").read_text().splitlines():
+        assert all(len(cell) <= 200 for cell in line.split("|")) or not line.startswith("|"), line
+
+
+def test_the_architecture_shows_the_layers_that_are_checked() -> None:
+    contract = (ROOT / ".importlinter").read_text().split("layers =\n")[1].split("\n\n")[0]
+    layers = [line.strip().replace(" | ", "  ") for line in contract.splitlines()]
+    picture = (ROOT / "docs/architecture.md").read_text().split("```")[1]
+    drawn = [re.sub(r"/|\.py", "", re.split(r" {3,}", line)[0]) for line in picture.strip().splitlines()]
+    assert drawn == layers
+
+
+def test_the_quickstart_ends_in_the_environment_that_the_other_commands_need() -> None:
+    lines = [line for page in PAGES[:2] for _, line in code_lines(page.read_text())]
+    assert lines.index("source .venv/bin/activate     # so that `python` below is the one with the package") == 1
+    assert "scripts/install dev && source .venv/bin/activate" in lines
+    assert (ROOT / "scripts/install").read_text().count("-m venv .venv") == 1
 
 
 def test_readme_and_a_page_tell_of_every_command() -> None:

@@ -92,7 +92,7 @@ def test_more_views_of_an_image_change_what_is_found(run_dir: Path, tmp_path: Pa
     assert [each["segmentation"] for each in found["same"]] == [each["segmentation"] for each in found["plain"]]
     assert found["flip"] != found["plain"]
     assert found["scales"] != found["plain"]
-    with pytest.raises(ValueError, match=r"evaluation\.loss cannot be taken with tta"):
+    with pytest.raises(ValueError, match=r"evaluation\.loss cannot be computed with tta"):
         evaluated(checkpoint, "tta.flip=true", "evaluation.loss=true", folder=tmp_path / "no")
 
 
@@ -236,7 +236,7 @@ def test_results_of_another_data_set_are_one_clear_line(
 
 
 def test_one_of_checkpoint_and_predictions_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="give one of checkpoint="):
+    with pytest.raises(ValueError, match="give exactly one of checkpoint="):
         evaluated(folder=tmp_path)
     with pytest.raises(ValueError, match="annotations is not set"):
         evaluated("predictions=x.json", folder=tmp_path)

@@ -97,7 +97,7 @@ def test_safetensors_become_initial_weights(checkpoint: Path, tmp_path: Path) ->
     predictor = load_checkpoint(checkpoint, device="cpu")
     model = build_model(predictor.config, predictor.classes.num_classes)
     report = load_weights(model, read_weights(done.path, "file"), predictor.config, predictor.classes.names)
-    assert not report.fresh
+    assert not report.reinitialized
     for name, tensor in predictor.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor) or name.endswith("num_batches_tracked")
 
@@ -149,7 +149,9 @@ def test_a_mistake_is_one_line_and_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command(monkeypatch, f"checkpoint={checkpoint}", "format=onnx", "output_dir=out", change) == 2
+    key, value = change.split("=")
+    given = {"checkpoint": str(checkpoint), "format": "onnx", "output_dir": "out", key: value}
+    assert command(monkeypatch, *(f"{key}={value}" for key, value in given.items())) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

@@ -167,6 +167,8 @@ def test_pictures_that_look_alike_stay_together(source: Path, tmp_path: Path) ->
         (["fractions=[0.8,0.1]"], "add up to 1"),
         (["fractions=[0.5,0.2,0.2,0.1]"], "two or three"),
         (["duplicates=true"], "images is not set"),
+        (["duplicates=true", "images=nowhere"], "nowhere does not exist; set images"),
+        (["duplicates=true", f"images={__file__}"], "is a file, not a folder; set images"),
         (["group_pattern='('"], "no regular expression"),
         (["group_pattern=xyz"], "matches no file name; the first is v"),
         (["group_by=clip"], "no image has this field; images have big, file_name"),
@@ -186,4 +188,4 @@ def test_the_command_prints_a_table_and_where_the_files_are(source: Path) -> Non
     assert "data.val.annotations=" in done.stdout
     missing = subprocess.run([*command[:3], "annotations=nowhere.json"], capture_output=True, text=True)
     assert (missing.returncode, missing.stdout) == (2, "")
-    assert missing.stderr.startswith("error: annotations=nowhere.json does not exist")
+    assert missing.stderr.startswith("error: nowhere.json does not exist; set annotations")

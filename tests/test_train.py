@@ -265,3 +265,15 @@ def test_a_trace_validation_losses_and_heads_first_come_with_their_keys(shapes: 
     trained = read_checkpoint(tmp_path / "run/checkpoints/last.pt")["model"]
     for name, parameter in fresh.named_parameters():
         assert torch.equal(trained[name], parameter) == name.startswith("backbone.body."), name
+
+
+def test_pictures_show_what_reaches_their_threshold(shapes: str, tmp_path: Path) -> None:
+    drawn = {}
+    for threshold in ("0", "1"):
+        settings = ["trainer.max_steps=1", "roi_head.score_threshold=0", f"evaluation.picture_threshold={threshold}"]
+        folder = train(load_config([*TINY, shapes, *settings, f"output_dir={tmp_path / threshold}"])).run_dir
+        drawn[threshold] = [path.read_bytes() for path in sorted(folder.glob("pictures/*.jpg"))]
+    predictions = [(tmp_path / threshold / "predictions.json").read_bytes() for threshold in drawn]
+    assert predictions[0] == predictions[1]
+    assert len(drawn["0"]) == len(drawn["1"]) == 2
+    assert all(low != high for low, high in zip(drawn["0"], drawn["1"], strict=True))

@@ -1,13 +1,19 @@
-"""The settings that answer what was found, as an option of the `experiment` group."""
+"""The settings that answer what was found: as a command to copy, and as an option of the `experiment` group."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from maskrcnn_train.checking.findings import Finding, in_order
-from maskrcnn_train.settings.option_files import write_option
+from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.files import write_text
+from maskrcnn_train.settings.command_schema import CheckConfig
+from maskrcnn_train.settings.overrides import option_text, override_value
+from maskrcnn_train.settings.schema import TrainConfig
 
 
 def combined(findings: Iterable[Finding]) -> dict[str, Any]:
@@ -24,12 +30,35 @@ def write_advice(findings: Iterable[Finding], folder: Path) -> Path:
     findings = in_order(findings)
     reasons = {key: finding for finding in reversed(findings) for key in finding.override}
     head = [
-        f"What a check advises. Use it with --config-dir {folder} and experiment=advice, or",
-        "experiment=[X,advice] after another one; a key given on the command line wins over it.",
+        f"The advice of a check. To use it: --config-dir {folder} experiment=advice, or with another",
+        "experiment X: experiment=[X,advice]. A key given on the command line wins over this file.",
         *(f"{key}: {_sentence(finding)}" for key, finding in sorted(reasons.items())),
     ]
-    return write_option(folder / "experiment" / "advice.yaml", head, dict(sorted(combined(findings).items())))
+    settings = dict(sorted(combined(findings).items()))
+    return write_text(folder / "experiment" / "advice.yaml", option_text(head, settings))
 
 
 def _sentence(finding: Finding) -> str:
     return f"{finding.split + ': ' if finding.split else ''}{finding.what}"
+
+
+def training_command(given: Sequence[str], advice: Mapping[str, Any]) -> str:
+    """The command that trains with the advice, quoted for a shell.
+
+    given: what `check` was given, flags included; its own keys and those that the advice sets are left out.
+    """
+    own = {field.name for field in fields(CheckConfig)} - {field.name for field in fields(TrainConfig)}
+    replaced = {*own, "output_dir", *advice}
+    kept = [text for text in given if text.partition("=")[0] not in replaced]
+    settings = [f"{key}={override_value(value)}" for key, value in advice.items()]
+    return shlex.join(["python", "-m", "maskrcnn_train", *kept, *settings])
+
+
+def split_again(splits: Mapping[str, Split], *options: str) -> str:
+    """What to do so that the splits are cut better. options: more settings of the `split` command."""
+    train = splits["train"]
+    one_json = {split.index.source for split in splits.values()} == {train.index.source}
+    source, images = (train.index.source, str(train.images)) if one_json else ("ALL.json", "FOLDER")
+    settings = [f"annotations={override_value(source)}", f"images={override_value(images)}", *options]
+    command = shlex.join(["python", "-m", "maskrcnn_train.split", *settings])
+    return f"cut the data again: {command}" if one_json else f"put all images in one JSON and cut it: {command}"

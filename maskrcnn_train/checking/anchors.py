@@ -1,4 +1,4 @@
-"""How well anchors meet the objects at the network size, and which anchors would meet them better."""
+"""How well the anchors fit the objects at the network size, and which anchors would fit better."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.checking.findings import Finding, percent
 from maskrcnn_train.checking.objects import NetworkObjects
 from maskrcnn_train.settings.schema import FPN_LEVELS, TrainConfig
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from maskrcnn_train.structures.arrays import Floats, Ints
 
 STRIDES = (4, 8, 16, 32, 64)
 CHUNK = 65_536  # objects compared at a time
 SAMPLE = 4_000  # objects that other anchors are tried on
-POOR_SHARE = 0.1  # of objects that meet no anchor at `rpn.iou.lower`; above it is a warning
+POOR_SHARE = 0.1  # of objects below `rpn.iou.lower` with every anchor; more is a warning
 GAIN = 0.05  # of the mean best IoU for which other anchors are advised
 ROUNDS = 3
-COST = 0.01  # mean IoU that an aspect ratio must bring: each is a third more anchors
+COST = 0.01  # mean IoU that an aspect ratio must add: each is a third more anchors
 FACTORS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0)
 RATIOS = ([0.5, 1.0, 2.0], [0.33, 1.0, 3.0], [0.25, 0.5, 1.0, 2.0], [0.5, 1.0, 2.0, 4.0], [0.25, 0.5, 1.0, 2.0, 4.0])
 
@@ -40,7 +37,7 @@ def fit_anchors(
     """The best IoU of every object over all anchors of its image, as the RPN lays them out.
 
     The IoU with an anchor of given size falls with the distance of the centres along each axis, so that only the
-    nearest place of each level has to be looked at.
+    nearest anchor position of each level has to be looked at.
     """
     best, levels = np.full(len(objects), -1.0), np.zeros(len(objects), dtype=np.int64)
     for start in range(0, len(objects), CHUNK):
@@ -63,12 +60,12 @@ def _cell(size: float, ratio: float, rounding: bool) -> tuple[float, float]:
 
 
 def _distance(boxes: Floats, padded: Ints, level: int, fixed_strides: bool) -> Floats:
-    """Of each object's centre to the nearest anchor place: float64 [N, 2] x y, network pixels."""
+    """Of each object's centre to the nearest anchor position: float64 [N, 2] x y, network pixels."""
     grids = -(-padded // STRIDES[level])
     strides = np.full_like(padded, STRIDES[level]) if fixed_strides else padded // grids
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    places = np.clip(np.round(centres / strides[:, ::-1]), 0, grids[:, ::-1] - 1) * strides[:, ::-1]
-    return np.asarray(np.abs(centres - places))
+    positions = np.clip(np.round(centres / strides[:, ::-1]), 0, grids[:, ::-1] - 1) * strides[:, ::-1]
+    return np.asarray(np.abs(centres - positions))
 
 
 def _iou(boxes: Floats, distance: Floats, cell: tuple[float, float]) -> Floats:
@@ -79,8 +76,8 @@ def _iou(boxes: Floats, distance: Floats, cell: tuple[float, float]) -> Floats:
 
 
 def anchor_table(fit: AnchorFit, config: TrainConfig) -> list[tuple[str, float, int, float, int, int]]:
-    """For each level: name, anchor size, objects that it meets best, their mean IoU, how many of them only the rule
-    "the best anchor of each object is object" makes positives, and how many stay below rpn.iou.lower."""
+    """For each level: name, anchor size, number of objects that it fits best, their mean IoU, how many of them stay
+    below rpn.iou.upper (positives only because an object's best anchor always is), how many below rpn.iou.lower."""
     rows = []
     for level, (name, size) in enumerate(zip(FPN_LEVELS, config.rpn.anchors.sizes, strict=True)):
         best = fit.best[fit.levels == level]
@@ -90,7 +87,7 @@ def anchor_table(fit: AnchorFit, config: TrainConfig) -> list[tuple[str, float, 
 
 
 def check_anchors(objects: NetworkObjects, fit: AnchorFit, config: TrainConfig) -> list[Finding]:
-    """Objects that anchors hardly meet, and anchors that would meet them better."""
+    """Objects that no anchor fits, and anchors that would fit better."""
     section, findings = config.rpn, []
     poor = fit.best < section.iou.lower
     better, gained = _better_anchors(objects, config)
@@ -111,9 +108,9 @@ def check_anchors(objects: NetworkObjects, fit: AnchorFit, config: TrainConfig) 
 
 
 def _better_anchors(objects: NetworkObjects, config: TrainConfig) -> tuple[dict[str, Any], float]:
-    """The overrides of the anchors that fit best by a clear margin, and their mean best IoU; {} where there are none.
+    """The overrides of clearly better anchors and their mean best IoU; {} if there are none.
 
-    With published weights the ratios stay: another number of them would re-initialise the RPN's predictors.
+    With published weights the ratios stay: another number of them would reinitialize the RPN's predictors.
     """
     sample = np.random.default_rng(0).permutation(len(objects))[:SAMPLE]
     some = NetworkObjects(

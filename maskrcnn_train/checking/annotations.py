@@ -1,4 +1,4 @@
-"""What of the annotations is left out, repaired or doubtful."""
+"""Annotations that are left out, repaired or doubtful."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ HARMLESS = ("area missing: computed",)
 
 
 def check_annotations(split: Split) -> list[Finding]:
-    """A finding for each reason for which annotations are not used as they stand, and for doubles."""
+    """A finding for each reason why annotations are not used as they stand, and for duplicates."""
     findings = [
         Finding(
-            "advice" if finding.reason in HARMLESS else "warning",
-            "annotation-left-out" if finding.dropped else "annotation-repaired",
-            f"{finding.reason}{': left out' if finding.dropped else ''}",
+            "advice" if row.reason in HARMLESS else "warning",
+            "annotation-left-out" if row.dropped else "annotation-repaired",
+            f"{row.reason}{': left out' if row.dropped else ''}",
             split.name,
             "annotation",
-            finding.ids,
-            fix="correct them in the annotation tool" if finding.dropped else "look at them",
+            row.ids,
+            fix="correct them in the annotation tool" if row.dropped else "look at them",
         )
-        for finding in split.skipped
-        if finding.ids
+        for row in split.skipped
     ]
-    return [*findings, *_corners(split), *_doubles(split), *_listed_twice(split), *_empty_images(split)]
+    return [*findings, *_corners(split), *_duplicates(split), *_listed_twice(split), *_empty_images(split)]
 
 
 def _corners(split: Split) -> list[Finding]:
-    outside = sum(finding.count for finding in split.skipped if finding.reason in OUTSIDE)
+    outside = sum(row.count for row in split.skipped if row.reason in OUTSIDE)
     total = split.index.num_annotations + split.skipped.num_dropped
     if outside <= CORNERS_SHARE * total:
         return []
@@ -40,18 +39,18 @@ def _corners(split: Split) -> list[Finding]:
     return [Finding("warning", "boxes-as-corners", what, split.name, fix="export boxes as x, y, width, height")]
 
 
-def _doubles(split: Split) -> list[Finding]:
-    """Objects that have the same box, to half a pixel, as an earlier one of their image."""
+def _duplicates(split: Split) -> list[Finding]:
+    """Objects with the same box, to half a pixel, as an earlier one in their image."""
     index = split.index
-    rows = np.flatnonzero(~np.asarray(index.crowd) & np.isin(index.image_rows, split.rows))
+    rows = np.flatnonzero(split.is_object)
     boxes = np.round(np.asarray(index.boxes)[rows] * 2).astype(np.int64)
-    places = np.concatenate([index.image_rows[rows, None], boxes], axis=1)
-    with_label = np.concatenate([places, split.labels[rows, None]], axis=1)
+    boxes = np.concatenate([index.image_rows[rows, None], boxes], axis=1)
+    with_label = np.concatenate([boxes, split.labels[rows, None]], axis=1)
     twice = _repeats(with_label)
     findings = []
     for kind, what, which in (
         ("object-twice", "the same object annotated twice", twice),
-        ("object-two-classes", "the same box with two classes", _repeats(places) & ~twice),
+        ("object-two-classes", "the same box with two classes", _repeats(boxes) & ~twice),
     ):
         ids = index.annotation_ids[rows[which]].tolist()
         if ids:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from maskrcnn_train.checking.advice import split_again
 from maskrcnn_train.checking.findings import Finding
 from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
 
-FEW = 10  # objects of a class in training, below which it will hardly be learnt
-UNEVEN = 10  # a class on so many times fewer images than the middle class comes too seldom
+FEW = 10  # training objects of a class, below which it can hardly be learnt
+UNEVEN = 10  # a class on this many times fewer images than the median class is too rare
 
 
 def count_classes(splits: dict[str, Split], classes: ClassMap) -> dict[str, list[int]]:
@@ -30,7 +31,13 @@ def check_classes(splits: dict[str, Split], classes: ClassMap) -> list[Finding]:
     found = (
         ("class-absent", "classes without a training object", "train", absent, "remove them from `categories`"),
         ("class-rare", f"classes with less than {FEW} training objects", "train", few, "annotate more of them"),
-        ("class-unscored", "classes without an object in val: their AP is undefined", "val", unscored, _SPLIT_AGAIN),
+        (
+            "class-unscored",
+            "classes without an object in val: their AP is undefined",
+            "val",
+            unscored,
+            split_again(splits),
+        ),
     )
     return [
         Finding("warning", kind, what, split, "class", [classes.names[row] for row in np.flatnonzero(which)], fix=fix)
@@ -40,17 +47,14 @@ def check_classes(splits: dict[str, Split], classes: ClassMap) -> list[Finding]:
 
 
 def check_class_balance(train: Split, classes: ClassMap, repeat_threshold: float) -> list[Finding]:
-    """Classes that come far more seldom than the others, unless `data.repeat_threshold` repeats their images."""
+    """Classes far rarer than the others, unless `data.repeat_threshold` repeats their images."""
     shares = (count_objects(train.index, train.labels, len(classes.names))[train.rows] > 0).mean(axis=0)
     present = shares > 0
     middle = float(np.median(shares[present])) if present.any() else 0.0
     rare = present & (shares * UNEVEN <= middle)
     if not rare.any() or repeat_threshold > shares[rare].max():
         return []
-    what = f"classes on less than a tenth of the images of the middle class ({100 * middle:.0f} %)"
+    what = f"classes on less than a tenth of the images of the median class ({100 * middle:.0f} %)"
     names = [classes.names[row] for row in np.flatnonzero(rare)]
     override = {"data.repeat_threshold": float(f"{middle / 2:.1g}")}
     return [Finding("advice", "classes-uneven", what, "train", "class", names, override)]
-
-
-_SPLIT_AGAIN = "cut the data anew: python -m maskrcnn_train.split"

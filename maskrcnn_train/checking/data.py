@@ -1,4 +1,4 @@
-"""The checks that need no image to be opened: at the start of every training, and first in `check`."""
+"""The checks that open no image: at the start of every training, and first in `check`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Outcome:
 
 
 def quick_check(config: TrainConfig, splits: Splits) -> list[Finding]:
-    """What a training that can start should know: settings against objects. Reads no image, imports no torch."""
+    """Doubts about a training that can start: settings against objects. Reads no image, imports no torch."""
     named = {split.name: split for split in (splits.train, splits.val, splits.test) if split is not None}
     return in_order(check_settings(config, named, splits.classes).findings)
 
 
 def check_content(splits: dict[str, Split]) -> list[Finding]:
-    """Annotations that are not used as they stand, of every split."""
+    """The annotations of every split that are not used as they stand."""
     return [finding for split in splits.values() for finding in check_annotations(split)]
 
 
@@ -63,7 +63,7 @@ def check_settings(config: TrainConfig, splits: dict[str, Split], classes: Class
 
 
 def _after_resizing(anchors: list[Finding], others: list[Finding]) -> list[Finding]:
-    """Anchors are fitted to one network size: where another is advised, theirs has to be looked for there."""
+    """Anchors are fitted to one network size: if another size is advised, anchors must be checked again."""
     if any("data.min_size" in finding.override for finding in others):
         return [replace(finding, override={}, fix="check again at the size advised") for finding in anchors]
     return anchors

@@ -1,4 +1,4 @@
-"""What a check finds: how bad it is, what and where, every item by name, and the settings that answer it."""
+"""What `check` finds: how bad it is, what and where, every item by name, and the settings that solve it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Finding:
 
     severity: error, the training would stop or its scores would mean nothing; warning, it runs but not as it should;
     advice, it would likely be better. kind: a short fixed name, for programs. split: where; "" for settings.
-    noun, items: what is concerned, by id or name, all of it: ("annotation", [17, 20]). override: settings that answer
-    it, {"data.on_bad_image": "skip"}; fix: in words, where there is none or more to say.
+    noun, items: all that is concerned, by id or name: ("annotation", [17, 20]). override: settings that solve it,
+    {"data.on_bad_image": "skip"}; fix: what to do, in words.
     """
 
     severity: Severity
@@ -61,10 +61,6 @@ def _short(name: str) -> str:
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, then warnings, then advice."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
-def num_errors(findings: Iterable[Finding]) -> int:
-    return sum(finding.severity == "error" for finding in findings)
 
 
 def percent(part: int, whole: int) -> str:

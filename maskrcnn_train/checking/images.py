@@ -1,4 +1,4 @@
-"""Every image file decoded: which cannot be used, which are in two splits, which are not listed."""
+"""Decodes every image file: which are unusable, which are in two splits, which does no JSON list."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maskrcnn_train.checking.advice import split_again
 from maskrcnn_train.checking.findings import Finding, Severity
 from maskrcnn_train.checking.reading import bad_image_answer
 from maskrcnn_train.data.duplicates import find_near
@@ -21,24 +22,22 @@ Names = list[tuple[str, str]]  # split and file name of each image
 def check_images(
     splits: dict[str, Split], *, on_bad_image: str, workers: int, distance: int, progress: Callable[[int, int], None]
 ) -> list[Finding]:
-    """Decode all images in parallel processes. distance: bits of the perceptual hash in which a copy may differ."""
-    places = [(split, row) for split in splits.values() for row in split.rows.tolist()]
-    files = [(split.images / split.index.file_name(row), split.index.size(row)) for split, row in places]
-    facts = []
-    for fact in scan_images(files, workers):
-        facts.append(fact)
-        progress(len(facts), len(files))
+    """Decode all images in parallel processes. distance: bits in which the perceptual hash of a copy may differ."""
+    images = [(split, row) for split in splits.values() for row in split.rows.tolist()]
+    files = [(split.images / split.index.file_name(row), split.index.size(row)) for split, row in images]
+    facts = scan_images(files, workers, progress)
     findings = []
     for split in splits.values():
         own = [
             (split.index.file_name(row), fact)
-            for (other, row), fact in zip(places, facts, strict=True)
+            for (other, row), fact in zip(images, facts, strict=True)
             if other is split
         ]
         findings += _unusable(split.name, own, on_bad_image)
     findings += _unlisted(splits)
-    names = [(split.name, split.index.file_name(row)) for split, row in places]
-    return [*findings, *find_leaks(names, [path for path, _ in files], facts, distance)]
+    names = [(split.name, split.index.file_name(row)) for split, row in images]
+    again = split_again(splits, "duplicates=true") if "train" in splits else "delete one of each"
+    return [*findings, *find_leaks(names, [path for path, _ in files], facts, distance, again)]
 
 
 def _unusable(split: str, images: list[tuple[str, ImageFacts]], on_bad_image: str) -> list[Finding]:
@@ -80,8 +79,8 @@ def _unlisted(splits: dict[str, Split]) -> list[Finding]:
 # ---------------------------------------------------------------- the same picture twice
 
 
-def find_leaks(names: Names, files: list[Path], facts: list[ImageFacts], distance: int) -> list[Finding]:
-    """Pictures that are in two splits, or twice in one."""
+def find_leaks(names: Names, files: list[Path], facts: list[ImageFacts], distance: int, again: str) -> list[Finding]:
+    """Pictures that are in two splits, or twice in one. again: how to cut the data so that they are not."""
     usable = [row for row, fact in enumerate(facts) if fact.fault is None]
     if not usable:
         return []
@@ -96,7 +95,6 @@ def find_leaks(names: Names, files: list[Path], facts: list[ImageFacts], distanc
     def within(split: str) -> Pairs:  # one file that is listed twice is a fault of the JSON, found there
         return [(a, b) for a, b in same if names[a][0] == names[b][0] == split and files[a] != files[b]]
 
-    again = "cut the data anew with duplicates=true: python -m maskrcnn_train.split"
     twice, delete = "the same picture twice in a split", "delete one of each"
     return [
         *_leak("error", "leak", "the same picture in two splits", names, between(same), again),

@@ -17,7 +17,7 @@ WORKSPACE = 1.25  # gradients of activations and work areas, on top of what is k
 LIBRARIES = 0.6e9  # bytes that a process holds on a processor before its first step
 MOST_OF_IT = 0.9  # share of the memory that a step may take without a finding
 FULL = 4  # bytes of a float32
-SMALLEST = 64  # side of an image; below it a batch norm may see a single place
+SMALLEST = 64  # side of an image; below it a batch norm may see a single value
 
 
 @dataclass
@@ -54,13 +54,13 @@ def forecast_memory(model: MaskRCNN, config: TrainConfig, size: tuple[int, int])
 
 def _kept_numbers(model: MaskRCNN, config: TrainConfig, size: tuple[int, int]) -> int:
     """Numbers that the forward pass of a batch keeps for its backward pass, weights aside."""
-    kept: dict[int, Tensor] = {}  # by storage; the tensors stay, so that no storage gets the place of another
+    kept: dict[int, Tensor] = {}  # by storage; holding the tensors keeps an address from being used again
     parameters = {each.untyped_storage()._cdata for each in model.parameters()}
 
     def note(tensor: Tensor) -> Tensor:
-        place = tensor.untyped_storage()._cdata
-        if place not in parameters:
-            kept[place] = tensor
+        storage = tensor.untyped_storage()._cdata
+        if storage not in parameters:
+            kept[storage] = tensor
         return tensor
 
     trainer, head = config.trainer, config.roi_head

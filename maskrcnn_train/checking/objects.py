@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.settings.schema import TrainConfig
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from maskrcnn_train.structures.arrays import Floats, Ints
 
 
 @dataclass
@@ -47,15 +44,15 @@ class NetworkObjects:
 
 
 def training_min_size(config: TrainConfig) -> int:
-    """The shorter side that training images have: with several to draw from, the middle one."""
+    """The shorter side of training images; of several to choose from, the middle one."""
     sizes = sorted(config.augmentation.min_sizes or [config.data.min_size])
     return sizes[len(sizes) // 2]
 
 
 def network_objects(split: Split, *, min_size: int, max_size: int) -> NetworkObjects:
-    """Objects of a split at the network size, before any random scaling or cropping."""
+    """The objects of a split at the network size, before random scaling and cropping."""
     index = split.index
-    single = np.flatnonzero(~np.asarray(index.crowd) & np.isin(index.image_rows, split.rows))
+    single = np.flatnonzero(split.is_object)
     sizes = np.asarray(index.image_sizes)
     resized, scales = resized_sizes(sizes, min_size, max_size)
     rows = index.image_rows[single]

@@ -1,32 +1,31 @@
-"""Reads the data of a training as `read_splits` does, but goes on after a fault and lists all of them."""
+"""Reads the data of a training like `read_splits`, but goes on after each fault and lists all of them."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.checking.findings import Finding, Severity
-from maskrcnn_train.checking.structure import without_faults
-from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, Category
-from maskrcnn_train.data.coco.json_file import parse_json
-from maskrcnn_train.data.coco.reader import open_index, read_coco
-from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, map_categories
+from maskrcnn_train.data.coco.entries import KINDS, Faults
+from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex
+from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.paths import require_folder
+from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, match_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
-from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing
+from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, labels_of
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
-
-Ints = NDArray[np.int64]
+from maskrcnn_train.structures.arrays import Ints
 
 
 @dataclass
 class CheckedData:
     """What could be read. splits: by name; an annotation of a class unknown to training has label 0.
 
-    classes: of training, or where that cannot be read of the first split that can; None where none can.
+    classes: of training, or if it cannot be read, of the first split that can; None without any.
     """
 
     splits: dict[str, Split] = field(default_factory=dict)
@@ -53,14 +52,14 @@ def read_data(config: TrainConfig) -> CheckedData:
         checked.findings += findings
         if index is not None:
             indices[name] = (index, paths[0])
-    for name, (index, _) in indices.items():  # where train has none: any, to look at the rest
+    for name, (index, _) in indices.items():  # without those of train, any will do to check the rest
         checked.classes = checked.classes or _read_classes(index, name, checked.findings)
     if checked.classes is None:
         return checked
     for name, (index, images) in indices.items():
         labels, findings = _label(index, checked.classes, name)
         checked.findings += findings
-        checked.splits[name] = Split(name, index, np.arange(index.num_images), labels, images, index.skipped.copy())
+        checked.splits[name] = Split(name, index, np.arange(index.num_images), labels, images, deepcopy(index.skipped))
     if data.split.fractions is not None and checked.splits:
         whole, classes = checked.splits["train"], len(checked.classes.names)
         checked.splits = cut_split(whole, classes, data.split.fractions, data.split.seed)
@@ -77,20 +76,18 @@ def _no_split(data: DataConfig, name: str, error: ValueError) -> Finding:
 
 
 def _read_json(path: Path, split: str) -> tuple[AnnotationIndex | None, list[Finding]]:
-    """The index of what can be read of a JSON, and the faults for which a training would stop."""
+    """The index of the sound entries of a JSON, and the faults that would stop a training."""
+    faults = Faults(path.name)
     try:
-        index = open_index(path)
+        index = open_index(path, faults)
     except UserError as error:
-        fault = Finding("error", "json", str(error), split, "file", [str(path)])
-    else:
-        if index.num_images:
-            return index, []
+        return None, [Finding("error", "json", str(error), split, "file", [str(path)])]
+    if not index.num_images and not faults:
         return None, [Finding("error", "json", f"{path} lists no images", split, "file", [str(path)])]
-    try:
-        content, findings = without_faults(parse_json(path), split)
-        return read_coco(path, content), findings or [fault]
-    except UserError:
-        return None, [fault]
+    return index, [
+        Finding("error", each.kind, KINDS[each.kind], split, each.noun, each.items, fix=f"first: {each.message}")
+        for each in faults
+    ]
 
 
 def _read_classes(index: AnnotationIndex, split: str, findings: list[Finding]) -> ClassMap | None:
@@ -109,38 +106,28 @@ def _read_classes(index: AnnotationIndex, split: str, findings: list[Finding]) -
 
 def _label(index: AnnotationIndex, classes: ClassMap, split: str) -> tuple[Ints, list[Finding]]:
     """Label of each annotation, int64 [A], 0 for classes that training has not."""
-    used, inverse = np.unique(index.category_ids, return_inverse=True)
-    labels: dict[int, int] = {}
-    strangers: list[Category] = []
-    moved = []
-    for category in index.categories:
-        if category.id not in used:
-            continue
-        try:
-            found, notes = map_categories(classes, [category], {category.id}, "", "")
-        except UserError:
-            strangers.append(category)
-        else:
-            labels |= found
-            moved += [category.name] if notes else []
+    used = set(np.unique(index.category_ids).tolist())
+    labels, unknown = match_categories(classes, index.categories, used)
+    moved = [classes.name_of(label) for number, label in labels.items() if classes.id_of(label) != number]
     findings = []
-    if strangers:
-        names = [category.name for category in strangers]
+    if unknown:
+        names = [category.name for category in unknown]
         what, fix = "objects of classes that training has not", "rename them as in training, or add them to it"
         findings.append(Finding("error", "class-unknown", what, split, "class", names, fix=fix))
     if moved:
         what, fix = "classes with other ids than in training", "nothing: classes are matched by name"
         findings.append(Finding("advice", "class-ids-differ", what, split, "class", moved, fix=fix))
-    return np.array([labels.get(number, 0) for number in used.tolist()], dtype=np.int64)[inverse], findings
+    return labels_of(index, labels), findings
 
 
 def _missing_files(split: Split, on_bad_image: str) -> list[Finding]:
     """Images without a file; they leave `split`."""
     severity, override = bad_image_answer(on_bad_image)
-    if not split.images.is_dir():
-        what, split.rows = f"the folder of images {split.images} does not exist", split.rows[:0]
-        fix = f"correct data.{split.name}.images"
-        return [Finding("error", "folder-missing", what, split.name, "folder", [str(split.images)], fix=fix)]
+    try:
+        require_folder(split.images, f"correct data.{split.name}.images")
+    except UserError as error:
+        split.rows = split.rows[:0]
+        return [Finding("error", "folder-missing", str(error), split.name, "folder", [str(split.images)])]
     missing = find_missing(split.index, split.rows, split.images)
     split.rows = np.setdiff1d(split.rows, missing)
     if not len(missing):
@@ -161,7 +148,7 @@ def _content(split: Split, *, with_masks: bool) -> list[Finding]:
     if split.num_objects == 0 and split.name != "test":
         why = "nothing to train on" if split.name == "train" else "its mAP is undefined"
         return [Finding("error", "no-objects", f"no usable objects: {why}", split.name, fix="annotate some images")]
-    bare = (index.kinds == NO_MASK) & ~np.asarray(index.crowd) & np.isin(index.image_rows, split.rows)
+    bare = (index.kinds == NO_MASK) & split.is_object
     if not with_masks or not bare.any():
         return []
     share = "all objects are" if bare.sum() == (~np.asarray(index.crowd)).sum() else "objects"

@@ -1,4 +1,4 @@
-"""Sizes and numbers of objects against the budgets of the settings."""
+"""Checks sizes and numbers of objects against the limits of the settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.transforms import MIN_SIDE
 from maskrcnn_train.settings.schema import TrainConfig
 
-VANISHING_SHARE = 0.01  # of the objects, above which a larger network size is worth its cost
-SMALL = 12.0  # network pixels, square root of the area: hardly more than one place of the finest feature map
+VANISHING_SHARE = 0.01  # of the objects; above it a larger network size is worth its cost
+SMALL = 12.0  # network pixels, square root of the area: hardly more than one cell of the finest feature map
 SMALL_SHARE = 0.2
 MASK_PIXEL = 8.0  # network pixels that one pixel of the predicted mask may cover
 COARSE_SHARE = 0.25
@@ -23,7 +23,7 @@ UPSCALED = 1.5
 def check_objects_per_image(split: Split, objects: NetworkObjects, config: TrainConfig) -> list[Finding]:
     """Images with more objects than can be found, scored or sampled."""
     most = int(objects.per_image.max(initial=0))
-    wanted = -(-most // 50) * 50
+    enough = -(-most // 50) * 50
 
     def crowded(limit: int) -> list[str]:
         return [split.index.file_name(row) for row in split.rows[objects.per_image > limit].tolist()]
@@ -31,15 +31,15 @@ def check_objects_per_image(split: Split, objects: NetworkObjects, config: Train
     findings = []
     kept, scored = config.roi_head.detections_per_image, config.evaluation.max_detections
     if most > min(kept, scored[-1]):
-        override: dict[str, Any] = {"roi_head.detections_per_image": max(kept, wanted)}
-        if scored[-1] < wanted:
-            override["evaluation.max_detections"] = [*scored[:-1], wanted]
+        override: dict[str, Any] = {"roi_head.detections_per_image": max(kept, enough)}
+        if scored[-1] < enough:
+            override["evaluation.max_detections"] = [*scored[:-1], enough]
         what = f"images with more objects than detections are kept ({kept}) or scored ({scored[-1]}); up to {most}"
         names = crowded(min(kept, scored[-1]))
         findings.append(Finding("warning", "detections-too-few", what, split.name, "image", names, override))
     if most > config.rpn.nms.post_test:
         what = f"images with more objects than proposals are kept in evaluation ({config.rpn.nms.post_test})"
-        override = {"rpn.nms.post_test": 2 * wanted}
+        override = {"rpn.nms.post_test": 2 * enough}
         names = crowded(config.rpn.nms.post_test)
         findings.append(Finding("warning", "proposals-too-few", what, split.name, "image", names, override))
     if split.name != "train":
@@ -47,7 +47,7 @@ def check_objects_per_image(split: Split, objects: NetworkObjects, config: Train
     for kind, section, key in (("rpn", config.rpn, "rpn"), ("roi", config.roi_head, "roi_head")):
         limit = int(section.sampling.batch_size * section.sampling.positive_fraction)
         if most > limit:
-            needed = int(np.ceil(wanted / max(section.sampling.positive_fraction, 0.01)))
+            needed = int(np.ceil(enough / max(section.sampling.positive_fraction, 0.01)))
             what = f"images with more objects than the {kind.upper()} sampling takes as positives ({limit})"
             override = {f"{key}.sampling.batch_size": needed}
             findings.append(Finding("advice", f"{kind}-sampling", what, "train", "image", crowded(limit), override))
@@ -73,7 +73,7 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
 
 
 def _native_size(split: Split, config: TrainConfig) -> dict[str, int]:
-    """The network size at which the middle image keeps its pixels; {} where it already does."""
+    """The network size at which the median image keeps its pixels; {} if it already does."""
     sides = np.asarray(split.index.image_sizes)[split.rows]
     short, long = int(np.median(sides.min(axis=1))), int(np.median(sides.max(axis=1)))
     if short <= config.data.min_size and long <= config.data.max_size:

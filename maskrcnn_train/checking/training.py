@@ -1,4 +1,4 @@
-"""Learning rate, batch and length of the training about to run."""
+"""Checks learning rate, batch size and length of the training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from maskrcnn_train.checking.findings import Finding
 from maskrcnn_train.settings.schema import TrainConfig
 
 HIGHEST_LR = {"sgd": 0.04, "adamw": 1e-3}  # sgd: for 16 images a step; twice the usual
-FROM_NOTHING = 2000  # training images below which pretrained weights gain much
+FROM_NOTHING = 2000  # training images, below which pretrained weights help much
 
 
 def check_training(config: TrainConfig, num_images: int) -> list[Finding]:

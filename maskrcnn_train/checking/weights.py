@@ -9,8 +9,8 @@ from maskrcnn_train.model.weights.loading import WeightsReport
 def check_weights(report: WeightsReport) -> list[Finding]:
     """A finding for each reason for which layers are re-initialised, for classes that start fresh, for each warning."""
     reasons: dict[str, list[str]] = {}
-    for fresh in report.fresh:
-        reasons.setdefault(fresh.reason, []).append(fresh.layer)
+    for each in report.reinitialized:
+        reasons.setdefault(each.reason, []).append(each.layer)
     findings = [
         Finding("advice", "weights-fresh", f"layers re-initialised: {reason}", "", "layer", layers, fix=_answer(reason))
         for reason, layers in reasons.items()

@@ -14,31 +14,31 @@ from maskrcnn_train.structures.batch import MaskCrops, Target
 Pixels = NDArray[np.uint8]
 
 SHARE = 0.5  # of the objects that are chosen, on average
-INSIDE = 0.5  # share of a box inside that of a chosen object from which on it comes along
+INSIDE = 0.5  # an object with more than this share of its box in a chosen one's is pasted too
 
 
 def paste_objects(
     pixels: Pixels, target: Target, donor_pixels: Pixels, donor: Target, rng: np.random.Generator
 ) -> Target:
-    """Paste some of the donor's objects where they stand; `pixels` is changed in place, uint8 [h, w, 3].
+    """Paste some of the donor's objects at their own position; changes `pixels`, uint8 [h, w, 3], in place.
 
-    Both targets carry masks. What lies under a pasted object is cut from the masks; boxes are fitted to what is left,
-    and objects of which nothing is left are gone. Pasted objects are cut at the border of the picture.
+    Both targets have masks. Masks lose what a pasted object covers, boxes shrink to what is left, and objects that are
+    covered completely are dropped. Pasted objects are cut at the border of the picture.
     """
     own, pasted = _Objects(target), _Objects(donor)
     pasted = pasted.only(_choose(pasted.boxes, rng))
     pasted.clip(pixels.shape[0], pixels.shape[1])
-    for (x0, y0, x1, y1), crop in zip(pasted.places.tolist(), pasted.crops, strict=True):
+    for (x0, y0, x1, y1), crop in zip(pasted.crop_boxes.tolist(), pasted.crops, strict=True):
         inside = crop > 0
         pixels[y0:y1, x0:x1][inside] = donor_pixels[y0:y1, x0:x1][inside]
         own.cover((x0, y0, x1, y1), inside)
-    return _joined(own.left(), pasted.left(), target)
+    return _joined(own.remaining(), pasted.remaining(), target)
 
 
 def _choose(boxes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A random half of the objects, at least one, and what lies on them: bool [n].
+    """A random half of the objects, at least one, and the objects on them: bool [n].
 
-    A facade that comes without its windows would teach that windows are background.
+    A facade pasted without its windows would teach that windows are background.
     """
     chosen = rng.random(len(boxes)) < SHARE
     if len(boxes) and not chosen.any():
@@ -50,14 +50,14 @@ def _choose(boxes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 
 class _Objects:
-    """Objects that can be cut: boxes float32 [n, 4]; places int64 [n, 4] and crops, the bitmaps there."""
+    """The objects of a target, to be cut: boxes float32 [n, 4], crop_boxes int64 [n, 4] and their bitmaps, crops."""
 
     def __init__(self, target: Target) -> None:
         found = target["masks"]
         assert isinstance(found, MaskCrops), "copy-paste needs masks inside their boxes"
         self.boxes = target["boxes"].numpy().copy()
         self.labels = target["labels"].numpy()
-        self.places = found.boxes.numpy().copy()
+        self.crop_boxes = found.boxes.numpy().copy()
         self.crops = [found.crop(i).numpy() for i in range(len(found))]
         self.cut = np.zeros(len(self.boxes), dtype=bool)
 
@@ -66,27 +66,27 @@ class _Objects:
 
     def only(self, which: NDArray[np.integer | np.bool_]) -> _Objects:
         numbers = np.arange(len(self))[which]
-        self.boxes, self.labels, self.places = self.boxes[numbers], self.labels[numbers], self.places[numbers]
+        self.boxes, self.labels, self.crop_boxes = self.boxes[numbers], self.labels[numbers], self.crop_boxes[numbers]
         self.crops, self.cut = [self.crops[i] for i in numbers.tolist()], self.cut[numbers]
         return self
 
     def clip(self, height: int, width: int) -> None:
         """Cut off what lies beyond a picture of this size."""
         limits = np.array([width, height, width, height])
-        beyond = (self.places > limits).any(axis=1)
+        beyond = (self.crop_boxes > limits).any(axis=1)
         for i in np.flatnonzero(beyond).tolist():
-            x0, y0, _, _ = self.places[i].tolist()
+            x0, y0, _, _ = self.crop_boxes[i].tolist()
             self.crops[i] = self.crops[i][: max(0, height - y0), : max(0, width - x0)]
-        self.places = np.minimum(self.places, limits)
+        self.crop_boxes = np.minimum(self.crop_boxes, limits)
         self.cut |= beyond
 
-    def cover(self, place: masks.Box, inside: NDArray[np.bool_]) -> None:
-        """Cut the pixels `inside` a box from all masks."""
-        low = np.maximum(self.places[:, :2], place[:2])
-        high = np.minimum(self.places[:, 2:], place[2:])
+    def cover(self, box: masks.Box, inside: NDArray[np.bool_]) -> None:
+        """Remove from all masks what lies under `inside`, bool [h, w], the pixels of `box`."""
+        low = np.maximum(self.crop_boxes[:, :2], box[:2])
+        high = np.minimum(self.crop_boxes[:, 2:], box[2:])
         for i in np.flatnonzero((low < high).all(axis=1)).tolist():
-            (x0, y0), (x1, y1), (x, y) = low[i].tolist(), high[i].tolist(), self.places[i, :2].tolist()
-            over = inside[y0 - place[1] : y1 - place[1], x0 - place[0] : x1 - place[0]]
+            (x0, y0), (x1, y1), (x, y) = low[i].tolist(), high[i].tolist(), self.crop_boxes[i, :2].tolist()
+            over = inside[y0 - box[1] : y1 - box[1], x0 - box[0] : x1 - box[0]]
             shared = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
             if (self.crops[i][shared] > 0)[over].any():
                 if not self.cut[i]:
@@ -94,25 +94,25 @@ class _Objects:
                 self.crops[i][shared][over] = 0
                 self.cut[i] = True
 
-    def left(self) -> _Objects:
-        """The objects of which something is left, their boxes fitted to it."""
+    def remaining(self) -> _Objects:
+        """The objects that are still visible, their boxes fitted to what is left."""
         kept = np.ones(len(self), dtype=bool)
         for i in np.flatnonzero(self.cut).tolist():
             extent = masks.bitmap_extent(self.crops[i])
             kept[i] = extent is not None
             if extent is not None:
-                self.boxes[i] = np.tile(self.places[i, :2], 2) + extent
+                self.boxes[i] = np.tile(self.crop_boxes[i, :2], 2) + extent
         kept &= (self.boxes[:, 2:] - self.boxes[:, :2] >= MIN_SIDE).all(axis=1)
         return self.only(kept)
 
 
 def _joined(own: _Objects, pasted: _Objects, target: Target) -> Target:
-    places = np.concatenate([own.places, pasted.places])
+    crop_boxes = np.concatenate([own.crop_boxes, pasted.crop_boxes])
     found = target["masks"]
     assert isinstance(found, MaskCrops)
     return Target(
         boxes=torch.from_numpy(np.concatenate([own.boxes, pasted.boxes])),
         labels=torch.from_numpy(np.concatenate([own.labels, pasted.labels])),
-        masks=pack(own.crops + pasted.crops, places, found.size),
+        masks=pack(own.crops + pasted.crops, crop_boxes, found.size),
         image_id=target["image_id"],
     )

@@ -1,4 +1,4 @@
-"""A torch data set of resized images with boxes, labels and compact masks, and its COCO ground truth."""
+"""A torch data set: resized images with boxes, labels and compact masks, and the COCO ground truth."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
 from maskrcnn_train.data.transforms import Transform
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.batch import Target
 
 Key = int | tuple[int, ...]  # position, or for random augmentation (epoch, position) or (epoch, position, repeat)
-Ints = NDArray[np.int64]
 
 
 @dataclass
 class Sample:
-    """One image as the loader collects it. faults: messages of images that were unreadable.
+    """One image for the loader. faults: messages about images that were unreadable.
 
-    pixels: uint8 [3, h, w], None where the image was unreadable and nothing may stand in for it.
+    pixels: uint8 [3, h, w]; None if the image was unreadable and must not be replaced.
     """
 
     pixels: Tensor | None
@@ -44,10 +44,9 @@ class Sample:
 class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     """Images of one split, resized and augmented.
 
-    An item is (uint8 [3, h, w], target, (height, width) as decoded). Its key is a position, or
-    (epoch, position) for training: augmentation then depends on nothing but seed, epoch and position, and on the
-    number of the repeat where an image comes several times in an epoch.
-    skip_bad_images: an unreadable training image is replaced by the next; others raise ImageError.
+    An item is (uint8 [3, h, w], target, (height, width) as decoded). Its key is a position, or for training
+    (epoch, position) or (epoch, position, repeat): augmentation depends on the seed and on this key only.
+    skip_bad_images: an unreadable training image is replaced by the next; without it, it raises ImageError.
     """
 
     def __init__(
@@ -67,23 +66,20 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         self.with_masks = with_masks
         self.seed = seed
         self.skip_bad_images = skip_bad_images
-        self.rows = split.rows if keep_empty else self._rows_with_objects()
-
-    def _rows_with_objects(self) -> Ints:
-        index = self.split.index
-        counts = np.bincount(index.image_rows[~np.asarray(index.crowd)], minlength=index.num_images)
-        return self.split.rows[counts[self.split.rows] > 0]
+        self.rows = split.rows
+        if not keep_empty:
+            self.rows = split.rows[np.isin(split.rows, split.index.image_rows[split.is_object])]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def is_wide(self) -> NDArray[np.bool_]:
-        """Which images are at least as wide as high: bool [n]."""
+        """Which images are at least as wide as they are high: bool [n]."""
         sizes = self.split.index.image_sizes[self.rows]
         return np.asarray(sizes[:, 1] >= sizes[:, 0])
 
     def repeats(self, threshold: float) -> NDArray[np.float64] | None:
-        """How often each image comes in an epoch so that rare classes are seen; None for once each."""
+        """How often each image comes in an epoch so that rare classes are seen: float [n]; None: once each."""
         if threshold == 0:
             return None
         presence = count_objects(self.split.index, self.split.labels, len(self.classes.names)) > 0
@@ -97,9 +93,15 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         assert sample.pixels is not None
         return sample.pixels, sample.target, sample.original_size
 
-    def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
-        """The samples of one batch; called by torch's DataLoader."""
-        return [self._load_or_skip(key) if self.skip_bad_images else self._load(key) for key in keys]
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | UserError:
+        """The samples of one batch; called by torch's DataLoader.
+
+        A UserError is returned: torch would add a traceback to its message on the way out of a worker.
+        """
+        try:
+            return [self._load_or_skip(key) if self.skip_bad_images else self._load(key) for key in keys]
+        except UserError as error:
+            return error
 
     def _load(self, key: Key) -> Sample:
         rng = None if isinstance(key, int) else np.random.default_rng([self.seed, *key])
@@ -134,7 +136,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         return paste_objects(pixels, target, donor_pixels, donor, rng)
 
     def _load_or_skip(self, key: Key) -> Sample:
-        """The sample, or in training the next that can be read; validation images have no stand-in."""
+        """The sample, or in training the next readable one. Validation images are never replaced."""
         faults: list[str] = []
         for step in range(len(self)):
             try:
@@ -154,31 +156,23 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     # ------------------------------------------------------------ ground truth
 
     def ground_truth(self) -> dict[str, Any]:
-        """The split as COCO has it: image pixels, crowd regions included, checked.
+        """The checked split in COCO's format: in image pixels, with crowd regions.
 
         Boxes, image and annotation ids are those of the file, category ids those of the training classes.
-        Segmentations are RLE with `counts` as text; they are left out without masks. COCO's evaluators read annotation
-        id 0 as "unmatched": give them `complete_ground_truth` of it.
+        Segmentations are RLE with `counts` as text, and absent without masks. COCO's evaluators read annotation id 0
+        as "unmatched": give them `complete_ground_truth` of it.
         """
         index = self.split.index
-        images, annotations = [], []
+        annotations = []
         for row in self.rows.tolist():
-            height, width = index.size(row)
-            image_id = int(index.image_ids[row])
-            images.append({"id": image_id, "height": height, "width": width, "file_name": index.file_name(row)})
             own = index.annotations(row)
             for annotation in range(own.start, own.stop):
-                item = {
-                    "id": int(index.annotation_ids[annotation]),
-                    "image_id": image_id,
-                    "category_id": self.classes.id_of(int(self.split.labels[annotation])),
-                    "bbox": index.written_boxes[annotation].tolist(),
-                    "area": float(index.areas[annotation]),
-                    "iscrowd": int(index.crowd[annotation]),
-                }
+                item = index.annotation_entry(annotation)
+                item["category_id"] = self.classes.id_of(int(self.split.labels[annotation]))
                 if self.with_masks:
-                    item["segmentation"] = self._encoded(annotation, (height, width))
+                    item["segmentation"] = self._encoded(annotation, index.size(row))
                 annotations.append(item)
+        images = [index.image_entry(row) for row in self.rows.tolist()]
         categories = [{"id": i, "name": name} for i, name in zip(self.classes.ids, self.classes.names, strict=True)]
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 

@@ -1,4 +1,4 @@
-"""Finds the same or nearly the same picture among many, by a perceptual hash."""
+"""Finds pictures that are the same or nearly the same, by a perceptual hash."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Ints = NDArray[np.int64]
+from maskrcnn_train.structures.arrays import Ints
+
 Hashes = NDArray[np.uint8]
 
 HASH_BYTES = 16
@@ -15,9 +16,9 @@ _CHUNK = 2_000_000  # pairs compared at a time
 
 
 def perceptual_hash(image: Image.Image) -> bytes:
-    """128 bits that say where a small grey copy grows brighter, to the right and downwards (dHash, both ways).
+    """128 bits: where a 9 x 9 grey copy grows brighter, to the right and downwards (dHash in both directions).
 
-    Scaling, compression and small changes of colour leave nearly all bits as they are.
+    Scaling, compression and small colour changes flip few of them.
     """
     grey = np.asarray(image.convert("L").resize((9, 9), Image.Resampling.BOX), dtype=np.int16)
     right, down = grey[:8, 1:] > grey[:8, :-1], grey[1:, :8] > grey[:-1, :8]
@@ -27,8 +28,8 @@ def perceptual_hash(image: Image.Image) -> bytes:
 def find_near(hashes: Hashes, distance: int) -> Ints:
     """Pairs of rows whose hashes differ in at most `distance` bits: int64 [P, 2], first < second.
 
-    hashes: uint8 [N, 16]. Of rows with the same hash only the first is paired with others, each other with the first.
-    Two such hashes agree in at least one of `distance + 1` pieces, so only rows that share a piece are compared.
+    hashes: uint8 [N, 16]. Rows with the same hash are paired with the first of them, and only that one with others.
+    Near hashes agree in at least one of `distance + 1` pieces, so only rows that share a piece are compared.
     """
     unique, first, inverse = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
     rows = np.arange(len(hashes))
@@ -61,12 +62,12 @@ def _pairs_of_equal(keys: Ints) -> list[tuple[Ints, Ints]]:
 
 
 def _cuts(counts: Ints) -> list[int]:
-    """Ends of runs of `counts` that add up to about _CHUNK each."""
+    """Ends of slices of `counts` that add up to about _CHUNK each."""
     total = np.cumsum(counts)
     if not len(total) or total[-1] == 0:
         return []
-    goals = np.arange(_CHUNK, total[-1] + _CHUNK, _CHUNK)
-    return [int(end) for end in np.unique(np.minimum(np.searchsorted(total, goals) + 1, len(counts)))]
+    limits = np.arange(_CHUNK, total[-1] + _CHUNK, _CHUNK)
+    return [int(end) for end in np.unique(np.minimum(np.searchsorted(total, limits) + 1, len(counts)))]
 
 
 def group_pairs(count: int, pairs: Ints) -> Ints:

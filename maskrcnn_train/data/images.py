@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 from maskrcnn_train.settings.errors import UserError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB as an array
-MAX_TILED_PIXELS = 2 * MAX_PIXELS  # of an image that is detected in tiles: from here on Pillow refuses to open a file
+MAX_TILED_PIXELS = 2 * MAX_PIXELS  # of an image that is detected in tiles; Pillow opens no larger file
 CUT = "cut it into smaller files"
 ORIENTATION = 0x0112  # EXIF tag
 TRANSPOSE = {
@@ -46,6 +46,10 @@ class ImageError(UserError):
     """A file that cannot be used as an image; the message names the file."""
 
 
+class WrongSize(ImageError):
+    """An image of another size than its JSON says."""
+
+
 def decode(
     path: Path,
     *,
@@ -55,11 +59,10 @@ def decode(
 ) -> Image.Image:
     """Decode one file to an RGB image, turned upright by its EXIF orientation. Raises ImageError naming the file.
 
-    expected: (height, width) in the JSON. Annotations drawn on the un-rotated picture are recognised by their
-    size being the un-rotated one; the picture is then left so (a TIFF is not: Pillow turns it as it loads it). Any
-    other size is an error.
-    smallest: (height, width) that the caller is going to shrink it to; a much larger JPEG is then decoded at
-    1/2, 1/4 or 1/8 of its size. max_pixels: of a file; at most MAX_TILED_PIXELS, beyond which Pillow refuses.
+    expected: (height, width) in the JSON. If it is the size before rotation, the annotations belong to the picture
+    as stored, which then stays so (except a TIFF: Pillow rotates it while loading). Any other size is an error.
+    smallest: (height, width) that the caller will shrink it to; a much larger JPEG is decoded at 1/2, 1/4 or 1/8 of
+    its size. max_pixels: of the file, at most MAX_TILED_PIXELS.
     """
     with _named(str(path), max_pixels), Image.open(path) as image:
         width, height = image.size
@@ -77,7 +80,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _named(name: str, max_pixels: int) -> Iterator[None]:
-    """Whatever is wrong with an image becomes an ImageError that names it."""
+    """Turn every error of decoding into an ImageError that names the image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and palettes that do not matter here
@@ -89,7 +92,8 @@ def _named(name: str, max_pixels: int) -> Iterator[None]:
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist") from None
     except FAULTS as error:
-        reason = str(error).split("\n")[0].replace(f" {name!r}", "") or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0].replace(f" {name!r}", "")
+        reason = reason or type(error).__name__
         raise ImageError(f"{name} cannot be read as an image: {reason}") from None
 
 
@@ -97,7 +101,7 @@ def _upright(
     image: Image.Image, name: str, expected: tuple[int, int] | None, smallest: tuple[int, int] | None
 ) -> Image.Image:
     if image.format == "TIFF":
-        image.load()  # Pillow turns a TIFF as it loads it; its tag and its size are right from then on
+        image.load()  # Pillow rotates a TIFF while loading; only then tag and size are right
     turn = _orientation(image, name, expected)
     if smallest is not None and isinstance(image, ImageFile.ImageFile):
         _shrink_early(image, smallest, turn)
@@ -115,7 +119,7 @@ def _orientation(image: Image.Image, name: str, expected: tuple[int, int] | None
         return int(turn) if turn in TRANSPOSE else 1
     if expected == (height, width):
         return 1
-    raise ImageError(
+    raise WrongSize(
         f"{name} has {upright[1]} x {upright[0]} pixels, but its JSON says {expected[1]} x {expected[0]}; "
         "use the picture that was annotated, or correct width and height"
     )
@@ -123,14 +127,14 @@ def _orientation(image: Image.Image, name: str, expected: tuple[int, int] | None
 
 def _shrink_early(image: ImageFile.ImageFile, smallest: tuple[int, int], turn: int) -> None:
     height, width = smallest[::-1] if turn in (5, 6, 7, 8) else smallest
-    wanted = (max(1, int(width * SHRINK_MARGIN)), max(1, int(height * SHRINK_MARGIN)))
-    if wanted[0] * 2 <= image.size[0] and wanted[1] * 2 <= image.size[1]:
-        image.draft("RGB", wanted)
+    needed = (max(1, int(width * SHRINK_MARGIN)), max(1, int(height * SHRINK_MARGIN)))
+    if needed[0] * 2 <= image.size[0] and needed[1] * 2 <= image.size[1]:
+        image.draft("RGB", needed)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits to 255
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_to_8_bits(np.asarray(image), name)).convert("RGB")
     if image.mode == "F":
         raise ImageError(f"{name} has floating-point pixels; convert it to 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
@@ -138,8 +142,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+def _to_8_bits(pixels: np.ndarray, name: str) -> np.ndarray:
     wide = pixels.astype(np.int64)
     if wide.max(initial=0) > 65535 or wide.min(initial=0) < 0:
-        raise ValueError("its pixels need more than 16 bits")
+        raise ImageError(f"{name} cannot be read as an image: its pixels need more than 16 bits")
     return np.asarray((wide + 128) // 257, dtype=np.uint8)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import signal
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,20 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from maskrcnn_train.data.coco.index import SkippedTable
-from maskrcnn_train.data.dataset import CocoDataset, Sample
+from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.order import EpochBatchSampler, SequentialBatchSampler
+from maskrcnn_train.data.packing import PackedBatch, pack
 from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.splits.splitting import Split, Splits, read_splits
 from maskrcnn_train.data.transforms import build_transform
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
-from maskrcnn_train.structures.batch import ImageBatch, ImageVersions, MaskCrops, Target
-
-SIZE_DIVISOR = 32  # the coarsest feature maps have this stride
+from maskrcnn_train.structures.batch import ImageBatch, ImageVersions, Target
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,12 @@ class Loaders:
     test: DetectionLoader | None
     classes: ClassMap
     skipped: dict[str, SkippedTable]
+
+    def close(self) -> None:
+        """End the processes that load images."""
+        for loader in (self.train, self.val, self.test):
+            if loader is not None:
+                loader.close()
 
 
 def build_loaders(config: TrainConfig, *, rank: int = 0, world_size: int = 1, splits: Splits | None = None) -> Loaders:
@@ -128,89 +136,10 @@ def _build_loader(
     return DetectionLoader(dataset, sampler, num_workers=config.trainer.num_workers, pin_memory=on_gpu)
 
 
-# ---------------------------------------------------------------- collecting
-
-
-@dataclass
-class PackedBatch:
-    """A batch as few tensors: each tensor that a worker sends costs an open file and a message.
-
-    images: what the model gets. boxes, labels: of all images, one after another; masks likewise.
-    """
-
-    images: ImageBatch
-    image_ids: list[int]
-    counts: list[int]
-    boxes: Tensor
-    labels: Tensor
-    masks: MaskCrops | None
-    faults: list[str]
-
-    def pin_memory(self) -> PackedBatch:
-        masks = None if self.masks is None else self.masks.pin_memory()
-        tensors = self.boxes.pin_memory(), self.labels.pin_memory(), masks
-        return PackedBatch(self.images.pin_memory(), self.image_ids, self.counts, *tensors, self.faults)
-
-    def unpack(self) -> tuple[ImageBatch, list[Target]]:
-        """What the loader yields; targets are views."""
-        targets, start = [], 0
-        for row, count in enumerate(self.counts):
-            own = slice(start, start + count)
-            target = Target(boxes=self.boxes[own], labels=self.labels[own], image_id=self.image_ids[row])
-            if self.masks is not None:
-                offsets = self.masks.offsets[start : start + count + 1]
-                pixels = self.masks.pixels[int(offsets[0]) : int(offsets[-1])]
-                size = self.images.sizes[row]
-                target["masks"] = MaskCrops(pixels, self.masks.boxes[own], offsets - offsets[0], size)
-            targets.append(target)
-            start += count
-        return self.images, targets
-
-
-def pad_images(images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]) -> ImageBatch:
-    """Put uint8 [3, h, w] images into one batch, zeros at the right and bottom."""
-    sizes = [(image.shape[1], image.shape[2]) for image in images]
-    height, width = (-(-max(side) // SIZE_DIVISOR) * SIZE_DIVISOR for side in zip(*sizes, strict=True))
-    # rows of pixels stay together, as they were decoded and as channels_last models read them
-    pixels = torch.zeros((len(images), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    for row, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
-        pixels[row, :, :h, :w] = image
-    return ImageBatch(pixels, sizes, list(original_sizes))
-
-
-def pack(samples: list[Sample]) -> PackedBatch | list[str]:
-    """Collect samples into one batch; only the faults where no image could be read."""
-    faults = [fault for sample in samples for fault in sample.faults]
-    readable = [sample for sample in samples if sample.pixels is not None]
-    if not readable:
-        return faults
-    targets = [sample.target for sample in readable]
-    images = pad_images(
-        [sample.pixels for sample in readable if sample.pixels is not None],
-        [sample.original_size for sample in readable],
-    )
-    return PackedBatch(
-        images=images,
-        image_ids=[target["image_id"] for target in targets],
-        counts=[len(target["labels"]) for target in targets],
-        boxes=torch.cat([target["boxes"] for target in targets]),
-        labels=torch.cat([target["labels"] for target in targets]),
-        masks=_join([target["masks"] for target in targets if isinstance(target.get("masks"), MaskCrops)]),  # type: ignore[misc]
-        faults=faults,
-    )
-
-
-def _join(crops: list[MaskCrops]) -> MaskCrops | None:
-    if not crops:
-        return None
-    lengths = torch.cat([crop.offsets.diff() for crop in crops])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    return MaskCrops(
-        torch.cat([crop.pixels for crop in crops]), torch.cat([crop.boxes for crop in crops]), offsets, crops[0].size
-    )
-
+# ---------------------------------------------------------------- worker processes
 
 LAST_SECONDS = 60  # that a worker lives on after a SIGTERM
+GRACE_SECONDS = 2  # that it has for the end of its batch when the main process closes its loader
 
 
 def start_worker(worker: int) -> None:
@@ -220,6 +149,8 @@ def start_worker(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
+    signal.signal(signal.SIGURG, lambda *_: signal.alarm(GRACE_SECONDS))
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     torch.set_num_threads(1)
 
 
@@ -259,6 +190,9 @@ class DetectionLoader(DataLoader[Any]):
             persistent_workers=num_workers > 0,
         )
         self.bad_images: dict[str, int] = {}
+        if num_workers > 0:
+            close = weakref.WeakMethod(self.close)  # the loader may go before the exit
+            atexit.register(lambda: (still_there := close()) and still_there())
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose what is iterated next; has no effect on a loader in fixed order."""
@@ -267,6 +201,8 @@ class DetectionLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, list[Target]]]:  # type: ignore[override]
         for batch in self._collected():
+            if isinstance(batch, UserError):
+                raise batch
             faults = batch.faults if isinstance(batch, PackedBatch) else batch
             for fault in faults:
                 self._count(fault)
@@ -276,6 +212,16 @@ class DetectionLoader(DataLoader[Any]):
     def _collected(self) -> Iterator[Any]:
         with naming_lost_workers():
             yield from super().__iter__()
+
+    def close(self) -> None:
+        """End the worker processes within seconds; as the interpreter exits it would wait LAST_SECONDS for each."""
+        workers = self._iterator
+        if isinstance(workers, _MultiProcessingDataLoaderIter):
+            for process in workers._workers:
+                if process.pid is not None and process.is_alive():
+                    os.kill(process.pid, signal.SIGURG)  # without effect before its `start_worker`
+            workers._shutdown_workers()
+            self._iterator = None
 
     def _count(self, fault: str) -> None:
         if fault not in self.bad_images:

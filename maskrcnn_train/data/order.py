@@ -1,4 +1,4 @@
-"""Which images in which order: the batches of an epoch for each process."""
+"""The batches of an epoch for each process: which images, in which order."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.utils.data import Sampler
 class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
     """Random batches of (epoch, position), the same for every run with this seed and epoch.
 
-    Wide and tall images do not share a batch, as far as whole batches go: less padding. Every process gets
-    equally many batches; the last may be smaller, and repeats an image only where a process would have none.
-    repeats: float [n], how often each image comes in an epoch on average, None: once each. All epochs are equally
-    long; the second, third ... time in an epoch an image is (epoch, position, 1), (epoch, position, 2) ...
+    Whole batches hold only wide or only tall images, which saves padding. Every process gets the same number of
+    batches; the last may be smaller, and repeats an image only if a process would have none.
+    repeats: float [n], how often each image comes in an epoch on average; None: once each. All epochs have the same
+    length; the repeats of an image in an epoch are (epoch, position, 1), (epoch, position, 2) ...
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
         self.start_batch = 0
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch to iterate next, without its first `start_batch` batches (for resuming)."""
+        """Choose the next epoch, without its first `start_batch` batches (for resuming)."""
         self.epoch, self.start_batch = epoch, start_batch
 
     @property
@@ -63,14 +63,14 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
         """The images of an epoch, in no particular order: int64 [num_images]."""
         if self.repeats is None:
             return np.arange(len(self.wide))
-        # one random number rounds all: each image comes floor or ceil of its average, and the sum stays
+        # one random number rounds all: each image comes floor or ceil of its average times, and the sum is kept
         ends = np.cumsum(self.repeats) * (self.num_images / self.repeats.sum())
         ends[-1] = self.num_images
         counts = np.diff(np.floor(ends + rng.random()), prepend=0.0)
         return np.repeat(np.arange(len(self.wide)), counts.astype(np.int64))
 
     def _batches(self, wide: NDArray[np.bool_], rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """Places in `wide` of each batch of all processes together."""
+        """For each batch of all processes together, its rows in `wide`."""
         order = rng.permutation(len(wide))
         size = self.batch_size * self.world_size
         whole: list[NDArray[np.int64]] = []
@@ -95,10 +95,10 @@ def _occurrences(positions: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def repeat_factors(presence: NDArray[np.bool_], threshold: float) -> NDArray[np.float64]:
-    """How often an image should come: max(1, sqrt(threshold / share of the images that show the class)), float [M].
+    """How often each image should come: float [M].
 
-    The rarest class of an image decides. presence: bool [M, K], which classes an image shows. LVIS (Gupta et al.
-    2019), section 5.
+    max(1, sqrt(threshold / f)), f being the share of images with the image's rarest class: LVIS (Gupta et al. 2019),
+    section 5. presence: bool [M, K], which classes each image shows.
     """
     shares = presence.mean(axis=0)
     factors = np.sqrt(np.maximum(1.0, threshold / np.maximum(shares, 1e-12)))

@@ -1,17 +1,17 @@
-"""Decodes many image files in parallel and says of each whether it can be used, and what is needed to find it again."""
+"""Decodes many image files in parallel: whether each can be used, and the hashes that find it again."""
 
 from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 from maskrcnn_train.data.duplicates import perceptual_hash
-from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.data.images import ImageError, WrongSize, decode
 from maskrcnn_train.settings.errors import UserError
 
 ENOUGH = (96, 96)  # a JPEG is decoded at a fraction of its size, but all of its data is
@@ -31,21 +31,32 @@ class ImageFacts:
     looks: bytes = b""
 
 
-def scan_images(files: Sequence[tuple[Path, tuple[int, int]]], workers: int) -> Iterator[ImageFacts]:
-    """Facts of each file in order. files: (path, (height, width) in the JSON). workers: processes; below 2: this one.
+def scan_images(
+    files: Sequence[tuple[Path, tuple[int, int]]], workers: int, progress: Callable[[int, int], None]
+) -> list[ImageFacts]:
+    """Facts of each file in order; `progress` hears how many of how many are done.
 
-    Raises UserError where a process was killed, which happens for want of memory.
+    files: (path, (height, width) in the JSON). workers: processes; below 2, this one does the work. Raises UserError if
+    a process was killed, mostly because memory ran out.
     """
+    facts = []
+    for found in _scan(files, workers):
+        facts.append(found)
+        progress(len(facts), len(files))
+    return facts
+
+
+def _scan(files: Sequence[tuple[Path, tuple[int, int]]], workers: int) -> Iterator[ImageFacts]:
     if workers < 2 or len(files) <= CHUNK:
         yield from map(scan_image, files)
         return
-    # spawn: a fork would copy the threads' locks of libraries that are loaded by now
+    # spawn: a fork would copy the locks of other libraries' threads
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield from pool.map(scan_image, files, chunksize=CHUNK)
         except BrokenProcessPool:
             raise UserError(
-                "a process that decodes images was killed, most often by the system for want of memory; "
+                "a process that decodes images was killed, most often because memory ran out; "
                 "try again with fewer processes: workers=1"
             ) from None
 
@@ -56,13 +67,5 @@ def scan_image(file: tuple[Path, tuple[int, int]]) -> ImageFacts:
     try:
         image = decode(path, expected=expected, smallest=ENOUGH)
     except ImageError as error:
-        return ImageFacts(str(error), wrong_size=_is_readable(path))
+        return ImageFacts(str(error), wrong_size=isinstance(error, WrongSize))
     return ImageFacts(None, content=hashlib.sha256(path.read_bytes()).digest(), looks=perceptual_hash(image))
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        decode(path, smallest=ENOUGH)
-    except ImageError:
-        return False
-    return True

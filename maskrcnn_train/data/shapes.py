@@ -146,21 +146,21 @@ def draw_image(rng: Generator, size: int) -> tuple[NDArray[np.uint8], list[Shape
 def place_shapes(rng: Generator, size: int) -> list[Shape]:
     """Lay shapes on each other, keeping enough of each in sight; some images stay empty."""
     shapes: list[Shape] = []
-    wanted = 0 if rng.random() < EMPTY_FRACTION else int(rng.integers(1, MAX_OBJECTS + 1))
-    for _ in range(4 * wanted):  # a shape that hides too much is thrown again, not for ever
+    count = 0 if rng.random() < EMPTY_FRACTION else int(rng.integers(1, MAX_OBJECTS + 1))
+    for _ in range(4 * count):  # a shape that hides too much is drawn again, but not endlessly
         shape = random_shape(rng, size)
         left = [below.visible & ~shape.full for below in shapes]
         if all(is_recognisable(each, seen) for each, seen in zip([*shapes, shape], [*left, shape.full], strict=True)):
             for below, seen in zip(shapes, left, strict=True):
                 below.visible = seen
             shapes.append(shape)
-        if len(shapes) == wanted:
+        if len(shapes) == count:
             break
     return shapes
 
 
 def random_shape(rng: Generator, size: int) -> Shape:
-    """One shape of random class, diameter, elongation, rotation and place; it may reach over the border."""
+    """One shape of random class, diameter, elongation, rotation and position; it may cross the border."""
     category_id = int(rng.choice(list(CATEGORIES)))
     low = max(SIZE_RANGE[0] * size, MIN_DIAMETER)
     diameter = math.exp(rng.uniform(math.log(low), math.log(max(SIZE_RANGE[1] * size, low))))

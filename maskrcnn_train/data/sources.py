@@ -1,4 +1,4 @@
-"""Which image files a person means: files, folders, globs, a text list, a COCO JSON."""
+"""Finds the images that a person names: a file, a folder, a glob, a text list or a COCO JSON."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 def find_images(given: str) -> list[tuple[Path, int | None]]:
     """Image files in order and, from a COCO JSON, the id of each.
 
-    given: a file, a folder (all its pictures, folders within too), a glob, a .txt with a path a line (relative to it),
-    or a COCO JSON (names relative to its folder). Raises UserError with one line where there is nothing.
+    given: a file, a folder (its pictures, those in sub-folders too), a glob, a .txt with a path a line, or a COCO JSON
+    (paths relative to the file's folder). Raises UserError with one line if there are no images.
     """
     path = Path(given).expanduser()
     if path.is_dir():

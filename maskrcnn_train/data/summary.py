@@ -1,4 +1,4 @@
-"""What a data set holds, in a few numbers, as plain data for a file."""
+"""A data set in a few numbers, as plain data for a file."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from maskrcnn_train.data.splits.splitting import Split, Splits
 
 
 def summarize(splits: Splits) -> dict[str, Any]:
-    """For JSON: by split its images, those without objects, objects (of each class too), crowd regions, and what of its
-    JSON is not used as it stands; and the notes on the whole."""
+    """For JSON: numbers of images and objects of each split, what is not used of its JSON as it stands, and notes."""
     parts = [split for split in (splits.train, splits.val, splits.test) if split is not None]
     return {"splits": {part.name: _summary(part, splits.classes.names) for part in parts}, "notes": list(splits.notes)}
 
 
 def _summary(split: Split, names: list[str]) -> dict[str, Any]:
     index = split.index
-    own = np.isin(index.image_rows, split.rows)
-    real = own & ~np.asarray(index.crowd)
+    real = split.is_object
     of_class = np.bincount(split.labels[real], minlength=len(names) + 1)[1:].tolist()
     with_objects = len(np.unique(index.image_rows[real]))
     return {
@@ -27,7 +25,7 @@ def _summary(split: Split, names: list[str]) -> dict[str, Any]:
         "images": len(split),
         "empty_images": len(split) - with_objects,
         "objects": int(real.sum()),
-        "crowd": int((own & ~real).sum()),
+        "crowd": split.num_objects - int(real.sum()),
         "classes": dict(zip(names, of_class, strict=True)),
         "not_used": [
             {"reason": row.reason, "count": row.count, "dropped": row.dropped, "first": row.examples[0]}

@@ -1,4 +1,4 @@
-"""The objects of an image after its geometry: boxes, labels, and each mask inside its own box."""
+"""The objects of an image after resizing and augmentation: boxes, labels, and each mask inside its own box."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import POLYGON, RLE, AnnotationIndex
 from maskrcnn_train.data.transforms import MIN_SIDE, Geometry
+from maskrcnn_train.structures.arrays import Floats, Ints
 from maskrcnn_train.structures.batch import MaskCrops, Target
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
 def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geometry, *, with_masks: bool) -> Target:
-    """The objects of image `row`, crowd regions left out; labels: int64 [A], of each annotation of the index."""
+    """The objects of image `row` without crowd regions. labels: int64 [A], of each annotation of the index."""
     own = np.arange(int(index.first[row]), int(index.first[row + 1]))
     own = own[~np.asarray(index.crowd[own])]
     outlines = _move_outlines(index, own, geometry)
-    boxes, extents, cut = _place(index, own, geometry, outlines)
+    boxes, extents, cut = _move_boxes(index, own, geometry, outlines)
     kept = np.asarray(((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1))
     target = Target(image_id=int(index.image_ids[row]))
     if with_masks:
@@ -67,15 +66,17 @@ def _move_outlines(index: AnnotationIndex, own: Ints, geometry: Geometry) -> _Ou
     return _Outlines(points, (offsets - offsets[0]).tolist(), first.tolist(), last.tolist())
 
 
-def _place(index: AnnotationIndex, own: Ints, geometry: Geometry, outlines: _Outlines) -> tuple[Floats, Floats, Bools]:
-    """Boxes and extents of the masks, both clipped [n, 4], and which objects must have their box fitted to the mask."""
+def _move_boxes(
+    index: AnnotationIndex, own: Ints, geometry: Geometry, outlines: _Outlines
+) -> tuple[Floats, Floats, Bools]:
+    """Boxes and mask extents in the window, clipped [n, 4], and whose boxes must be fitted to the mask: bool [n]."""
     whole = xywh_to_xyxy(index.boxes[own])
     extents = geometry.boxes(index.extents[own])
     if not geometry.angle:
         boxes = geometry.boxes(whole)
         uncut = np.prod(whole[:, 2:] - whole[:, :2], axis=1) * np.prod(geometry.scale)
         return boxes, extents, np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) < uncut * (1 - 1e-6)
-    # the box around a turned box is too large: only the turned outline tells the box of the turned object
+    # the box around a rotated box is too large: only the rotated outline gives the object's box
     exact = extents.copy()
     for i in np.flatnonzero(index.kinds[own] == POLYGON).tolist():
         points = outlines.of(i)
@@ -91,7 +92,7 @@ def _crop(
     if index.kinds[own[i]] == RLE:
         return geometry.runs_crop(index.counts(int(own[i])), (x0, y0, x1, y1))
     crop = masks.polygon_crop(outlines.parts(i), geometry.visible, (x0, y0, x1, y1))
-    if geometry.angle:  # outlines may leave the image; beside a turned image is padding
+    if geometry.angle:  # outlines may leave the image; around a rotated image there is padding
         crop &= masks.polygon_crop([geometry.frame()], geometry.visible, (x0, y0, x1, y1))
     return crop
 
@@ -112,7 +113,7 @@ def _whole_pixels(boxes: Floats, size: tuple[int, int]) -> Ints:
 def _fit_to_masks(boxes: Floats, crops: dict[int, masks.Bitmap], crop_boxes: Ints, cut: Bools) -> Bools:
     """Shrink the boxes of `cut` objects to what is left of their masks, in place.
 
-    Returns bool [N]: False where nothing worth a pixel is left.
+    Returns bool [N]: False where nothing is left.
     """
     visible = np.ones(len(boxes), dtype=bool)
     for i in np.flatnonzero(cut).tolist():

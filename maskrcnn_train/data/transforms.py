@@ -15,19 +15,19 @@ from PIL import Image, ImageEnhance
 
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.settings.schema import AugmentationConfig, DataConfig
+from maskrcnn_train.structures.arrays import Floats
 
 Size = tuple[int, int]  # height, width
-Floats = NDArray[np.float64]
 
 MIN_SIDE = 1.0  # network pixels; objects with a shorter side cannot be told from noise and are left out
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resize to `scaled`, then mirror, then turn, then cut a window of `size` whose corner is at `corner` (y, x).
+    """Resize to `scaled`, mirror, rotate, then cut a window of `size` with its corner at `corner` (y, x); in pixels.
 
-    Where the window reaches beyond the image it is padded at the right and bottom. All are pixels. angle: degrees
-    anticlockwise about the middle of the scaled image; what it turns into the picture is padding.
+    A window that reaches beyond the image is padded at the right and bottom. angle: degrees anticlockwise about the
+    centre of the scaled image; the corners that it uncovers are padded too.
     """
 
     source: Size
@@ -63,17 +63,17 @@ class Geometry:
         if self.mirror_y:
             points[:, 1] = self.scaled[0] - points[:, 1]
         if self.angle:
-            (cos, sin), middle = self._turn(), np.array(self.scaled[::-1]) / 2
+            (cos, sin), middle = self._cos_sin(), np.array(self.scaled[::-1]) / 2
             points = middle + (points - middle) @ np.array([[cos, -sin], [sin, cos]])
         return np.asarray(points - self.corner[::-1]).reshape(-1)
 
     def boxes(self, boxes: Floats) -> Floats:
         """Move float64 [N, 4] x1 y1 x2 y2 from the source to the window, clipped to what is visible.
 
-        Of a turned image: the boxes around the turned boxes.
+        Of a rotated image: the boxes around the rotated boxes.
         """
-        places = [0, 1, 2, 1, 2, 3, 0, 3] if self.angle else [0, 1, 2, 3]
-        corners = self.points(boxes[:, places]).reshape(-1, len(places) // 2, 2)
+        columns = [0, 1, 2, 1, 2, 3, 0, 3] if self.angle else [0, 1, 2, 3]
+        corners = self.points(boxes[:, columns]).reshape(-1, len(columns) // 2, 2)
         return self.clip(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1))
 
     def clip(self, boxes: Floats) -> Floats:
@@ -86,7 +86,7 @@ class Geometry:
         return self.points(np.array([0, 0, width, 0, width, height, 0, height], dtype=np.float64))
 
     def unmirrored(self, box: masks.Box) -> masks.Box:
-        """A box of the window, the image not being turned, as a box of the scaled image before mirroring."""
+        """A box of the window as a box of the scaled image before mirroring, without rotation."""
         return self._unmirrored(self._shifted(box))
 
     def _shifted(self, box: masks.Box) -> masks.Box:
@@ -108,12 +108,12 @@ class Geometry:
     def runs_crop(self, runs: NDArray[np.uint32], box: masks.Box) -> masks.Bitmap:
         """The pixels of an RLE of the source inside `box` of the window: uint8 [h, w]."""
         if self.angle:
-            return self._turned_runs_crop(runs, box)
+            return self._rotated_runs_crop(runs, box)
         crop = masks.scaled_runs_crop(runs, self.source, self.unmirrored(box), self.scale)
         return np.ascontiguousarray(self.mirror(crop))
 
-    def _turned_runs_crop(self, runs: NDArray[np.uint32], box: masks.Box) -> masks.Bitmap:
-        """Draw what lies below the turned box, upright, and turn that."""
+    def _rotated_runs_crop(self, runs: NDArray[np.uint32], box: masks.Box) -> masks.Bitmap:
+        """Draw upright what lies under the rotated box, then rotate it."""
         x0, y0, x1, y1 = self._shifted(box)
         a, b, c, d, e, f = self._back((x0, y0), (0, 0))
         corners = np.array([[a * x + b * y + c, d * x + e * y + f] for x in (0, x1 - x0) for y in (0, y1 - y0)])
@@ -126,12 +126,12 @@ class Geometry:
         turned = Image.fromarray(upright).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
         return (np.asarray(turned) >= 128).astype(np.uint8)
 
-    def _turn(self) -> tuple[float, float]:
+    def _cos_sin(self) -> tuple[float, float]:
         return math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
 
     def _back(self, to: tuple[int, int], base: tuple[int, int]) -> tuple[float, float, float, float, float, float]:
-        """Pillow's matrix that turns a picture whose corner is at `base` into one with its corner at `to` (x, y)."""
-        (cos, sin), middle = self._turn(), (self.scaled[1] / 2, self.scaled[0] / 2)
+        """Pillow's matrix that rotates a picture with its corner at `base` into one with its corner at `to` (x, y)."""
+        (cos, sin), middle = self._cos_sin(), (self.scaled[1] / 2, self.scaled[0] / 2)
         x, y = to[0] - middle[0], to[1] - middle[1]
         return (
             *(cos, -sin, middle[0] + cos * x - sin * y - base[0]),
@@ -139,7 +139,7 @@ class Geometry:
         )
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """The visible part, not yet mirrored; all of the image where it will be turned.
+        """The visible part, not yet mirrored; the whole image if it will be rotated.
 
         `image` may be smaller than `source`, of the same shape.
         """
@@ -181,18 +181,18 @@ def resized_size(size: Size, min_size: int, max_size: int) -> Size:
     torchvision's rule (GeneralizedRCNNTransform), rounded down; at least one pixel.
     """
     scale = min(min_size / min(size), max_size / max(size))
-    # a hair more: 480 * (800 / 480) must not become 799 by rounding
+    # 1e-6: 480 * (800 / 480) must not become 799 by rounding
     return max(1, int(size[0] * scale + 1e-6)), max(1, int(size[1] * scale + 1e-6))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """Draws the geometry of an image and changes its colours; without a generator it only resizes.
+    """Draws the geometry of an image and changes its colours; without a random generator it only resizes.
 
-    min_sizes: shorter sides to draw from, network pixels. scale_jitter: range of the factor on the resized
-    image, which is then cut or padded to its size before. min_crop: a random part of at least this share of each
-    side is cut out and fills the picture. rotation: degrees, either way. copy_paste: how often objects of another
-    image are pasted in. Probabilities and strengths from 0 to 1. fill: R G B of padding.
+    min_sizes: shorter sides to choose from, network pixels. scale_jitter: range of a factor on the resized image,
+    which is then cut or padded to its former size. min_crop: a random part of at least this share of each side
+    becomes the picture. rotation: largest angle in degrees, in both directions. copy_paste: how often objects of
+    another image are pasted in. Probabilities and strengths are 0 to 1. fill: R G B of padding.
     """
 
     min_sizes: tuple[int, ...]

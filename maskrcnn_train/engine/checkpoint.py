@@ -6,21 +6,26 @@ Beside each stands a JSON that says what it is.
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.engine.distributed import unwrap
 from maskrcnn_train.engine.state import Position, TrainingState
+from maskrcnn_train.files import write_json, written_aside
+from maskrcnn_train.model.weights.files import read_torch
 from maskrcnn_train.settings.errors import UserError
 
 FORMAT = "maskrcnn_train/1"
 RESUMABLE = ("last.pt", "previous.pt")  # the newest first
+KEYS = ("config", "classes", "model")
+RESUMED_KEYS = (*KEYS, "ema", "optimizer", "scaler", "position")
 
 
 class Checkpoints:
@@ -41,7 +46,6 @@ class Checkpoints:
     def save_last(self, state: TrainingState) -> None:
         """Everything that is needed to go on. Raises OSError when the disk is full; the file before stays intact."""
         content = {
-            **self.about,
             "model": unwrap(state.model).state_dict(),
             "ema": None if state.ema is None else state.ema.model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
@@ -53,21 +57,16 @@ class Checkpoints:
     def save_best(self, state: TrainingState, metrics: dict[str, float]) -> None:
         """The weights that were evaluated, with their metrics."""
         model = unwrap(state.model) if state.ema is None else state.ema.model
-        content = {
-            **self.about,
-            "model": model.state_dict(),
-            "metrics": metrics,
-            "position": asdict(state.position),
-        }
+        content = {"model": model.state_dict(), "metrics": metrics, "position": asdict(state.position)}
         self._write("best", content, keep_previous=False)
 
     def _write(self, name: str, content: dict[str, Any], *, keep_previous: bool) -> None:
         if not self.enabled:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"format": FORMAT, **self.about, **content}
         previous = self.folder / "previous.pt" if keep_previous else None
-        save_plain({"format": FORMAT, **content}, self.folder / f"{name}.pt", previous=previous)
-        _write_text(self.folder / f"{name}.json", json.dumps(_summary(content), indent=2))
+        save_plain(content, self.folder / f"{name}.pt", previous=previous)
+        write_json(self.folder / f"{name}.json", _summary(content), indent=2)
 
     def load_last(self) -> tuple[dict[str, Any], str | None]:
         """The newest readable state, and what is wrong with a newer one (None: nothing).
@@ -79,37 +78,29 @@ class Checkpoints:
             path = self.folder / name
             if path.exists():
                 try:
-                    return read_checkpoint(path), trouble
+                    return read_checkpoint(path, keys=RESUMED_KEYS), trouble
                 except UserError as error:
                     trouble = trouble or str(error)
         raise UserError(trouble or f"no checkpoint to resume from in {self.folder}")
 
 
 def save_plain(content: dict[str, Any], path: Path, *, previous: Path | None = None) -> None:
-    """Write tensors and plain containers aside, then rename; a file that was there becomes `previous`, if given.
+    """Write tensors and plain containers; a file that was there becomes `previous`, if given.
 
-    Raises OSError with one line when the disk is full; what was there stays.
+    Raises UserError with the path when the disk is full; what was there stays.
     """
-    aside = path.with_name(path.name + ".tmp")
     try:
-        with open(aside, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            os.replace(path, previous)
-        os.replace(aside, path)
+        with written_aside(path) as aside:
+            with open(aside, "wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if previous is not None and path.exists():
+                os.replace(path, previous)
     except (OSError, RuntimeError) as error:  # torch's zip writer hides the OSError of a full disk
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"cannot write {path}: {reason}; is the disk full? The checkpoint before it stands") from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text + "\n")
-    os.replace(aside, path)
+        kept = "; the file that was there is intact" if path.exists() else ""
+        raise UserError(f"cannot write {path}: {reason}; is the disk full?{kept}") from error
 
 
 def _summary(content: dict[str, Any]) -> dict[str, Any]:
@@ -125,22 +116,31 @@ def _summary(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, keys: Sequence[str] = KEYS) -> dict[str, Any]:
     """The content of a checkpoint of ours, on the CPU.
 
-    Raises UserError when the file is missing, damaged (each entry's checksum is verified), or not ours.
+    Raises UserError when the file is missing, damaged (each entry's checksum is verified), not ours, or lacks `keys`.
     """
-    content = read_plain(path, f"checkpoint {path}")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is not a maskrcnn_train checkpoint; to start from foreign weights use weights=file")
+    other = f"{path} is not a maskrcnn_train checkpoint; to start from foreign weights use weights=file"
+    return read_plain(path, f"checkpoint {path}", form=FORMAT, keys=keys, other=other)
+
+
+def read_plain(path: Path, name: str, *, form: str, keys: Sequence[str], other: str) -> dict[str, Any]:
+    """What `save_plain` wrote with `form` as its format, on the CPU. name: what a person calls the file.
+
+    Raises UserError when the file is missing, damaged, of another format (saying `other`), or lacks one of `keys`.
+    """
+    content = _load(path, name)
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise UserError(other)
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise UserError(f"{name} is incomplete: it has no {', '.join(missing)}")
+    ClassMap.from_plain(content["classes"])
     return content
 
 
-def read_plain(path: Path, name: str) -> Any:
-    """What `save_plain` wrote, on the CPU; `name` is what a person calls it.
-
-    Raises UserError when the file is missing or damaged (each entry's checksum is verified).
-    """
+def _load(path: Path, name: str) -> Any:
     if path.is_dir():
         inside = [each for each in (path / "checkpoints" / "best.pt", path / "best.pt") if each.is_file()]
         raise UserError(f"{name} is a folder; give a file in it{f', e.g. {inside[0]}' if inside else ''}")
@@ -151,24 +151,24 @@ def read_plain(path: Path, name: str) -> Any:
             damaged = archive.testzip()
         if damaged is not None:
             raise UserError(f"{name} is damaged (checksum of {damaged})")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch(path, name)
+    except UserError:
+        raise
     except zipfile.BadZipFile as error:
         raise UserError(f"{name} is damaged or not a torch file") from error
     except Exception as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def restore(state: TrainingState, content: dict[str, Any]) -> None:
-    """Put a saved state into freshly built objects. Raises UserError when the model differs."""
+    """Put a saved state into freshly built objects. Raises UserError when the model or optimizer differs."""
     try:
         unwrap(state.model).load_state_dict(content["model"])
         state.optimizer.load_state_dict(content["optimizer"])
-    except (RuntimeError, ValueError) as error:
+        state.scaler.load_state_dict(content["scaler"])
+        if state.ema is not None:
+            state.ema.model.load_state_dict(content["ema"] or content["model"])
+        state.position = Position(**content["position"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the checkpoint does not fit the configured model or optimizer: {reason}") from error
-    state.scaler.load_state_dict(content["scaler"])
-    if state.ema is not None:
-        state.ema.model.load_state_dict(content["ema"] or content["model"])
-    state.position = Position(**content["position"])

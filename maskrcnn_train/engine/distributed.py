@@ -72,18 +72,14 @@ def gather(value: list[Any], world: World) -> list[Any]:
 
 def any_rank(flag: bool, world: World, device: torch.device) -> bool:
     """Whether the flag is set on any rank; all ranks get the same answer."""
-    if world.size == 1:
-        return flag
-    value = torch.tensor(int(flag), device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+    return bool(largest(float(flag), world, device)) if world.size > 1 else flag
 
 
-def longest(seconds: float, world: World, device: torch.device) -> float:
-    """The largest value over the ranks, so that all of them stop at the same step."""
+def largest(number: float, world: World, device: torch.device) -> float:
+    """The largest value over the ranks, the same on all of them."""
     if world.size == 1:
-        return seconds
-    value = torch.tensor(seconds, device=device, dtype=torch.float64)
+        return number
+    value = torch.tensor(number, device=device, dtype=torch.float64)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return float(value.item())
 

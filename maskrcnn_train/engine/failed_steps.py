@@ -1,4 +1,4 @@
-"""A step that gave no finite loss, kept whole in a file: `replay=FILE` repeats it anywhere."""
+"""Steps without a finite loss, each kept whole in a file: `replay=FILE` repeats it anywhere."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from maskrcnn_train.settings.schema import TrainerConfig
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
 FORMAT = "maskrcnn_train/autopsy/1"
+KEYS = ("config", "classes", "step", "rank", "seed", "lr", "reason", "model", "batches")
 logger = logging.getLogger("maskrcnn_train")
 
 
-class Autopsies:
-    """What happens to steps that cannot be taken: each is written to `folder`, then the training stops or goes on.
+class FailedSteps:
+    """Writes each step that cannot be taken to `folder`; then the training stops or goes on.
 
     about: plain data that goes into every file as into a checkpoint: the config and the class map.
     trainer: `on_nonfinite` and `max_skipped` decide.
@@ -31,52 +32,50 @@ class Autopsies:
         self.folder, self.about, self.trainer, self.rank = folder, about, trainer, rank
         self.in_a_row = 0
 
-    def step_was_good(self) -> None:
+    def reset_count(self) -> None:
+        """A step was taken: `max_skipped` counts from zero again."""
         self.in_a_row = 0
 
-    def take(self, error: BadStep, model: nn.Module, lr: float) -> None:
-        """Write the step down; raises it again, with the path, unless it is skipped."""
+    def add(self, error: BadStep, model: nn.Module, lr: float) -> None:
+        """Write the step; raises `error` again, with the file's path, unless the step is skipped."""
         self.in_a_row += 1
-        path = write_autopsy(self.folder, error, model, about=self.about, lr=lr, rank=self.rank)
+        path = self._write(error, model, lr)
         if self.trainer.on_nonfinite == "skip" and self.in_a_row < self.trainer.max_skipped:
             logger.warning("%s; skipped, kept in %s", error, path)
             return
-        error.args = (f"{error}. Look into it with: python -m maskrcnn_train replay={path}",)
+        error.args = (f"{error}. To find the cause: python -m maskrcnn_train replay={path}",)
         raise error
 
-
-def write_autopsy(
-    folder: Path, error: BadStep, model: nn.Module, *, about: dict[str, Any], lr: float, rank: int
-) -> Path:
-    """Write `folder`/step_N.pt: weights before the step, its batches, losses, gradient norms. Raises OSError.
-
-    about: plain data that goes into the file as into a checkpoint: the config and the class map.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (f"step_{error.step}.pt" if rank == 0 else f"step_{error.step}_rank_{rank}.pt")
-    content = {
-        "format": FORMAT,
-        **about,
-        "step": error.step,
-        "rank": rank,
-        "seed": about["config"]["seed"],
-        "lr": lr,
-        "reason": error.reason,
-        "losses": error.losses,
-        "gradient_norms": error.gradient_norms,
-        "model": distributed.unwrap(model).state_dict(),
-        "batches": [batch_to_plain(batch) for batch in error.batches],
-    }
-    save_plain(content, path)
-    return path
+    def _write(self, error: BadStep, model: nn.Module, lr: float) -> Path:
+        """Write step_N.pt: weights before the step, its batches, losses and gradient norms."""
+        content = {
+            "format": FORMAT,
+            **self.about,
+            "step": error.step,
+            "rank": self.rank,
+            "seed": self.about["config"]["seed"],
+            "lr": lr,
+            "reason": error.reason,
+            "losses": error.losses,
+            "gradient_norms": error.gradient_norms,
+            "model": distributed.unwrap(model).state_dict(),
+            "batches": [batch_to_plain(batch) for batch in error.batches],
+        }
+        suffix = "" if self.rank == 0 else f"_rank_{self.rank}"
+        path = self.folder / f"step_{error.step}{suffix}.pt"
+        save_plain(content, path)
+        return path
 
 
-def read_autopsy(path: Path) -> dict[str, Any]:
-    """The content of an autopsy, batches rebuilt, on the CPU. Raises UserError when it is none."""
-    content = read_plain(path, f"replay={path}")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"replay={path} is no autopsy; they are in RUN_FOLDER/autopsy/step_N.pt")
-    content["batches"] = [batch_from_plain(plain) for plain in content["batches"]]
+def read_failed_step(path: Path) -> dict[str, Any]:
+    """The content of a step_N.pt, batches rebuilt, on the CPU. Raises UserError when it is none or lacks something."""
+    name = f"replay={path}"
+    other = f"{name} is not a failed step; they are in RUN_FOLDER/autopsy/step_N.pt"
+    content = read_plain(path, name, form=FORMAT, keys=KEYS, other=other)
+    try:
+        content["batches"] = [batch_from_plain(plain) for plain in content["batches"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{name} is incomplete: its batches cannot be read ({error!r})") from error
     return content
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from maskrcnn_train.data.loading import LostWorker
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import World
-from maskrcnn_train.engine.failed_steps import Autopsies
 from maskrcnn_train.engine.faults import OutOfMemory, naming_memory_faults
 from maskrcnn_train.engine.meter import Meter
 from maskrcnn_train.engine.optimizer import set_lr, train_body
 from maskrcnn_train.engine.plan import Plan, is_due
-from maskrcnn_train.engine.precision import peak_memory_mb, resolve_precision, seed_step
+from maskrcnn_train.engine.precision import peak_memory_mb, seed_step
+from maskrcnn_train.engine.run import Run
 from maskrcnn_train.engine.schedule import lr_factor
 from maskrcnn_train.engine.signals import Interrupted, StopRequest
 from maskrcnn_train.engine.state import Position, TrainingState
@@ -29,24 +29,13 @@ from maskrcnn_train.engine.step import (
     check_gradients,
     total_gradient_norm,
 )
+from maskrcnn_train.reporting.terminal.progress import duration
 from maskrcnn_train.settings.schema import TrainConfig, TrainerConfig
 
 STARVING = 0.25  # share of the time that the model waits for data, from which a person is told
+Evaluate = Callable[[nn.Module, Position], tuple[float, dict[str, float]]]
 
 logger = logging.getLogger("maskrcnn_train")
-
-
-class ProgressBar(Protocol):
-    def update(self, step: int, total: int | None, fields: dict[str, float | str]) -> None: ...
-
-
-class Writer(Protocol):
-    def scalars(self, step: int, values: dict[str, float]) -> None: ...
-
-
-class Saver(Protocol):
-    def save_last(self, state: TrainingState) -> None: ...
-    def save_best(self, state: TrainingState, metrics: dict[str, float]) -> None: ...
 
 
 def fit(
@@ -56,80 +45,83 @@ def fit(
     *,
     plan: Plan,
     world: World,
-    evaluate: Callable[[nn.Module, int], dict[str, float]],
-    main_metric: str,
-    writer: Writer,
-    progress_bar: ProgressBar,
-    checkpoints: Saver,
-    autopsies: Autopsies,
-    after_step: Callable[[], None],
+    evaluate: Evaluate,
+    run: Run,
     stop: StopRequest,
 ) -> dict[str, float]:
     """Train from `state.position` to the end of the plan; returns the last evaluation's metrics.
 
-    evaluate: (model, step) -> metrics; called with the weights that count (the moving average if there is one).
-    after_step: called after each step, e.g. a profiler's. Raises Interrupted after saving when a signal came,
-    OutOfMemory or LostWorker after saving, BadStep, OSError.
+    evaluate: gets the weights that count (the moving average if there is one); returns the score that decides which
+    weights are the best, and all metrics. Raises Interrupted, OutOfMemory or LostWorker after saving, BadStep, OSError.
     """
     trainer, position, device = config.trainer, state.position, next(state.model.parameters()).device
-    precision = resolve_precision(trainer.precision, device)
-    base_lr = state.optimizer.defaults["lr"]
     clock = time.perf_counter() - position.seconds
     metrics: dict[str, float] = {}
     evaluated_at = -1
     meter = Meter()
 
-    while plan.progress(position) < 1 and not _stale(trainer, position):
+    while not plan.is_done(position):
         loader.set_epoch(position.epoch, start_batch=position.batch)
-        for batches in _grouped(meter.timed(_saving_first(loader, state, checkpoints)), trainer.accumulate):
-            seed_step(config.seed, position.step, world.rank)
-            lr = base_lr * lr_factor(config.schedule, step=position.step, progress=plan.progress(position))
-            _prepare_groups(state, lr, heads_only=position.step < trainer.heads_only_steps, world=world)
-            try:
-                losses, norm = take_step(state, batches, trainer, precision, world)
-            except BadStep as error:
-                autopsies.take(error, state.model, lr)
-                position.skipped_steps += 1
-            except OutOfMemory:
-                checkpoints.save_last(state)
-                raise
-            else:
-                autopsies.step_was_good()
-                meter.add(losses | {"gradient_norm": norm}, sum(len(targets) for _, targets in batches))
+        for batches in _grouped(meter.timed(_saving_first(loader, state, run)), trainer.accumulate):
+            _train_on(batches, state, config, plan, world, run, meter)
             epoch_ended = position.advance(len(batches), len(loader))
-            position.seconds = distributed.longest(time.perf_counter() - clock, world, device)
-            after_step()
+            position.seconds = distributed.largest(time.perf_counter() - clock, world, device)
+            run.after_step()
 
             if position.step % trainer.log_every == 0 or position.step == plan.steps:
-                values = meter.means(world.size) | {"lr": lr, "memory/peak_mb": peak_memory_mb(device)}
-                _log(values | _model_statistics(state.model), position, plan, writer, progress_bar)
-                _warn_of_starving(values, meter, trainer)
-                meter.restart()
+                _log(state, trainer, plan, run, meter, world)
             if is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended):
-                metrics, evaluated_at = _evaluate(state, world, evaluate, main_metric, checkpoints), position.step
+                metrics, evaluated_at = _evaluate(state, world, evaluate, run), position.step
                 meter.restart()
             if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
-                checkpoints.save_last(state)
+                run.checkpoints.save_last(state)
             if distributed.any_rank(stop.number is not None, world, device):
-                checkpoints.save_last(state)
+                run.checkpoints.save_last(state)
                 raise Interrupted(stop.number or 15)
-            if plan.progress(position) >= 1 or _stale(trainer, position):
+            if plan.is_done(position):
                 break
 
     if evaluated_at != position.step:
-        metrics = _evaluate(state, world, evaluate, main_metric, checkpoints)
-    checkpoints.save_last(state)
+        metrics = _evaluate(state, world, evaluate, run)
+    _save_end(state, metrics, run)
     return metrics
 
 
+def _train_on(
+    batches: list[Batch], state: TrainingState, config: TrainConfig, plan: Plan, world: World, run: Run, meter: Meter
+) -> None:
+    """One optimizer step; one that fails leaves the weights alone and is kept in a file."""
+    position = state.position
+    seed_step(config.seed, position.step, world.rank)
+    factor = lr_factor(config.schedule, step=position.step, progress=plan.progress(position))
+    meter.lr = state.optimizer.defaults["lr"] * factor
+    heads_only = position.step < config.trainer.heads_only_steps
+    set_lr(state.optimizer, meter.lr, heads_only=heads_only)
+    if world.size == 1:
+        train_body(state.optimizer, enabled=not heads_only)
+    try:
+        losses, norm = take_step(state, batches, config.trainer, world)
+    except BadStep as error:
+        run.failed_steps.add(error, state.model, meter.lr)
+        position.skipped_steps += 1
+    except OutOfMemory:
+        run.checkpoints.save_last(state)
+        raise
+    else:
+        run.failed_steps.reset_count()
+        meter.add(losses | {"gradient_norm": norm}, sum(len(targets) for _, targets in batches))
+
+
 def take_step(
-    state: TrainingState, batches: list[Batch], trainer: TrainerConfig, precision: str, world: World
+    state: TrainingState, batches: list[Batch], trainer: TrainerConfig, world: World
 ) -> tuple[dict[str, float], float]:
     """One optimizer step: losses and gradient norm. Raises BadStep or OutOfMemory and leaves the weights alone."""
     model, optimizer, scaler, step = state.model, state.optimizer, state.scaler, state.position.step
     try:
         with naming_memory_faults(batches, step):
-            losses = accumulate_gradients(model, batches, scaler=scaler, precision=precision, step=step, world=world)
+            losses = accumulate_gradients(
+                model, batches, scaler=scaler, precision=trainer.precision, step=step, world=world
+            )
             scaler.unscale_(optimizer)
             norm = total_gradient_norm(model)
         check_gradients(norm, model, batches, losses, scaler=scaler, step=step)
@@ -142,19 +134,23 @@ def take_step(
     return losses, float(norm)
 
 
-def _prepare_groups(state: TrainingState, lr: float, *, heads_only: bool, world: World) -> None:
-    set_lr(state.optimizer, lr, heads_only=heads_only)
-    if world.size == 1:
-        train_body(state.optimizer, enabled=not heads_only)
-
-
-def _saving_first(loader: Any, state: TrainingState, checkpoints: Saver) -> Iterator[Batch]:
+def _saving_first(loader: Any, state: TrainingState, run: Run) -> Iterator[Batch]:
     """The loader's batches; where a worker is lost, the state is saved before the error goes on."""
     try:
         yield from loader
     except LostWorker:
-        checkpoints.save_last(state)
+        run.checkpoints.save_last(state)
         raise
+
+
+def _save_end(state: TrainingState, metrics: dict[str, float], run: Run) -> None:
+    """Write last.pt, and best.pt where no evaluation gave a score."""
+    if state.position.best_step == 0:
+        logger.warning(
+            "the validation split has no objects, so no evaluation has a score; best.pt holds the last weights"
+        )
+        run.checkpoints.save_best(state, metrics)
+    run.checkpoints.save_last(state)
 
 
 def _model_statistics(model: nn.Module) -> dict[str, float]:
@@ -166,10 +162,15 @@ def _model_statistics(model: nn.Module) -> dict[str, float]:
     return found
 
 
-def _log(values: dict[str, float], position: Position, plan: Plan, writer: Writer, progress_bar: ProgressBar) -> None:
-    writer.scalars(position.step, values)
+def _log(state: TrainingState, trainer: TrainerConfig, plan: Plan, run: Run, meter: Meter, world: World) -> None:
+    """Write the means since the last log line, and begin the next."""
+    position, device = state.position, next(state.model.parameters()).device
+    values = meter.means(world.size) | {"memory/peak_mb": peak_memory_mb(device)} | _model_statistics(state.model)
+    run.writer.scalars(position.step, values)
     total = plan.steps if plan.seconds is None else None  # a training by the clock has no last step
-    progress_bar.update(position.step, total, _fields(values, position, plan))
+    run.progress.update(position.step, total, _fields(values, position, plan))
+    _warn_of_starving(values, meter, trainer)
+    meter.restart()
 
 
 def _warn_of_starving(values: dict[str, float], meter: Meter, trainer: TrainerConfig) -> None:
@@ -184,29 +185,18 @@ def _warn_of_starving(values: dict[str, float], meter: Meter, trainer: TrainerCo
         )
 
 
-def _evaluate(
-    state: TrainingState,
-    world: World,
-    evaluate: Callable[[nn.Module, int], dict[str, float]],
-    main_metric: str,
-    checkpoints: Saver,
-) -> dict[str, float]:
+def _evaluate(state: TrainingState, world: World, evaluate: Evaluate, run: Run) -> dict[str, float]:
     """Evaluate the weights that count, and keep them if they are the best so far."""
     position = state.position
     model = distributed.unwrap(state.model) if state.ema is None else state.ema.model
     distributed.share_buffers(model, world)
-    metrics = evaluate(model, position.step)
-    score = metrics[main_metric]
+    score, metrics = evaluate(model, position)
     if score > position.best:
         position.best, position.best_step, position.stale_evaluations = score, position.step, 0
-        checkpoints.save_best(state, metrics)
-    else:
+        run.checkpoints.save_best(state, metrics)
+    elif score >= 0:  # -1 or NaN: there was nothing to score
         position.stale_evaluations += 1
     return metrics
-
-
-def _stale(trainer: TrainerConfig, position: Position) -> bool:
-    return 0 < trainer.early_stopping <= position.stale_evaluations
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -231,11 +221,5 @@ def _fields(values: dict[str, float], position: Position, plan: Plan) -> dict[st
         "images/s": values["images_per_second"],
         "memory": f"{values['memory/peak_mb'] / 1024:.1f} GB",
         "data wait": f"{100 * values['time/data'] / max(values['time/step'], 1e-9):.0f}%",
-        "left": _clock_text(position.seconds / done - position.seconds),
+        "left": duration(position.seconds / done - position.seconds),
     }
-
-
-def _clock_text(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -11,12 +11,13 @@ from typing import Any
 
 @dataclass
 class Meter:
-    """Sums since the last log line."""
+    """Sums since the last log line. lr: of the last step."""
 
     losses: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     images: int = 0
     data_seconds: float = 0.0
+    lr: float = 0.0
     warned_of_starving: bool = False
     started: float = field(default_factory=time.perf_counter)
 
@@ -27,7 +28,7 @@ class Meter:
         self.images += images
 
     def means(self, world_size: int) -> dict[str, float]:
-        """Losses, and the rates of this log interval."""
+        """Losses, rates of this log interval, learning rate."""
         seconds = time.perf_counter() - self.started
         steps = max(self.steps, 1)
         means = {name: total / steps for name, total in self.losses.items()}
@@ -38,6 +39,7 @@ class Meter:
             "time/step": seconds / steps,
             "time/data": self.data_seconds / steps,
             "images_per_second": self.images * world_size / seconds,
+            "lr": self.lr,
         }
 
     def restart(self) -> None:

@@ -11,22 +11,38 @@ from maskrcnn_train.settings.schema import TrainerConfig
 
 @dataclass
 class Plan:
-    """How long a training is: in steps, and in seconds if trainer.max_minutes is set."""
+    """How long a training is: in steps, and in seconds if trainer.max_minutes is set.
+
+    patience: evaluations without a better result after which it stops early; 0: never.
+    """
 
     steps: int
     seconds: float | None
+    patience: int = 0
 
     @classmethod
     def of(cls, trainer: TrainerConfig, batches_per_epoch: int) -> Plan:
         steps = trainer.epochs * math.ceil(batches_per_epoch / trainer.accumulate)
         if trainer.max_steps is not None:
             steps = min(steps, trainer.max_steps)
-        return cls(steps, None if trainer.max_minutes is None else trainer.max_minutes * 60)
+        seconds = None if trainer.max_minutes is None else trainer.max_minutes * 60
+        return cls(steps, seconds, trainer.early_stopping)
 
     def progress(self, position: Position) -> float:
         """Share of the training done, 0..1."""
         by_time = 0.0 if self.seconds is None else position.seconds / self.seconds
         return max(position.step / self.steps, by_time)
+
+    def is_done(self, position: Position) -> bool:
+        """Whether the training has reached its end, or stops early."""
+        return self.progress(position) >= 1 or 0 < self.patience <= position.stale_evaluations
+
+    def to_train_longer(self, position: Position) -> str:
+        """What to change about a training that is done."""
+        if self.progress(position) >= 1:
+            return "Train longer with e.g. trainer.epochs"
+        worse = position.stale_evaluations
+        return f"It stopped early, after {worse} evaluations without a better result; raise trainer.early_stopping"
 
 
 def is_due(every: int, unit: str, position: Position, epoch_ended: bool) -> bool:

@@ -1,7 +1,8 @@
-"""The device and number formats of a run: the only module that asks what the machine can do."""
+"""The device and precision of a run: the only module that asks what the machine can do."""
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -39,6 +40,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return name
 
 
+@functools.cache
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -47,18 +49,17 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which the model computes; fp32 leaves everything as it is."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[precision])
+    """The context in which the model computes, at `trainer.precision`; fp32 leaves everything as it is."""
+    precision = resolve_precision(precision, device)
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """Loss scaling, which only fp16 needs: a scaler that does nothing for the other formats."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    """Loss scaling, which only fp16 needs: a scaler that does nothing for other values of `trainer.precision`."""
+    return torch.amp.GradScaler(device.type, enabled=resolve_precision(precision, device) == "fp16")
 
 
-def place(model: Model, device: torch.device, *, channels_last: bool) -> Model:
+def to_device(model: Model, device: torch.device, *, channels_last: bool) -> Model:
     """Move a model to its device and memory layout."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return model.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_train.engine import precision
-from maskrcnn_train.engine.failed_steps import read_autopsy
+from maskrcnn_train.engine.failed_steps import read_failed_step
 from maskrcnn_train.engine.step import BadStep, accumulate_gradients, check_gradients, total_gradient_norm
 from maskrcnn_train.model.mask_rcnn import build_model
 from maskrcnn_train.settings.compose import config_from_plain
+from maskrcnn_train.settings.schema import TrainConfig
 
 HUGE = 1e4  # activations of a healthy network stay far below
 
@@ -40,33 +41,31 @@ class Replay:
 
 
 def replay(path: Path) -> Replay:
-    """Repeat the step of an autopsy with its weights, batches and random draws. Raises UserError for a wrong file."""
-    content = read_autopsy(path)
+    """Repeat a failed step with its weights, batches and random draws. Raises UserError for a wrong file."""
+    content = read_failed_step(path)
     config = config_from_plain(content["config"])
     model = build_model(config, len(content["classes"]["names"]) + 1)
-    model = precision.place(model, torch.device("cpu"), channels_last=config.trainer.channels_last)
+    model = precision.to_device(model, torch.device("cpu"), channels_last=config.trainer.channels_last)
     model.load_state_dict(content["model"])
     watch = _Watch(model)
-    number_format = _format_here(config.trainer.precision)
-    scaler = precision.grad_scaler("fp32", torch.device("cpu"))
-    precision.seed_step(content["seed"], content["step"], content["rank"])
-    failure = None
-    try:
-        losses = accumulate_gradients(
-            model.train(), content["batches"], scaler=scaler, precision=number_format, step=content["step"]
-        )
-        check_gradients(
-            total_gradient_norm(model), model, content["batches"], losses, scaler=scaler, step=content["step"]
-        )
-    except BadStep as error:
-        failure = error
+    failure = _repeat(content, model.train(), config)
     reason = failure.reason if failure is not None else content["reason"]
     return Replay(content["step"], failure is not None, reason, watch.first, _cause(content, model, watch, failure))
 
 
-def _format_here(name: str) -> str:
-    """The number format of the run, where a CPU has it."""
-    return "fp32" if name == "fp16" else precision.resolve_precision(name, torch.device("cpu"))
+def _repeat(content: dict[str, Any], model: nn.Module, config: TrainConfig) -> BadStep | None:
+    """Forward and backward as the run did, but in fp32 where it used fp16, which a CPU lacks; returns the failure."""
+    name, batches, step = config.trainer.precision, content["batches"], content["step"]
+    scaler = precision.grad_scaler("fp32", torch.device("cpu"))
+    precision.seed_step(content["seed"], step, content["rank"])
+    try:
+        losses = accumulate_gradients(
+            model, batches, scaler=scaler, precision="fp32" if name == "fp16" else name, step=step
+        )
+        check_gradients(total_gradient_norm(model), model, batches, losses, scaler=scaler, step=step)
+    except BadStep as error:
+        return error
+    return None
 
 
 class _Watch:
@@ -101,7 +100,7 @@ def _cause(content: dict[str, Any], model: nn.Module, watch: _Watch, failure: Ba
     if target is not None:
         return target
     if failure is None:
-        return "the number format or a device: it fails there but not here; try trainer.precision=fp32"
+        return "precision or device: the step fails there but not here; try trainer.precision=fp32"
     if watch.largest > HUGE:
         grown = f"the outputs have grown to {watch.largest:.3g} (in {watch.largest_in})"
         return f"{grown}: the training diverges; {_lower(lr)}"

@@ -1,26 +1,18 @@
-"""The folder of a run: where it is, and the plain files that say what it does."""
+"""Where a command writes: a new folder, or that of the run to resume. Does not import torch."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import platform
-import shlex
-import sys
 from dataclasses import asdict
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from maskrcnn_train import __version__
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN, overrides_of
+from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN
 
-logger = logging.getLogger("maskrcnn_train")
+LOG_FILE = "train.log"  # the first file of a training
 
 
 def open_run_folder(config: Any, command: str) -> Path:
@@ -36,8 +28,8 @@ def open_run_folder(config: Any, command: str) -> Path:
     else:
         folder = Path(config.output_dir)
     if folder.is_dir() and any(folder.iterdir()):
-        way_on = f", or continue it with resume={folder}" if command == "train" else ""
-        raise UserError(f"output_dir={folder} is not empty; choose another{way_on}")
+        hint = f", or continue it with resume={folder}" if command == "train" else ""
+        raise UserError(f"output_dir={folder} is not empty; choose another{hint}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -51,7 +43,10 @@ def _unused(folder: Path) -> Path:
 
 
 def find_run(config: Any, runs: Path) -> Path | None:
-    """The run that `resume` names: a path, or for `auto` the newest of the same settings (None: there is none)."""
+    """The run that `resume` names: a path, or for `auto` the newest of the same settings (None: there is none).
+
+    With `output_dir`, `auto` takes any run there, even one that ended before its first checkpoint.
+    """
     if config.resume != "auto":
         folder = run_of(Path(config.resume))
         if not (folder / "checkpoints").is_dir():
@@ -59,10 +54,10 @@ def find_run(config: Any, runs: Path) -> Path | None:
         return folder
     if config.output_dir is not None:
         folder = Path(config.output_dir)
-        return folder if (folder / "checkpoints").is_dir() else None
-    wanted = _comparable(asdict(config))
+        return folder if (folder / "checkpoints").is_dir() or (folder / LOG_FILE).is_file() else None
+    settings = _comparable(asdict(config))
     for path in sorted(runs.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime, reverse=True):
-        if (path.parent / "checkpoints").is_dir() and _comparable(yaml.safe_load(path.read_text())) == wanted:
+        if (path.parent / "checkpoints").is_dir() and _comparable(_read_settings(path)) == settings:
             return path.parent
     return None
 
@@ -72,33 +67,14 @@ def run_of(path: Path) -> Path:
     return path.parent.parent if path.suffix == ".pt" else path
 
 
+def _read_settings(path: Path) -> dict[str, Any]:
+    """A config.yaml; empty where it is damaged, for that run is not the one to resume."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in NOT_PART_OF_A_RUN}
-
-
-def describe_run(folder: Path, config: Any, defaults: Any, classes: dict[str, Any]) -> None:
-    """Write config.yaml, overrides.yaml, classes.json and environment.json."""
-    plain = asdict(config)
-    write_whole(folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
-    write_whole(folder / "overrides.yaml", yaml.safe_dump(overrides_of(config, defaults)))
-    write_whole(folder / "classes.json", json.dumps(classes, indent=2) + "\n")
-    write_whole(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file aside and rename it: whoever reads it meanwhile finds the old one or the new one, never a part."""
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def environment() -> dict[str, Any]:
-    """The machine and the versions that a result depends on."""
-    return {
-        "command": shlex.join(sys.orig_argv),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "maskrcnn_train": __version__,
-        **{name: version(name) for name in ("torch", "torchvision", "numpy")},
-    }

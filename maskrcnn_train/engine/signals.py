@@ -7,15 +7,15 @@ from types import FrameType
 
 
 class Interrupted(BaseException):
-    """A signal ended the training after a checkpoint; as KeyboardInterrupt no error, which a sweep would go on after.
+    """A signal ended the training after a checkpoint. Not an Exception, as KeyboardInterrupt: it ends a sweep too.
 
-    exit_code: 128 + the signal's number; way_on: how to go on.
+    exit_code: 128 + the signal's number; hint: how to continue.
     """
 
-    def __init__(self, number: int, way_on: str = "continue with resume=auto or resume=RUN_FOLDER") -> None:
+    def __init__(self, number: int, hint: str = "continue with resume=auto or resume=RUN_FOLDER") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
-        self.way_on = way_on
+        self.hint = hint
 
 
 class StopRequest:

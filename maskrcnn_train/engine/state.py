@@ -54,11 +54,10 @@ class TrainingState:
 def build_state(config: TrainConfig, model: nn.Module, world: World) -> TrainingState:
     """The state of a training that has not begun, around a model that is on its device."""
     device = next(model.parameters()).device
-    precision_name = precision.resolve_precision(config.trainer.precision, device)
     return TrainingState(
         model=distributed.wrap(model, world, device, sync_batchnorm=config.trainer.sync_batchnorm),
         optimizer=build_optimizer(config.optimizer, model, images_per_step=images_per_step(config.trainer, world.size)),
-        scaler=precision.grad_scaler(precision_name, device),
+        scaler=precision.grad_scaler(config.trainer.precision, device),
         ema=MovingAverage(model, decay=config.trainer.ema) if config.trainer.ema > 0 else None,
         position=Position(),
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import ALONE, World
-from maskrcnn_train.engine.precision import autocast, grad_scaler, resolve_precision
+from maskrcnn_train.engine.precision import autocast, grad_scaler
 from maskrcnn_train.model.inputs import BadTarget
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
@@ -46,7 +46,7 @@ def training_step(
     Raises UserError (BadStep) before anything is changed when a loss or gradient is not finite.
     """
     device = next(model.parameters()).device
-    precision = resolve_precision(config.trainer.precision, device)
+    precision = config.trainer.precision
     scaler = grad_scaler(precision, device)
     batches = [(images, targets)]
     losses = accumulate_gradients(model, batches, scaler=scaler, precision=precision, step=0)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskrcnn_train.data.images import MAX_PIXELS, MAX_TILED_PIXELS, decode, to_rgb
-from maskrcnn_train.data.loading import pad_images
+from maskrcnn_train.data.packing import pad_images
 from maskrcnn_train.data.splits.classes import ClassMap
 from maskrcnn_train.data.transforms import build_transform
 from maskrcnn_train.engine import precision
@@ -74,7 +74,7 @@ def load_checkpoint(
     model = build_model(config, classes.num_classes)
     model.load_state_dict(content.get("ema") or content["model"])
     place = precision.resolve_device(device, key="device")
-    model = precision.place(model, place, channels_last=config.trainer.channels_last)
+    model = precision.to_device(model, place, channels_last=config.trainer.channels_last)
     return Predictor(model.eval(), classes, config)
 
 

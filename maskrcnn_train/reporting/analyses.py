@@ -12,10 +12,10 @@ from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
 from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.analysis.trace import SIZES
-from maskrcnn_train.files import write_json, write_rows
+from maskrcnn_train.files import write_json, write_rows, write_text
 from maskrcnn_train.reporting.runs import read_json
 from maskrcnn_train.reporting.terminal.tables import percent, table
-from maskrcnn_train.settings.option_files import write_option
+from maskrcnn_train.settings.overrides import option_text
 
 
 def write_analysis(folder: Path, analysis: Analysis, checkpoint: Path | None = None) -> None:
@@ -88,7 +88,7 @@ def _write_budgets(path: Path, name: str, outcome: Outcome, analysis: Analysis) 
     settings = outcome.setting.overrides()
     if analysis.kind == "bbox":
         del settings["mask_head.threshold"]
-    write_option(path, head, settings)
+    write_text(path, option_text(head, settings))
 
 
 # ---------------------------------------------------------------- the terminal

@@ -1,4 +1,4 @@
-"""Rules between the settings of each command beside training. This module never imports torch."""
+"""Rules between the settings of each command other than training. This module never imports torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from maskrcnn_train.settings.command_schema import (
     TuneConfig,
 )
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.rules import check_data_rules, check_measures, check_train_rules
+from maskrcnn_train.settings.rules import check_data_rules, check_fractions, check_measures, check_train_rules
 
 VALIDATION_LOSSES = "total|objectness|rpn_box_reg|classifier|box_reg|mask"
-OF_A_MODEL = (
+MODEL_ONLY = (
     *("data", "precision", "tta.flip", "tta.scales", "evaluation.loss", "evaluation.batch_size", "mask_head.threshold"),
     *(f"rpn.nms.{name}" for name in ("pre_test", "post_test", "threshold")),
     *(f"roi_head.{name}" for name in ("score_threshold", "nms_threshold", "detections_per_image")),
-)  # settings of an evaluation that mean nothing to a results file
+)  # settings of an evaluation that have no effect on a results file
 
 
 def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
@@ -34,7 +34,7 @@ def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
     given = [name for name in ("checkpoint", "predictions", "compare") if getattr(config, name) is not None]
     if len(given) != 1:
         raise UserError(
-            "give one of checkpoint=RUN/checkpoints/best.pt, predictions=RESULTS.json and compare=[A,B], and only one"
+            "give exactly one of checkpoint=RUN/checkpoints/best.pt, predictions=RESULTS.json and compare=[A,B]"
         )
     files = [config.predictions] if config.predictions else [each for each in config.compare or [] if is_results(each)]
     if files and config.annotations is None:
@@ -45,15 +45,15 @@ def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
         if len(files) == 1:
             raise UserError("compare needs two checkpoints or two results files, not one of each")
         if config.evaluation.bootstrap == 0:
-            raise UserError("compare draws the images again and again; set evaluation.bootstrap to at least 100")
+            raise UserError("compare resamples the images; set evaluation.bootstrap to at least 100")
     _check_split(config)
     warnings = []
     if not files and config.annotations is not None:
         warnings.append("annotations has no effect with a checkpoint; choose the data with data= and split=")
     if files:
-        warnings += _idle(config, OF_A_MODEL, "on results that are there already")
+        warnings += _idle(config, MODEL_ONLY, "on finished results")
     if config.evaluation.loss and (config.tta.flip or config.tta.scales):
-        raise UserError("evaluation.loss cannot be taken with tta; use one of them")
+        raise UserError("evaluation.loss cannot be computed with tta; use one of them")
     return warnings
 
 
@@ -64,14 +64,14 @@ def _idle(config: Any, keys: Iterable[str], cause: str) -> list[str]:
 
 
 def _check_split(config: OnSplitConfig) -> None:
-    """Rules of what a checkpoint is tried on, and how it is scored."""
+    """Rules for the data that a checkpoint is scored on, and for its scores."""
     if config.data is not None:
         check_data_rules(config.data, [config.split])
     check_measures(config.evaluation)
 
 
 def is_results(path: str) -> bool:
-    """Whether a file to compare is a COCO results file rather than a checkpoint."""
+    """Whether a file to compare is a COCO results file, not a checkpoint."""
     return path.lower().endswith(".json")
 
 
@@ -90,13 +90,13 @@ def check_analyze_rules(config: AnalyzeConfig) -> list[str]:
 
 def check_predict_rules(config: PredictConfig) -> list[str]:
     """Rules between the settings of a prediction."""
-    if not config.images.strip():
-        raise UserError("images is empty; give a file, a folder, a glob, a list or a COCO JSON: images=FOLDER")
     if config.classes == []:
         raise UserError("classes is empty and would drop every detection; name at least one: classes=[door,window]")
     own, asked = config.roi_head.score_threshold, config.score_threshold
     if own is not None and own > asked:
-        return [f"roi_head.score_threshold={own} is above score_threshold={asked} and decides"]
+        return [
+            f"roi_head.score_threshold={own} is above score_threshold={asked}, so detections between them are left out"
+        ]
     return []
 
 
@@ -107,13 +107,13 @@ def check_preflight_rules(config: CheckConfig) -> list[str]:
 
 
 def check_tune_rules(config: TuneConfig) -> list[str]:
-    """Rules between the settings of a search, and those of its trainings."""
+    """Rules between the settings of a search and of its trainings."""
     warnings = check_train_rules(config)
     if config.replay is not None or config.resume is not None:
-        raise UserError("replay and resume are of one training; a search goes on with output_dir=FOLDER of the search")
+        raise UserError("replay and resume are for one training; continue a search with output_dir=ITS FOLDER")
     _check_metric(config)
     if config.pruning != "none" and config.trainer.evaluate_every == 0:
-        warnings.append("pruning has no effect: with trainer.evaluate_every=0 a training is scored at its end only")
+        warnings.append("pruning has no effect: with trainer.evaluate_every=0 a training is evaluated only at its end")
     return warnings
 
 
@@ -123,7 +123,7 @@ def _check_metric(config: TuneConfig) -> None:
         return
     if not re.fullmatch(rf"(bbox|segm)/(AP(50|75|s|m|l|/.+)?|AR\d+)|val_loss/({VALIDATION_LOSSES})", metric):
         raise UserError(
-            f"metric={metric} is no score of a training; use e.g. segm/AP, bbox/AP50, segm/AR100, bbox/AP/CLASS "
+            f"metric={metric} is not a score of a training; use e.g. segm/AP, bbox/AP50, segm/AR100, bbox/AP/CLASS "
             "or val_loss/total"
         )
     if (budget := re.fullmatch(r"\w+/AR(\d+)", metric)) and int(budget[1]) not in config.evaluation.max_detections:
@@ -131,24 +131,20 @@ def _check_metric(config: TuneConfig) -> None:
     if metric.startswith("segm/") and config.mask_head.name == "none":
         raise UserError(f"metric={metric} needs masks, and mask_head=none has none; use metric=bbox/AP")
     if metric.startswith("val_loss/") and not config.evaluation.loss:
-        raise UserError(f"metric={metric} is taken with evaluation.loss=true only; add it")
+        raise UserError(f"metric={metric} needs evaluation.loss=true; add it")
 
 
 def check_split_rules(config: SplitCommandConfig) -> list[str]:
-    """Rules between the settings of a division into splits."""
-    fractions = config.fractions
-    if config.folds is None and (len(fractions) not in (2, 3) or abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0):
-        raise UserError(
-            f"fractions={fractions} must be two or three numbers above 0 that add up to 1: "
-            "[train,val] or [train,val,test]"
-        )
+    """Rules between the settings of a split."""
+    if config.folds is None:
+        check_fractions("fractions", config.fractions)
     if config.duplicates and config.images is None:
-        raise UserError("images is not set; duplicates=true looks at the pictures: images=FOLDER")
+        raise UserError("images is not set; duplicates=true compares the images: images=FOLDER")
     if config.group_pattern is not None:
         try:
             re.compile(config.group_pattern)
         except re.error as error:
-            raise UserError(f"group_pattern={config.group_pattern} is no regular expression: {error}") from None
+            raise UserError(f"group_pattern={config.group_pattern} is not a regular expression: {error}") from None
     if config.images is not None and not config.duplicates:
         return ["images has no effect without duplicates=true"]
     return []

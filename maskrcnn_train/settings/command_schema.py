@@ -1,16 +1,26 @@
-"""The schema of the commands beside training: what each reads. As `schema.py`: types here, values in `conf/`."""
+"""The schema of the other commands' settings. As in `schema.py`, types stand here and values in `conf/`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Optional
 
-from maskrcnn_train.settings.schema import EVALUATORS, DataConfig, TrainConfig, between, fraction, one_of, positive
+from maskrcnn_train.settings.schema import (
+    EVALUATORS,
+    MAX_SEED,
+    MAX_SIDE,
+    DataConfig,
+    TrainConfig,
+    between,
+    fraction,
+    one_of,
+    positive,
+)
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape")  # of the data section
 
-# ---------------------------------------------------------------- settings that may differ from the training's
+# ---------------------------------------------------------------- settings that may differ from the training
 
 
 @dataclass(kw_only=True)
@@ -39,7 +49,7 @@ class TestMaskHeadConfig:
 
 @dataclass(kw_only=True)
 class TestSettings:
-    """What a command may set otherwise than the training did. None: as in the checkpoint."""
+    """Settings that a command may change after the training. None: as in the checkpoint."""
 
     rpn: TestRPNConfig
     roi_head: TestROIHeadConfig
@@ -48,17 +58,17 @@ class TestSettings:
 
 @dataclass(kw_only=True)
 class MeasuresConfig:
-    """How mAP is taken. None: as in the training, for a results file as COCO does."""
+    """How mAP is computed. None: as in the training; for a results file as COCO does."""
 
     backend: Optional[str] = one_of(*EVALUATORS)
     max_detections: Optional[list[int]] = between(1)
-    iou_thresholds: Optional[list[float]] = fraction()
-    size_limits: Optional[list[float]] = positive()
+    iou_thresholds: Optional[list[float]] = positive(1)
+    size_limits: Optional[list[float]] = between(1, MAX_SIDE)
 
 
 @dataclass(kw_only=True)
 class OnSplitConfig(TestSettings):
-    """A checkpoint tried on one split; data: None for that of its training."""
+    """A checkpoint evaluated on one split. data: None for the data of its training."""
 
     split: str = one_of("train", "val", "test")
     data: Optional[DataConfig] = field(metadata={"idle": TRAINING_ONLY})
@@ -101,7 +111,7 @@ class EvaluateConfig(OnSplitConfig):
     device: str
     precision: Optional[str] = one_of(*PRECISIONS)
     num_workers: int = between(0)
-    seed: int = between(0)
+    seed: int = between(0, MAX_SEED)
 
 
 @dataclass(kw_only=True)
@@ -144,7 +154,7 @@ class AnalyzeConfig(OnSplitConfig):
     device: str
     precision: Optional[str] = one_of(*PRECISIONS)
     num_workers: int = between(0)
-    seed: int = between(0)
+    seed: int = between(0, MAX_SEED)
 
 
 @dataclass(kw_only=True)
@@ -223,7 +233,7 @@ class SplitCommandConfig:
     duplicate_distance: int = between(0, 64)
     workers: Optional[int] = between(1)
     output_dir: Optional[str]
-    seed: int = between(0)
+    seed: int = between(0, MAX_SEED)
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,6 @@
-"""Finds conf/, composes, and converts once to dataclasses; what is wrong becomes one clear line.
+"""Composes a configuration from conf/ and converts it once to dataclasses; a mistake becomes one clear line.
 
-Past this module nothing sees a DictConfig. It never imports torch.
+Nothing outside this module works with a DictConfig. It never imports torch.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import flat_settings, quoted
-from maskrcnn_train.settings.rules import check_train_rules, check_values
+from maskrcnn_train.settings.rules import check_train_rules, check_values, idle_keys
 from maskrcnn_train.settings.schema import TrainConfig
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 Schema = TypeVar("Schema")
+COMMANDS = ("evaluate", "predict", "check", "split", "export", "analyze", "report", "tune")
 
 
 def conf_dir() -> Path:
@@ -66,26 +67,28 @@ def load_command_config(
             )
             try:
                 composed = compose(name, [*overrides, *extra])
-                overruled = _overruled(composed, overrides, config_dir)
-            except (HydraException, OmegaConfBaseException) as error:
+            except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: pooler=3, a group
                 raise UserError(_explain(schema, overrides, config_dir, error)) from error
+            overruled = _overruled(composed, overrides, config_dir)
     finally:
         GlobalHydra.instance().clear()
         if outer is not None:
             GlobalHydra.instance().initialize(outer)
     config, warnings = to_dataclass(composed, schema, check_rules)
+    if isinstance(config, TrainConfig) and config.resume in (None, "auto"):  # else the run's own settings come first
+        warnings = [*warnings, *idle_keys(config, [text.split("=", 1)[0] for text in overrides])]
     return config, [*overruled, *warnings]
 
 
 def _overruled(composed: DictConfig, overrides: list[str], config_dir: str | None) -> list[str]:
-    """A warning for each preset that was asked for and whose values an experiment replaces."""
+    """A warning for each preset on the command line whose values an experiment replaces."""
     from omegaconf import OmegaConf
 
     given, options = {}, groups(config_dir)
     for text in overrides:
         key, _, value = text.partition("=")
         given[key] = value
-    warnings = []
+    warnings = _repeated(overrides)
     for group, option in given.items():
         path = conf_dir() / group / f"{option}.yaml"
         if group not in options or group == "experiment" or "experiment" not in given or not path.is_file():
@@ -100,10 +103,22 @@ def _overruled(composed: DictConfig, overrides: list[str], config_dir: str | Non
     return warnings
 
 
-def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
-    """The configuration that a checkpoint carries; settings that came after it get the values of conf/.
+def _repeated(overrides: list[str]) -> list[str]:
+    """A warning for each key or group with two values. With resume=PATH the run's own values come first: no warning."""
+    if any(text.startswith("resume=") and text not in ("resume=auto", "resume=null") for text in overrides):
+        return []
+    values: dict[str, list[str]] = {}
+    for text in overrides:
+        key, _, value = text.partition("=")
+        values.setdefault(key, []).append(value)
+    several = {key: found for key, found in values.items() if len(set(found)) > 1}
+    return [f"{key} is given {len(found)} times; the last counts: {key}={found[-1]}" for key, found in several.items()]
 
-    Raises UserError where this version knows a setting no longer.
+
+def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
+    """The configuration in a checkpoint; settings newer than the checkpoint get their values from conf/.
+
+    Raises UserError for a setting that this version no longer has.
     """
     from omegaconf import OmegaConf
 
@@ -115,7 +130,7 @@ def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
 
 
 def _dotted(plain: dict[str, Any], prefix: str = "") -> list[str]:
-    """Every dotted key of a nested dict, sections included."""
+    """Every dotted key of a nested dict, including sections."""
     found = [prefix + name for name in plain]
     for name, value in plain.items():
         if isinstance(value, dict):
@@ -143,13 +158,25 @@ def to_dataclass(
         reason = str(error).split("\n", 1)[0]
         if "is not a ListConfig" in reason:
             raise UserError(f"{error.full_key} is a list; write {error.full_key}=[A,B]") from error
+        if "is not a subclass of" in reason:
+            raise UserError(_section_hint(str(error.full_key), composed)) from error
         raise UserError(f"{error.full_key}: {reason[:1].lower()}{reason[1:]}") from error
     check_values(config)
     return config, check_rules(config)
 
 
+def _section_hint(key: str, composed: DictConfig) -> str:
+    """How to set a section that was given one value."""
+    from omegaconf import OmegaConf
+
+    group = key.replace(".", "/")
+    if group in groups() and group != key:
+        return f"{key} is a section with presets; write {group}={OmegaConf.select(composed, key)}"
+    return f"{key} is a section, not a value; set its keys: {key}.KEY=VALUE"
+
+
 def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, error: Exception) -> str:
-    """One line for a failed composition: the override at fault and the nearest valid name."""
+    """One line for a failed composition: the faulty override and the nearest valid name."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -158,6 +185,8 @@ def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, er
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException:
+            if text in COMMANDS:
+                return f"'{text}' is a command of its own: python -m maskrcnn_train.{text}"
             return f"'{text}' is not an override; write key=value, e.g. backbone=resnet101"
         key = override.key_or_group
         if override.is_sweep_override():
@@ -169,8 +198,8 @@ def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, er
                     options = ", ".join(options_of[key])
                     return f"{key}={value} is not an option{_nearest(value, options_of[key])}; choose one of {options}"
             if f"Could not override '{key}'" in str(error):
-                way_on = "" if key in groups() else f"; to add it, write +{text}"
-                return f"{key} is not a setting of this command{way_on}"
+                hint = "" if key in groups() else f"; to add it, write +{text}"
+                return f"{key} is not a setting of this command{hint}"
         elif not override.is_add() and not key.startswith("hydra") and key not in keys:
             return f"{key} is not a setting{_nearest(key, [*keys, *options_of])}"
         group, _, inside = key.partition(".")
@@ -198,7 +227,7 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
-    """Every dotted key of a schema, sections included."""
+    """Every dotted key of a schema, including sections."""
     found = []
     for name, kind in get_type_hints(schema).items():
         found.append(prefix + name)
@@ -209,7 +238,7 @@ def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
 
 
 def groups(config_dir: str | None = None) -> dict[str, list[str]]:
-    """Config groups and their options, read from conf/ and from the folder of `--config-dir`."""
+    """Config groups and their options, from conf/ and from the folder given by `--config-dir`."""
     found: dict[str, list[str]] = {}
     for root in (conf_dir(), *([] if config_dir is None else [Path(config_dir)])):
         for path in sorted(root.rglob("*.yaml")):

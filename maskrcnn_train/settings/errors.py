@@ -1,10 +1,10 @@
-"""The one error that speaks to the person, and how a fault of the disk becomes one."""
+"""`UserError`, the only error told in one line, and the faults of a disk that become one."""
 
 from __future__ import annotations
 
 import errno
 
-# a full disk, a file that may not be written, a broken disk: never a bug of ours
+# a full disk, missing permissions, a broken disk: never a bug of ours
 DISK_FAULTS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
     errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ESTALE,
@@ -12,14 +12,14 @@ DISK_FAULTS = {
 
 
 class UserError(ValueError):
-    """A mistake of the person, or a fault of their data or machine: one line that says what, where and what to do.
+    """A mistake of the person, or a fault of their data or machine: what is wrong, where, and what to do, in one line.
 
-    Commands print it and exit with code 2. Every other error is a bug of ours, and keeps its traceback.
+    Commands print it and exit with code 2. Every other error is a bug of ours and keeps its traceback.
     """
 
 
 def as_user_error(error: BaseException) -> UserError | None:
-    """The error as the person should read it; None for a bug of ours."""
+    """The error to show to the person; None for a bug of ours."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.errno in DISK_FAULTS:

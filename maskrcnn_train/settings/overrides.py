@@ -1,10 +1,10 @@
-"""Overrides, `key=value` in Hydra's grammar: written from settings and read back."""
+"""Settings as text: overrides, `key=value` in Hydra's grammar, and YAML files of settings."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,45 @@ import yaml
 
 from maskrcnn_train.settings.errors import UserError
 
-NOT_PART_OF_A_RUN = ("resume", "replay", "output_dir")  # settings that may differ between the sittings of one run
+NOT_PART_OF_A_RUN = ("resume", "replay", "output_dir")  # may change when a run is resumed
 
 
 def overrides_of(config: Any, defaults: Any) -> list[str]:
-    """What differs from the defaults, as overrides that rebuild the configuration: ["backbone.name=resnet18", ...]."""
+    """The differences from the defaults, as overrides that rebuild the configuration: ["backbone.name=resnet18"]."""
     given, usual = flat_settings(asdict(config)), flat_settings(asdict(defaults))
-    skipped = NOT_PART_OF_A_RUN
     return [
         f"{key}={override_value(value)}"
         for key, value in given.items()
-        if value != usual.get(key) and key not in skipped
+        if value != usual.get(key) and key not in NOT_PART_OF_A_RUN
     ]
 
 
 def saved_overrides(path: Path) -> list[str]:
-    """The overrides of a run, from its overrides.yaml. Raises UserError when the file holds anything else."""
+    """The overrides of a run, from its overrides.yaml. Raises UserError for a file with other content."""
     overrides = yaml.safe_load(path.read_text())
     if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
         raise UserError(f"{path} is not a list of overrides; restore it, or give the settings again without resume")
     return overrides
 
 
+def option_text(head: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """The YAML of an option of a config group such as `experiment`, whose keys count from the top.
+
+    head: lines of its comment. settings: values by dotted key.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        *sections, leaf = key.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[leaf] = value
+    body = yaml.safe_dump(tree, default_flow_style=None, sort_keys=False, allow_unicode=True) if tree else "{}\n"
+    return "\n".join(["# @package _global_", *(f"# {line}" for line in head), body])
+
+
 def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of everything that is no section."""
+    """Dotted key -> value of every setting that is not a section."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and not key.endswith("class_map"):
@@ -52,21 +67,30 @@ def override_value(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
+    if isinstance(value, (int, float)):
         return repr(value).removesuffix(".0")
     if isinstance(value, list):
         return "[" + ",".join(override_value(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{override_value(key)}:{override_value(item)}" for key, item in value.items()) + "}"
-    text = str(value)
-    return text if re.fullmatch(r"[\w./+-]+", text) else json.dumps(text, ensure_ascii=False)
+        if all(_is_plain(str(key)) for key in value):
+            return "{" + ",".join(f"{key}:{override_value(item)}" for key, item in value.items()) + "}"
+        text = json.dumps(value, ensure_ascii=False)  # as YAML in a string: Hydra has no quoted keys
+        return quoted("${oc.create:" + quoted(text, '"') + "}")
+    return str(value) if _is_plain(str(value)) else quoted(str(value), '"')
 
 
-def quoted(text: str) -> str:
-    """A value for an override whatever characters it has: a folder may have spaces in its name."""
-    return "'" + text.replace("'", "\\'") + "'"
+def _is_plain(text: str) -> bool:
+    """Whether Hydra reads a text without quotes as that text."""
+    words = ("null", "true", "false", "nan", "inf")
+    return re.fullmatch(r"[A-Za-z_/][\w./+-]*", text, re.ASCII) is not None and text.lower() not in words
+
+
+def quoted(text: str, quote: str = "'") -> str:
+    """A quoted value for an override, e.g. a folder with spaces in its name."""
+    # backslashes count as escapes only in front of a quote
+    return quote + re.sub(rf"(\\*)({quote}|$)", lambda end: 2 * end[1] + ("\\" + quote if end[2] else ""), text) + quote
 
 
 def overrides_text(settings: Mapping[str, Any]) -> str:
-    """Settings by dotted key as on the command line: data.min_size=800 data.max_size=1333."""
+    """Settings by dotted key, as on the command line: data.min_size=800 data.max_size=1333."""
     return " ".join(f"{key}={override_value(value)}" for key, value in settings.items())

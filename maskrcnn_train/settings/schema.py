@@ -1,7 +1,7 @@
-"""The schema of every setting: names, types, options and ranges. The rules between settings are in `rules.py`.
+"""The schema of the training's settings: names, types, options and ranges. Rules between them are in `rules.py`.
 
-Types live here once, values in `conf/` once: no field has a default. This module never imports torch, so that a
-mistyped key stops within a second.
+Types stand here, values in `conf/`; no field has a default. This module never imports torch, so that a mistyped key
+stops within a second.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ RESNETS = (
 )
 EVALUATORS = ("hotcoco", "faster_coco_eval", "pycocotools")
 FPN_LEVELS = ("P2", "P3", "P4", "P5", "P6")
+MAX_SIDE = 100_000  # of an object, pixels
+MAX_SEED = 2**32 - 1  # a larger one overflows the 64-bit seed of a training step
 
 
 def one_of(*options: str | int | None) -> Any:
@@ -31,13 +33,13 @@ def one_of(*options: str | int | None) -> Any:
 
 
 def between(low: float | None = None, high: float | None = None) -> Any:
-    """A number, or a list of numbers, with low <= value <= high; either side may be open."""
+    """A number, or a list of numbers, with low <= value <= high; None: no limit."""
     return field(metadata={"low": low, "high": high})
 
 
-def positive() -> Any:
-    """A number, or a list of numbers, above zero."""
-    return field(metadata={"above": 0})
+def positive(high: float | None = None) -> Any:
+    """A number, or a list of numbers, above zero and at most `high`."""
+    return field(metadata={"above": 0, "high": high})
 
 
 def fraction() -> Any:
@@ -166,7 +168,7 @@ class SplitPathsConfig:
 @dataclass(kw_only=True)
 class SplitConfig:
     fractions: Optional[list[float]] = fraction()
-    seed: int = between(0)
+    seed: int = between(0, MAX_SEED)
 
 
 @dataclass(kw_only=True)
@@ -175,7 +177,7 @@ class ShapesConfig:
     num_val: int = between(1)
     num_test: int = between(1)
     image_size: int = between(32)
-    seed: int = between(0)
+    seed: int = between(0, MAX_SEED)
 
 
 @dataclass(kw_only=True)
@@ -264,8 +266,8 @@ class TrainerConfig:
 class EvaluationConfig:
     backend: str = one_of(*EVALUATORS)
     max_detections: list[int] = between(1)
-    iou_thresholds: list[float] = fraction()
-    size_limits: list[float] = positive()
+    iou_thresholds: list[float] = positive(1)
+    size_limits: list[float] = between(1, MAX_SIDE)
     batch_size: int = between(1)
     loss: bool
     study: bool
@@ -294,4 +296,4 @@ class TrainConfig:
     resume: Optional[str]
     replay: Optional[str]
     output_dir: Optional[str]
-    seed: int = between(0)
+    seed: int = between(0, MAX_SEED)

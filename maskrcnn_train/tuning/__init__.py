@@ -1,1 +1,1 @@
-"""A search over the settings of a training: what may vary, and the trials of all workers."""
+"""A search over the settings of a training: which settings vary, and the trials of all workers."""

@@ -1,4 +1,4 @@
-"""A search as the command line describes it: settings that are fixed, and settings that vary."""
+"""A search as given on the command line: settings with one value, and settings to search."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from maskrcnn_train.tuning.space import (
 
 OF_THE_SEARCH = tuple({field.name for field in fields(TuneConfig)} - {field.name for field in fields(TrainConfig)})
 NOT_VARIED = (*OF_THE_SEARCH, "output_dir", "resume", "replay")
-MASK_HEAD = ("mask_head", "mask_head.name")  # whoever varies them has trials without masks
+MASK_HEAD = ("mask_head", "mask_head.name")  # a search over them has trials without masks
 Rules = Callable[[TuneConfig], list[str]]
 
 
 @dataclass
 class Search:
-    """config: the settings where nothing varies. fixed: overrides with one value. space: what varies."""
+    """config: the settings without those searched. fixed: overrides with one value. space: the settings searched."""
 
     config: TuneConfig
     fixed: list[str]
@@ -56,15 +56,15 @@ class Search:
         return not self.metric.startswith("val_loss/")
 
     def first_values(self) -> dict[str, Value]:
-        """Of the first trial, by key: what the person would have without a search, as far as that can be said."""
+        """The values of the first trial, by key: where possible, those of a training without a search."""
         choices = {each.key: each.first(None) for each in self.space if isinstance(each, Choice)}
-        # numbers as they are beside the chosen groups: a learning rate is the chosen optimizer's
+        # numbers follow the chosen groups: the learning rate is that of the chosen optimizer
         chosen, _ = self.compose([override_of(key, value) for key, value in choices.items()])
         numbers = {e.key: e.first(_current(chosen, e.key)) for e in self.space if isinstance(e, Numbers)}
         return {each.key: (choices | numbers)[each.key] for each in self.space}
 
     def combinations(self) -> list[dict[str, Value]]:
-        """All of them; none where they are too many to go through."""
+        """All combinations of values; empty if there are too many to list."""
         columns = [each.values or [] for each in self.space]
         if math.prod(map(len, columns)) > MOST_VALUES:
             return []
@@ -72,15 +72,15 @@ class Search:
         return [dict(zip(keys, values, strict=True)) for values in itertools.product(*columns)]
 
     def training(self, varied: Sequence[str]) -> TrainConfig:
-        """The settings of one trial. Raises UserError where its values do not go together."""
+        """The settings of one trial. Raises UserError for values that contradict each other."""
         config, _ = self.compose(varied)
         self.check_rules(config)
         return TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
 
     def compose(self, varied: Sequence[str]) -> tuple[TuneConfig, list[str]]:
-        """The settings with some values, and warnings of those without effect; rules between settings not looked at.
+        """The settings with the given values, and warnings. Rules between settings are not checked.
 
-        Raises UserError for a value that its setting cannot take.
+        Raises UserError for a value that its setting does not allow.
         """
         return load_command_config("tune", TuneConfig, lambda _: [], [*self.fixed, *varied], self.config_dir)
 
@@ -88,9 +88,9 @@ class Search:
 def load_search(
     name: str, schema: type[TuneConfig], check_rules: Rules, overrides: list[str], config_dir: str | None
 ) -> tuple[Search, list[str]]:
-    """Compose and check a search; returns it and warnings. Raises UserError with one line.
+    """Compose and check a search; returns it and warnings. Raises UserError.
 
-    Every value that a choice names, and both ends of a range, are tried on the settings before anything runs.
+    Every value of a choice and both ends of a range are checked before anything runs.
     """
     fixed, varied = divided(overrides)
     config, warnings = load_command_config(name, schema, check_rules, fixed, config_dir)
@@ -107,13 +107,13 @@ def load_search(
             warnings += [note for note in notes if note not in warnings]
             try:
                 check_rules(composed)
-            except UserError as error:  # a rule between settings, which other values of the others may keep
+            except UserError as error:  # a rule between settings, which may hold with other values
                 warnings.append(f"some trials with {tried[-1]} will fail: {error}")
     return search, warnings
 
 
 def _in_whole_numbers(dimension: Dimension, config: TuneConfig) -> Dimension:
-    """An interval of a setting that takes whole numbers has whole numbers only."""
+    """Restrict the interval of an integer setting to whole numbers."""
     if not isinstance(dimension, Numbers) or dimension.whole or type(_current(config, dimension.key)) is not int:
         return dimension
     if dimension.low % 1 or dimension.high % 1 or (dimension.step or 0) % 1:
@@ -124,19 +124,19 @@ def _in_whole_numbers(dimension: Dimension, config: TuneConfig) -> Dimension:
 def _check_keys(space: Sequence[Dimension], fixed: Sequence[str]) -> None:
     if not space:
         raise UserError(
-            "nothing varies; give settings several values, e.g. optimizer.lr='tag(log,interval(1e-3,1e-1))' "
+            "no setting has several values; give some, e.g. optimizer.lr='tag(log,interval(1e-3,1e-1))' "
             "backbone=resnet50,resnet101"
         )
     given = {text.split("=", 1)[0] for text in fixed}
     seen: set[str] = set()
     for key in (each.key for each in space):
         if key in NOT_VARIED:
-            raise UserError(f"{key} cannot vary in a search; give it one value")
+            raise UserError(f"{key} cannot be searched; give it one value")
         if key in given or key in seen:
             raise UserError(f"{key} is given twice; keep one of them")
         seen.add(key)
 
 
 def _current(config: Any, key: str) -> Any:
-    """The value of a dotted key; None for a group, which has none."""
+    """The value of a dotted key; None for a config group, which has no value."""
     return reduce(lambda section, name: getattr(section, name, None), key.split("."), config)

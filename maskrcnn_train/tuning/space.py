@@ -1,10 +1,10 @@
-"""What a search may vary: settings with several values, in the words that Hydra has for them.
+"""The search space: settings with several values, written in Hydra's grammar.
 
     backbone=resnet50,resnet101                      one of these
     rpn.nms.post_train=range(500,2001,500)           500, 1000, 1500 or 2000
     roi_head.num_convs=int(interval(0,4))            a whole number, both ends included
     trainer.clip_norm=interval(0,10)                 any number between
-    optimizer.lr=tag(log,interval(1e-4,1e-1))        the same, evenly over the powers of ten
+    optimizer.lr=tag(log,interval(1e-4,1e-1))        any number between, on a log scale
 
 This module imports neither torch nor Optuna.
 """
@@ -23,7 +23,7 @@ MOST_VALUES = 10_000
 
 
 class Suggests(Protocol):
-    """Optuna's trial, as far as it is needed here."""
+    """The part of Optuna's trial that is used here."""
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any: ...
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
@@ -39,16 +39,16 @@ class Choice:
 
     @property
     def ends(self) -> list[Value]:
-        """Values that show whether all can be used."""
+        """Values to check before the search starts."""
         return list(self.options)
 
     @property
     def values(self) -> list[Value] | None:
-        """All values; None where there are too many to go through."""
+        """All values; None if there are too many to list."""
         return list(self.options)
 
     def first(self, current: Any) -> Value:
-        """The value of the first trial: the one that was named first."""
+        """The value of the first trial: the first in the list."""
         return self.options[0]
 
     def suggest(self, trial: Suggests) -> Value:
@@ -57,7 +57,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A number from low to high, both included; log: evenly over powers of ten; step: between neighbours."""
+    """A number from low to high, both included. log: on a log scale. step: distance between neighbours."""
 
     key: str
     low: float
@@ -68,12 +68,12 @@ class Numbers:
 
     @property
     def ends(self) -> list[Value]:
-        """Values that show whether all can be used."""
+        """Values to check before the search starts."""
         return [self.low, self.high]
 
     @property
     def values(self) -> list[Value] | None:
-        """All values; None where there are too many to go through."""
+        """All values; None if there are too many to list."""
         step = 1 if self.whole and self.step is None else self.step
         if step is None or (self.high - self.low) / step > MOST_VALUES:
             return None
@@ -81,7 +81,7 @@ class Numbers:
         return [int(number) for number in numbers] if self.whole else list(numbers)
 
     def first(self, current: Any) -> Value:
-        """The value of the first trial: what the setting is otherwise, the middle where that is not in the range."""
+        """The value of the first trial: the setting's own value, or the middle if that is outside the range."""
         number = isinstance(current, (int, float)) and not isinstance(current, bool)
         if number and self.low <= current <= self.high and self._on_step(current):
             return int(current) if self.whole else float(current)
@@ -104,12 +104,12 @@ Dimension = Choice | Numbers
 
 
 def override_of(key: str, value: Value) -> str:
-    """KEY=VALUE; numbers with six digits."""
+    """KEY=VALUE; floats with six digits."""
     return f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
 
 
 def plain_value(override: str) -> Any:
-    """The value of KEY=VALUE as YAML has it: numbers, lists, text."""
+    """The value of KEY=VALUE as plain data: numbers, lists, text."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import QuotedString
 
@@ -124,7 +124,7 @@ def plain_value(override: str) -> Any:
 
 
 def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides with one value, and those with several. What cannot be read counts as one value."""
+    """Overrides with one value, and those with several. One that cannot be parsed counts as one value."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -133,7 +133,7 @@ def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     for text in overrides:
         try:
             varies = OverridesParser.create().parse_override(text).is_sweep_override()
-        except HydraException:  # composing says what is wrong with it
+        except HydraException:  # composing reports what is wrong with it
             varies = False
         (several if varies else single).append(text)
     return single, several
@@ -165,7 +165,7 @@ def read_dimension(text: str) -> Dimension:
 
 
 def _from_range(text: str, key: str, start: float, stop: float, step: float) -> Numbers:
-    """As Python's range: the end is not included."""
+    """Like Python's range: the end is excluded."""
     count = math.ceil((stop - start) / step - 1e-9) if step else 0
     if count < 2 or step < 0:
         raise UserError(f"{text} has fewer than two rising values; write range(LOW,HIGH,S), HIGH not included")

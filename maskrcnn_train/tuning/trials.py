@@ -1,7 +1,7 @@
 """The trials of a search: a folder that any number of workers share, and the Optuna study in its `trials.log`.
 
-A worker holds a lock on each trial that it trains. The system lets go of a dead worker's locks, so that the next
-worker takes the trial over, at its last checkpoint if it has one.
+A worker holds a file lock on the trial that it trains. The system releases the locks of a dead worker, so another
+worker can take the trial over, from its last checkpoint if there is one.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from optuna.trial import FrozenTrial, TrialState
 
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import MAX_SEED
 from maskrcnn_train.tuning.search import OF_THE_SEARCH, Search
 from maskrcnn_train.tuning.space import Value, override_of
 
 LOG_FILE = "trials.log"
-SHARES = 20  # a training is compared with others at every twentieth of its length, ...
-EARLIEST = 6  # ... not before this one: early on, slow learners look bad
-MOST_ATTEMPTS = 5  # of a trial whose workers are killed
+SHARES = 20  # trainings are compared at every twentieth of their length, ...
+EARLIEST = 6  # ... but not before this one: slow learners look bad at first
+MAX_ATTEMPTS = 5  # at a trial whose workers are killed
 LOCKS = "locks"
 
 logger = logging.getLogger("maskrcnn_train")
 
 
 def score_in(metrics: dict[str, float], metric: str) -> float:
-    """A score that can be compared. Raises UserError where there is none."""
+    """The score to compare. Raises UserError if it is missing, not finite or absent."""
     if metric not in metrics:
         raise UserError(f"the training has no {metric}; it has {', '.join(sorted(metrics))}")
     if not math.isfinite(metrics[metric]):
@@ -47,13 +48,13 @@ def score_in(metrics: dict[str, float], metric: str) -> float:
     return metrics[metric]
 
 
-class Pruned(Exception):
-    """The trial is worse than the others at the same share of its training."""
+class Pruned(BaseException):
+    """The trial is worse than the others at the same share of its training. Not an error, so not an Exception."""
 
 
 @dataclass
 class Trial:
-    """One training of a search. overrides: of the settings that vary. folder: of its run, named by its number."""
+    """One training of a search. overrides: of the searched settings. folder: its run's, named by its number."""
 
     overrides: list[str]
     folder: Path
@@ -63,7 +64,7 @@ class Trial:
     _reported: set[int] = field(default_factory=set)
 
     def report(self, progress: float, metrics: dict[str, float]) -> None:
-        """Tell of an evaluation at a share of the training, 0..1; raises Pruned where it is not worth the rest."""
+        """Report an evaluation at a share of the training, 0..1. Raises Pruned if the trial should stop there."""
         share, score = int(progress * SHARES), score_in(metrics, self._metric)
         if share in self._reported or progress >= 1:
             return
@@ -75,9 +76,9 @@ class Trial:
 
 @dataclass
 class TrialRecord:
-    """What is known of a trial. number: also its folder's name. state: complete, pruned, failed, running.
+    """A trial and its result. number: also the folder's name. state: complete, pruned, failed or running.
 
-    score: the metric, None before there is one. seconds: None while it runs. reason: why it failed.
+    score: the metric, None before the first evaluation. seconds: None while it runs. reason: why it failed.
     """
 
     number: int
@@ -89,9 +90,9 @@ class TrialRecord:
 
 
 class Trials:
-    """All trials of the search in one folder. lock: for what only one worker at a time may do.
+    """All trials of the search in one folder. lock: held by a worker while it changes shared files.
 
-    Raises UserError where the folder's search is another one.
+    Raises UserError if the folder holds another search.
     """
 
     def __init__(self, folder: Path, search: Search) -> None:
@@ -109,16 +110,16 @@ class Trials:
                 pruner=pruner if search.config.pruning == "median" else optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
-            self._be_the_same_search()
+            self._refuse_another_search()
             if not self.study.get_trials(deepcopy=False):
                 self.study.enqueue_trial(search.first_values())
         self._combinations = search.combinations()
 
-    def _be_the_same_search(self) -> None:
+    def _refuse_another_search(self) -> None:
         ours = [
             f"metric={self.search.metric}",
             *(str(each) for each in self.search.space),
-            *_lasting(self.search.fixed),
+            *_shared(self.search.fixed),
         ]
         known = self.study.user_attrs.get("search")
         if known is None:
@@ -130,9 +131,9 @@ class Trials:
             )
 
     def begin(self) -> Trial | None:
-        """The next trial, which this worker now holds; None when there are as many as were asked for."""
+        """The next trial, now locked by this worker; None when all trials have been given out."""
         with self.lock:
-            self._hand_on_lost_ones()
+            self._requeue_lost_trials()
             while (trial := self._next()) is not None:
                 overrides = [override_of(each.key, each.suggest(trial)) for each in self.search.space]
                 if "attempt" in trial.user_attrs or not self._repeats(trial, overrides):
@@ -158,14 +159,14 @@ class Trials:
         return self.study.ask()
 
     def _untried(self) -> list[dict[str, Value]] | None:
-        """Combinations of a small space that no trial has; None where the space is large."""
+        """The combinations of a small space that no trial has; None for a large space."""
         if not self._combinations:
             return None
         tried = {tuple(trial.user_attrs.get("overrides", ())) for trial in self.study.get_trials(deepcopy=False)}
         return [each for each in self._combinations if tuple(starmap(override_of, each.items())) not in tried]
 
     def _repeats(self, trial: optuna.Trial, overrides: list[str]) -> bool:
-        """Whether another trial has these values; then this one ends, and values that none has wait in its place."""
+        """Whether another trial has these values; if so, end this one and queue an untried combination instead."""
         tried = (other.user_attrs.get("overrides") for other in self.study.get_trials(deepcopy=False))
         if overrides not in tried:
             return False
@@ -186,31 +187,31 @@ class Trials:
         self._settle(trial, TrialState.FAIL)
 
     def hand_back(self, trial: Trial) -> None:
-        """A trial that was stopped in order: it goes on where it is whenever a worker comes."""
+        """Queue a trial that was stopped by a signal; the next worker continues it."""
         with self.lock:
-            self._hand_on(trial._optuna, int(trial._optuna.user_attrs.get("attempt", 1)))
-            _let_go(trial._lock)
+            self._requeue(trial._optuna, int(trial._optuna.user_attrs.get("attempt", 1)))
+            _release(trial._lock)
 
     def _settle(self, trial: Trial, state: TrialState, score: float | None = None) -> None:
-        with self.lock:  # else another worker could find it running and not held
+        with self.lock:  # else another worker could see it running but not locked
             self.study.tell(trial._optuna, score, state=state)
-            _let_go(trial._lock)
+            _release(trial._lock)
 
     def _sampler(self, draws: int) -> optuna.samplers.BaseSampler:
-        """The draws of a trial follow from the seed and from the trials before it, whichever worker makes them."""
-        seed = self.search.config.seed * 100_003 + draws
+        """A sampler whose draws depend on the seed and on the trials before it, not on the worker."""
+        seed = (self.search.config.seed * 100_003 + draws) % (MAX_SEED + 1)
         if self.search.config.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # running trials count as bad ones, so that workers don't all try the same
+            # running trials count as bad, so that workers do not all try the same values
             return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
     def _lock_of(self, number: int) -> FileLock:
         return FileLock(self._locks / str(number))
 
-    def _hand_on_lost_ones(self) -> None:
-        """Trials whose worker is gone end as failed, and wait to be trained again."""
+    def _requeue_lost_trials(self) -> None:
+        """End the trials of dead workers as failed, and queue them again."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             lock = self._lock_of(frozen.number)
             try:
@@ -219,32 +220,32 @@ class Trials:
                 continue
             trial = optuna.Trial(self.study, frozen._trial_id)
             attempt = int(frozen.user_attrs.get("attempt", 1)) + 1
-            if attempt > MOST_ATTEMPTS:
-                trial.set_user_attr("reason", f"its worker was killed {MOST_ATTEMPTS} times")
+            if attempt > MAX_ATTEMPTS:
+                trial.set_user_attr("reason", f"its worker was killed {MAX_ATTEMPTS} times")
                 self.study.tell(trial, state=TrialState.FAIL)
             else:
-                self._hand_on(trial, attempt)
-            _let_go(lock)
+                self._requeue(trial, attempt)
+            _release(lock)
 
-    def _hand_on(self, trial: optuna.Trial, attempt: int) -> None:
-        """End a trial, and let another with its values wait: in the same folder if that has a checkpoint."""
+    def _requeue(self, trial: optuna.Trial, attempt: int) -> None:
+        """End a trial and queue another with its values, in the same folder if that has a checkpoint."""
         number = int(trial.user_attrs.get("number", trial.number))
         self.study.tell(trial, state=TrialState.FAIL)
         if "overrides" not in trial.user_attrs:
-            return  # lost before it had its values
+            return  # its worker died before it had values
         attributes: dict[str, Any] = {"attempt": attempt}
         if (self.folder / str(number) / "checkpoints").is_dir():
             attributes["number"] = number
         self.study.enqueue_trial(trial.params, user_attrs=attributes)
 
-    # ------------------------------------------------------------ what came of it
+    # ------------------------------------------------------------ results
 
     def records(self) -> list[TrialRecord]:
-        """All trials, best first; those without a score last. Of one that was handed on, the last attempt."""
+        """All trials, best first, those without a score last. Of a trial queued again, the last attempt."""
         found: dict[int, TrialRecord] = {}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state == TrialState.WAITING or (trial.state == TrialState.FAIL and not _reason(trial)):
-                continue  # handed on, or a repeat
+                continue  # queued again, or a repeat
             record = _record(trial)
             found[record.number] = record
         sign = 1 if self.search.maximizes else -1
@@ -253,9 +254,9 @@ class Trials:
         return [*sorted(complete, key=lambda each: -sign * (each.score or 0)), *others]
 
     def importances(self) -> dict[str, float]:
-        """How much of the difference between good and bad trials each setting explains; empty with too few trials.
+        """Each setting's share in the difference between good and bad trials; empty with too few trials.
 
-        By PED-ANOVA (Watanabe et al. 2023), which asks what the best trials have in common.
+        By PED-ANOVA (Watanabe et al. 2023), which compares the best trials with the rest.
         """
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(complete) < 2 * len(self.search.space) + 4 or len({trial.value for trial in complete}) < 2:
@@ -265,13 +266,13 @@ class Trials:
         )
 
 
-def _let_go(lock: FileLock) -> None:
+def _release(lock: FileLock) -> None:
     lock.release()
     Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _number(trial: FrozenTrial) -> int:
-    """Of its folder: one that was handed on goes on in the first one's."""
+    """The number of its folder: a trial queued again continues in the folder of its first attempt."""
     return int(trial.user_attrs.get("number", trial.number))
 
 
@@ -292,7 +293,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
     )
 
 
-def _lasting(overrides: Sequence[str]) -> list[str]:
-    """Those that all workers of a search must share: not where it is, how long it is, nor what a worker runs on."""
+def _shared(overrides: Sequence[str]) -> list[str]:
+    """The overrides that all workers of a search must share: not its folder, its length or a worker's machine."""
     free = (*OF_THE_SEARCH, "output_dir", "trainer.device", "trainer.num_workers")
     return [text for text in overrides if text.split("=", 1)[0] not in free]

@@ -59,7 +59,7 @@ def test_processes_report_every_file_in_order(tmp_path: Path) -> None:
         picture(number, (30, 20)).save(path)
         files.append((path, (20, 30) if number != 7 else (20, 31)))
     files[9][0].write_bytes(b"nothing")
-    alone, together = (list(scan_images(files, workers)) for workers in (1, 2))
+    alone, together = (scan_images(files, workers, lambda done, total: None) for workers in (1, 2))
     assert alone == together
     assert [row for row, fact in enumerate(alone) if fact.fault] == [7, 9]
     assert [fact.wrong_size for fact in alone if fact.fault] == [True, False]

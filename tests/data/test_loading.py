@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import subprocess
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,8 @@ import torch
 from small_coco import Configure, roboflow, small_coco
 
 from maskrcnn_train import build_model
-from maskrcnn_train.data.loading import DetectionLoader, build_loaders, pad_images
+from maskrcnn_train.data.images import ImageError
+from maskrcnn_train.data.loading import DetectionLoader, build_loaders
 from maskrcnn_train.data.order import EpochBatchSampler, repeat_factors
 from maskrcnn_train.engine.distributed import ALONE
 from maskrcnn_train.engine.validation import Validation
@@ -158,37 +164,6 @@ def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path, configur
             torch.testing.assert_close(masks.dense(), other_masks.dense())
 
 
-def test_a_packed_batch_gives_back_every_sample(tmp_path: Path, configure: Configure) -> None:
-    coco = small_coco(4)
-    coco["annotations"] = [item for item in coco["annotations"] if item["image_id"] != 2]
-    roboflow(tmp_path / "data", coco)
-    loaders = build_loaders(configure("evaluation.batch_size=4"))
-    ((images, targets),) = list(loaders.val)
-    assert images.pixels.shape == (4, 3, 96, 96)
-    assert images.sizes == [(48, 72), (72, 48)] * 2
-    for position, target in enumerate(targets):
-        pixels, expected, size = loaders.val.dataset[position]
-        h, w = images.sizes[position]
-        torch.testing.assert_close(images.pixels[position, :, :h, :w], pixels)
-        assert images.original_sizes[position] == size
-        assert target.keys() == expected.keys()
-        torch.testing.assert_close(target["boxes"], expected["boxes"])
-        masks, whole = target["masks"], expected["masks"]
-        assert isinstance(masks, MaskCrops)
-        assert isinstance(whole, MaskCrops)
-        assert masks.size == whole.size
-        torch.testing.assert_close(masks.dense(), whole.dense())
-
-
-def test_padding_is_zero_and_reaches_a_multiple_of_32() -> None:
-    batch = pad_images(
-        [torch.ones((3, 40, 50), dtype=torch.uint8), torch.ones((3, 20, 70), dtype=torch.uint8)], [(1, 1)] * 2
-    )
-    assert batch.pixels.shape == (2, 3, 64, 96)
-    assert batch.pixels.sum() == 3 * (40 * 50 + 20 * 70)
-    assert batch.pixels.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_an_unreadable_image_stops_or_is_skipped(
     tmp_path: Path, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -204,6 +179,56 @@ def test_an_unreadable_image_stops_or_is_skipped(
     assert list(loaders.train.bad_images.values()) == [2]
     assert caplog.text.count("2.png") == 1
     assert [target["image_id"] for _, targets in loaders.val for target in targets] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_one_line_wherever_it_was_read(
+    workers: int, tmp_path: Path, configure: Configure
+) -> None:
+    roboflow(tmp_path / "data", small_coco(4))
+    (tmp_path / "data/train/2.png").write_bytes(b"broken")
+    loaders = build_loaders(configure(f"trainer.num_workers={workers}"))
+    with closing(loaders), pytest.raises(ImageError) as error:
+        collect(loaders.train)
+    assert str(error.value) == f"{tmp_path / 'data/train/2.png'} cannot be read as an image: cannot identify image file"
+
+
+def test_closed_loaders_leave_no_process_and_can_be_read_again(tmp_path: Path, configure: Configure) -> None:
+    roboflow(tmp_path / "data", small_coco(4))
+    loaders = build_loaders(configure("trainer.num_workers=2"))
+    with closing(loaders):
+        batch = next(iter(loaders.train))
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+    assert not any(worker.is_alive() for worker in workers)
+    with closing(loaders):
+        assert torch.equal(next(iter(loaders.train))[0].pixels, batch[0].pixels)
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_an_error_beside_workers_ends_the_process_within_seconds(
+    stuck: bool, tmp_path: Path, configure: Configure
+) -> None:
+    roboflow(tmp_path / "data", small_coco(8))
+    script = """
+import sys, time
+from maskrcnn_train import build_loaders, load_config
+from maskrcnn_train.data.dataset import CocoDataset
+loaders, load = build_loaders(load_config(sys.argv[2:])), CocoDataset._load
+def slow(self, key):
+    time.sleep(100 if sys.argv[1] == "True" and key[1] > 2 else 0)
+    return load(self, key)
+CocoDataset._load = slow
+for batch in loaders.train:
+    failed = time.monotonic()
+    raise KeyError(failed)
+"""
+    settings = ["data=roboflow", f"data.root={tmp_path / 'data'}", "trainer.num_workers=2", "trainer.batch_size=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(stuck), *settings], capture_output=True, text=True, timeout=90
+    )
+    raised = float(done.stderr.rstrip().rsplit("KeyError: ", 1)[1])
+    assert time.monotonic() - raised < 10, done.stderr
 
 
 def test_an_unreadable_validation_image_is_left_out_of_scores_and_pictures(

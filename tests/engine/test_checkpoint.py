@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from maskrcnn_train.engine import checkpoint
-from maskrcnn_train.engine.checkpoint import Checkpoints, read_checkpoint, restore
+from maskrcnn_train.engine.checkpoint import Checkpoints, read_checkpoint, restore, save_plain
 from maskrcnn_train.engine.precision import grad_scaler
 from maskrcnn_train.engine.state import Position, TrainingState
 from maskrcnn_train.settings.compose import load_config
@@ -68,10 +68,44 @@ def test_a_full_disk_leaves_the_checkpoint_before(checkpoints: Checkpoints, monk
         raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos 64 vs 0")
 
     monkeypatch.setattr(checkpoint.torch, "save", full)
-    with pytest.raises(UserError, match="is the disk full"):
+    with pytest.raises(
+        UserError, match=r"cannot write .*last\.pt.*is the disk full.*the file that was there is intact"
+    ):
         checkpoints.save_last(state(2))
     assert checkpoints.load_last()[0]["position"]["step"] == 1
-    assert not list(checkpoints.folder.glob("*.tmp"))
+    assert not list(checkpoints.folder.glob("*.part"))
+    (checkpoints.folder / "last.pt").unlink()
+    with pytest.raises(UserError, match=r"is the disk full\?$"):
+        checkpoints.save_last(state(2))
+
+
+@pytest.mark.parametrize("key", ["config", "classes", "model"])
+def test_a_checkpoint_without_a_part_is_incomplete(checkpoints: Checkpoints, key: str) -> None:
+    checkpoints.save_last(state(1))
+    content = read_checkpoint(checkpoints.folder / "last.pt")
+    save_plain({name: value for name, value in content.items() if name != key}, checkpoints.folder / "part.pt")
+    with pytest.raises(UserError, match=f"part.pt is incomplete: it has no {key}"):
+        read_checkpoint(checkpoints.folder / "part.pt")
+
+
+@pytest.mark.parametrize("key", ["optimizer", "ema", "scaler", "position"])
+def test_a_state_without_a_part_gives_way_to_the_one_before(checkpoints: Checkpoints, key: str) -> None:
+    checkpoints.save_last(state(1))
+    checkpoints.save_last(state(2))
+    content = read_checkpoint(checkpoints.folder / "last.pt")
+    save_plain({name: value for name, value in content.items() if name != key}, checkpoints.folder / "last.pt")
+    content, trouble = checkpoints.load_last()
+    assert content["position"]["step"] == 1
+    assert trouble is not None
+    assert f"it has no {key}" in trouble
+
+
+def test_a_position_of_another_form_does_not_fit(checkpoints: Checkpoints) -> None:
+    checkpoints.save_last(state(1))
+    content, _ = checkpoints.load_last()
+    content["position"]["sheep"] = 3
+    with pytest.raises(UserError, match=r"does not fit.*sheep"):
+        restore(state(1), content)
 
 
 def test_the_json_beside_says_what_a_checkpoint_is(checkpoints: Checkpoints) -> None:
@@ -95,6 +129,6 @@ def test_a_pickle_with_a_payload_does_not_run(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"format": Payload()}, tmp_path / "bad.pt")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="is refused"):
         read_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "ran").exists()

@@ -17,14 +17,15 @@ import torch
 from tiny import TINY as SMALLEST
 
 from maskrcnn_train import load_config, train
-from maskrcnn_train.data import loading
-from maskrcnn_train.data.loading import LostWorker, PackedBatch
-from maskrcnn_train.engine import loop
-from maskrcnn_train.engine.checkpoint import read_checkpoint
+from maskrcnn_train.data.loading import LostWorker
+from maskrcnn_train.data.packing import PackedBatch
+from maskrcnn_train.engine import failed_steps, loop
+from maskrcnn_train.engine.checkpoint import read_checkpoint, save_plain
 from maskrcnn_train.engine.faults import OutOfMemory
 from maskrcnn_train.engine.replay import replay
 from maskrcnn_train.engine.step import BadStep
 from maskrcnn_train.reporting.tensorboard import read_metrics
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 
 TINY = [*SMALLEST, "trainer.interval_unit=step", "trainer.max_steps=6"]
@@ -54,7 +55,7 @@ def spoil_batches(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], None],
             spoil(targets)
         return images, targets
 
-    monkeypatch.setattr(loading.PackedBatch, "unpack", changed)
+    monkeypatch.setattr(PackedBatch, "unpack", changed)
 
 
 def flatten_a_box(targets: Any) -> None:
@@ -81,6 +82,18 @@ def test_a_degenerate_target_is_named_kept_and_replayed(
     assert found.reason == error.value.reason
     assert "object 0 of image" in found.cause
     assert "has the box" in found.cause
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("batches", None, "it has no batches"), ("lr", None, "it has no lr"), ("batches", [{"images": []}], "targets")],
+)
+def test_an_incomplete_failed_step_is_named(key: str, value: object, said: str, tmp_path: Path) -> None:
+    whole = dict.fromkeys(failed_steps.KEYS, 0) | {"format": failed_steps.FORMAT, "batches": []}
+    content = {**whole, "classes": {"names": ["a"], "ids": [1]}, key: value}
+    save_plain({name: each for name, each in content.items() if each is not None}, tmp_path / "step_1.pt")
+    with pytest.raises(UserError, match=rf"step_1\.pt is incomplete: .*{said}"):
+        replay(tmp_path / "step_1.pt")
 
 
 def test_a_huge_learning_rate_is_the_cause(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
@@ -201,7 +214,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_ends_with_one_line(
     assert "last.pt" in line
     assert "Traceback" not in done.stderr
     assert (tmp_path / "run/checkpoints/last.pt").read_bytes() == before
-    assert not list((tmp_path / "run/checkpoints").glob("*.tmp"))
+    assert not list((tmp_path / "run/checkpoints").glob("*.part"))
 
 
 @pytest.mark.slow

@@ -32,6 +32,29 @@ def test_learning_rate_follows_the_batch_only_when_asked() -> None:
     assert scaled_lr(load_config(["optimizer=sgd", "optimizer.scale_lr=false"]).optimizer, 4) == 0.02
 
 
+def test_the_reference_batch_is_the_one_that_the_learning_rate_is_for() -> None:
+    section = section_of("optimizer=sgd", "optimizer.lr=0.02", "optimizer.reference_batch_size=8")
+    assert scaled_lr(section, 4) == pytest.approx(0.02 * 4 / 8)
+    assert build_optimizer(section, network(), images_per_step=8).defaults["lr"] == 0.02
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9)])
+def test_betas_are_the_decay_of_both_averages_of_adamw(betas: tuple[float, float]) -> None:
+    """Kingma & Ba 2015: with gradients 1 and 3 the second step is lr * m / sqrt(v), each corrected for its start."""
+    weight = nn.Parameter(torch.zeros(1))
+    model = nn.ParameterList([weight])
+    settings = ["optimizer=adamw", "optimizer.weight_decay=0", "optimizer.lr=1", f"optimizer.betas={list(betas)}"]
+    optimizer = build_optimizer(section_of(*settings), model, images_per_step=16)
+    for gradient in (1.0, 3.0):
+        before = weight.item()
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+    first, second = betas
+    mean = ((1 - first) * (first * 1 + 3)) / (1 - first**2)
+    square = ((1 - second) * (second * 1 + 9)) / (1 - second**2)
+    assert before - weight.item() == pytest.approx(mean / square**0.5, rel=1e-4)
+
+
 def section_of(*overrides: str) -> OptimizerConfig:
     return load_config(list(overrides)).optimizer
 

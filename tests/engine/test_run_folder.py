@@ -11,12 +11,13 @@ import yaml
 from maskrcnn_train.cli import resumed_overrides
 from maskrcnn_train.engine.run_folder import find_run, open_run_folder
 from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import overrides_of
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("x")
-    with pytest.raises(ValueError, match=f"resume={tmp_path}"):
+    with pytest.raises(UserError, match=f"resume={tmp_path}"):
         open_run_folder(load_config([f"output_dir={tmp_path}"]), "train")
 
 
@@ -34,8 +35,26 @@ def test_auto_finds_the_newest_run_of_the_same_settings(tmp_path: Path) -> None:
     assert find_run(load_config(["seed=3", "resume=auto"]), tmp_path) is None
 
 
+@pytest.mark.parametrize("content", [b"seed: [1", b"- a list", b"", b"\xff\xfe\x00"])
+def test_a_damaged_run_is_passed_over(content: bytes, tmp_path: Path) -> None:
+    for name in ("good", "damaged"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    (tmp_path / "good/config.yaml").write_text(yaml.safe_dump(asdict(load_config(["seed=1"]))))
+    (tmp_path / "damaged/config.yaml").write_bytes(content)
+    assert find_run(load_config(["seed=1", "resume=auto"]), tmp_path) == tmp_path / "good"
+
+
+def test_auto_takes_a_run_that_has_no_checkpoint_but_no_other_folder(tmp_path: Path) -> None:
+    config = load_config([f"output_dir={tmp_path}", "resume=auto"])
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        open_run_folder(config, "train")
+    (tmp_path / "train.log").write_text("started")
+    assert open_run_folder(config, "train") == tmp_path
+
+
 def test_a_resume_path_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="names no run"):
+    with pytest.raises(UserError, match="names no run"):
         find_run(load_config([f"resume={tmp_path}"]), tmp_path)
 
 

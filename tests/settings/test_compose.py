@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from maskrcnn_train import __version__
 from maskrcnn_train.cli import help_page, run_command
 from maskrcnn_train.settings.command_rules import check_evaluate_rules
 from maskrcnn_train.settings.command_schema import EvaluateConfig
 from maskrcnn_train.settings.compose import config_from_plain, groups, load_command_config, load_config
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
 
@@ -67,12 +69,31 @@ def test_every_option_composes(option: str) -> None:
         (["seed=null"], ["seed"]),
         (["seed"], ["key=value"]),
         (["rpn.nms.post_train=5,6"], ["add -m"]),
-        (["optimizer.lr=nan"], ["optimizer.lr", "not a number"]),
+        (["optimizer.lr=nan"], ["optimizer.lr", "not a finite number"]),
         (["weights=coco", "backbone.norm=batch"], ["backbone.norm_eps=0", "backbone.norm_eps=1.0e-5"]),
+        (["weights=coco", "backbone.fpn_norm=batch"], ["backbone.norm_eps=0", "backbone.fpn_norm=batch"]),
+        (["backbone.norm_eps=0"], ["backbone.norm_eps=0 divides by zero with backbone.norm=batch"]),
+        (["optimizer=adamw", "optimizer.betas=[0.9,1.0]"], ["optimizer.betas=[0.9, 1.0]", "below 1"]),
+        (["seed=10000000000"], ["seed=10000000000", "from 0 to 4294967295"]),
+        (["evaluation.size_limits=[1e-9,1e200]"], ["evaluation.size_limits", "from 1 to 100000"]),
+        (["evaluation.iou_thresholds=[0]"], ["evaluation.iou_thresholds", "above 0 and at most 1"]),
+        (["evaluation.max_detections=[1,1,1]"], ["evaluation.max_detections", "ascending"]),
+        (["augmentation.scale_jitter=[2,0.1]"], ["augmentation.scale_jitter", "[smallest, largest]"]),
+        (["optimizer.lr=inf"], ["optimizer.lr=inf", "finite"]),
+        (["data.min_size=32", "data.max_size=32", "trainer.batch_size=1"], ["images of 32 pixels", "backbone.norm"]),
+        (["roi_head.norm=batch", "pooler.resolution=1"], ["roi_head.norm=batch", "pooler.resolution"]),
+        (["mask_head.norm=group", "mask_head.pooler.resolution=1"], ["mask_head.norm=group", "at least 2"]),
+        (["output_dir="], ["output_dir is empty"]),
+        (["data.split.fractions=[1,0]"], ["data.split.fractions=[1.0, 0.0]", "above 0"]),
+        (["data=coco", "data.root=' '"], ["data.root is empty"]),
+        (["rpn.nms=fast"], ["write rpn/nms=fast"]),
+        (["mask_head.pooler=align"], ["mask_head.pooler is a section", "mask_head.pooler.KEY=VALUE"]),
+        (["pooler=3"], ["pooler=3 is not an option", "align"]),
+        (["check", "data=shapes"], ["python -m maskrcnn_train.check"]),
     ],
 )
 def test_a_mistake_is_one_clear_line(overrides: list[str], said: list[str]) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(UserError) as caught:
         load_config(overrides)
     message = str(caught.value)
     assert "\n" not in message
@@ -90,11 +111,21 @@ def test_a_mistake_is_one_clear_line(overrides: list[str], said: list[str]) -> N
         (["backbone.norm=frozen"], "backbone.norm"),
         (["augmentation=lsj", "augmentation.min_crop=0.5"], "augmentation.min_crop"),
         (["mask_head=none", "augmentation.copy_paste=0.5"], "augmentation.copy_paste"),
+        (["mask_head=none", "mask_head.num_convs=2"], "mask_head.num_convs has no effect with mask_head=none"),
+        (["optimizer=adamw", "optimizer.momentum=0.9"], "optimizer.momentum has no effect with optimizer=adamw"),
+        (["schedule=cosine", "schedule.milestones=[0.5]"], "schedule.milestones has no effect with schedule=cosine"),
+        (["schedule.final_factor=0.1"], "schedule.final_factor has no effect with schedule=multistep"),
+        (["trainer.early_stopping=3", "trainer.evaluate_every=0"], "trainer.early_stopping has no effect"),
     ],
 )
 def test_a_setting_without_effect_is_a_warning(overrides: list[str], key: str) -> None:
     _, warnings = load_command_config("train", TrainConfig, check_train_rules, overrides)
     assert any(key in warning for warning in warnings)
+
+
+def test_the_idle_keys_of_a_resumed_run_are_not_told_again() -> None:
+    given = ["optimizer=adamw", "optimizer.momentum=0.9", "resume=runs/a"]
+    assert load_command_config("train", TrainConfig, check_train_rules, given)[1] == []
 
 
 def test_the_defaults_give_no_warning() -> None:
@@ -114,6 +145,25 @@ def run(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "maskrcnn_train", *arguments], capture_output=True, text=True)
     return done, time.perf_counter() - began
+
+
+def test_version_is_that_of_the_package() -> None:
+    done, _ = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"maskrcnn_train {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lr", "0.01"], "unrecognized arguments: --lr; settings are written KEY=VALUE, e.g. optimizer.lr=0.01"),
+        (["hydra.run.dir=DIR"], "hydra.run.dir=DIR has no effect; write output_dir=DIR"),
+        (["-m", "seed=0,1", "output_dir="], "output_dir is empty; write output_dir=FOLDER, or leave it out"),
+        (["-m", "seed=0,1", "hydra.sweep.dir=DIR"], "hydra.sweep.dir=DIR has no effect; write output_dir=DIR"),
+    ],
+)
+def test_a_flag_or_key_that_is_not_ours_is_one_line_with_the_right_way(words: list[str], said: str) -> None:
+    done, _ = run(*words)
+    assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
 
 
 @pytest.mark.parametrize("arguments", [["rpn.nms.post_tran=5"], ["-m", "rpn.nms.post_train=500,0"]])
@@ -219,3 +269,13 @@ def test_a_checkpoint_of_an_older_version_gets_todays_values_for_newer_settings(
     plain["trainer"]["sprockets"] = 3
     with pytest.raises(ValueError, match=r"trainer\.sprockets is not a setting"):
         config_from_plain(plain)
+
+
+def test_two_values_for_one_key_are_a_warning() -> None:
+    def warnings(*overrides: str) -> list[str]:
+        found = load_command_config("train", TrainConfig, check_train_rules, list(overrides))[1]
+        return [text for text in found if "times" in text]
+
+    both = ["experiment=finetune", "seed=1", "experiment=facade_cpu", "seed=1", "data.root=."]
+    assert warnings(*both) == ["experiment is given 2 times; the last counts: experiment=facade_cpu"]
+    assert warnings("seed=1", "seed=2", "resume=runs/old") == []  # those of the run resumed come first

@@ -12,7 +12,7 @@ pytest.importorskip("optuna", reason="needs the extra tune")
 from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
 from maskrcnn_train.tuning.search import Search, load_search
-from maskrcnn_train.tuning.trials import EARLIEST, MOST_ATTEMPTS, SHARES, Pruned, Trial, Trials, score_in
+from maskrcnn_train.tuning.trials import EARLIEST, MAX_ATTEMPTS, SHARES, Pruned, Trial, Trials, score_in
 
 SPACE = [
     "optimizer.lr=tag(log,interval(1e-5,1e-2))",
@@ -105,7 +105,7 @@ def test_a_trial_without_a_checkpoint_begins_anew_elsewhere(tmp_path: Path) -> N
 
 def test_a_trial_whose_worker_is_always_killed_is_given_up_and_says_so(tmp_path: Path) -> None:
     trials = Trials(tmp_path, search("trials=1"))
-    for _ in range(MOST_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         trial = trials.begin()
         assert trial is not None
         (trial.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def test_a_trial_whose_worker_is_always_killed_is_given_up_and_says_so(tmp_path:
 
 def test_a_trial_that_is_stopped_in_order_goes_on_however_often(tmp_path: Path) -> None:
     trials = Trials(tmp_path, search("trials=1"))
-    for _ in range(MOST_ATTEMPTS + 2):
+    for _ in range(MAX_ATTEMPTS + 2):
         trial = trials.begin()
         assert trial is not None
         assert trial.folder == tmp_path / "0"

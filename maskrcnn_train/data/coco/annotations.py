@@ -1,12 +1,11 @@
 """Checks the annotations of a COCO JSON against their images and sorts them.
 
-Faults of single annotations are never fatal and never silent: each is a row of the table of what was skipped.
+A faulty annotation never stops a training and is never dropped silently: each fault has a row in `SkippedTable`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import NO_MASK, RLE, SkippedTable
-from maskrcnn_train.data.coco.raw_annotations import GIVEN, MALFORMED, UNKNOWN, RawAnnotations
+from maskrcnn_train.data.coco.raw_annotations import GIVEN, MALFORMED, NO_ID, UNKNOWN, RawAnnotations
+from maskrcnn_train.structures.arrays import Floats, Ints
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Report = Callable[[str, Any, bool], None]  # (reason, which: bool [A], dropped)
 
@@ -25,34 +23,18 @@ CLIP_TOLERANCE = 0.5  # pixels; tools round coordinates, that alone is not worth
 MIN_AGREEMENT = 0.5  # IoU of a box and the extent of its segmentation; below it one of them is likely wrong
 
 
-@dataclass
-class AnnotationColumns:
-    """The checked annotations, sorted by image; columns as in `AnnotationIndex`."""
-
-    ids: Ints
-    image_rows: Ints
-    category_ids: Ints
-    crowd: Bools
-    boxes: Floats
-    written_boxes: Floats
-    areas: Floats
-    kinds: NDArray[np.uint8]
-    extents: Floats
-    part_offsets: Ints
-    point_offsets: Ints
-    coordinates: Floats
-    run_offsets: Ints
-    runs: NDArray[np.uint32]
-
-
 def check_annotations(
-    raw: RawAnnotations, ids: Ints, image_rows: Ints, sizes: Ints, skipped: SkippedTable
-) -> AnnotationColumns:
-    """Check and sort annotations; `skipped` receives what is left out or repaired.
+    raw: RawAnnotations, image_ids: Ints, sizes: Ints, keep: Bools, skipped: SkippedTable
+) -> dict[str, NDArray[Any]]:
+    """Check the annotations and sort them by image: the columns of `AnnotationIndex` that are about them.
 
-    ids, image_rows: int64 [A], in the order of `raw`. sizes: int64 [M, 2] height, width.
+    image_ids: int64 [M]; sizes: int64 [M, 2] height, width. keep: bool [A], which annotations have a known image; it
+    becomes False, in place, for those left out. `skipped` receives what is left out or repaired.
     """
-    keep = np.ones(len(raw), dtype=bool)
+    ids, image_rows = raw.ids.copy(), np.full(len(raw), -1)
+    ids[keep] = _unique_ids(raw.ids[keep], raw.numbers[keep], skipped)
+    by_id = np.argsort(image_ids)
+    image_rows[keep] = by_id[np.searchsorted(image_ids, raw.image_ids[keep], sorter=by_id)]
 
     def report(reason: str, which: Bools, dropped: bool) -> None:
         which = which & keep
@@ -61,7 +43,7 @@ def check_annotations(
         if dropped:
             keep[which] = False
 
-    own_sizes = sizes[image_rows]
+    own_sizes = np.concatenate([sizes, [[1, 1]]])[image_rows]  # row -1: 1 x 1
     report("iscrowd is neither 0 nor 1", raw.crowd < 0, True)
     boxes = _check_boxes(raw, own_sizes, report)
     extents, mask_areas, good_parts = _check_polygons(raw, own_sizes, report)
@@ -78,18 +60,37 @@ def check_annotations(
     areas = _check_areas(raw.areas, np.where(has_mask, mask_areas, boxes[:, 2] * boxes[:, 3]), report)
     order = np.argsort(image_rows, kind="stable")
     order = order[keep[order]]
-    return AnnotationColumns(
-        ids=ids[order],
-        image_rows=image_rows[order],
-        category_ids=raw.category_ids[order],
-        crowd=raw.crowd[order] == 1,
-        boxes=boxes[order],
-        written_boxes=np.where(has_box[:, None], raw.boxes, boxes)[order],
-        areas=areas[order],
-        kinds=raw.kinds[order],
-        extents=extents[order],
+    return {
+        "annotation_ids": ids[order],
+        "image_rows": image_rows[order],
+        "category_ids": raw.category_ids[order],
+        "crowd": raw.crowd[order] == 1,
+        "boxes": boxes[order],
+        "written_boxes": np.where(has_box[:, None], raw.boxes, boxes)[order],
+        "areas": areas[order],
+        "kinds": raw.kinds[order],
+        "extents": extents[order],
         **_select_masks(raw, good_parts, order),
-    )
+    }
+
+
+def _unique_ids(given: Ints, numbers: Ints, skipped: SkippedTable) -> Ints:
+    """The ids of annotations; missing, wrong and repeated ones are replaced by new ones above the largest.
+
+    numbers: positions of the annotations in their file.
+    """
+    usable = given != NO_ID
+    first = np.zeros(len(given), dtype=bool)
+    first[np.unique(given, return_index=True)[1]] = True
+    ids = given.copy()
+    following = max(int(given.max(initial=0)), 0) + 1
+    for row in np.flatnonzero(~usable | ~first).tolist():
+        reason = "annotation id repeated" if usable[row] else "annotation id missing or not a whole number"
+        was = f" (id {given[row]})" if usable[row] else ""
+        example = f"annotation number {numbers[row]}{was} is now {following}"
+        skipped.add(f"{reason}: replaced", following, example, dropped=False)
+        ids[row], following = following, following + 1
+    return ids
 
 
 def _check_boxes(raw: RawAnnotations, sizes: Ints, report: Report) -> Floats:

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-FORMAT_VERSION = 3  # raise it when a column changes: older caches are then built anew
+FORMAT_VERSION = 4  # raise it when a column or meta.json changes: older caches are then rebuilt
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
-SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that tell its states apart, and the bytes of each
-EXAMPLES = 5  # named per reason in the table of what was skipped
+SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that are hashed, and bytes of each
+EXAMPLES = 5  # named for each reason in `SkippedTable`
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,11 @@ class Category:
 
 
 @dataclass
-class Finding:
-    """What happened to some annotations or images for one reason.
+class SkippedRow:
+    """The annotations or images that are not used as they stand for one reason.
 
-    dropped: True when they are left out, False when they were repaired or only deserve a look.
-    ids: ids in the JSON of all of them; examples: the first few in words.
+    dropped: True where they are left out, False where they were repaired or only deserve a look.
+    ids: their ids in the JSON; examples: the first few in words.
     """
 
     reason: str
@@ -58,40 +58,34 @@ class Finding:
 
 @dataclass
 class SkippedTable:
-    """Everything in a JSON that is not used as it stands, by reason. Nothing is dropped without a row here."""
+    """All that is not used of a JSON as it stands, by reason. Nothing is dropped without a row here."""
 
-    findings: dict[str, Finding] = field(default_factory=dict)
+    rows: dict[str, SkippedRow] = field(default_factory=dict)
 
     def add(self, reason: str, item_id: int, example: str, *, dropped: bool = True) -> None:
-        finding = self.findings.setdefault(reason, Finding(reason, dropped))
-        finding.ids.append(item_id)
-        if len(finding.examples) < EXAMPLES:
-            finding.examples.append(example)
+        row = self.rows.setdefault(reason, SkippedRow(reason, dropped))
+        row.ids.append(item_id)
+        if len(row.examples) < EXAMPLES:
+            row.examples.append(example)
 
-    def __iter__(self) -> Iterator[Finding]:
-        """Rows of the table: what is left out first, most frequent first."""
-        return iter(sorted(self.findings.values(), key=lambda row: (not row.dropped, -row.count, row.reason)))
+    def __iter__(self) -> Iterator[SkippedRow]:
+        """Rows with losses first, then the most frequent first."""
+        return iter(sorted(self.rows.values(), key=lambda row: (not row.dropped, -row.count, row.reason)))
 
     def __len__(self) -> int:
-        return len(self.findings)
+        return len(self.rows)
 
     @property
     def num_dropped(self) -> int:
         """Annotations and images that are left out."""
-        return sum(row.count for row in self.findings.values() if row.dropped)
-
-    def copy(self) -> SkippedTable:
-        return SkippedTable.from_plain(self.to_plain())
+        return sum(row.count for row in self.rows.values() if row.dropped)
 
     def to_plain(self) -> list[dict[str, Any]]:
-        return [
-            {"reason": row.reason, "dropped": row.dropped, "ids": list(row.ids), "examples": list(row.examples)}
-            for row in self.findings.values()
-        ]
+        return [asdict(row) for row in self.rows.values()]
 
     @classmethod
     def from_plain(cls, rows: list[dict[str, Any]]) -> SkippedTable:
-        return cls({row["reason"]: Finding(**row) for row in rows})
+        return cls({row["reason"]: SkippedRow(**row) for row in rows})
 
 
 @dataclass
@@ -100,8 +94,8 @@ class AnnotationIndex:
 
     image_ids int64 [M]; image_sizes int64 [M, 2] height, width; names uint8, utf-8, image i at
     name_offsets[i]:name_offsets[i+1]; annotations of image i are rows first[i]:first[i+1].
-    boxes float64 [A, 4] x y w h, clipped to the image, written_boxes as the JSON has them, which is what scores are
-    taken against (computed where it has none); areas float64; crowd bool; kinds uint8.
+    boxes float64 [A, 4] x y w h, clipped to the image; written_boxes as in the JSON, which scores are measured
+    against (computed where the JSON has none); areas float64; crowd bool; kinds uint8.
     extents float64 [A, 4] x1 y1 x2 y2 around the segmentation (the box where there is none).
     Polygon parts of annotation a: part_offsets[a]:part_offsets[a+1]; numbers x y x y ... of part p:
     coordinates[point_offsets[p]:point_offsets[p+1]]. RLE: runs[run_offsets[a]:run_offsets[a+1]], zeros first,
@@ -162,6 +156,22 @@ class AnnotationIndex:
         """Run lengths of annotation `row`, zeros first."""
         return self.runs[self.run_offsets[row] : self.run_offsets[row + 1]]
 
+    def image_entry(self, row: int) -> dict[str, Any]:
+        """Image `row` as COCO writes it."""
+        height, width = self.size(row)
+        return {"id": int(self.image_ids[row]), "height": height, "width": width, "file_name": self.file_name(row)}
+
+    def annotation_entry(self, row: int) -> dict[str, Any]:
+        """Annotation `row` as COCO writes it, without its segmentation; the box as in the JSON."""
+        return {
+            "id": int(self.annotation_ids[row]),
+            "image_id": int(self.image_ids[self.image_rows[row]]),
+            "category_id": int(self.category_ids[row]),
+            "bbox": self.written_boxes[row].tolist(),
+            "area": float(self.areas[row]),
+            "iscrowd": int(self.crowd[row]),
+        }
+
     def __reduce__(self) -> tuple[Any, ...]:
         # a worker that is not forked opens the files again instead of receiving a copy
         if self.folder is not None:
@@ -182,20 +192,20 @@ def cache_root() -> Path:
 
 
 def cache_folder(annotations: Path) -> Path:
-    """Where the index of this JSON, in its present state, is or would be kept.
+    """The cache folder of this JSON in its present state.
 
-    The state is the file's size, the times of its last change (its content's, and its entry's, which programs cannot
-    set back) and a hash of samples of its content; hashing a large file whole would take longer than all the rest.
+    The state is the size, the times of the last change (mtime, and ctime, which programs cannot set back) and a hash
+    of samples of the content. Hashing all of a large file would take longer than all the rest.
     """
     path = annotations.resolve()
     stat = path.stat()
     state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {sample_hash(path)} {FORMAT_VERSION}"
-    place, content = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (str(path), state))
-    return cache_root() / f"{place}-{content}"
+    name, content = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (str(path), state))
+    return cache_root() / f"{name}-{content}"
 
 
 def sample_hash(path: Path) -> str:
-    """Hash of the first and the last block of a file and of others evenly between: of all of it up to 4 MB."""
+    """Hash of evenly spaced blocks of a file, the first and last included: of all of it up to 4 MB."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         last = max(0, path.stat().st_size - SAMPLE)
@@ -205,24 +215,38 @@ def sample_hash(path: Path) -> str:
     return found.hexdigest()
 
 
+class BrokenIndex(Exception):
+    """A saved index that lacks files, or whose columns are not those that were written."""
+
+
 def load_index(folder: Path) -> AnnotationIndex:
-    """Open a saved index without reading its columns. Raises OSError or ValueError when it is not whole."""
-    meta = orjson.loads((folder / "meta.json").read_bytes())
-    # plain arrays over the mapped pages: slicing a np.memmap is several times slower
-    columns = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _column_names()}
-    return AnnotationIndex(
-        source=meta["source"],
-        categories=[Category(**category) for category in meta["categories"]],
-        skipped=SkippedTable.from_plain(meta["skipped"]),
-        folder=folder,
-        **columns,
-    )
+    """Open a saved index without reading its columns. Raises BrokenIndex."""
+    try:
+        meta = orjson.loads((folder / "meta.json").read_bytes())
+        # plain arrays over the mapped pages: slicing a np.memmap is several times slower
+        columns = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _column_names()}
+        for name, column in columns.items():
+            if meta["columns"][name] != _form(column):
+                raise BrokenIndex(f"{name} has the form {_form(column)}, not {meta['columns'][name]}")
+        return AnnotationIndex(
+            source=meta["source"],
+            categories=[Category(**category) for category in meta["categories"]],
+            skipped=SkippedTable.from_plain(meta["skipped"]),
+            folder=folder,
+            **columns,
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise BrokenIndex(f"{type(error).__name__}: {error}") from error
+
+
+def _form(column: NDArray[Any]) -> list[Any]:
+    return [column.dtype.str, list(column.shape)]
 
 
 def save_index(index: AnnotationIndex, folder: Path) -> AnnotationIndex:
-    """Write the index to `folder` and return it mapped from there; in memory, with a warning, where that fails.
+    """Write the index to `folder` and return it mapped from there; where that fails, in memory and with a warning.
 
-    Two processes may do so at once: each writes its own temporary folder, the first to rename it wins.
+    Several processes may do so at once: each writes its own temporary folder, and the first to rename it wins.
     """
     temporary = None
     try:
@@ -236,8 +260,8 @@ def save_index(index: AnnotationIndex, folder: Path) -> AnnotationIndex:
                 raise
         _remove_outdated(folder)
         return load_index(folder)
-    except (OSError, ValueError) as error:
-        logger.warning("%s: the annotation cache cannot be kept (%s); set MASKRCNN_TRAIN_CACHE", folder.parent, error)
+    except (OSError, BrokenIndex) as error:
+        logger.warning("%s: annotations cannot be cached (%s); set MASKRCNN_TRAIN_CACHE", folder.parent, error)
         return index
     finally:
         if temporary is not None:
@@ -245,10 +269,16 @@ def save_index(index: AnnotationIndex, folder: Path) -> AnnotationIndex:
 
 
 def _write(index: AnnotationIndex, folder: Path) -> None:
-    for name in _column_names():
-        np.save(folder / f"{name}.npy", getattr(index, name))
-    categories = [{"id": c.id, "name": c.name, "supercategory": c.supercategory} for c in index.categories]
-    meta = {"source": index.source, "categories": categories, "skipped": index.skipped.to_plain()}
+    columns = {name: getattr(index, name) for name in _column_names()}
+    for name, column in columns.items():
+        np.save(folder / f"{name}.npy", column)
+    categories = [asdict(category) for category in index.categories]
+    meta = {
+        "source": index.source,
+        "categories": categories,
+        "skipped": index.skipped.to_plain(),
+        "columns": {name: _form(column) for name, column in columns.items()},
+    }
     (folder / "meta.json").write_bytes(orjson.dumps(meta, option=orjson.OPT_INDENT_2))
 
 

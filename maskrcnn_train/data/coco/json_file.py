@@ -1,4 +1,4 @@
-"""Reads a COCO JSON, whole or with its annotations in blocks: all of them as Python objects would take gigabytes."""
+"""Reads a COCO JSON whole, or its annotations in blocks: as Python objects, all of them would take gigabytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.settings.errors import UserError
 
 BLOCK_SIZE = 2 * 2**20  # bytes of annotations that are Python objects at one time
@@ -17,7 +18,7 @@ BEGIN = re.compile(rb'"annotations"\s*:\s*\[\s*(?=\{)')
 END = re.compile(rb'\}\s*(?=\]\s*(?:,\s*"|\}))')
 BETWEEN = re.compile(rb"\}\s*(,)\s*\{")
 WINDOW = 2**17  # bytes at the end of a block in which it may end
-TRIES = 20  # places that look like a border but lie inside an object, before the file is read whole
+TRIES = 20  # false borders, inside an object, before the file is read whole
 
 
 class NotInBlocks(Exception):
@@ -25,9 +26,9 @@ class NotInBlocks(Exception):
 
 
 def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
-    """The content of a COCO JSON. Raises UserError with one line when it is none.
+    """The content of a COCO JSON. Raises UserError with one line for any other file.
 
-    exact: with whole numbers beyond 64 bits as they are, which takes a few times longer.
+    exact: keep whole numbers beyond 64 bits exact, which takes a few times longer.
     """
     text = read_text(path)
     try:
@@ -46,14 +47,12 @@ def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
 
 def read_text(path: Path) -> bytes:
     """The bytes of a file, without a byte order mark. Raises UserError where it cannot be read."""
-    try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    require_file(path, "give the COCO JSON of the annotations")
+    return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
 
 
 def _loads(text: bytes) -> Any:
-    # Python's own json writes NaN, which is no JSON: such files must be read to say which object is wrong
+    # Python's json module writes NaN, which JSON forbids: read such files to say which object is wrong
     if b"NaN" in text or b"Infinity" in text:
         return json.loads(text, parse_int=_number)
     return orjson.loads(text)
@@ -64,10 +63,10 @@ def _number(digits: str) -> int | float:
 
 
 def in_blocks(text: bytes, block_size: int) -> tuple[dict[str, Any], Iterator[list[Any]]]:
-    """A JSON without its annotations (an empty list), and the annotations, some at a time.
+    """A JSON with an empty list of annotations, and its annotations in blocks.
 
-    Borders are guessed from the text and proved by parsing: a piece that is JSON on both sides of a border is
-    whole. Raises NotInBlocks, also while iterating, where that does not work; read the file whole then.
+    Borders of blocks are guessed from the text and proved by parsing both sides. Raises NotInBlocks, also while
+    iterating, where that fails; the file must then be read whole.
     """
     begin = BEGIN.search(text)
     if begin is None:

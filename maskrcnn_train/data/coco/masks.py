@@ -1,7 +1,7 @@
-"""Masks as COCO writes them (polygons, run lengths), and as small bitmaps inside their own boxes.
+"""Masks as COCO writes them (polygons, run lengths) and as small bitmaps inside their own boxes.
 
-pycocotools crashes on malformed masks instead of raising, so nothing reaches it that was not checked by
-`polygon_faults` or `read_code`. Boxes here are x0 y0 x1 y1 in whole pixels, x1 and y1 exclusive.
+pycocotools crashes on malformed masks instead of raising: it only gets what `polygon_faults` or `read_code` checked.
+ Boxes here are x0 y0 x1 y1 in whole pixels, x1 and y1 exclusive.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from maskrcnn_train.structures.arrays import Floats, Ints
+
 Bitmap = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
-FAR = 10  # polygons may reach this many image sides beyond the image; further out is a fault
-MAX_CROSSINGS = 1000  # of the image by one outline; pycocotools takes memory for every pixel of it and crashes without
+FAR = 10  # image sides that a polygon may reach beyond its image; further out is a fault
+MAX_CROSSINGS = 1000  # of the image by one outline; pycocotools allocates every pixel of it, and crashes if it cannot
 MAX_OUTLINE = 2**22  # pixels
 FARTHEST = 1e300  # stands in for whole numbers that no float can hold
 MIN_AREA = 1e-3  # square pixels; polygons below it are lines
@@ -166,8 +166,8 @@ def decode_counts(text: bytes) -> Ints | None:
     digits = ends - starts + 1
     if digits.max() > 7:  # more than 35 bits
         return None
-    place = np.arange(len(codes)) - np.repeat(starts, digits)
-    values = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    digit = np.arange(len(codes)) - np.repeat(starts, digits)
+    values = np.add.reduceat((codes & 0x1F) << (5 * digit), starts)
     values -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * digits), 0)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])

@@ -1,12 +1,11 @@
 """The fields of annotations as columns, before anything is known of their images.
 
-A block of annotations goes through at a time, so that only few of them are Python objects at once. Nothing is left
-out here: what cannot be read is marked, and `annotations.py` decides.
+Annotations come in blocks, so that only few are Python objects at a time. Unreadable fields are only marked here;
+`annotations.py` decides what to do with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
@@ -15,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
+from maskrcnn_train.data.coco.entries import TOO_LARGE, Entries, Faults, Problem, number_problem
 from maskrcnn_train.data.coco.index import NO_MASK, POLYGON, RLE
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Floats, Ints
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Items = Sequence[dict[str, Any]]
 
 UNKNOWN = 3  # RawAnnotations.kinds: a segmentation that is neither polygons nor RLE
 NO_ID = np.iinfo(np.int64).min  # an id that is missing or no whole number
@@ -32,14 +29,16 @@ ABSENT, GIVEN, MALFORMED = 0, 1, 2  # RawAnnotations.box_states
 class RawAnnotations:
     """A annotations in the order of their file, with P polygons and R run lengths.
 
-    ids, image_ids, category_ids int64 [A]; crowd int8 [A], -1 where it is neither 0 nor 1; boxes float64 [A, 4]
-    x y w h, NaN where `box_states` is not GIVEN; areas float64 [A], NaN: missing, 0: unusable; kinds uint8 [A].
+    numbers int64 [A], positions in the file; ids, image_ids, category_ids int64 [A]; crowd int8 [A], -1 where it is
+    neither 0 nor 1; boxes float64 [A, 4] x y w h, NaN where `box_states` is not GIVEN; areas float64 [A], NaN:
+    missing, 0: unusable; kinds uint8 [A].
     Polygons: num_parts int64 [A]; lengths of parts int64 [P] with their numbers x y x y ... in `coordinates`;
     part_extents float64 [P, 4] x1 y1 x2 y2, part_areas and part_outlines (length) float64 [P], NaN: unreadable.
     Of RLE rows: rle_sizes int64 [A, 2] height, width as the RLE has them; rle_pixels int64 [A] that it covers, -1:
     unreadable; rle_boxes int64 [A, 4] x1 y1 x2 y2; rle_areas int64 [A]; num_runs int64 [A], lengths in `runs`.
     """
 
+    numbers: Ints
     ids: Ints
     image_ids: Ints
     category_ids: Ints
@@ -66,7 +65,7 @@ class RawAnnotations:
 
 
 def join(blocks: list[RawAnnotations]) -> RawAnnotations:
-    """All blocks as one; `blocks` is empty afterwards, a column at a time, to keep the peak of memory low."""
+    """All blocks as one. Empties `blocks` a column at a time, which keeps peak memory low."""
     columns = {}
     for item in fields(RawAnnotations):
         columns[item.name] = np.concatenate([getattr(block, item.name) for block in blocks])
@@ -76,24 +75,24 @@ def join(blocks: list[RawAnnotations]) -> RawAnnotations:
     return RawAnnotations(**columns)
 
 
-def read_items(items: Items, file: str, position: int = 0) -> RawAnnotations:
-    """Columns of some annotations, the first of which is number `position` of its file.
+def read_items(items: list[Any], faults: Faults, first: int = 0) -> RawAnnotations:
+    """Columns of some annotations, `first` being the number of items[0] in its file.
 
-    Raises UserError with one line where an annotation has no usable image or category.
+    Annotations without a usable image_id or category_id are left out and noted in `faults`.
     """
-    for number, item in enumerate(items, start=position):
-        if type(item) is not dict:
-            raise UserError(
-                f"`annotations` in {file}: entry {number} is a {type(item).__name__}; it should be an object"
-            )
+    entries = Entries("annotation", items, faults, first)
+    if not all(_are_whole(entries.items, key) for key in ("image_id", "category_id")):
+        entries.check(_reference_problem)
+    items = entries.items
     ids = [item.get("id") for item in items]
-    usable = [number if type(number) is int and abs(number) < 2**62 else NO_ID for number in ids]
+    usable = [number if type(number) is int and abs(number) < TOO_LARGE else NO_ID for number in ids]
     crowd = [item.get("iscrowd") or 0 for item in items]
     boxes, box_states = _read_boxes([item.get("bbox") for item in items])
     return RawAnnotations(
+        numbers=np.array(entries.numbers),
         ids=np.array(usable, dtype=np.int64),
-        image_ids=whole_numbers(items, "image_id", "annotation", file, position),
-        category_ids=whole_numbers(items, "category_id", "annotation", file, position),
+        image_ids=entries.column("image_id"),
+        category_ids=entries.column("category_id"),
         crowd=np.array([int(value) if value in (0, 1) else -1 for value in crowd], dtype=np.int8),
         boxes=boxes,
         box_states=box_states,
@@ -102,30 +101,20 @@ def read_items(items: Items, file: str, position: int = 0) -> RawAnnotations:
     )
 
 
-def whole_numbers(items: Items, key: str, what: str, file: str, position: int = 0) -> Ints:
-    """Column `key` as int64. Raises UserError for the first item where it is missing or no whole number."""
+def _are_whole(items: list[Any], key: str) -> bool:
+    """Whether all values are integers of int64: a check of all at once, for the usual case."""
     values = [item.get(key) for item in items]
-    if {*map(type, values)} == {int}:
-        numbers = np.array(values)
-        if numbers.dtype == np.int64 and np.abs(numbers).max() < 2**62:
-            return numbers
-    for number, value in enumerate(values):
-        if type(value) is not int and not (type(value) is float and value.is_integer()):
-            item = items[number]
-            known = item.get("id") is not None
-            name = f"{what} {shown(item['id'])}" if known else f"{what} number {number + position}"
-            raise UserError(f"{name} in {file} has {key} {shown(value)}; it should be a whole number")
-        if abs(value) >= 2**62:
-            raise UserError(f"{what} number {number + position} in {file} has {key} {shown(value)}; it is too large")
-    return np.array(values, dtype=np.int64)
+    if {*map(type, values)} != {int}:
+        return False
+    numbers = np.array(values)
+    return numbers.dtype == np.int64 and bool(np.abs(numbers).max() < TOO_LARGE)
 
 
-def shown(value: Any) -> str:
-    """A value of the file, for a message of one line."""
-    if value is None:
-        return "missing"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _reference_problem(item: dict[str, Any]) -> Problem:
+    for key in ("image_id", "category_id"):
+        if problem := number_problem(item, key):
+            return f"annotation-{key.replace('_', '-')}", problem
+    return None
 
 
 def _area(value: Any) -> float:

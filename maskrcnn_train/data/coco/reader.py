@@ -1,4 +1,4 @@
-"""Reads and checks a COCO JSON: faults of the file stop with one line, faults of single objects are counted.
+"""Reads and checks a COCO JSON: a fault of the file ends in one line, faults of single annotations are counted.
 
 This module never imports torch: a wrong file must be reported at once.
 """
@@ -14,87 +14,118 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
-from maskrcnn_train.data.coco.annotations import AnnotationColumns, check_annotations
-from maskrcnn_train.data.coco.index import AnnotationIndex, Category, SkippedTable, cache_folder, load_index, save_index
+from maskrcnn_train.data.coco.annotations import check_annotations
+from maskrcnn_train.data.coco.entries import Entries, Faults, Problem, number_problem, shown
+from maskrcnn_train.data.coco.index import (
+    AnnotationIndex,
+    BrokenIndex,
+    Category,
+    SkippedTable,
+    cache_folder,
+    load_index,
+    save_index,
+)
 from maskrcnn_train.data.coco.json_file import BLOCK_SIZE, NotInBlocks, in_blocks, parse_json, read_text
-from maskrcnn_train.data.coco.raw_annotations import NO_ID, RawAnnotations, join, read_items, shown, whole_numbers
+from maskrcnn_train.data.coco.raw_annotations import NO_ID, RawAnnotations, join, read_items
+from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Ints
 
 logger = logging.getLogger(__name__)
 
-Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
+LISTS = {"images": "image", "categories": "category"}
 MAX_SIDE = 2**20  # of an image, pixels
 
 
-def open_index(path: Path) -> AnnotationIndex:
+def open_index(path: Path, faults: Faults | None = None) -> AnnotationIndex:
     """The index of a COCO JSON, from the cache while the file is unchanged, else read, checked and cached.
 
-    Raises UserError with one line for a fault of the file.
+    Raises UserError with one line for a fault of the file. faults: as in `read_coco`; a file with faults is not cached.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; it should be the COCO JSON of the annotations")
+    require_file(path, "give the COCO JSON of the annotations")
     folder = cache_folder(path)
     if folder.is_dir():
         try:
             return load_index(folder)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s: the cached annotations cannot be read (%s); building them anew", folder, error)
+        except BrokenIndex as error:
+            logger.warning("%s: the cached annotations are damaged (%s); rebuilding them", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
-    return save_index(read_coco(path), folder)
+    index = read_coco(path, faults=faults)
+    return index if faults else save_index(index, folder)
 
 
-def read_coco(path: Path, content: dict[str, Any] | None = None, *, block_size: int = BLOCK_SIZE) -> AnnotationIndex:
-    """Read and check one COCO JSON. Raises UserError with one line naming the file and the item at fault.
+def read_coco(
+    path: Path, content: dict[str, Any] | None = None, *, faults: Faults | None = None, block_size: int = BLOCK_SIZE
+) -> AnnotationIndex:
+    """Read and check one COCO JSON. Raises UserError with one line when it is not one.
 
-    content: what `parse_json` gave, if it was called before. block_size: bytes of annotations that are parsed at
-    once; it bounds the memory, and changes no result.
+    content: what `parse_json` gave, if it was called before. faults: receives the faults of entries, which are left
+    out; without it the first fault is raised as UserError. block_size: bytes of annotations parsed at once; it
+    limits the memory and changes no result.
     """
-    content, raw = _read_file(path, block_size) if content is None else (content, _whole(content, path.name))
-    file = path.name
-    images = _objects(content, "images", file)
-    categories = _read_categories(_objects(content, "categories", file), file)
-    image_ids = whole_numbers(images, "id", "image", file)
-    _check_unique(image_ids, "image", file)
-    names = _file_names(images, image_ids, file)
-    sizes = _image_sizes(images, image_ids, file)
-    del content, images
+    found = Faults(path.name) if faults is None else faults
+    content, raw = _read_file(path, block_size, found) if content is None else (content, _whole(content, found))
+    images, categories = (Entries(noun, _list(content, key, found.file), found) for key, noun in LISTS.items())
+    del content
+    images.check(_image_problem)
+    categories.check(_category_problem)
+    image_ids, category_ids = images.unique_ids(), categories.unique_ids()
+    names = [item["file_name"].encode() for item in images.items]
+    sizes = np.stack([images.column("height"), images.column("width")], axis=1)
+    images.items = []
+    sound = np.ones(len(raw), dtype=bool)
+    _drop_unknown(raw, raw.image_ids, image_ids, images, sound)
+    _drop_unknown(raw, raw.category_ids, category_ids, categories, sound)
+    if faults is None and len(found):
+        raise UserError(next(iter(found)).message)
     skipped = SkippedTable()
-    columns = _check(raw, image_ids, categories, sizes, file, skipped)
-    return _assemble(str(path), categories, skipped, image_ids, sizes, names, columns)
+    columns = check_annotations(raw, image_ids, sizes, sound, skipped)
+    return AnnotationIndex(
+        source=str(path),
+        categories=[_category(item) for item in categories.items],
+        skipped=skipped,
+        image_ids=image_ids,
+        image_sizes=sizes,
+        names=np.frombuffer(b"".join(names), dtype=np.uint8),
+        name_offsets=np.cumsum([0, *map(len, names)]),
+        first=np.searchsorted(columns["image_rows"], np.arange(len(image_ids) + 1)),
+        folder=None,
+        **columns,
+    )
 
 
 # ---------------------------------------------------------------- the file
 
 
-def _read_file(path: Path, block_size: int) -> tuple[dict[str, Any], RawAnnotations]:
+def _read_file(path: Path, block_size: int, faults: Faults) -> tuple[dict[str, Any], RawAnnotations]:
     """The JSON, and its annotations as columns."""
     text = read_text(path)
     if len(text) > block_size:
         try:
             content, blocks = in_blocks(text, block_size)
             columns: list[RawAnnotations] = []
+            number = 0
             for items in blocks:
-                columns.append(read_items(items, path.name, sum(map(len, columns))))
+                columns.append(read_items(items, faults, number))
+                number += len(items)
             del text
             return content, join(columns)
         except NotInBlocks:
-            pass  # then whole, which takes more memory
+            faults.clear()  # then whole, which takes more memory
     content = parse_json(path)
-    return content, _whole(content, path.name)
+    return content, _whole(content, faults)
 
 
-def _whole(content: dict[str, Any], file: str) -> RawAnnotations:
-    return read_items(_objects(content, "annotations", file), file)
+def _whole(content: dict[str, Any], faults: Faults) -> RawAnnotations:
+    return read_items(_list(content, "annotations", faults.file), faults)
 
 
-def _objects(content: dict[str, Any], key: str, file: str) -> list[dict[str, Any]]:
+def _list(content: dict[str, Any], key: str, file: str) -> list[Any]:
     items = content[key]
     if not isinstance(items, list):
         raise UserError(f"`{key}` in {file} is a {type(items).__name__}; it should be a list")
-    for position, item in enumerate(items):
-        if type(item) is not dict:
-            raise UserError(f"`{key}` in {file}: entry {position} is a {type(item).__name__}; it should be an object")
     return items
 
 
@@ -103,45 +134,37 @@ def is_text(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
-def _check_unique(ids: Ints, what: str, file: str) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise UserError(
-            f"{what} id {values[counts > 1][0]} occurs {counts[counts > 1][0]} times in {file}; "
-            f"ids must be unique. Re-number the {what} entries"
-        )
+def _category_problem(item: dict[str, Any]) -> Problem:
+    if problem := number_problem(item, "id"):
+        return "category-id", problem
+    name = item.get("name")
+    return None if is_text(name) else ("category-name", f"has name {shown(name)}; it should be a text")
 
 
-def _read_categories(items: list[dict[str, Any]], file: str) -> list[Category]:
-    ids = whole_numbers(items, "id", "category", file)
-    _check_unique(ids, "category", file)
-    categories = []
-    for number, item in zip(ids.tolist(), items, strict=True):
-        name, parent = item.get("name"), item.get("supercategory")
-        if not is_text(name):
-            raise UserError(f"category {number} in {file} has name {shown(name)}; it should be a text")
-        # a line break in a name would break every message and table
-        parent = " ".join(parent.split()) if is_text(parent) else None
-        categories.append(Category(number, " ".join(name.split()), parent))
-    return categories
+def _category(item: dict[str, Any]) -> Category:
+    """A checked category. Line breaks leave its names: they would break every message and table."""
+    parent = item.get("supercategory")
+    return Category(
+        int(item["id"]), " ".join(item["name"].split()), " ".join(parent.split()) if is_text(parent) else None
+    )
 
 
-# ---------------------------------------------------------------- images
-
-
-def _file_names(images: list[dict[str, Any]], ids: Ints, file: str) -> list[str]:
-    names = []
-    for number, item in zip(ids.tolist(), images, strict=True):
-        name = item.get("file_name")
-        if not is_path(name):
-            raise UserError(f"image {number} in {file} has file_name {shown(name)}; it should be a path")
-        if leaves_folder(name):
-            raise UserError(
-                f"image {number} in {file} has file_name {shown(name)}, outside the folder of images; "
-                "use a path relative to that folder"
-            )
-        names.append(name)
-    return names
+def _image_problem(item: dict[str, Any]) -> Problem:
+    if problem := number_problem(item, "id"):
+        return "image-id", problem
+    name = item.get("file_name")
+    if not is_path(name):
+        return "image-file-name", f"has file_name {shown(name)}; it should be a path"
+    if leaves_folder(name):
+        outside = "outside the folder of images; use a path relative to that folder"
+        return "image-outside", f"has file_name {shown(name)}, {outside}"
+    for key in ("height", "width"):
+        if problem := number_problem(item, key):
+            return "image-size", problem
+    height, width = int(item["height"]), int(item["width"])
+    if 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE and height * width < masks.MAX_PIXELS:
+        return None
+    return "image-size", f"has size {width} x {height}; width and height must be pixels"
 
 
 def is_path(name: Any) -> TypeGuard[str]:
@@ -157,57 +180,23 @@ def leaves_folder(name: str) -> bool:
     return any(path.is_absolute() or bool(path.anchor) or ".." in path.parts for path in paths)
 
 
-def _image_sizes(images: list[dict[str, Any]], ids: Ints, file: str) -> Ints:
-    columns = [whole_numbers(images, key, "image", file) for key in ("height", "width")]
-    sizes = np.stack(columns, axis=1) if images else np.zeros((0, 2), dtype=np.int64)
-    wrong = (sizes < 1).any(axis=1) | (sizes > MAX_SIDE).any(axis=1) | (sizes.prod(axis=1) >= masks.MAX_PIXELS)
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        height, width = sizes[row].tolist()
-        raise UserError(f"image {ids[row]} in {file} has size {width} x {height}; width and height must be pixels")
-    return sizes
+def _drop_unknown(raw: RawAnnotations, values: Ints, known: Ints, owners: Entries, sound: Bools) -> None:
+    """Mark annotations whose value is the id of no image, or of no category, as not sound, in place.
 
-
-# ---------------------------------------------------------------- annotations
-
-
-def _check(
-    raw: RawAnnotations, image_ids: Ints, categories: list[Category], sizes: Ints, file: str, skipped: SkippedTable
-) -> AnnotationColumns:
-    ids = _annotation_ids(raw.ids, skipped)
-    known = np.array([category.id for category in categories], dtype=np.int64)
-    _check_known(ids, raw.category_ids, known, f"in {file} has category_id", "categories are", "category", file)
-    _check_known(ids, raw.image_ids, image_ids, f"in {file} has image_id", "images are", "image", file)
-    by_id = np.argsort(image_ids)
-    found = np.searchsorted(image_ids, raw.image_ids, sorter=by_id)
-    return check_annotations(raw, ids, by_id[found] if len(ids) else found, sizes, skipped)
-
-
-def _annotation_ids(given: Ints, skipped: SkippedTable) -> Ints:
-    """Ids of the annotations; missing, wrong and repeated ones are numbered anew, after the largest."""
-    usable = given != NO_ID
-    first = np.zeros(len(given), dtype=bool)
-    first[np.unique(given, return_index=True)[1]] = True
-    ids = given.copy()
-    following = max(int(given.max(initial=0)), 0) + 1
-    for row in np.flatnonzero(~usable | ~first).tolist():
-        reason = "annotation id repeated" if usable[row] else "annotation id missing or not a whole number"
-        was = f" (id {given[row]})" if usable[row] else ""
-        example = f"annotation number {row}{was} is now {following}"
-        skipped.add(f"{reason}: numbered anew", following, example, dropped=False)
-        ids[row], following = following, following + 1
-    return ids
-
-
-def _check_known(ids: Ints, values: Ints, known: Ints, has: str, are: str, what: str, file: str) -> None:
-    unknown = ~np.isin(values, known)
-    if unknown.any():
-        row = int(np.flatnonzero(unknown)[0])
-        others = f" ({int(unknown.sum())} annotations have this fault)" if unknown.sum() > 1 else ""
-        raise UserError(
-            f"annotation {ids[row]} {has} {values[row]}; {are} {_id_range(known)}{others}. "
-            f"Re-number it or add the {what} to {file}"
-        )
+    Those whose image or category was left out for a fault of its own are marked but not noted.
+    """
+    unknown = ~np.isin(values, known) & sound
+    if not unknown.any():
+        return
+    sound &= ~unknown
+    noun, faults = owners.noun, owners.faults
+    rows = np.flatnonzero(unknown & ~np.isin(values, list(owners.lost))).tolist()
+    others = f" ({len(rows)} annotations have this fault)" if len(rows) > 1 else ""
+    are = f"{'categories' if noun == 'category' else 'images'} are {_id_range(known)}{others}"
+    hint = f"Correct it, or add the {noun} to {faults.file}"
+    for row in rows:
+        name = f"number {raw.numbers[row]}" if raw.ids[row] == NO_ID else int(raw.ids[row])
+        faults.add(f"annotation-{noun}-unknown", "annotation", name, f"has {noun}_id {values[row]}; {are}. {hint}")
 
 
 def _id_range(ids: Ints) -> str:
@@ -218,40 +207,4 @@ def _id_range(ids: Ints) -> str:
         return f"{values[0]}..{values[-1]}"
     return ", ".join(str(value) for value in values[:10]) + (
         f", ... ({len(values)} in all)" if len(values) > 10 else ""
-    )
-
-
-def _assemble(
-    source: str,
-    categories: list[Category],
-    skipped: SkippedTable,
-    image_ids: Ints,
-    sizes: Ints,
-    names: list[str],
-    columns: AnnotationColumns,
-) -> AnnotationIndex:
-    encoded = [name.encode() for name in names]
-    return AnnotationIndex(
-        source=source,
-        categories=categories,
-        skipped=skipped,
-        image_ids=image_ids,
-        image_sizes=sizes,
-        names=np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        name_offsets=np.cumsum([0, *map(len, encoded)]),
-        first=np.searchsorted(columns.image_rows, np.arange(len(image_ids) + 1)),
-        annotation_ids=columns.ids,
-        category_ids=columns.category_ids,
-        image_rows=columns.image_rows,
-        boxes=columns.boxes,
-        written_boxes=columns.written_boxes,
-        areas=columns.areas,
-        crowd=columns.crowd,
-        kinds=columns.kinds,
-        extents=columns.extents,
-        part_offsets=columns.part_offsets,
-        point_offsets=columns.point_offsets,
-        coordinates=columns.coordinates,
-        run_offsets=columns.run_offsets,
-        runs=columns.runs,
     )

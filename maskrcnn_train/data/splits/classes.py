@@ -65,8 +65,8 @@ class ClassMap:
 def build_class_map(categories: Iterable[Category], used: Set[int], source: str) -> tuple[ClassMap, list[str]]:
     """Classes of a training JSON, and notes on what a person may not expect.
 
-    `used`: the category ids that have objects. A super-category without objects is left out; other classes
-    without objects stay. Two classes of one name stay two, told apart by their id.
+    used: the category ids that have objects. A super-category without objects is left out; other classes without
+    objects stay. Two classes with one name stay two, told apart by their id.
     Raises UserError when no class is left.
     """
     kept, notes = _without_supercategories(sorted(categories, key=lambda category: category.id), used, source)
@@ -100,37 +100,37 @@ def _without_supercategories(
     return kept, notes
 
 
+def match_categories(
+    classes: ClassMap, categories: Iterable[Category], used: Set[int]
+) -> tuple[dict[int, int], list[Category]]:
+    """Label of each used category id of another JSON, matched by name; and the used categories that are no class."""
+    labels: dict[int, int] = {}
+    unknown = []
+    for category in sorted(categories, key=lambda category: category.id):
+        names = [name for name in (f"{category.name} (id {category.id})", category.name) if name in classes.names]
+        if category.id in used and names:
+            labels[category.id] = classes.names.index(names[0]) + 1
+        elif category.id in used:
+            unknown.append(category)
+    return labels, unknown
+
+
 def map_categories(
     classes: ClassMap, categories: Iterable[Category], used: Set[int], source: str, train_source: str
 ) -> tuple[dict[int, int], list[str]]:
-    """Label of each used category id of another JSON, matched by name, and notes where ids differ.
-
-    Raises UserError for a used class that the training JSON has not.
-    """
-    labels: dict[int, int] = {}
-    notes: list[str] = []
-    for category in sorted(categories, key=lambda category: category.id):
-        if category.id not in used:
-            continue
-        name = _class_name(classes, category)
-        if name is None:
-            raise UserError(
-                f"{source} has objects of {category.name} (id {category.id}), a class that {train_source} has not; "
-                f"its classes are {classes}. Rename the category or add it to the training data"
-            )
-        labels[category.id] = classes.names.index(name) + 1
-        if classes.ids[labels[category.id] - 1] != category.id:
-            train_id = classes.ids[labels[category.id] - 1]
-            notes.append(f"{name} has id {category.id} in {source} and {train_id} in {train_source}; matched by name")
-    return labels, notes
-
-
-def _class_name(classes: ClassMap, category: Category) -> str | None:
-    """The name under which the map knows this category; None where it does not."""
-    for name in (f"{category.name} (id {category.id})", category.name):
-        if name in classes.names:
-            return name
-    return None
+    """`match_categories`, and notes where ids differ. Raises UserError for a used class unknown to training."""
+    labels, unknown = match_categories(classes, categories, used)
+    if unknown:
+        raise UserError(
+            f"{source} has objects of {unknown[0].name} (id {unknown[0].id}), a class that {train_source} has not; "
+            f"its classes are {classes}. Rename the category or add it to the training data"
+        )
+    pairs = [(number, label, classes.ids[label - 1]) for number, label in labels.items()]
+    return labels, [
+        f"{classes.name_of(label)} has id {number} in {source} and {train_id} in {train_source}; matched by name"
+        for number, label, train_id in pairs
+        if number != train_id
+    ]
 
 
 def _listed(names: list[str], limit: int = 5) -> str:

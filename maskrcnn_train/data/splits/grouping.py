@@ -1,4 +1,4 @@
-"""Images that belong together, and so into the same split: by a field, by their file name, by their looks."""
+"""Images that must stay in one split: by a field of the JSON, by file name, or because they look alike."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.duplicates import find_near, group_pairs
 from maskrcnn_train.data.scanning import scan_images
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Ints
 
-Ints = NDArray[np.int64]
 Items = Sequence[dict[str, Any]]
 
 
 def group_by_field(images: Items, field: str) -> Ints:
     """Group of each image by the value of a field, `extra.name` being `name` in `extra`: int64 [M].
 
-    An image without the field stays alone. Raises UserError where none has it.
+    An image without the field stays alone. Raises UserError if no image has it.
     """
     values = [_field(image, field.split(".")) for image in images]
     if all(value is None for value in values):
@@ -39,7 +38,7 @@ def _field(image: Any, path: list[str]) -> Any:
 def group_by_pattern(images: Items, pattern: str) -> Ints:
     """Group of each image by what a regular expression finds in its file name: its first group, if it has one.
 
-    An image where it finds nothing stays alone. Raises UserError where it finds nothing in any.
+    An image without a match stays alone. Raises UserError if no image matches.
     """
     matches = [re.search(pattern, image["file_name"]) for image in images]
     if not any(matches):
@@ -49,10 +48,10 @@ def group_by_pattern(images: Items, pattern: str) -> Ints:
 
 
 def _numbered(values: list[str | None]) -> Ints:
-    """The place of the first equal value; its own place for None."""
+    """The row of the first equal value; None gets its own row."""
     first: dict[str, int] = {}
     return np.array(
-        [place if value is None else first.setdefault(value, place) for place, value in enumerate(values)],
+        [row if value is None else first.setdefault(value, row) for row, value in enumerate(values)],
         dtype=np.int64,
     )
 
@@ -60,23 +59,20 @@ def _numbered(values: list[str | None]) -> Ints:
 def group_by_looks(
     images: Items, folder: Path, *, distance: int, workers: int, progress: Callable[[int, int], None]
 ) -> tuple[Ints, list[str]]:
-    """Group of each image, nearly equal pictures together: int64 [M]; and why some files could not be looked at.
+    """Group of each image, nearly equal pictures together: int64 [M]; and why some files could not be read.
 
     distance: bits of the perceptual hash in which such pictures may differ. A file that cannot be read stays alone.
     """
     files = [(folder / image["file_name"], (int(image["height"]), int(image["width"]))) for image in images]
-    facts = []
-    for fact in scan_images(files, workers):
-        facts.append(fact)
-        progress(len(facts), len(files))
-    seen = np.array([place for place, fact in enumerate(facts) if fact.looks], dtype=np.int64)
+    facts = scan_images(files, workers, progress)
+    seen = np.array([row for row, fact in enumerate(facts) if fact.looks], dtype=np.int64)
     hashes = np.frombuffer(b"".join(fact.looks for fact in facts), dtype=np.uint8).reshape(len(seen), -1)
     pairs = seen[find_near(hashes, distance)] if len(seen) else np.zeros((0, 2), dtype=np.int64)
     return group_pairs(len(files), pairs), [fact.fault for fact in facts if fact.fault is not None]
 
 
 def joined(groupings: Sequence[Ints], count: int) -> Ints:
-    """Groups in which images are together that are together in any grouping: int64 [count]."""
+    """Groups that keep together what any of the groupings keeps together: int64 [count]."""
     rows = np.arange(count)
     pairs = [np.stack((grouping, rows), axis=1) for grouping in groupings]
     return group_pairs(count, np.concatenate(pairs)) if pairs else rows

@@ -1,9 +1,10 @@
-"""Where the files of a data set are: the folder of images and the COCO JSON of each split, by layout."""
+"""Where the files of a data set are: folder of images and COCO JSON of each split, by layout."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from maskrcnn_train.data.paths import require_file, require_folder
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig
 
@@ -19,7 +20,7 @@ LAYOUTS = {  # of each split: (folder of images, annotations), below data.root
 
 
 def data_root(data: DataConfig) -> Path | None:
-    """The data set's folder, made first for data=shapes; None where it has none. Raises UserError without it."""
+    """The data set's folder, drawn first for data=shapes; None without data.root. Raises UserError if it is missing."""
     if data.root is None:
         return None
     root = Path(data.root).expanduser()
@@ -27,15 +28,15 @@ def data_root(data: DataConfig) -> Path | None:
         from maskrcnn_train.data.shapes import ensure_shapes
 
         return ensure_shapes(data.shapes, root)
-    if not root.is_dir() and data.name != "custom":
-        raise UserError(f"data.root={data.root} does not exist; set data.root to the folder of the data set")
+    if data.name != "custom":
+        require_folder(root, "set data.root to the folder of the data set")
     return root
 
 
 def locate(data: DataConfig, root: Path | None, name: str) -> tuple[Path, Path] | None:
-    """(folder of images, annotations) of a split; None for one that the data set may lack and lacks.
+    """(folder of images, annotations) of a split; None for an optional split that is not there.
 
-    Paths given for the split win over the layout's. Raises UserError naming the file that was looked for.
+    Paths given for the split win over those of the layout. Raises UserError naming a missing file.
     """
     given = {"train": data.train, "val": data.val, "test": data.test}[name]
     cut = data.split.fractions is not None
@@ -56,12 +57,11 @@ def locate(data: DataConfig, root: Path | None, name: str) -> tuple[Path, Path] 
         return None
     if images_path is None or json_path is None:
         raise UserError(f"data.{name}.images and data.{name}.annotations must both be set: a folder and a COCO JSON")
-    if not json_path.is_file():
-        raise UserError(f"{json_path} does not exist; {_advice(data, name)}")
+    require_file(json_path, _hint(data, name))
     return images_path, json_path
 
 
-def _advice(data: DataConfig, name: str) -> str:
+def _hint(data: DataConfig, name: str) -> str:
     if data.name == "custom":
         return f"set data.{name}.annotations to the COCO JSON of this split"
     cut = ", or cut one from the training images with data.split.fractions=[0.8,0.2]" if name == "val" else ""
@@ -72,5 +72,5 @@ def _advice(data: DataConfig, name: str) -> str:
 
 
 def source_name(annotations: Path) -> str:
-    """A name that tells the JSON files of a data set apart: Roboflow calls all of them alike."""
+    """A short name that tells the JSONs of a data set apart; Roboflow gives all of them one file name."""
     return f"{annotations.parent.name}/{annotations.name}"

@@ -1,4 +1,4 @@
-"""Which images are in which split: finds the files of a data set, reads and checks them, cuts one JSON in pieces.
+"""Which images are in which split: finds the files of a data set, reads and checks them, cuts one JSON into parts.
 
 This module never imports torch: a command reads its data first, so that a wrong file is reported at once.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -15,21 +16,21 @@ from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
 from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.classes import ClassMap, build_class_map, map_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
-
-Ints = NDArray[np.int64]
+from maskrcnn_train.structures.arrays import Ints
 
 
 @dataclass
 class Split:
-    """The images of one split and what is known of them.
+    """The images of one split, with their labels and folder.
 
     rows: int64 [n], its images in `index`. labels: int64 [A], label of each annotation of `index`.
-    images: the folder that file names are relative to. skipped: what of its JSON is not used as it stands.
+    images: the folder that file names are relative to. skipped: what is not used of its JSON as it stands.
     """
 
     name: str
@@ -46,6 +47,11 @@ class Split:
     def num_objects(self) -> int:
         """Annotations of its images, crowd regions included."""
         return int((self.index.first[self.rows + 1] - self.index.first[self.rows]).sum())
+
+    @property
+    def is_object(self) -> NDArray[np.bool_]:
+        """Which annotations of the index are objects of its images and no crowd regions: bool [A]."""
+        return ~np.asarray(self.index.crowd) & np.isin(self.index.image_rows, self.rows)
 
 
 @dataclass
@@ -76,7 +82,7 @@ def read_splits(config: TrainConfig) -> Splits:
     for name, index in indices.items():
         labels, more = _labels(index, classes, source_name(paths[name][1]), source)
         notes += more if name != "train" else []
-        parts[name] = Split(name, index, np.arange(index.num_images), labels, paths[name][0], index.skipped.copy())
+        parts[name] = Split(name, index, np.arange(index.num_images), labels, paths[name][0], deepcopy(index.skipped))
     if data.split.fractions is not None:
         parts = cut_split(parts["train"], len(classes.names), data.split.fractions, data.split.seed)
     for split in parts.values():
@@ -110,7 +116,7 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
         )
     index = _open(*paths)
     labels, notes = _labels(index, classes, source_name(paths[1]), "the model")
-    split = Split(name, index, np.arange(index.num_images), labels, paths[0], index.skipped.copy())
+    split = Split(name, index, np.arange(index.num_images), labels, paths[0], deepcopy(index.skipped))
     if fractions is not None:
         split = cut_split(split, len(classes.names), fractions, data.split.seed)[name]
     check_split(split, with_masks=with_masks, on_bad_image=data.on_bad_image)
@@ -121,8 +127,7 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
 
 
 def _open(images: Path, annotations: Path) -> AnnotationIndex:
-    if not images.is_dir():
-        raise UserError(f"{images} does not exist; it should be the folder of the images that {annotations} names")
+    require_folder(images, f"give the folder of the images that {annotations} names")
     index = open_index(annotations)
     if index.num_images == 0:
         raise UserError(f"{annotations} lists no images")
@@ -131,9 +136,15 @@ def _open(images: Path, annotations: Path) -> AnnotationIndex:
 
 def _labels(index: AnnotationIndex, classes: ClassMap, source: str, train_source: str) -> tuple[Ints, list[str]]:
     """Label of each annotation: int64 [A]."""
+    used = set(np.unique(index.category_ids).tolist())
+    labels, notes = map_categories(classes, index.categories, used, source, train_source)
+    return labels_of(index, labels), notes
+
+
+def labels_of(index: AnnotationIndex, labels: dict[int, int]) -> Ints:
+    """Label of each annotation, int64 [A]: by category id, 0 for one without a label."""
     used, inverse = np.unique(index.category_ids, return_inverse=True)
-    labels, notes = map_categories(classes, index.categories, set(used.tolist()), source, train_source)
-    return np.array([labels[number] for number in used.tolist()], dtype=np.int64)[inverse], notes
+    return np.array([labels.get(number, 0) for number in used.tolist()], dtype=np.int64)[inverse]
 
 
 def check_split(split: Split, *, with_masks: bool, on_bad_image: str) -> None:
@@ -158,10 +169,9 @@ def check_split(split: Split, *, with_masks: bool, on_bad_image: str) -> None:
 
 
 def _require_masks(split: Split, source: str) -> None:
-    index = split.index
-    bare = (index.kinds == NO_MASK) & ~index.crowd & np.isin(index.image_rows, split.rows)
+    bare = (split.index.kinds == NO_MASK) & split.is_object
     if bare.any():
-        first = int(index.annotation_ids[np.flatnonzero(bare)[0]])
+        first = int(split.index.annotation_ids[np.flatnonzero(bare)[0]])
         raise UserError(
             f"{int(bare.sum())} of {split.num_objects} annotations in {source} have no segmentation, first: annotation "
             f"{first}; add the masks, or train boxes only with mask_head=none"
@@ -169,7 +179,7 @@ def _require_masks(split: Split, source: str) -> None:
 
 
 def find_missing(index: AnnotationIndex, rows: Ints, folder: Path) -> Ints:
-    """Rows of the images that have no file in `folder`; lists each folder once."""
+    """Rows of the images without a file in `folder`. Lists each folder once."""
     listed: dict[str, set[str]] = {}
     missing = []
     for row in rows.tolist():
@@ -177,7 +187,7 @@ def find_missing(index: AnnotationIndex, rows: Ints, folder: Path) -> Ints:
         parent, _, base = name.rpartition("/")
         if parent not in listed:
             listed[parent] = _list_folder(folder / parent)
-        # what a listing spells differently (letter case, Unicode form) may still open
+        # a name in another letter case or Unicode form may still open
         if base not in listed[parent] and not os.path.isfile(folder / PurePosixPath(name)):
             missing.append(row)
     return np.array(missing, dtype=np.int64)

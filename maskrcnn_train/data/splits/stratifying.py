@@ -1,6 +1,6 @@
-"""Deals images out to parts that are alike: in classes, in objects an image, and in size.
+"""Cuts images into parts with similar shares of every class and of crowded images.
 
-Used for `data.split.fractions` and by the `split` command: there is one algorithm.
+Used for `data.split.fractions` and by the `split` command.
 """
 
 from __future__ import annotations
@@ -8,34 +8,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco.index import AnnotationIndex
+from maskrcnn_train.structures.arrays import Floats, Ints
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-SWAPPED, ROUNDS = 400, 3  # units that are exchanged to improve small data sets, and how often each is tried
+SWAPPED, ROUNDS = 400, 3  # units tried for an exchange, and how often each
 CROWDING = (0.25, 0.5, 0.75)  # quantiles of objects an image between which images count as equally crowded
 
 
 def count_objects(index: AnnotationIndex, labels: Ints, num_classes: int) -> Ints:
     """Objects of each class in each image, crowd regions aside: int64 [M, num_classes]. Label 0 counts nowhere."""
     single = ~np.asarray(index.crowd) & (labels > 0)
-    places = index.image_rows[single] * num_classes + labels[single] - 1
-    return np.bincount(places, minlength=index.num_images * num_classes).reshape(index.num_images, num_classes)
+    cells = index.image_rows[single] * num_classes + labels[single] - 1
+    return np.bincount(cells, minlength=index.num_images * num_classes).reshape(index.num_images, num_classes)
 
 
 def stratify(
     counts: Ints, fractions: Sequence[float], seed: int, groups: Ints | None = None, *, favour_first: bool = True
 ) -> list[Ints]:
-    """Cut images into parts that have alike shares of every class and of crowded images; sorted rows of each part.
+    """Cut images into parts with similar shares of every class and of crowded images; returns sorted rows of each part.
 
-    counts: int64 [M, K], objects of each class in each image. groups: int64 [M], images of one number stay together.
-    favour_first: the first image of every class goes to the first part, which is the one to train on.
-    Units (groups, or single images) with the rarest class come first, large ones before small ones, and each goes
-    where it brings the parts nearest to their shares, after the iterative stratification of Sechidis et al. 2011; then
-    units are exchanged while that helps.
+    counts: int64 [M, K], objects of each class in each image. groups: int64 [M]; images with one number stay together.
+    favour_first: the first image of every class goes to the first part, the one to train on.
+    Units (groups, or single images) are dealt out one by one: those with the rarest class first, large before small,
+    each to the part whose shares it improves most (iterative stratification, Sechidis et al. 2011). Then units are
+    exchanged while that helps.
     """
     rng = np.random.default_rng(seed)
     _, unit_of = np.unique(np.arange(len(counts)) if groups is None else groups, return_inverse=True)
@@ -44,10 +41,10 @@ def stratify(
     columns = np.zeros((num_units, counts.shape[1] + len(CROWDING) + 1))
     np.add.at(columns, unit_of, _columns(counts))
     totals = columns.sum(axis=0)
-    goals = np.outer(np.asarray(fractions) / sum(fractions), totals)
-    weights = 1 / np.where(goals > 0, goals * totals, np.inf)  # chi-square of each class, all classes alike
+    expected = np.outer(np.asarray(fractions) / sum(fractions), totals)
+    weights = 1 / np.where(expected > 0, expected * totals, np.inf)  # chi-square of each class, all classes alike
     room = _part_sizes(len(counts), fractions).astype(np.float64)
-    filled = np.zeros_like(goals)
+    filled = np.zeros_like(expected)
     part_of = np.zeros(num_units, dtype=np.int64)
     for unit in _order(columns, counts.shape[1], rng).tolist():
         own = columns[unit]
@@ -55,13 +52,13 @@ def stratify(
         if favour_first and new_class and room[0] > 0:
             part = 0
         else:
-            growth = (own * (2 * (filled - goals) + own) * weights).sum(axis=1)
+            growth = (own * (2 * (filled - expected) + own) * weights).sum(axis=1)
             part = int(np.argmin(np.where((room > 0) | (room <= 0).all(), growth, np.inf)))
         part_of[unit] = part
         filled[part] += own
         room[part] -= sizes[unit]
     kept = counts.shape[1] if favour_first else 0
-    _swap(part_of, columns, sizes, filled, goals, weights, rng, kept)
+    _swap(part_of, columns, sizes, filled, expected, weights, rng, kept)
     return [np.flatnonzero(part_of[unit_of] == part) for part in range(len(fractions))]
 
 
@@ -70,15 +67,15 @@ def _swap(
     columns: Floats,
     sizes: Ints,
     filled: Floats,
-    goals: Floats,
+    expected: Floats,
     weights: Floats,
     rng: np.random.Generator,
     kept: int,
 ) -> None:
-    """Exchange units of equal size between parts wherever that brings both nearer to their shares, in place.
+    """Exchange units of equal size between parts where that brings both nearer to their shares, in place.
 
-    kept: the first so many columns of the first part do not become empty. Of many units a sample takes part: their
-    shares are good already.
+    kept: number of first columns that must not become empty in the first part. Of many units only a sample is tried:
+    their shares are already good.
     """
     sample = rng.permutation(len(part_of))[:SWAPPED]
     for unit in np.tile(sample, ROUNDS).tolist():
@@ -87,7 +84,7 @@ def _swap(
         if not len(others):
             continue
         gained = columns[others] - columns[unit]
-        error, there = filled - goals, part_of[others]
+        error, there = filled - expected, part_of[others]
         growth = (gained * (gained + 2 * error[here]) * weights[here]).sum(axis=1)
         growth += (gained * (gained - 2 * error[there]) * weights[there]).sum(axis=1)
         best = int(np.argmin(growth))
@@ -100,7 +97,7 @@ def _swap(
 
 
 def _columns(counts: Ints) -> Floats:
-    """What shall be shared out: objects of each class, and images of each degree of crowding: float64 [M, K + 4]."""
+    """What is shared out: objects of each class, and images of each degree of crowding: float64 [M, K + 4]."""
     objects = counts.sum(axis=1)
     edges = np.quantile(objects, CROWDING) if len(objects) else np.zeros(len(CROWDING))
     crowding = np.eye(len(CROWDING) + 1)[np.searchsorted(edges, objects, side="left")]
@@ -108,7 +105,7 @@ def _columns(counts: Ints) -> Floats:
 
 
 def _order(columns: Floats, num_classes: int, rng: np.random.Generator) -> Ints:
-    """Units by the rarest class they show, in each of these by how many objects of it, ties at random."""
+    """Units ordered by the rarest class they show, then by their objects of it, ties at random."""
     shown = columns[:, :num_classes] > 0
     rarity = np.argsort(np.argsort(shown.sum(axis=0), kind="stable"))
     rank = np.where(shown, rarity, num_classes).min(axis=1, initial=num_classes)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from maskrcnn_train.data.coco.raw_annotations import shown
+from maskrcnn_train.data.coco.entries import shown
 from maskrcnn_train.evaluation.coco.codes import DAMAGED, code_areas
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.rle import compressed

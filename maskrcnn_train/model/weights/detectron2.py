@@ -1,4 +1,4 @@
-"""Detectron2's layers in torchvision's names and conventions: background first, R G B."""
+"""Detectron2's weights under torchvision's names and conventions: background first, R G B."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 PREFIXES = ("backbone.bottom_up.", "proposal_generator.")
-# the names of torchvision's first model; `layers.py` finds the layers in heads of other depth
+# to the names of torchvision's first model; `names.py` finds the layers in heads of other depth
 RENAMES = (
     (r"^backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
     (r"^backbone\.bottom_up\.stem\.conv1\.", "backbone.body.conv1."),
@@ -29,9 +29,9 @@ def is_detectron2(layers: dict[str, Tensor]) -> bool:
 
 
 def from_detectron2(layers: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renamed and converted: class rows with the background first, input channels R G B.
+    """Rename the layers, put the background row first and the input channels in the order R G B.
 
-    The pixel scale stays that of the file (0..255, see numerics=detectron2).
+    The pixel scale stays that of the file: 0..255, see numerics=detectron2.
     """
     renamed = {_torchvision_name(name): tensor for name, tensor in layers.items()}
     first = "backbone.body.conv1.weight"

@@ -1,9 +1,8 @@
-"""Files of weights: read without running any code that they may hold, and brought to torchvision's layer names."""
+"""Reads and writes weight files: runs no code that a file may hold, and uses torchvision's layer names."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 from collections import OrderedDict
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from maskrcnn_train.files import written_aside
 from maskrcnn_train.model.weights.detectron2 import from_detectron2, is_detectron2
 from maskrcnn_train.settings.errors import UserError
 
@@ -26,9 +26,12 @@ Layers = dict[str, Tensor]
 
 @dataclass
 class StoredWeights:
-    """The content of a weight file. layers: by torchvision's names. class_names: what each row of the predictors
-    means, background first, None for a dead row; None as a whole where the file does not say.
-    settings: of the model that they come from, plain data as the `config` of a checkpoint; None where unknown."""
+    """The content of a weight file.
+
+    layers: by torchvision's names. class_names: the class of each predictor row, background first, None for an unused
+    row; None as a whole if the file does not say. settings: the configuration of the model that the weights come from,
+    plain data as the `config` of a checkpoint; None if unknown.
+    """
 
     origin: str
     layers: Layers
@@ -37,7 +40,7 @@ class StoredWeights:
 
 
 def read_weights(path: Path, source: str) -> StoredWeights:
-    """Read a file for `weights=source`. Raises UserError with one line for a file that is not what it should be."""
+    """Read a file for `weights=source`. Raises UserError for a file that cannot be read or is of another kind."""
     content, notes = _read(path)
     if isinstance(content.get("model"), dict):
         layers = _tensors(content.get("ema") or content["model"], path)
@@ -55,21 +58,21 @@ def read_weights(path: Path, source: str) -> StoredWeights:
     elif source == "imagenet":
         stored.layers = {f"backbone.body.{name}": tensor for name, tensor in layers.items()}
     else:
-        stored.layers = {_present_name(name): tensor for name, tensor in layers.items()}
+        stored.layers = {_todays_name(name): tensor for name, tensor in layers.items()}
     if not any(name.startswith("backbone.") for name in stored.layers):
-        raise UserError(f"{path} has no backbone layers: it holds no detection weights that this program knows")
+        raise UserError(f"{path} has no backbone layers: these are not the weights of a detection model")
     return stored
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The plain content of a file, and the notes that a safetensors file carries."""
+    """The plain content of a file, and the metadata of a safetensors file."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 notes = {key: json.loads(metadata[key]) for key in ("config", "classes") if key in metadata}
                 return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
-        content = _read_pickle(path) if path.suffix == ".pkl" else _read_torch(path)
+        content = _read_pickle(path) if path.suffix == ".pkl" else read_torch(path, str(path))
     except (SafetensorError, OSError, EOFError, json.JSONDecodeError, RuntimeError, MemoryError) as error:
         raise UserError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
@@ -77,19 +80,25 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return content, {}
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: Path, name: str) -> Any:
+    """The tensors and plain containers of a file of torch; `name` is used in messages.
+
+    Raises UserError for a damaged file, and for one that would run code.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
         what = f"it would run {named[1]}" if named else "its content is damaged or more than tensors"
-        raise UserError(f"{path} is refused: {what}. Save it anew as a plain state_dict, or as safetensors") from error
-    except Exception as error:  # torch's reader meets damaged bytes with errors of every kind
-        raise UserError(f"{path} cannot be read as weights: it is damaged or no file of torch") from error
+        raise UserError(f"{name} is refused: {what}. Save it again as a plain state_dict, or as safetensors") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes raise errors of every kind in torch's reader
+        raise UserError(f"{name} cannot be read: it is damaged, or not a file of torch") from error
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Admits numpy arrays and plain containers; anything else could run code of the file's author."""
+    """Allows numpy arrays and plain containers only; anything else could run code of the file's author."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed: dict[tuple[str, str], Callable[..., Any]] = {
@@ -107,7 +116,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
-    """How Python 2 bytes come in a pickle of protocol 2; no other codec is needed."""
+    """Decoding of Python 2 bytes in a pickle of protocol 2; no other codec is needed."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"codec {encoding}")
     return text.encode("latin1")
@@ -119,8 +128,8 @@ def _read_pickle(path: Path) -> Any:
             return _PlainUnpickler(file, encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is refused: it holds {error}, and a pickle may hold numpy arrays and plain containers only; "
-            "anything else could run code"
+            f"{path} is refused: it holds {error}, which could run code; "
+            "a pickle may hold numpy arrays and plain containers only"
         ) from error
     except (ValueError, TypeError, AttributeError, IndexError, KeyError, ImportError) as error:
         raise UserError(f"{path} is not a readable pickle: {str(error).splitlines()[0]}") from error
@@ -138,8 +147,8 @@ def _tensors(content: dict[str, Any], path: Path) -> Layers:
     return layers
 
 
-def _present_name(name: str) -> str:
-    """A layer's name in today's torchvision: its first COCO file carries names of 2019."""
+def _todays_name(name: str) -> str:
+    """A layer's name in today's torchvision, whose first COCO file has the names of 2019."""
     name = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
     name = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
     match = re.match(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$", name)
@@ -150,17 +159,15 @@ def _present_name(name: str) -> str:
 
 
 def torchvision_state(model: torch.nn.Module) -> Layers:
-    """Weights on the CPU by torchvision's names: `load_state_dict` of the torchvision model of the same layout takes
-    them, strictly; `torch.save` the result to keep it."""
+    """A copy of the weights on the CPU, by torchvision's names.
+
+    `load_state_dict(strict=True)` of torchvision's model of the same layout takes them.
+    """
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
 
 
 def save_safetensors(model: torch.nn.Module, path: Path, *, config: dict[str, Any], classes: dict[str, Any]) -> None:
-    """Weights with their configuration and class map as notes; `weights=file` reads them back. Raises OSError."""
-    notes = {"format": "pt", "config": json.dumps(config), "classes": json.dumps(classes)}
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        save_file(torchvision_state(model), aside, metadata=notes)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write weights, with configuration and class map as metadata; `weights=file` reads them. Raises OSError."""
+    metadata = {"format": "pt", "config": json.dumps(config), "classes": json.dumps(classes)}
+    with written_aside(path) as aside:
+        save_file(torchvision_state(model), aside, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Initial weights: a file's layers into whatever model the config describes, with a report of every layer."""
+"""Copies the layers of a weight file into a model of any configuration, and reports what became of each."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from maskrcnn_train.model.mask_rcnn import MaskRCNN, ModelConfig
+from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.weights.files import StoredWeights
-from maskrcnn_train.model.weights.names import PARTS, causes, describe, is_norm, roles
+from maskrcnn_train.model.weights.names import (
+    PARTS,
+    canonical_names,
+    differing_settings,
+    implied_settings,
+    is_batch_norm,
+)
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import TrainConfig
 
-CLASS_ROWS = {  # rows a class of each predictor
+CLASS_ROWS = {  # predictor layers, and how many rows each has for a class
     "roi_heads.box_predictor.cls_score": 1,
     "roi_heads.box_predictor.bbox_pred": 4,
     "roi_heads.mask_predictor.mask_fcn_logits": 1,
@@ -25,8 +32,8 @@ BACKGROUND = "__background__"
 
 
 @dataclass(frozen=True)
-class Fresh:
-    """A layer that keeps its random weights. here, there: shapes in the model and in the file (None: not there)."""
+class Reinitialized:
+    """A layer that keeps its random weights. here, there: its shape in the model and in the file (None: absent)."""
 
     layer: str
     here: tuple[int, ...]
@@ -36,66 +43,80 @@ class Fresh:
 
 @dataclass
 class WeightsReport:
-    """What became of every layer of the model and of the file.
+    """What became of every layer of the model and of the file, by canonical name.
 
-    loaded: layers as they are in the file. adapted: predictors, whose rows follow class names. classes: our class ->
-    the class in the file whose rows it took, None for a fresh one. fresh: with random weights, and why. unused: of
-    the file. warnings: what a person should know before training.
+    loaded: copied unchanged. adapted: predictors, copied row by row after the names of the classes. classes: each class
+    of the model, and the class in the file whose rows it took (None: random rows). reinitialized: layers that keep
+    random weights, and why. unused: layers of the file. warnings: what to know before training.
     """
 
     origin: str
     loaded: list[str] = field(default_factory=list)
     adapted: list[str] = field(default_factory=list)
     classes: dict[str, str | None] = field(default_factory=dict)
-    fresh: list[Fresh] = field(default_factory=list)
+    reinitialized: list[Reinitialized] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def load_weights(model: MaskRCNN, stored: StoredWeights, config: ModelConfig, class_names: list[str]) -> WeightsReport:
-    """Copy into the model what fits its layers by role and shape; predictor rows follow class names.
+def load_weights(model: MaskRCNN, stored: StoredWeights, config: TrainConfig, class_names: list[str]) -> WeightsReport:
+    """Copy every layer whose canonical name and shape agree; predictor rows follow the names of the classes.
 
     config: the model's. class_names: its classes, label 1 first; `weights.class_map` translates names in the weights.
-    Batch-norm statistics count as layers. The first conv is scaled to the model's pixel_std, so that it sees what it
-    was trained on. Raises UserError for a class_map that names unknown classes.
+    Statistics of batch norms count as layers. The first conv is scaled to the model's pixel_std, so that it sees the
+    pixel values that it was trained on. Raises UserError for a class_map that names unknown classes.
 
     >>> report = load_weights(model, read_weights(path, "coco"), config, ["person", "kite"])  # doctest: +SKIP
     """
     report = WeightsReport(stored.origin)
-    state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    file_roles = roles(name for name in stored.layers if not name.endswith("num_batches_tracked"))
-    theirs = {role: stored.layers[name] for name, role in file_roles.items()}
-    ours = {role: state[name] for name, role in roles(state).items()}
+    ours, theirs = _by_canonical_name(model.state_dict()), _by_canonical_name(stored.layers)
     _fill_statistics(theirs)
     rows = _match_classes(stored, theirs, class_names, config.weights.class_map or {}, report)
-    settings, their_settings = describe(ours), describe(theirs)
     with torch.no_grad():
-        for role, tensor in ours.items():
-            value, width = theirs.get(role), CLASS_ROWS.get(role.rpartition(".")[0])
-            if width is not None:
-                if value is not None and rows is not None and tensor.shape[1:] == value.shape[1:]:
-                    _copy_rows(tensor, value, rows, width)
-                    report.adapted.append(role)
-                    continue
-            elif value is not None and value.shape == tensor.shape and is_norm(role, ours) == is_norm(role, theirs):
-                tensor.copy_(value)
-                report.loaded.append(role)
-                continue
-            reason = _reason(role, settings, their_settings, theirs, rows is None)
-            report.fresh.append(Fresh(role, tuple(tensor.shape), None if value is None else tuple(value.shape), reason))
+        _copy_layers(ours, theirs, rows, report)
         if stored.settings is not None:
             _scale_pixels(model, stored.settings, report)
     if stored.settings is not None:
-        _numerics_differences(config, stored.settings, report, backbone_only=rows is None)
+        _warn_of_numerics(config, stored.settings, report, backbone_only=rows is None)
     report.unused = sorted(set(theirs) - set(report.loaded) - set(report.adapted))
-    report.warnings += _frozen_but_fresh(model, report)
+    report.warnings += _random_but_frozen(model, report)
     return report
 
 
+def _by_canonical_name(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = canonical_names(name for name in state if not name.endswith("num_batches_tracked"))
+    return {layer: state[name] for name, layer in names.items()}
+
+
+def _copy_layers(
+    ours: dict[str, Tensor], theirs: dict[str, Tensor], rows: list[int | None] | None, report: WeightsReport
+) -> None:
+    """Copy in place what fits, and note in the report what became of each layer of the model."""
+    settings = implied_settings(ours), implied_settings(theirs)
+    for layer, tensor in ours.items():
+        value, width = theirs.get(layer), CLASS_ROWS.get(layer.rpartition(".")[0])
+        if width is not None:
+            if value is not None and rows is not None and tensor.shape[1:] == value.shape[1:]:
+                _copy_rows(tensor, value, rows, width)
+                report.adapted.append(layer)
+                continue
+        elif (
+            value is not None
+            and value.shape == tensor.shape
+            and is_batch_norm(layer, ours) == is_batch_norm(layer, theirs)
+        ):
+            tensor.copy_(value)
+            report.loaded.append(layer)
+            continue
+        there = None if value is None else tuple(value.shape)
+        reason = _reason(layer, *settings, theirs, no_rows=rows is None)
+        report.reinitialized.append(Reinitialized(layer, tuple(tensor.shape), there, reason))
+
+
 def _fill_statistics(layers: dict[str, Tensor]) -> None:
-    """Frozen norms of old files have a mean without a variance: 1, as Detectron2 reads them."""
-    for role in [role for role in layers if role.endswith("running_mean")]:
-        layers.setdefault(role.replace("running_mean", "running_var"), torch.ones_like(layers[role]))
+    """Frozen norms of old files have a mean but no variance; it is 1, as Detectron2 reads them."""
+    for layer in [layer for layer in layers if layer.endswith("running_mean")]:
+        layers.setdefault(layer.replace("running_mean", "running_var"), torch.ones_like(layers[layer]))
 
 
 # ---------------------------------------------------------------- classes
@@ -108,45 +129,46 @@ def _match_classes(
     class_map: Mapping[str, str],
     report: WeightsReport,
 ) -> list[int | None] | None:
-    """Row in the file of each of our rows, background first; None where the file has no predictors that fit."""
+    """For each row of our predictors, background first, its row in the file; None without predictors that fit."""
     scores = layers.get("roi_heads.box_predictor.cls_score.weight")
-    if scores is None:
-        return None
-    names = stored.class_names or _coco_names(len(scores))
-    if names is None and len(scores) == len(class_names) + 1:
-        report.warnings.append(
-            f"{stored.origin} does not name its {len(class_names)} classes; its rows are taken in the order "
-            f"{', '.join(class_names)}"
-        )
-        names = [None, *class_names]
-    if names is None or len(names) != len(scores):
-        report.warnings.append(
-            f"{stored.origin} does not name its {len(scores) - 1} classes; its predictors are not used"
-        )
+    names = None if scores is None else _row_names(stored, len(scores), class_names, report)
+    if names is None:
         return None
     unknown = [name for name in class_map if name not in names]
     unknown += [name for name in class_map.values() if name not in class_names]
     if unknown:
         raise UserError(
-            f"weights.class_map names {unknown[0]}, which is a class neither of {stored.origin} nor of the data; it "
-            "maps names in the weights to names in the data, e.g. {automobile: car}"
+            f"weights.class_map names {unknown[0]}, a class of neither {stored.origin} nor the data; write "
+            "NAME IN THE WEIGHTS: NAME IN THE DATA, e.g. {automobile: car}"
         )
-    by_name = {_plain(class_map.get(name, name)): row for row, name in enumerate(names) if name is not None}
-    rows: list[int | None] = [0]
-    for name in class_names:
-        row = by_name.get(_plain(name))
-        rows.append(row)
-        report.classes[name] = None if row is None else names[row]
-    return rows
+    by_name = {_simplified(class_map.get(name, name)): row for row, name in enumerate(names) if name is not None}
+    rows = [by_name.get(_simplified(name)) for name in class_names]
+    report.classes = {name: None if row is None else names[row] for name, row in zip(class_names, rows, strict=True)}
+    return [0, *rows]
 
 
-def _plain(name: str) -> str:
-    """`Traffic_Light` is `traffic light`."""
+def _row_names(
+    stored: StoredWeights, num_rows: int, class_names: list[str], report: WeightsReport
+) -> list[str | None] | None:
+    """The class of each predictor row in the file; None, with a warning, if that is unknown."""
+    names = stored.class_names or _coco_names(num_rows)
+    if names is not None and len(names) == num_rows:
+        return names
+    unnamed = f"{stored.origin} does not name its {num_rows - 1} classes"
+    if names is None and num_rows == len(class_names) + 1:
+        report.warnings.append(f"{unnamed}; its rows are taken in the order {', '.join(class_names)}")
+        return [None, *class_names]
+    report.warnings.append(f"{unnamed}; its predictors are not used")
+    return None
+
+
+def _simplified(name: str) -> str:
+    """`Traffic_Light` becomes `traffic light`."""
     return name.casefold().replace("_", " ").replace("-", " ").strip()
 
 
 def _coco_names(rows: int) -> list[str | None] | None:
-    """COCO's classes as torchvision (91 rows: the original ids) and Detectron2 (81: without gaps) have them."""
+    """COCO's class of each row: torchvision has 91 rows, after the original ids; Detectron2 81, without gaps."""
     slots: list[str | None] = [
         None if name in ("N/A", BACKGROUND) else name
         for name in MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -156,7 +178,7 @@ def _coco_names(rows: int) -> list[str | None] | None:
 
 
 def _copy_rows(target: Tensor, source: Tensor, rows: list[int | None], width: int) -> None:
-    """Rows of classes that the file knows; `width` rows each."""
+    """Copy the `width` rows of each class that the file has."""
     for row, found in enumerate(rows):
         if found is not None:
             target[row * width : (row + 1) * width] = source[found * width : (found + 1) * width]
@@ -166,23 +188,23 @@ def _copy_rows(target: Tensor, source: Tensor, rows: list[int | None], width: in
 
 
 def _reason(
-    role: str, settings: dict[str, Any], their_settings: dict[str, Any], theirs: Mapping[str, Tensor], no_rows: bool
+    layer: str, settings: dict[str, Any], their_settings: dict[str, Any], theirs: Mapping[str, Tensor], *, no_rows: bool
 ) -> str:
-    part = next(part for part in PARTS if role.startswith(part))
+    part = next((part for part in PARTS if layer.startswith(part)), layer)
     if not any(other.startswith(part) for other in theirs):
         return "not in the weights"
-    if role.rpartition(".")[0] in CLASS_ROWS and no_rows:
+    if layer.rpartition(".")[0] in CLASS_ROWS and no_rows:
         return "classes unknown"
-    keys = causes(role, settings, their_settings, absent=role not in theirs)
-    return ", ".join(keys) or "not in the weights"
+    keys = differing_settings(layer, settings, their_settings, absent=layer not in theirs)
+    return ", ".join(keys) or ("not in the weights" if layer not in theirs else "another shape")
 
 
-def _frozen_but_fresh(model: MaskRCNN, report: WeightsReport) -> list[str]:
-    fresh = {each.layer for each in report.fresh}
+def _random_but_frozen(model: MaskRCNN, report: WeightsReport) -> list[str]:
+    layers = [each.layer for each in report.reinitialized]
     stuck = [
         stage
         for stage in model.backbone.frozen_stages
-        if any(role.startswith(f"backbone.body.{stage}.") for role in fresh)
+        if any(layer.startswith(f"backbone.body.{stage}.") for layer in layers)
     ]
     if not stuck:
         return []
@@ -193,7 +215,7 @@ def _frozen_but_fresh(model: MaskRCNN, report: WeightsReport) -> list[str]:
 
 
 def _scale_pixels(model: MaskRCNN, settings: Mapping[str, Any], report: WeightsReport) -> None:
-    """Scale the first conv to the model's pixel_std where the weights were trained with another."""
+    """Scale the first conv to the model's pixel_std if the weights were trained with another."""
     first = "backbone.body.conv1.weight"
     std = model.pixel_std.new_tensor(settings["numerics"]["pixel_std"])
     factor = model.pixel_std.flatten() / std
@@ -205,16 +227,16 @@ def _scale_pixels(model: MaskRCNN, settings: Mapping[str, Any], report: WeightsR
 COMPARED = ("pooler.sampling_ratio", "pooler.aligned", "mask_head.pooler.sampling_ratio", "mask_head.pooler.aligned")
 
 
-def _numerics_differences(
-    config: ModelConfig, settings: Mapping[str, Any], report: WeightsReport, *, backbone_only: bool
+def _warn_of_numerics(
+    config: TrainConfig, settings: Mapping[str, Any], report: WeightsReport, *, backbone_only: bool
 ) -> None:
-    """One warning with everything that the model computes otherwise than the model of the weights did."""
+    """Add one warning that names every setting by which the model computes otherwise than that of the weights."""
     keys = [f"numerics.{key}" for key in settings["numerics"] if key not in ("name", "pixel_std")] + [*COMPARED]
     if backbone_only:
         keys = ["numerics.stride_in", "numerics.pixel_mean"]
     elif config.backbone.norm_eps != settings["backbone"]["norm_eps"]:
         keys.append("backbone.norm_eps")
-    ours = asdict(config)  # type: ignore[call-overload]
+    ours = asdict(config)
     differing = []
     for key in keys:
         here, there = (

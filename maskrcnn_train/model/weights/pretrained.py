@@ -1,4 +1,4 @@
-"""Initial weights of a training: finds the file, knows what its model computed, loads it."""
+"""Initial weights of a training: finds the file of `weights=` and loads it into the model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from maskrcnn_train.model.weights.published import find_weights
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.schema import TrainConfig
 
-# what the published models compute; a file of unknown origin says nothing
-SETTINGS = {
+# settings with which the published models were trained; unknown for a file of another origin
+TRAINED_WITH = {
     "imagenet": [],
     "coco": ["weights=coco"],
     "coco_v2": ["weights=coco_v2"],
@@ -25,9 +25,9 @@ SETTINGS = {
 def start_from_weights(
     model: MaskRCNN, config: TrainConfig, class_names: list[str], path: Path | None = None
 ) -> WeightsReport | None:
-    """Load `weights=` into the model; returns what became of every layer, None with weights=none.
+    """Load `weights=` into the model; returns a report of every layer, or None with weights=none.
 
-    path: of the file, if it was looked for before. Raises UserError when the weights cannot be had or read.
+    path: the file, if it was found before. Raises UserError when the weights cannot be found, downloaded or read.
     """
     if config.weights.source == "none":
         return None
@@ -43,6 +43,6 @@ def _read(config: TrainConfig, path: Path | None) -> StoredWeights:
     path = path or find_weights(config.weights, config.backbone.name)
     assert path is not None
     stored = read_weights(path, source)
-    if stored.settings is None and source in SETTINGS:
-        stored.settings = asdict(load_config(SETTINGS[source]))
+    if stored.settings is None and source in TRAINED_WITH:
+        stored.settings = asdict(load_config(TRAINED_WITH[source]))
     return stored

@@ -1,5 +1,7 @@
-"""Published weights: their addresses and where a copy of them lies. This module never imports torch, so that a
-missing file is said at once."""
+"""Published weights: their addresses, and where downloaded copies are kept.
+
+This module never imports torch, so that a missing file is reported at once.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import urllib.request
 from pathlib import Path
 
+from maskrcnn_train.files import written_aside
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import WeightsConfig
 
@@ -37,16 +39,16 @@ logger = logging.getLogger("maskrcnn_train")
 
 
 def weights_cache() -> Path:
-    """torch's own folder for downloaded weights: $TORCH_HOME/hub/checkpoints, by default below ~/.cache/torch."""
+    """torch's folder for downloaded weights: $TORCH_HOME/hub/checkpoints, by default in ~/.cache/torch."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("TORCH_HOME") or f"{base}/torch").expanduser() / "hub/checkpoints"
 
 
 def find_weights(section: WeightsConfig, backbone: str) -> Path | None:
-    """The file that `weights=` stands for, downloaded if need be; None where there is none to read.
+    """The file that `weights=` stands for, downloaded if necessary; None if it needs no file.
 
-    Raises UserError with one line: no such file, no network (with address and place), or a content that is not
-    what the hash in the published name says.
+    Raises UserError for a missing file, for no network (with the address, and where to put the file), and for a
+    published file whose content does not match the hash in its name.
     """
     if section.source in ("file", "detectron2"):
         assert section.path is not None
@@ -66,7 +68,7 @@ def find_weights(section: WeightsConfig, backbone: str) -> Path | None:
 
 
 def check_hash(path: Path) -> None:
-    """Raises UserError when the content does not begin with the hash in its name, e.g. resnet18-f37072fd.pth."""
+    """Raises UserError when the SHA-256 of a file does not begin with the hash in its name: resnet18-f37072fd.pth."""
     match = re.search(r"-([0-9a-f]{8,})\.", path.name)
     if match is None:
         return
@@ -82,19 +84,12 @@ def check_hash(path: Path) -> None:
 
 
 def download(address: str, path: Path) -> None:
-    """Fetch to a temporary file beside `path`, then rename. Raises UserError with address and place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = None
+    """Download a file; nothing of an interrupted download stays. Raises UserError with address and path."""
     try:
-        with urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as answer:
+        with urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as answer, written_aside(path) as aside:
             logger.info("downloading %s (%.0f MB)", address, int(answer.headers.get("Content-Length", 0)) / 1e6)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".download-", delete=False) as file:
-                temporary = Path(file.name)
+            with open(aside, "wb") as file:
                 shutil.copyfileobj(answer, file, CHUNK)
-        os.replace(temporary, path)
     except OSError as error:  # URLError is one
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"cannot download {address} ({reason}); place the file at {path}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot download {address} ({reason}); put the file at {path}") from error

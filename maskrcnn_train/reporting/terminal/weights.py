@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskrcnn_train.model.weights.loading import Fresh, WeightsReport
+from maskrcnn_train.model.weights.loading import Reinitialized, WeightsReport
 from maskrcnn_train.reporting.terminal.tables import table
 
 SHOWN = 12  # fresh layers on the terminal
@@ -13,13 +13,13 @@ def weights_summary(report: WeightsReport) -> str:
     rows = [
         ("loaded", len(report.loaded), ""),
         ("kept by class name", len(report.adapted), _classes(report)),
-        ("re-initialised", len(report.fresh), ""),
+        ("re-initialised", len(report.reinitialized), ""),
         ("unused", len(report.unused), ""),
     ]
     lines = [table(f"initial weights: {report.origin}", ["", "layers", ""], rows)]
-    if report.fresh:
-        shown = [_fresh_row(each) for each in report.fresh[:SHOWN]]
-        more = f" (first {SHOWN}; all in weights.txt)" if len(report.fresh) > SHOWN else ""
+    if report.reinitialized:
+        shown = [_row(each) for each in report.reinitialized[:SHOWN]]
+        more = f" (first {SHOWN}; all in weights.txt)" if len(report.reinitialized) > SHOWN else ""
         lines.append(table(f"re-initialised layers{more}", ["layer", "here", "weights", "because of"], shown))
     return "\n".join(lines)
 
@@ -30,7 +30,7 @@ def weights_listing(report: WeightsReport) -> str:
     lines += [f"class\t{name}\t{source or 'fresh'}" for name, source in report.classes.items()]
     lines += [f"loaded\t{layer}" for layer in report.loaded]
     lines += [f"kept by class name\t{layer}" for layer in report.adapted]
-    lines += ["re-initialised\t" + "\t".join(_fresh_row(each)) for each in report.fresh]
+    lines += ["re-initialised\t" + "\t".join(_row(each)) for each in report.reinitialized]
     lines += [f"unused\t{layer}" for layer in report.unused]
     return "\n".join(lines) + "\n"
 
@@ -44,7 +44,7 @@ def _classes(report: WeightsReport) -> str:
     return "; ".join([*parts, f"fresh: {', '.join(fresh)}"] if fresh else parts)
 
 
-def _fresh_row(each: Fresh) -> tuple[str, str, str, str]:
+def _row(each: Reinitialized) -> tuple[str, str, str, str]:
     there = "-" if each.there is None else _size(each.there)
     return each.layer, _size(each.here), there, each.reason
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +96,35 @@ def test_processes_that_build_one_index_at_once_agree(tmp_path: Path, cache: Pat
     assert [folder.name for folder in cache.iterdir()] == [cache_folder(path).name]
 
 
-def test_an_incomplete_cache_is_built_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def one_row_less(file: Path) -> None:
+    np.save(file, np.load(file)[:-1])
+
+
+def other_numbers(file: Path) -> None:
+    np.save(file, np.load(file).astype(np.float32))
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, empty, cut_off, one_row_less, other_numbers])
+@pytest.mark.parametrize("column", ["boxes", "image_sizes", "coordinates", "part_offsets"])
+def test_a_damaged_cache_is_rebuilt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str, damage: Callable[[Path], None]
+) -> None:
     path = write_json(tmp_path / "train.json", small_coco())
     open_index(path)
-    (cache_folder(path) / "boxes.npy").write_bytes(b"")
-    assert open_index(path).boxes.shape == (8, 4)
-    assert "building them anew" in caplog.text
+    damage(cache_folder(path) / f"{column}.npy")
+    assert_equal(open_index(path), read_coco(path))
+    assert "rebuilding them" in caplog.text
+    caplog.clear()
+    assert open_index(path).folder is not None
+    assert caplog.text == ""
 
 
 def test_an_unwritable_cache_only_warns(
@@ -137,6 +161,6 @@ def test_the_table_lists_losses_first_and_names_every_id() -> None:
         table.add("repaired", number, f"annotation {number}", dropped=False)
     table.add("lost", 40, "annotation 40")
     assert [(row.reason, row.count) for row in table] == [("lost", 1), ("repaired", 9)]
-    assert len(table.findings["repaired"].examples) == 5
-    assert table.findings["repaired"].ids == list(range(9))
+    assert len(table.rows["repaired"].examples) == 5
+    assert table.rows["repaired"].ids == list(range(9))
     assert table.num_dropped == 1

@@ -46,7 +46,10 @@ def test_a_clean_file_has_an_empty_table(tmp_path: Path) -> None:
         ("[1]", "holds a list"),
         ('{"images": [], "annotations": []}', "has no `categories`"),
         ('{"images": {}, "annotations": [], "categories": []}', "should be a list"),
-        ('{"images": [3], "annotations": [], "categories": []}', "entry 0 is a int"),
+        (
+            '{"images": [3], "annotations": [], "categories": []}',
+            "image number 0 in train.json is 3; it should be an object",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line_naming_it(tmp_path: Path, content: str, words: str) -> None:
@@ -63,7 +66,7 @@ def test_a_wrong_file_is_one_line_naming_it(tmp_path: Path, content: str, words:
         ("annotations", {"category_id": 9}, "annotation 1 in train.json has category_id 9; categories are 3, 7"),
         ("annotations", {"image_id": 99}, "annotation 1 in train.json has image_id 99; images are 1..4"),
         ("annotations", {"image_id": "a"}, "annotation 1 in train.json has image_id 'a'"),
-        ("images", {"id": 2}, "image id 2 occurs 2 times in train.json"),
+        ("images", {"id": 2}, "image 2 in train.json has an id that occurs 2 times"),
         ("images", {"width": None}, "image 1 in train.json has width missing"),
         ("images", {"height": 0}, "image 1 in train.json has size 60 x 0"),
         ("images", {"file_name": "../x.png"}, "outside the folder of images"),
@@ -75,7 +78,7 @@ def test_a_wrong_file_is_one_line_naming_it(tmp_path: Path, content: str, words:
         ("categories", {"id": -(10**17)}, "categories are -100000000000000000, 7"),
         ("images", {"file_name": 5}, "image 1 in train.json has file_name 5"),
         ("categories", {"name": ""}, "category 3 in train.json has name"),
-        ("categories", {"id": 7}, "category id 7 occurs 2 times"),
+        ("categories", {"id": 7}, "category 7 in train.json has an id that occurs 2 times"),
     ],
 )
 def test_a_fault_of_the_file_names_the_item(tmp_path: Path, where: str, change: Coco, words: str) -> None:
@@ -162,13 +165,16 @@ def test_missing_iscrowd_is_no_crowd(tmp_path: Path) -> None:
     assert not read(tmp_path, changed(iscrowd=None)).crowd.any()
 
 
-def test_repeated_annotation_ids_are_numbered_anew(tmp_path: Path) -> None:
+def test_repeated_and_missing_annotation_ids_are_replaced(tmp_path: Path) -> None:
     coco = small_coco()
     coco["annotations"][1]["id"] = 1
     del coco["annotations"][2]["id"]
     index = read(tmp_path, coco)
-    assert len(set(index.annotation_ids.tolist())) == 8
-    assert set(reasons(index).values()) == {1}
+    assert index.annotation_ids.tolist() == [1, 9, 10, 4, 5, 6, 7, 8]
+    assert reasons(index) == {
+        "annotation id repeated: replaced": 1,
+        "annotation id missing or not a whole number: replaced": 1,
+    }
 
 
 def test_compressed_and_listed_rle_give_the_same_runs(tmp_path: Path) -> None:

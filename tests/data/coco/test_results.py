@@ -39,7 +39,7 @@ def test_what_crashes_an_evaluator_is_left_out(tmp_path: Path) -> None:
     items[0]["segmentation"].append([1, 1, float("nan"), 5, 7, 9])  # one part of two
     items[1]["segmentation"] = [[1, 1, 1e9, 5, 7, 9]]
     items[2]["segmentation"] = {"size": [0, 0], "counts": []}
-    del items[3]["id"]  # numbered anew, so that its id in the file says nothing
+    del items[3]["id"]  # gets a new id, so that its id in the file says nothing
     items[3]["segmentation"] = {"size": [60, 40], "counts": "oooo"}
     items[4]["id"] = 5
     items[5].update(id=5, segmentation=[[0, 0, 1, 1]])

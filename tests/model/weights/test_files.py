@@ -15,9 +15,11 @@ from small_model import small_config
 from torch import Tensor
 
 from maskrcnn_train import build_model
+from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.weights.files import read_weights, save_safetensors, torchvision_state
 from maskrcnn_train.model.weights.loading import load_weights
+from maskrcnn_train.settings.errors import UserError
 
 NAMES = ["door", "window"]
 # bottlenecks, and every norm of Detectron2's group-norm model
@@ -94,7 +96,7 @@ def test_a_detectron2_pickle_gives_every_layer_in_our_conventions(tmp_path: Path
     config = small_config(*GROUPED)
     model = build_model(config, len(NAMES) + 1)
     report = load_weights(model, read_weights(path, "detectron2"), config, NAMES)
-    assert not report.fresh
+    assert not report.reinitialized
     assert not report.unused
     for name, tensor in source.state_dict().items():
         here = model.state_dict()[name]
@@ -141,6 +143,15 @@ def test_a_payload_is_refused_and_does_not_run(name: str, source: str, tmp_path:
     assert mark.exists()  # the payload works where it is let
 
 
+def test_a_checkpoint_that_would_run_code_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    torch.save({"format": "maskrcnn_train/1", "extra": Payload(tmp_path / "ran")}, path)
+    with pytest.raises(UserError, match="is refused: it would run") as refusal:
+        read_checkpoint(path)
+    assert "weights_only" not in str(refusal.value)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("name", ["a.pkl", "a.pth", "a.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no weights at all", b"\x80\x02}q\x00(X\x01"])
 def test_a_damaged_file_is_one_line(name: str, content: bytes, tmp_path: Path) -> None:
@@ -170,7 +181,7 @@ def test_safetensors_carry_classes_and_settings(tmp_path: Path) -> None:
     stored = read_weights(path, "file")
     assert stored.class_names == [None, *NAMES]
     fresh = build_model(config, 3)
-    assert not load_weights(fresh, stored, config, NAMES).fresh
+    assert not load_weights(fresh, stored, config, NAMES).reinitialized
     for name, tensor in model.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(fresh.state_dict()[name], tensor), name

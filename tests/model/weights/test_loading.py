@@ -52,8 +52,8 @@ def load(
     return model, load_weights(model, stored(*overrides, names=rows), config, names)
 
 
-def fresh_reasons(report: WeightsReport) -> dict[str, str]:
-    return {each.layer: each.reason for each in report.fresh}
+def reasons_of(report: WeightsReport) -> dict[str, str]:
+    return {each.layer: each.reason for each in report.reinitialized}
 
 
 def test_the_same_model_gets_every_layer() -> None:
@@ -62,7 +62,7 @@ def test_the_same_model_gets_every_layer() -> None:
     for name, tensor in source.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(model.state_dict()[name], tensor), name
-    assert not report.fresh
+    assert not report.reinitialized
     assert not report.unused
     assert not report.warnings
 
@@ -94,33 +94,33 @@ CONVS = {f"{BOX}conv{index}.{kind}" for index in range(4) for kind in ("weight",
 )
 def test_a_changed_key_leaves_exactly_its_layers_fresh_and_is_named(override: str, layers: set[str]) -> None:
     _, report = load(into=(override,))
-    assert fresh_reasons(report) == dict.fromkeys(layers, override.split("=")[0])
+    assert reasons_of(report) == dict.fromkeys(layers, override.split("=")[0])
 
 
 def test_convs_before_the_fcs_are_fresh_and_the_fcs_stay() -> None:
     """At equal widths: a conv_dim other than the pyramid's would change the first FC's input too."""
     model, report = load(into=("roi_head.num_convs=4", "roi_head.conv_dim=32"))
-    assert fresh_reasons(report) == dict.fromkeys(CONVS, "roi_head.num_convs")
+    assert reasons_of(report) == dict.fromkeys(CONVS, "roi_head.num_convs")
     assert torch.equal(model.state_dict()[f"{BOX}5.weight"], stored_model()[1].state_dict()[f"{BOX}fc6.weight"])
 
 
 def test_fewer_convs_take_the_first_ones_and_name_the_unused() -> None:
     _, report = load("roi_head.num_convs=4", into=("roi_head.num_convs=2",))
-    assert not report.fresh
+    assert not report.reinitialized
     assert report.unused == sorted(f"{BOX}conv{index}.{kind}" for index in (2, 3) for kind in ("weight", "bias"))
 
 
 def test_another_pyramid_width_keeps_the_body_only_and_is_named() -> None:
     model, report = load(into=("backbone.fpn_channels=16",))
     assert all(name.startswith(("backbone.body.", "roi_heads.", "rpn.")) for name in report.loaded)
-    assert fresh_reasons(report)["backbone.fpn.inner_blocks.0.0.weight"] == "backbone.fpn_channels"
-    assert fresh_reasons(report)[f"{BOX}fc0.weight"] == "backbone.fpn_channels"
+    assert reasons_of(report)["backbone.fpn.inner_blocks.0.0.weight"] == "backbone.fpn_channels"
+    assert reasons_of(report)[f"{BOX}fc0.weight"] == "backbone.fpn_channels"
     assert torch.equal(model.backbone.body["conv1"].weight, stored_model()[1].backbone.body["conv1"].weight)
 
 
 def test_group_norm_takes_no_affine_weights_of_a_batch_norm() -> None:
     _, report = load(into=("backbone.norm=group",))
-    reasons = fresh_reasons(report)
+    reasons = reasons_of(report)
     assert reasons["backbone.body.bn1.weight"] == "backbone.norm"
     assert reasons["backbone.body.layer2.0.downsample.1.bias"] == "backbone.norm"
     assert all(reason == "backbone.norm" for reason in reasons.values())
@@ -128,8 +128,23 @@ def test_group_norm_takes_no_affine_weights_of_a_batch_norm() -> None:
 
 def test_box_only_leaves_the_mask_branch_unused() -> None:
     _, report = load(into=("mask_head.name=none",))
-    assert not report.fresh
+    assert not report.reinitialized
     assert all(name.startswith("roi_heads.mask_") for name in report.unused)
+
+
+def test_a_layer_of_an_unknown_part_is_reported_and_the_others_load() -> None:
+    config = small_config("roi_head=fc2")
+    model = build_model(config, len(CLASSES) + 1)
+    model.relation_head = torch.nn.Linear(4, 4)
+    weights = stored()
+    report = load_weights(model, weights, config, CLASSES)
+    assert reasons_of(report) == dict.fromkeys(("relation_head.weight", "relation_head.bias"), "not in the weights")
+    assert not report.unused
+
+    wider = {**weights.layers, "relation_head.weight": torch.zeros(4, 8), "relation_head.bias": torch.ones(4)}
+    report = load_weights(model, StoredWeights("wider.pt", wider, [None, *CLASSES], asdict(config)), config, CLASSES)
+    assert reasons_of(report) == {"relation_head.weight": "another shape"}
+    assert torch.equal(model.relation_head.bias, torch.ones(4))
 
 
 # ---------------------------------------------------------------- classes
@@ -175,7 +190,7 @@ def test_unnamed_rows_are_taken_in_order_only_where_the_numbers_agree() -> None:
     assert len(report.adapted) == 6
     _, report = load(rows=None, names=["a", "b"])
     assert not report.adapted
-    assert fresh_reasons(report)["roi_heads.box_predictor.cls_score.weight"] == "classes unknown"
+    assert reasons_of(report)["roi_heads.box_predictor.cls_score.weight"] == "classes unknown"
 
 
 # ---------------------------------------------------------------- numerics

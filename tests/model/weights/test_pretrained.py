@@ -70,7 +70,7 @@ def test_a_published_model_loads_whole(
     experiment: str, weights: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, report = start(cache, monkeypatch, f"experiment={experiment}", f"weights={weights}")
-    assert not report.fresh
+    assert not report.reinitialized
     assert not report.unused
     assert not report.warnings
     assert report.classes == {"traffic light": "traffic light", "my own class": None, "person": "person"}
@@ -83,7 +83,7 @@ def test_a_published_model_loads_whole(
 
 def test_a_changed_pooler_or_conv_count_is_named_in_the_run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, report = start(cache, monkeypatch, "experiment=finetune", "pooler.resolution=5", "roi_head.num_convs=4")
-    reasons = {each.layer: each.reason for each in report.fresh}
+    reasons = {each.layer: each.reason for each in report.reinitialized}
     assert reasons.pop("roi_heads.box_head.fc0.weight") == "pooler.resolution"
     assert reasons == {
         f"roi_heads.box_head.conv{index}.{kind}": "roi_head.num_convs"
@@ -97,8 +97,8 @@ def test_a_changed_pooler_or_conv_count_is_named_in_the_run(cache: Path, monkeyp
 def test_imagenet_weights_fill_the_body_and_nothing_else(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, report = start(cache, monkeypatch, "weights=imagenet")
     assert all(layer.startswith("backbone.body.") for layer in report.loaded)
-    assert not any(each.layer.startswith("backbone.body.") for each in report.fresh)
-    assert {each.reason for each in report.fresh} == {"not in the weights"}
+    assert not any(each.layer.startswith("backbone.body.") for each in report.reinitialized)
+    assert {each.reason for each in report.reinitialized} == {"not in the weights"}
     assert report.unused == ["backbone.body.fc.bias", "backbone.body.fc.weight"]
     assert not report.warnings
     _, report = start(cache, monkeypatch, "weights=imagenet", "numerics=detectron2", "numerics.stride_in=1x1")

@@ -68,6 +68,6 @@ def test_a_download_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     download((tmp_path / "served.bin").as_uri(), path)
     assert path.read_bytes() == b"x" * 100_000
     assert [each.name for each in path.parent.iterdir()] == ["file.bin"]
-    with pytest.raises(ValueError, match="place the file at"):
+    with pytest.raises(ValueError, match="put the file at"):
         download((tmp_path / "gone.bin").as_uri(), tmp_path / "cache/gone.bin")
     assert [each.name for each in path.parent.iterdir()] == ["file.bin"]

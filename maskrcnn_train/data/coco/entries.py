@@ -1,0 +1,145 @@
+"""The entries of a COCO JSON's lists, and the faults that make some unusable.
+
+A training stops at the first fault; `check` lists all of them and goes on with the sound entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_train.structures.arrays import Ints
+
+Problem = tuple[str, str] | None  # kind of fault, and words to follow the entry's name
+
+TOO_LARGE = 2**62  # ids stay below it, so that int64 also holds those that are added
+KINDS = {  # of faults, causes before their effects
+    "not-an-object": "entries that are not JSON objects",
+    "image-id": "image id missing, too large or not a whole number",
+    "image-id-repeated": "image id used twice",
+    "image-file-name": "file_name missing or not a path",
+    "image-outside": "file_name leaves the folder of images",
+    "image-size": "width or height missing, zero or too large",
+    "category-id": "category id missing, too large or not a whole number",
+    "category-id-repeated": "category id used twice",
+    "category-name": "category without a name",
+    "annotation-image-id": "image_id missing, too large or not a whole number",
+    "annotation-image-unknown": "image_id of no image",
+    "annotation-category-id": "category_id missing, too large or not a whole number",
+    "annotation-category-unknown": "category_id of no category",
+}
+
+
+@dataclass
+class Fault:
+    """The entries that are unusable for one reason.
+
+    kind: one of KINDS. noun: image, category or annotation. message: one line about the first entry.
+    items: the id of each, or "number 3" (counted from 0) where it has none.
+    """
+
+    kind: str
+    noun: str
+    message: str
+    items: list[int | str] = field(default_factory=list)
+
+
+class Faults:
+    """The faults of one JSON. file: its name, for messages."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self._found: dict[tuple[str, str], Fault] = {}
+
+    def add(self, kind: str, noun: str, item: int | str, problem: str) -> None:
+        """Note an entry. problem: what is wrong with it, to follow its name and the file's."""
+        fault = self._found.setdefault((kind, noun), Fault(kind, noun, f"{noun} {item} in {self.file} {problem}"))
+        fault.items.append(item)
+
+    def clear(self) -> None:
+        self._found.clear()
+
+    def __iter__(self) -> Iterator[Fault]:
+        """In the order of KINDS."""
+        order = list(KINDS)
+        return iter(sorted(self._found.values(), key=lambda fault: order.index(fault.kind)))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+class Entries:
+    """The sound entries of one list of a JSON. Faulty ones are left out and noted in `faults`.
+
+    first: position of items[0] in the whole list. numbers: positions of the sound entries. lost: ids of the others.
+    """
+
+    def __init__(self, noun: str, items: list[Any], faults: Faults, first: int = 0) -> None:
+        self.noun, self.items, self.faults = noun, items, faults
+        self.numbers: Sequence[int] = range(first, first + len(items))
+        self.lost: set[int] = set()
+        if {*map(type, items)} - {dict}:
+            self.check(
+                lambda item: (
+                    None if type(item) is dict else ("not-an-object", f"is {shown(item)}; it should be an object")
+                )
+            )
+
+    def check(self, problem: Callable[[Any], Problem]) -> None:
+        """Leave out the entries in which `problem` finds one."""
+        self._drop([problem(item) for item in self.items])
+
+    def _drop(self, problems: Sequence[Problem]) -> None:
+        sound = []
+        for row, problem in enumerate(problems):
+            if problem is None:
+                sound.append(row)
+                continue
+            item = self.items[row]
+            number = item.get("id") if type(item) is dict and number_problem(item, "id") is None else None
+            self.faults.add(
+                problem[0], self.noun, f"number {self.numbers[row]}" if number is None else number, problem[1]
+            )
+            if number is not None:
+                self.lost.add(number)
+        if len(sound) < len(problems):
+            self.items, self.numbers = [self.items[row] for row in sound], [self.numbers[row] for row in sound]
+
+    def column(self, key: str) -> Ints:
+        """Column of whole numbers, checked before: int64 [n]."""
+        return np.array([item[key] for item in self.items], dtype=np.int64)
+
+    def unique_ids(self) -> Ints:
+        """Column `id`, checked before: int64 [n]. Of several entries with one id only the first stays."""
+        ids = self.column("id")
+        values, first, counts = np.unique(ids, return_index=True, return_counts=True)
+        if len(values) == len(ids):
+            return ids
+        times = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        problems: list[Problem] = [
+            (f"{self.noun}-id-repeated", f"has an id that occurs {times[number]} times; give each {self.noun} its own")
+            for number in ids.tolist()
+        ]
+        for row in first.tolist():
+            problems[row] = None
+        self._drop(problems)
+        return self.column("id")
+
+
+def number_problem(item: Mapping[str, Any], key: str) -> str | None:
+    """What is wrong with a value that should be a whole number."""
+    value = item.get(key)
+    if type(value) is not int and not (type(value) is float and value.is_integer()):
+        return f"has {key} {shown(value)}; it should be a whole number"
+    return f"has {key} {shown(value)}; it is too large" if abs(value) >= TOO_LARGE else None
+
+
+def shown(value: Any) -> str:
+    """A value of the file, for a message of one line."""
+    if value is None:
+        return "missing"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

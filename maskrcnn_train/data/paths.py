@@ -1,0 +1,34 @@
+"""Files and folders that a person names: there, of the right kind and readable, or one line that says which not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from maskrcnn_train.settings.errors import UserError
+
+
+def require_file(path: Path, hint: str) -> None:
+    """Raise UserError unless `path` is a file that can be opened. hint: what to give instead."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a file; {hint}")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        _refuse(path, error, hint)
+
+
+def require_folder(path: Path, hint: str) -> None:
+    """Raise UserError unless `path` is a folder that can be listed. hint: what to give instead."""
+    try:
+        os.listdir(path)
+    except NotADirectoryError:
+        raise UserError(f"{path} is a file, not a folder; {hint}") from None
+    except OSError as error:
+        _refuse(path, error, hint)
+
+
+def _refuse(path: Path, error: OSError, hint: str) -> NoReturn:
+    reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+    raise UserError(f"{path} {reason}; {hint}") from None

@@ -1,0 +1,120 @@
+"""A run: the folder of one training, and everything that writes there while it goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from maskrcnn_train import __version__
+from maskrcnn_train.data.splits.classes import ClassMap
+from maskrcnn_train.data.splits.splitting import Splits
+from maskrcnn_train.data.summary import summarize
+from maskrcnn_train.engine import distributed
+from maskrcnn_train.engine.checkpoint import Checkpoints
+from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.engine.failed_steps import FailedSteps
+from maskrcnn_train.engine.profiling import profiled
+from maskrcnn_train.engine.run_folder import LOG_FILE, open_run_folder
+from maskrcnn_train.files import write_json, write_text
+from maskrcnn_train.reporting.runs import DATA_FILE
+from maskrcnn_train.reporting.tensorboard import METRICS_FILE, MetricWriter
+from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
+from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.errors import as_user_error, one_line
+from maskrcnn_train.settings.overrides import overrides_of
+from maskrcnn_train.settings.schema import TrainConfig
+
+logger = logging.getLogger("maskrcnn_train")
+
+
+class Run:
+    """The folder of a training, its checkpoints and failed steps; while it records: metrics, progress bar, profiler.
+
+    Every rank has one. Only rank 0 writes, except for failed steps.
+    """
+
+    writer: MetricWriter  # these three are there while the run is recording
+    progress: Progress
+    after_step: Callable[[], None]
+
+    def __init__(self, folder: Path, config: TrainConfig, classes: ClassMap, world: World) -> None:
+        self.folder, self.config, self.classes, self.is_main = folder, config, classes, world.is_main
+        about = {"config": asdict(config), "classes": classes.to_plain()}
+        self.checkpoints = Checkpoints(folder / "checkpoints", about=about, enabled=world.is_main)
+        self.failed_steps = FailedSteps(folder / "autopsy", about=about, trainer=config.trainer, rank=world.rank)
+        self._console: Console = setup_logging(folder, enabled=world.is_main)
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: TrainConfig, classes: ClassMap, world: World) -> Iterator[Run]:
+        """Make the run's folder, or find the one to resume. What ends the run is written to its train.log.
+
+        Raises UserError for a folder that is not empty, or a run to resume that is not there.
+        """
+        folder = distributed.broadcast(open_run_folder(config, "train") if world.is_main else None, world)
+        if world.is_main:
+            for part in folder.rglob(".*.part"):  # what a killed process was writing
+                part.unlink(missing_ok=True)
+        run = cls(folder, config, classes, world)
+        try:
+            yield run
+        except Exception as error:
+            if isinstance(error, OSError):
+                error.filename = error.filename or str(folder)  # a full disk does not say where
+            _log_end(folder / LOG_FILE, error)
+            raise
+
+    @contextmanager
+    def recording(self, step: int) -> Iterator[None]:
+        """Record metrics, progress and trace. Metrics that an earlier sitting wrote beyond `step` are dropped."""
+        again = step > 0 or (self.folder / METRICS_FILE).exists()
+        trace = profiled(self.folder / "profile", enabled=self.config.trainer.profile and self.is_main)
+        writer = MetricWriter(self.folder, purge_step=step if again else None, enabled=self.is_main)
+        progress = Progress("train", console=self._console, enabled=self.is_main)
+        with trace as self.after_step, writer as self.writer, progress as self.progress:
+            if self.is_main:
+                writer.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
+            yield
+
+    def describe(self, splits: Splits) -> None:
+        """Write config.yaml, overrides.yaml, classes.json, environment.json and data.json."""
+        if self.is_main:
+            write_text(self.folder / "config.yaml", yaml.safe_dump(asdict(self.config), sort_keys=False))
+            write_text(self.folder / "overrides.yaml", yaml.safe_dump(overrides_of(self.config, load_config())))
+            write_json(self.folder / "classes.json", self.classes.to_plain(), indent=2)
+            write_json(self.folder / "environment.json", environment(), indent=2)
+            write_json(self.folder / DATA_FILE, summarize(splits), indent=2)
+
+
+def _log_end(log: Path, error: Exception) -> None:
+    """One line for what the person can mend, the traceback for everything else."""
+    user_error = as_user_error(error)
+    text = traceback.format_exc() if user_error is None else one_line(user_error)
+    with suppress(OSError), log.open("a", encoding="utf-8") as file:  # the disk may be what failed
+        file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} ERROR {text.rstrip()}\n")
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions that a result depends on."""
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "maskrcnn_train": __version__,
+        **{name: version(name) for name in ("torch", "torchvision", "numpy")},
+    }

@@ -1,0 +1,68 @@
+"""What a run asks of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TINY
+
+from maskrcnn_train import load_config, train
+from maskrcnn_train.engine import loop
+from maskrcnn_train.engine.precision import autocast, grad_scaler, set_determinism
+from maskrcnn_train.engine.state import TrainingState
+from maskrcnn_train.settings.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    yield
+    set_determinism(False)
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_determinism_refuses_operations_with_several_results(enabled: bool) -> None:
+    set_determinism(enabled)
+    target, indices, values = torch.zeros(2), torch.tensor([0, 0]), torch.ones(2)
+    if enabled:
+        with pytest.raises(RuntimeError, match="deterministic"):
+            target.put_(indices, values)
+    else:
+        target.put_(indices, values)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_model_computes_at_the_precision(name: str, dtype: torch.dtype) -> None:
+    with autocast(name, CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_fp16_is_refused_on_a_processor() -> None:
+    with pytest.raises(UserError, match="needs a GPU"):
+        grad_scaler("fp16", CPU)
+
+
+@pytest.mark.parametrize("key", ["compile", "deterministic"])
+def test_the_backbone_is_compiled_and_operations_are_deterministic_if_asked(
+    key: str, shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compilation itself takes minutes, so here `eager` stands in for the compiler."""
+    seen, original = [], loop.take_step
+
+    def taken(state: TrainingState, *arguments: object) -> object:
+        compiled = state.model.backbone._compiled_call_impl is not None
+        seen.append((compiled, torch.are_deterministic_algorithms_enabled()))
+        return original(state, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "take_step", taken)
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="eager"))
+    for value in ("true", "false"):
+        settings = ["trainer.max_steps=1", f"trainer.{key}={value}", f"output_dir={tmp_path / value}"]
+        train(load_config([*TINY, shapes, *settings]))
+    assert seen == [(key == "compile", key == "deterministic"), (False, False)]

@@ -1,0 +1,105 @@
+"""What a run leaves in its folder, however it ends, and how it goes on there."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_coco import roboflow, small_coco
+from tiny import TINY
+
+from maskrcnn_train import load_config, train
+from maskrcnn_train.engine import loop
+from maskrcnn_train.engine.checkpoint import read_checkpoint
+from maskrcnn_train.reporting.tensorboard import read_metrics
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import TrainConfig
+
+
+@pytest.fixture
+def tiny(shapes: str, tmp_path: Path) -> Callable[..., TrainConfig]:
+    settings = [*TINY, shapes, "trainer.interval_unit=step", f"output_dir={tmp_path / 'run'}"]
+    return lambda *overrides: load_config([*settings, *overrides])
+
+
+def test_a_run_that_stopped_early_is_finished(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    """Nothing reaches the score threshold, so no evaluation is better than the first."""
+    settings = ("trainer.max_steps=6", "trainer.evaluate_every=1", "trainer.early_stopping=2", "trainer.ema=0")
+    settings = (*settings, "roi_head.score_threshold=1")
+    metrics = train(tiny(*settings)).metrics
+    checkpoint = tmp_path / "run/checkpoints/last.pt"
+    assert read_checkpoint(checkpoint)["position"]["step"] == 3
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != "train.log"}
+
+    assert train(tiny(*settings, "resume=auto")).metrics == metrics
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != "train.log"} == written
+    assert "It stopped early, after 2 evaluations" in (tmp_path / "run/train.log").read_text()
+
+    train(tiny(*settings, "resume=auto", "trainer.early_stopping=0"))
+    assert read_checkpoint(checkpoint)["position"]["step"] == 6
+
+
+def test_an_unexpected_error_leaves_its_traceback_and_a_known_one_its_line_in_the_log(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> Any:
+        return list(zip([1], [1, 2], strict=True))
+
+    monkeypatch.setattr(loop, "accumulate_gradients", broken)
+    with pytest.raises(ValueError, match="longer"):
+        train(tiny("trainer.max_steps=1"))
+    log = (tmp_path / "run/train.log").read_text()
+    assert "ERROR Traceback" in log
+    assert "list(zip([1], [1, 2], strict=True))" in log
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "accumulate_gradients", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'run'}'"):
+        train(tiny("trainer.max_steps=1", "resume=auto"))
+
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="cannot be taken"):
+        train(tiny("trainer.max_steps=9", "optimizer.lr=1e30", "resume=auto"))
+    log = (tmp_path / "run/train.log").read_text()
+    assert log.count("Traceback") == 1
+    assert f"ERROR No space left on device: {tmp_path / 'run'}\n" in log
+    assert "ERROR step 1 cannot be taken" in log
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_afresh(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop.take_step
+
+    def taken(state: Any, *arguments: Any) -> Any:
+        if state.position.step == 2:
+            raise KeyboardInterrupt
+        return original(state, *arguments)
+
+    settings = ("trainer.max_steps=3", "trainer.checkpoint_every=0", "trainer.evaluate_every=0", "resume=auto")
+    monkeypatch.setattr(loop, "take_step", taken)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*settings))
+    assert not (tmp_path / "run/checkpoints").exists()
+    monkeypatch.undo()
+    train(tiny(*settings))
+    assert [line["step"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "lr" in line] == [1, 2, 3]
+
+
+def test_without_objects_to_score_the_last_weights_are_the_best(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKRCNN_TRAIN_CACHE", str(tmp_path / "cache"))
+    roboflow(tmp_path / "data", small_coco(), {**small_coco(), "annotations": []})
+    settings = ("trainer.max_steps=3", "trainer.evaluate_every=1", "trainer.early_stopping=1")
+    train(tiny("data=roboflow", f"data.root={tmp_path / 'data'}", *settings))
+    best, last = (read_checkpoint(tmp_path / f"run/checkpoints/{name}.pt") for name in ("best", "last"))
+    assert last["position"]["step"] == 3
+    assert all(torch.equal(weight, last["ema"][name]) for name, weight in best["model"].items())
+    assert (tmp_path / "run/train.log").read_text().count("best.pt holds the last weights") == 1

@@ -1,0 +1,25 @@
+"""A result file is whole, or as it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from maskrcnn_train.files import write_text
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_text(tmp_path / "folder/file.txt", "old")
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_text(path, "new")
+    assert error.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
