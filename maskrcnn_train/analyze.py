@@ -42,7 +42,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     with Progress("analyze", log_every=20, console=console) as progress:
         analyst = _analyst(predictor, loader.dataset.ground_truth(), config)
         analysis = analyst.analyze(loader, lambda done: progress.update(done, len(split), {}))
-    write_analysis(folder, analysis)
+    write_analysis(folder, analysis, Path(config.checkpoint))
     for text in analysis_tables(analysis):
         logger.info("%s", text)
     logger.info("written to %s", folder)

@@ -71,19 +71,20 @@ def _score(candidate: Candidate, path: str, console: Console) -> Scored:
 def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
     from maskrcnn_train.evaluation.coco.id_zero import explain_id_zero
     from maskrcnn_train.evaluation.coco.metrics import explain_absent
-    from maskrcnn_train.reporting.studies import study_tables, write_study
-    from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, write_csv
+    from maskrcnn_train.files import write_rows
+    from maskrcnn_train.reporting.diagnostics import diagnostics_tables, write_diagnostics
+    from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table
 
     write_json(folder / "metrics.json", scored.metrics, indent=2)
-    write_csv(folder / "classes.csv", _class_rows(scored.result))
+    write_rows(folder / "classes.csv", _class_rows(scored.result))
     if config.checkpoint is not None:
         write_json(folder / "predictions.json", scored.results)
     logger.info("%s", class_table(scored.result))
     if config.evaluation.study:
-        studies = scored.study(config.evaluation.bootstrap, config.seed)
-        write_study(folder / "study", studies)
-        for study in studies.values():
-            logger.info("%s", study_tables(study))
+        diagnostics = scored.diagnose(config.evaluation.bootstrap, config.seed)
+        write_diagnostics(folder / "study", diagnostics)
+        for each in diagnostics.values():
+            logger.info("%s", diagnostics_tables(each))
     notes = explain_id_zero(scored.ground_truth, scored.results, scored.result)
     for sentence in [*explain_absent(scored.result), *notes]:
         logger.info("%s", sentence)
@@ -94,15 +95,15 @@ def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
 
 
 def _compare(scored: list[Scored], config: EvaluateConfig, folder: Path) -> None:
-    from maskrcnn_train.evaluation.diagnostics.comparison import compare_studies
+    from maskrcnn_train.evaluation.diagnostics.comparison import compare
     from maskrcnn_train.reporting.terminal.tables import comparison_table
 
     assert config.compare is not None
     first, second = config.compare
-    studies = [each.study(config.evaluation.bootstrap, config.seed) for each in scored]
-    if studies[0].keys() != studies[1].keys():
+    diagnostics = [each.diagnose(config.evaluation.bootstrap, config.seed) for each in scored]
+    if diagnostics[0].keys() != diagnostics[1].keys():
         logger.warning("only one of the two has masks: boxes alone are compared")
-    comparisons = compare_studies(studies[0], studies[1])
+    comparisons = compare(diagnostics[0], diagnostics[1])
     num_images = len(scored[0].ground_truth["images"])
     plain = {"a": first, "b": second, "images": num_images, "scores": [each.to_plain() for each in comparisons]}
     write_json(folder / "comparison.json", plain, indent=2)

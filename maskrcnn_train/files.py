@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,27 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
     """Write JSON; returns its path. indent: for files that people read."""
     return write_text(path, json.dumps(content, indent=indent) + ("" if indent is None else "\n"))
+
+
+def write_csv(path: Path, lines: Iterable[Sequence[object]]) -> Path:
+    """Write lines of cells, the head first; returns the path."""
+    with written_aside(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([csv_cell(cell) for cell in line] for line in lines)
+    return path
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Write rows of one kind as CSV, the first giving the columns; returns the path."""
+    columns = list(rows[0]) if rows else []
+    return write_csv(path, [columns, *([row[column] for column in columns] for row in rows)] if rows else [])
+
+
+def csv_cell(cell: object) -> object:
+    """The cell, with an apostrophe before a text that a spreadsheet would run as a formula."""
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell

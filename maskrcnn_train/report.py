@@ -28,7 +28,7 @@ One HTML page of a run or of a sweep, to look at and to pass on: it needs no oth
 
 
 def report(config: ReportConfig) -> tuple[Path, str]:
-    """Write the page as configured; returns its path, and why pictures could not be made anew, or nothing.
+    """Write the page as configured; returns its path, and why pictures could not be drawn again, or nothing.
 
     Raises UserError for a folder that holds neither a run nor a sweep.
     """
@@ -44,15 +44,15 @@ def report(config: ReportConfig) -> tuple[Path, str]:
     gallery, reason = None, ""
     try:
         gallery = _gallery(_read_scene(folder, config), config)
-    except (UserError, OSError) as error:  # the page of a run outlives its data; it says what it lacks
+    except (UserError, OSError) as error:  # the data may be gone by now; the page says what it lacks
         reason = " ".join(str(error).split())
-    note = f"The validation images could not be drawn anew: {reason}" if reason else ""
+    note = f"The validation images could not be drawn again: {reason}" if reason else ""
     analysis = None if config.analysis is None else Path(config.analysis)
     return write_report(folder, output=output, analysis=analysis, gallery=gallery, gallery_note=note), reason
 
 
 def report_training(run_dir: Path, validation: Validation) -> Path:
-    """The page at the end of a training, which has its data and its results at hand."""
+    """The page at the end of a training, whose data and results are in memory."""
     from maskrcnn_train.reporting.pages.html import write_report
 
     config, _ = load_command_config("report", ReportConfig, check_report_rules, ["run=."])  # for its gallery
@@ -63,8 +63,8 @@ def report_training(run_dir: Path, validation: Validation) -> Path:
 def _gallery(scene: Scene, config: ReportConfig) -> Gallery:
     from maskrcnn_train.reporting.pages.gallery import build_gallery
 
-    wanted = config.gallery
-    return build_gallery(scene, worst=wanted.worst, best=wanted.best, size=wanted.size)
+    section = config.gallery
+    return build_gallery(scene, worst=section.worst, best=section.best, size=section.size)
 
 
 def _read_scene(folder: Path, config: ReportConfig) -> Scene:
@@ -103,7 +103,7 @@ def _scene(
 def run(config: ReportConfig) -> None:
     path, reason = report(config)
     if reason:
-        print(f"warning: the validation images could not be drawn anew: {reason}", file=sys.stderr)
+        print(f"warning: the validation images could not be drawn again: {reason}", file=sys.stderr)
     print(f"report: {path}")
 
 

@@ -31,7 +31,7 @@ from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.model.weights.pretrained import start_from_weights
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.report import report_training
-from maskrcnn_train.reporting.studies import write_study
+from maskrcnn_train.reporting.diagnostics import write_diagnostics
 from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table
 from maskrcnn_train.reporting.terminal.weights import weights_listing, weights_summary
 from maskrcnn_train.settings.schema import TrainConfig
@@ -91,7 +91,7 @@ def train(
                     state, loaders.train, config, plan=plan, world=world, evaluate=evaluate, run=run, stop=stop
                 )
                 if world.is_main and config.evaluation.study:
-                    _write_study(validation, run, state.position.step)
+                    _write_diagnostics(validation, run, state.position.step)
             if world.is_main:
                 _finish(run.folder, validation, metrics)
     return TrainResult(metrics, run.folder, stop.number)
@@ -140,9 +140,9 @@ def _evaluate(
     return metrics[validation.main_metric], metrics
 
 
-def _write_study(validation: Validation, run: Run, step: int) -> None:
-    studies = validation.study(run.config.seed)
-    for name, picture in write_study(run.folder / "study", studies).items():
+def _write_diagnostics(validation: Validation, run: Run, step: int) -> None:
+    diagnostics = validation.diagnose(run.config.seed)
+    for name, picture in write_diagnostics(run.folder / "study", diagnostics).items():
         run.writer.picture(step, f"study/{name}", picture)
 
 

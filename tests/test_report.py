@@ -51,7 +51,7 @@ def test_without_its_data_a_run_keeps_its_pictures_and_says_so(run: Path, tmp_pa
     (run / "config.yaml").write_text(config)
     path, reason = report(configured(f"run={run}", f"output={tmp_path}/other/page.html"))
     assert path == tmp_path / "other/page.html"
-    assert "could not be drawn anew" in path.read_text()
+    assert "could not be drawn again" in path.read_text()
     assert reason.replace("'", "&#39;") in path.read_text()
     assert path.read_text().count("ground truth on the left") == 2
 

@@ -173,7 +173,7 @@ def _found_objects(
     matches = match_detections(overlaps, iou_thresholds=[iou])
     found, covered = set(), set()
     for row in np.flatnonzero(matches.found[0]):
-        found.add(int(overlaps[matches.object_images[row]].objects[matches.object_places[row]]))
+        found.add(int(overlaps[matches.object_images[row]].objects[matches.object_rows[row]]))
     for image in overlaps:
         same = image.found_classes[:, None] == image.object_classes
         covered |= set(image.objects[((image.ious >= iou) & same).any(axis=0)].tolist())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.files import write_json, written_aside
+from maskrcnn_train.files import write_csv, write_json, written_aside
 from maskrcnn_train.prediction.pictures import Prepared
 from maskrcnn_train.prediction.video import VideoWriter
 from maskrcnn_train.reporting.drawing.objects import draw_objects
@@ -60,12 +59,11 @@ class PredictionFiles:
 
     def _write_table(self, path: Path) -> None:
         names = self.classes.name_of_id
-        with written_aside(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(["file", "class", "score", "x", "y", "width", "height"])
-            for result in self.results:
-                file_name = self.files[result["image_id"]]
-                rows.writerow([file_name, names[result["category_id"]], result["score"], *result["bbox"]])
+        lines: list[list[Any]] = [["file", "class", "score", "x", "y", "width", "height"]]
+        for result in self.results:
+            file = self.files[result["image_id"]]
+            lines.append([file, names[result["category_id"]], result["score"], *result["bbox"]])
+        write_csv(path, lines)
 
 
 def draw_detections(image: Image.Image, found: Detections, class_names: list[str], section: DrawConfig) -> Image.Image:

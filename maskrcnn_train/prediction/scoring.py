@@ -12,12 +12,11 @@ from maskrcnn_train.data.coco.results import read_ground_truth, read_results
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader, scaled_loader
 from maskrcnn_train.data.splits.splitting import Split, read_split
 from maskrcnn_train.engine.distributed import ALONE
-from maskrcnn_train.evaluation.coco.metrics import CocoResult, score_coco
-from maskrcnn_train.evaluation.diagnostics.diagnostics import Study, study_results
+from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS, CocoResult, score_coco
+from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics, diagnose
 from maskrcnn_train.model.tta import TestTimeAugmentation
 from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint, with_given
 from maskrcnn_train.prediction.validation import Validation
-from maskrcnn_train.reporting.terminal.tables import KIND_WORDS
 from maskrcnn_train.settings.command_schema import AnalyzeConfig, EvaluateConfig, MeasuresConfig, OnSplitConfig
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.errors import UserError
@@ -35,9 +34,9 @@ class Scored:
     ground_truth: dict[str, Any]
     results: list[dict[str, Any]]
 
-    def study(self, num_draws: int, seed: int) -> dict[str, Study]:
+    def diagnose(self, num_draws: int, seed: int) -> dict[str, Diagnostics]:
         """More than mAP, with intervals if there are draws."""
-        return study_results(self.ground_truth, self.results, self.result, num_draws=num_draws, seed=seed)
+        return diagnose(self.ground_truth, self.results, self.result, num_draws=num_draws, seed=seed)
 
 
 @dataclass

@@ -14,9 +14,10 @@ from maskrcnn_train.data.images import ImageError, decode
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.evaluation.coco.evaluators import check_backend
 from maskrcnn_train.evaluation.coco.ground_truth import of_images
 from maskrcnn_train.evaluation.coco.metrics import CocoResult, score_coco
-from maskrcnn_train.evaluation.diagnostics.diagnostics import Study, study_results
+from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics, diagnose
 from maskrcnn_train.files import write_json
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.prediction.predictor import Predictor
@@ -37,6 +38,7 @@ class Validation:
         self.loader = loader
         self.config = config
         self.world = world
+        check_backend(config.evaluation.backend)  # now rather than after an epoch
         self.ground_truth = self.scored = loader.dataset.ground_truth()
         self.results: list[dict[str, Any]] = []
         self.result: CocoResult | None = None
@@ -84,11 +86,11 @@ class Validation:
         means = {f"val_loss/{name[5:]}": sum(part[name] for part in everyone) / images for name in everyone[0]}
         return means | {"val_loss/total": sum(means.values())}
 
-    def study(self, seed: int) -> dict[str, Study]:
+    def diagnose(self, seed: int) -> dict[str, Diagnostics]:
         """More than mAP of the last evaluation, with intervals if `evaluation.bootstrap` draws any images."""
         assert self.result is not None
         num_draws = self.config.evaluation.bootstrap
-        return study_results(self.scored, self.results, self.result, num_draws=num_draws, seed=seed)
+        return diagnose(self.scored, self.results, self.result, num_draws=num_draws, seed=seed)
 
     def write_predictions(self, path: Path) -> None:
         """All detections as COCO results."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,29 +12,40 @@ from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
 from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.analysis.trace import SIZES
-from maskrcnn_train.files import write_text
-from maskrcnn_train.reporting.terminal.tables import percent, table, write_csv
+from maskrcnn_train.files import write_json, write_rows, write_text
+from maskrcnn_train.reporting.runs import read_json
+from maskrcnn_train.reporting.terminal.tables import percent, table
 from maskrcnn_train.settings.overrides import option_text
 
 
-def write_analysis(folder: Path, analysis: Analysis) -> None:
-    """Write `analysis.json`, CSV tables, pictures and `budgets/*.yaml` of what was analysed."""
+def write_analysis(folder: Path, analysis: Analysis, checkpoint: Path | None = None) -> None:
+    """Write `analysis.json`, CSV tables, pictures and `budgets/*.yaml` of what was analysed.
+
+    checkpoint: of the model; its name and step are noted.
+    """
     from maskrcnn_train.reporting.drawing.analysis_figures import draw_analysis
     from maskrcnn_train.reporting.drawing.figures import save_figure  # half a second of matplotlib
 
-    (folder / "analysis.json").write_text(json.dumps(_plain(analysis)))
+    write_json(folder / "analysis.json", _plain(analysis) | _model(checkpoint))
     if analysis.funnel is not None:
-        write_csv(folder / "objects.csv", [asdict(each) for each in analysis.funnel.objects])
-        write_csv(folder / "funnel.csv", funnel_rows(analysis.funnel))
+        write_rows(folder / "objects.csv", [asdict(each) for each in analysis.funnel.objects])
+        write_rows(folder / "funnel.csv", funnel_rows(analysis.funnel))
     if analysis.recalls is not None and analysis.shares is not None:
-        write_csv(folder / "proposal_recall.csv", [asdict(each) for each in analysis.recalls])
-        write_csv(folder / "anchors.csv", [asdict(each) for each in analysis.shares])
+        write_rows(folder / "proposal_recall.csv", [asdict(each) for each in analysis.recalls])
+        write_rows(folder / "anchors.csv", [asdict(each) for each in analysis.shares])
     if analysis.outcomes is not None and analysis.winners is not None:
-        write_csv(folder / "budgets.csv", [_outcome_row(each) for each in analysis.outcomes])
+        write_rows(folder / "budgets.csv", [_outcome_row(each) for each in analysis.outcomes])
         for name, outcome in analysis.winners.items():
             _write_budgets(folder / "budgets" / f"{name}.yaml", name, outcome, analysis)
     for name, figure in draw_analysis(analysis).items():
         save_figure(figure, folder / f"{name}.png")
+
+
+def _model(checkpoint: Path | None) -> dict[str, Any]:
+    if checkpoint is None:
+        return {}
+    position = read_json(checkpoint.with_suffix(".json")).get("position", {})
+    return {"checkpoint": checkpoint.name, "step": position.get("step")}
 
 
 def _plain(analysis: Analysis) -> dict[str, Any]:
@@ -57,8 +67,8 @@ def funnel_rows(funnel: Funnel) -> list[dict[str, Any]]:
     groups += [("size", size, {"size": size}) for size in SIZES]
     groups += [("class", name, {"class_name": name}) for name in names]
     rows = []
-    for by, group, wanted in groups:
-        counts = funnel.counts(**wanted)
+    for by, group, selection in groups:
+        counts = funnel.counts(**selection)
         lost = {stage: counts[stage] for stage in STAGES}
         rows.append({"by": by, "group": group, "objects": counts.total(), FOUND: counts[FOUND]} | lost)
     return rows
@@ -131,65 +141,38 @@ def _anchor_table(analysis: Analysis) -> str:
     rows = [
         (
             f"{each.upper:g} / {each.lower:g}" + (" *" if (each.upper, each.lower) == analysis.trained_iou else ""),
-            f"{100 * each.positive:.3f}",
-            f"{100 * each.ignored:.2f}",
-            f"{100 * each.negative:.1f}",
-            f"{each.per_object:.1f}",
-            percent(each.only_best),
+            *(f"{100 * each.positive:.3f}", f"{100 * each.ignored:.2f}", f"{100 * each.negative:.1f}"),
+            *(f"{each.per_object:.1f}", percent(each.only_best)),
         )
         for each in analysis.shares or []
     ]
     title = "what rpn.iou makes of the anchors (* : as trained); only best: objects that no anchor reaches otherwise"
-    columns = [
-        "upper / lower",
-        "% object",
-        "% ignored",
-        "% background",
-        "anchors an object",
-        "% of objects by best anchor only",
-    ]
-    return table(title, columns, rows)
+    columns = ["upper / lower", "% object", "% ignored", "% background", "anchors an object"]
+    return table(title, [*columns, "% of objects by best anchor only"], rows)
 
 
 def _budget_table(analysis: Analysis) -> str:
     found, chosen = analysis.outcomes or [], analysis.winners or {}
-    shown = [each for each in found if each.front or each is found[0]]
     rows = []
-    for each in sorted(shown, key=lambda outcome: outcome.milliseconds):
-        names = [name for name, winner in chosen.items() if winner is each] + (["trained"] if each is found[0] else [])
-        setting = each.setting
-        rows.append(
-            (
-                " ".join(names),
-                f"{each.milliseconds:.0f}",
-                percent(each.tuned),
-                percent(each.reported),
-                f"{setting.pre_test} > {setting.rpn_threshold:g} > {setting.post_test}",
-                f"{setting.score_threshold:g} > {setting.nms_threshold:g} > {setting.detections_per_image}",
-                f"{setting.mask_threshold:g}",
-                f"{each.proposals:.0f}",
-                f"{each.detections:.0f}",
-            )
-        )
-    timed = ", ".join(f"{name} {value:.0f} ms" for name, value in (analysis.timed or {}).items())
+    for each in sorted(found, key=lambda outcome: outcome.milliseconds):
+        if each.front or each is found[0]:
+            winner = [name for name, winner in chosen.items() if winner is each]
+            rows.append(_budget_row(each, " ".join(winner + (["trained"] if each is found[0] else []))))
     title = (
         f"{len(found)} test-time settings; shown: those that no other beats in speed and {analysis.kind} AP (x 100)\n"
         "rpn.nms: pre_test > threshold > post_test; roi_head: score_threshold > nms_threshold > detections_per_image"
     )
-    columns = [
-        "",
-        "ms an image",
-        "AP, chosen on",
-        "AP, other half",
-        "rpn.nms",
-        "roi_head",
-        "mask",
-        "proposals",
-        "detections",
-    ]
-    lines = [table(title, columns, rows)]
-    if not chosen:
-        lines.append(NOTHING_CHOSEN)
-    if timed:
-        lines.append(f"measured whole, in turn: {timed}")
-    return "\n".join(lines)
+    columns = ["", "ms an image", "AP, chosen on", "AP, other half", "rpn.nms", "roi_head", "mask", "proposals"]
+    lines = [table(title, [*columns, "detections"], rows), *([] if chosen else [NOTHING_CHOSEN])]
+    timed = ", ".join(f"{name} {value:.0f} ms" for name, value in (analysis.timed or {}).items())
+    return "\n".join([*lines, f"measured whole, in turn: {timed}"] if timed else lines)
+
+
+def _budget_row(each: Outcome, role: str) -> tuple[str, ...]:
+    setting = each.setting
+    return (
+        *(role, f"{each.milliseconds:.0f}", percent(each.tuned), percent(each.reported)),
+        f"{setting.pre_test} > {setting.rpn_threshold:g} > {setting.post_test}",
+        f"{setting.score_threshold:g} > {setting.nms_threshold:g} > {setting.detections_per_image}",
+        *(f"{setting.mask_threshold:g}", f"{each.proposals:.0f}", f"{each.detections:.0f}"),
+    )

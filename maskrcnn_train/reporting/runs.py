@@ -22,7 +22,7 @@ class RunFiles:
     """The files of a run; an absent one is empty here.
 
     overrides: "key=value" each. metrics: metrics.json. history: the lines of metrics.jsonl. data: of `summarize`.
-    study: by kind, of study.json. analysis: analysis.json.
+    diagnostics: by kind, of study/study.json. analysis: analysis.json.
     """
 
     folder: Path
@@ -35,8 +35,17 @@ class RunFiles:
     weights: str = ""
     pictures: list[Path] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
-    study: dict[str, Any] = field(default_factory=dict)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
     analysis: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scored_step(self) -> int | None:
+        """The step that `metrics` were taken at; None where the history does not have them."""
+        for line in reversed(self.history):
+            shared = [key for key in line if "/AP" in key]
+            if shared and all(line[key] == self.metrics.get(key) for key in shared):
+                return int(line["step"])
+        return None
 
     @property
     def command(self) -> str:
@@ -63,7 +72,7 @@ def read_run(folder: Path, analysis: Path | None = None) -> RunFiles:
         weights=_text(folder / "weights.txt"),
         pictures=sorted((folder / "pictures").glob("*.jpg")),
         data=read_json(folder / DATA_FILE),
-        study=read_json(folder / "study" / "study.json"),
+        diagnostics=read_json(folder / "study" / "study.json"),
         analysis=_analysis(folder, analysis),
     )
     if not (run.config or run.metrics or run.history):
@@ -91,7 +100,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(_text(path))
     except yaml.YAMLError:
-        raise UserError(f"{path} is not YAML; was its run cut short? Remove it or make it anew") from None
+        raise UserError(f"{path} is not YAML; was its run cut short? Remove it or make it again") from None
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, float]:
@@ -103,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(_text(path) or "{}")
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}); was its run cut short? Remove it or make it anew") from None
+        raise UserError(f"{path} is not JSON ({error}); was its run cut short? Remove it or make it again") from None
     return found if isinstance(found, dict) else {}
 
 

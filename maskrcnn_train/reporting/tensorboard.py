@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskrcnn_train.files import write_text
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -88,9 +90,7 @@ def drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [json.dumps(line) for line in read_metrics(path) if line["step"] <= step]
-    aside = path.with_name(path.name + ".part")
-    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -43,7 +43,8 @@ def analysis() -> Analysis:
 
 def page_of(analysis: Analysis, folder: Path) -> AnalysisPage:
     """As a report reads it from the files."""
-    write_analysis(folder, analysis)
+    (folder / "best.json").write_text('{"position": {"step": 7}}')
+    write_analysis(folder, analysis, folder / "best.pt")
     page = analysis_page(json.loads((folder / "analysis.json").read_text()))
     assert page is not None
     return page
@@ -51,14 +52,16 @@ def page_of(analysis: Analysis, folder: Path) -> AnalysisPage:
 
 def test_classes_called_small_and_all_keep_their_own_numbers(analysis: Analysis, tmp_path: Path) -> None:
     page = page_of(analysis, tmp_path)
+    assert page.model == "best.pt, step 7"
     assert page.lost == [("small", 2, 1.0), ("all", 2, 0.0)]
     assert [(stage.name, stage.count, stage.sizes) for stage in page.stages] == [
         (FOUND, 2, [0, 0, 2]),
         ("box", 1, [1, 0, 0]),
         ("score", 1, [1, 0, 0]),
     ]
-    assert page.recall_chart is not None
-    assert {line.name: line.last for line in page.recall_chart.lines} == {"all": "50", "small": "0", "large": "100"}
+    assert [chart.title for chart in page.charts] == [
+        "Objects covered by the first N proposals, IoU 0.5 (rpn.nms.pre_test=200)"
+    ]
     lines = recall_figure(analysis.recalls or [], SETTING).axes[0].lines
     assert {line.get_label(): list(line.get_ydata()) for line in lines} == {
         "all (2)": [0.5, 0.5], "small (2)": [0.0, 0.0], "large (2)": [1.0, 1.0]
@@ -78,7 +81,7 @@ def test_without_objects_to_choose_by_no_budgets_are_written_and_every_reader_is
     analysis.winners = {}
     page = page_of(analysis, tmp_path)
     assert page.nothing_chosen == NOTHING_CHOSEN
-    assert page.budget_chart is None
+    assert len(page.charts) == 1  # of the proposals
     assert not {"budgets", "budgets.png"} & {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "budgets.csv").is_file()
     assert [NOTHING_CHOSEN in text for text in analysis_tables(analysis)] == [False, False, True, False]

@@ -61,13 +61,13 @@ def _odd_characters(text: Bytes, borders: Ints, lengths: Ints) -> Flags:
 
 
 def _numbers(text: Bytes, ends: Ints) -> Ints:
-    """The signed numbers of the text: int64 [len(ends)], each ending at its place in `ends`."""
+    """The signed numbers of the text: int64 [len(ends)], each ending where `ends` says."""
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     values: Ints = (text[starts].astype(np.int64) - 48) & 31
-    for place in range(1, min(int(lengths.max(initial=0)), MOST_CHARACTERS)):
-        longer = np.flatnonzero(lengths > place)
-        values[longer] += ((text[starts[longer] + place].astype(np.int64) - 48) & 31) << (5 * place)
+    for digit in range(1, min(int(lengths.max(initial=0)), MOST_CHARACTERS)):
+        longer = np.flatnonzero(lengths > digit)
+        values[longer] += ((text[starts[longer] + digit].astype(np.int64) - 48) & 31) << (5 * digit)
     negative = np.flatnonzero((text[ends] - 48) & 16)
     values[negative] -= np.int64(1) << np.minimum(5 * lengths[negative], 60)
     return values
@@ -79,13 +79,13 @@ def _runs(numbers: Ints, counts: Ints) -> tuple[Ints, Ints]:
     Within a code the runs of zeros after the first, and the runs of ones, are two chains of differences.
     """
     firsts = np.cumsum(counts) - counts
-    place = np.arange(len(numbers)) - np.repeat(firsts, counts)
-    parity = place & 1
+    position = np.arange(len(numbers)) - np.repeat(firsts, counts)
+    parity = position & 1
     runs = numbers.copy()
     for start in (1, 2):
-        chain = np.flatnonzero((parity == start & 1) & (place >= start))
+        chain = np.flatnonzero((parity == start & 1) & (position >= start))
         sums = np.cumsum(numbers[chain])
-        heads = np.flatnonzero(place[chain] == start)
+        heads = np.flatnonzero(position[chain] == start)
         before = np.where(heads > 0, sums[heads - 1], 0)
         runs[chain] = sums - np.repeat(before, np.diff(heads, append=len(chain)))
     return runs, parity

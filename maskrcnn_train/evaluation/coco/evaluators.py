@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import importlib.util
 import io
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_train.evaluation.coco.ground_truth import Coco, results_as_ground_truth
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Floats
 from maskrcnn_train.structures.rle import compressed
 
@@ -51,6 +53,7 @@ def run_evaluator(
     ids = [item["id"] for key in HAVE_IDS for item in truth[key]]
     if min(ids) < 0:
         backend = "pycocotools"  # the only one that takes them
+    check_backend(backend)
     coco_class, evaluator_class = (_load(path) for path in EVALUATORS[backend])
     # the evaluators write into the annotations, and their progress to the terminal
     idle = "segmentation" if kind == "bbox" else ""
@@ -69,9 +72,19 @@ def run_evaluator(
         evaluator.params.areaRng = [list(area) for area in limits.area_ranges]
         evaluator.evaluate()
         evaluator.accumulate()
-        arrays = evaluator.eval  # hotcoco makes all of it anew whenever it is asked
+        arrays = evaluator.eval  # hotcoco computes all of it again at each access
     precision, recall, scores = (np.asarray(arrays[key], np.float64) for key in ("precision", "recall", "scores"))
     return precision, recall, scores
+
+
+def check_backend(backend: str) -> None:
+    """Raises UserError where the package of an evaluator is not installed."""
+    module = EVALUATORS[backend][0].split(".")[0]
+    if importlib.util.find_spec(module) is None:
+        raise UserError(
+            f"evaluation.backend={backend} needs the package {module.replace('_', '-')}, which is not installed; "
+            'run pip install "maskrcnn-train[evaluators]" or take evaluation.backend=hotcoco'
+        )
 
 
 def _load(path: str) -> Any:

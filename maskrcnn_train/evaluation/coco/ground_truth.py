@@ -1,7 +1,7 @@
-"""The checked input of an evaluation: what the evaluators need, whole and in one form.
+"""The checked input of an evaluation: every field that the evaluators need, in one form.
 
 COCO's evaluators read fields that many files lack (`area`, `iscrowd`), take annotation id 0 for
-"no match", and crash or hang on a malformed code. Everything is settled here, once, for all of them.
+"no match", and crash or hang on a malformed code. All of it is checked and completed here, once.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def _fault(result: Coco, sizes: dict[int, list[int]], categories: set[int], kind
     if not isinstance(score, int | float) or not math.isfinite(score):
         return f"(image {image_id}) has score {shown(score)}; it must be a finite number"
     if "bbox" in kinds and not _is_box(result.get("bbox")):
-        wanted = "[x, y, width, height], finite, with sides from 0"
-        return f"(image {image_id}) has bbox {shown(result.get('bbox'))}; it must be {wanted}"
+        expected = "[x, y, width, height], finite, with sides from 0"
+        return f"(image {image_id}) has bbox {shown(result.get('bbox'))}; it must be {expected}"
     fault = _segmentation_fault(result.get("segmentation"), size) if "segm" in kinds else None
     return None if fault is None else f"(image {image_id}) {fault}"
 

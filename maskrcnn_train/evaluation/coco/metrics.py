@@ -17,6 +17,8 @@ from maskrcnn_train.structures.arrays import Floats
 
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # COCO's
 SIZE_LIMITS = (32, 96)  # COCO's: square roots of the areas where medium and large objects begin, image pixels
+KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
+KINDS = tuple(KIND_WORDS)
 AREA_NAMES = ("all", "small", "medium", "large")
 NO_LIMIT = 1e10  # COCO's area that no object exceeds
 

@@ -1,4 +1,4 @@
-"""How sure a score is: the images are drawn again and again with replacement, and the score is taken of each draw.
+"""How sure a score is: it is taken again of many random draws of the images, with replacement.
 
 The bootstrap over images (Efron 1979): images are the independent units of a validation set, objects are
 not. Two models are compared on the same draws, so that easy and hard images weigh the same for both.
@@ -16,7 +16,7 @@ from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 
 ClassScore = Callable[[Matches, int, Ints, Flags, Ints], Floats]
 CONFIDENCE = 0.95
-FEWEST_IMAGES = 2  # with objects: with one, every draw gives the same score, and nothing is known of other images
+FEWEST_IMAGES = 2  # with objects; with one, every draw gives the same score
 TOO_FEW_IMAGES = f"fewer than {FEWEST_IMAGES} images have such objects"
 NUMBERS_AT_ONCE = 4_000_000  # weights of detections: bounds the memory to about 200 MB
 
@@ -63,14 +63,14 @@ def drawn_recall(matches: Matches, draws: Ints) -> Floats:
     return _drawn(matches, draws, _class_recall)
 
 
-def _drawn(matches: Matches, draws: Ints, of_class: ClassScore) -> Floats:
+def _drawn(matches: Matches, draws: Ints, class_score: ClassScore) -> Floats:
     sums = np.zeros((len(draws), len(matches.hits)))
     counts = np.zeros(len(draws))
     for number in np.unique(matches.object_classes):
         objects = matches.object_classes == number
         weights = draws[:, matches.object_images[objects]]
         totals = weights.sum(axis=1)
-        score = of_class(matches, number, draws, objects, totals)
+        score = class_score(matches, number, draws, objects, totals)
         present = totals > 0
         sums[present] += score[present]
         counts += present

@@ -35,9 +35,9 @@ def calibrate(matches: Matches, *, iou: float) -> Calibration | None:
         return None
     counted = ~matches.ignored[0]
     scores, hits = matches.scores[counted], matches.hits[0, counted].astype(float)
-    place = np.minimum((scores * BINS).astype(int), BINS - 1)
-    counts = np.bincount(place, minlength=BINS)
-    means, shares = (np.bincount(place, values, BINS) / np.maximum(counts, 1) for values in (scores, hits))
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    means, shares = (np.bincount(bins, values, BINS) / np.maximum(counts, 1) for values in (scores, hits))
     error = float((counts * np.abs(means - shares)).sum() / max(len(scores), 1))
     return Calibration(
         iou=iou,

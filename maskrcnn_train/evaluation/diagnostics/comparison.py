@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from maskrcnn_train.evaluation.diagnostics.bootstrap import TOO_FEW_IMAGES, Difference, difference
-from maskrcnn_train.evaluation.diagnostics.diagnostics import Study
+from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
 from maskrcnn_train.settings.errors import UserError
 
 
@@ -48,8 +48,8 @@ def same_images(first: dict[str, Any], second: dict[str, Any]) -> None:
     raise UserError(f"compare: a is scored {found}; score both on the same data with data= and split=")
 
 
-def compare_studies(first: Mapping[str, Study], second: Mapping[str, Study]) -> list[Comparison]:
-    """Every headline score that both have. The studies must have been made with the same draws.
+def compare(first: Mapping[str, Diagnostics], second: Mapping[str, Diagnostics]) -> list[Comparison]:
+    """Every headline score that both have. Both must have been made with the same draws.
 
     Raises UserError if one is of boxes only and the other of masks only.
     """

@@ -1,32 +1,25 @@
-"""Which class is taken for which: every detection above a score against every object, whatever their classes."""
+"""Which class is taken for which."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps, pairs_by_iou
+from maskrcnn_train.evaluation.diagnostics.errors import IGNORED, Classified
 from maskrcnn_train.structures.arrays import Ints
 
 
-def confusion_matrix(
-    overlaps: Sequence[ImageOverlaps], *, num_classes: int, score_threshold: float, iou: float
-) -> Ints:
-    """Counts int64 [K + 1, K + 1]: rows what it is, columns what it was taken for; the last of each: background.
+def confusion_matrix(found: Classified, *, num_classes: int, threshold: float) -> Ints:
+    """Counts int64 [K + 1, K + 1]: rows the object, columns what it was taken for; the last of each: background.
 
-    Pairs are made by falling IoU, at least `iou`, each detection and each object once; crowd regions are left out,
-    and so are the detections that lie in them and nowhere else.
+    Of the detections scored at least `threshold`. Each object counts once: with its right detection, else with the
+    highest-scored one of another class on it, else as missed. Every other detection is a false alarm.
     """
+    matches = found.matches
+    shown = (matches.scores >= threshold) & (found.kinds != IGNORED)
+    best = found.best_of_objects(shown, ["classification"])
+    taken_for = np.where(best >= 0, np.append(matches.classes, num_classes)[best], num_classes)
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    for image in overlaps:
-        shown, real = np.flatnonzero(image.scores >= score_threshold), np.flatnonzero(~image.crowd)
-        ious = image.ious[np.ix_(shown, real)]
-        in_crowd = (image.ious[shown][:, image.crowd] >= iou).any(axis=1)
-        free_found, free_real = np.ones(len(shown), bool), np.ones(len(real), bool)
-        for row, column in pairs_by_iou(np.where(ious >= iou, ious, 0.0), free_found, free_real):
-            matrix[image.object_classes[real[column]], image.found_classes[shown[row]]] += 1
-        missed, false_alarms = real[free_real], shown[free_found & ~in_crowd]
-        matrix[:-1, -1] += np.bincount(image.object_classes[missed], minlength=num_classes)
-        matrix[-1, :-1] += np.bincount(image.found_classes[false_alarms], minlength=num_classes)
+    np.add.at(matrix, (matches.object_classes, taken_for), 1)
+    shown[best[best >= 0]] = False
+    matrix[-1, :-1] = np.bincount(matches.classes[shown], minlength=num_classes)
     return matrix

@@ -58,7 +58,7 @@ def precision_recall_curves(
 
 
 def confidence_curves(matches: Matches, class_names: list[str], *, iou: float) -> list[ConfidenceCurve]:
-    """A curve for each class with objects. matches: at `iou` alone; class_names: by place among the ids."""
+    """A curve for each class with objects. matches: at `iou` alone; class_names: by id, as the matches number them."""
     cuts = np.linspace(matches.scores.min(initial=0.0), matches.scores.max(initial=1.0), NUM_CUTS)
     return [
         _confidence_curve(matches, number, class_names[number], iou, cuts)

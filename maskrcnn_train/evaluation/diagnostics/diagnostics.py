@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,29 +14,31 @@ from maskrcnn_train.evaluation.diagnostics.bootstrap import Interval, draw_image
 from maskrcnn_train.evaluation.diagnostics.calibration import Calibration, calibrate
 from maskrcnn_train.evaluation.diagnostics.confusion import confusion_matrix
 from maskrcnn_train.evaluation.diagnostics.curves import (
+    NUM_CUTS,
     ConfidenceCurve,
     PrecisionRecall,
     best_cut,
     confidence_curves,
     precision_recall_curves,
 )
-from maskrcnn_train.evaluation.diagnostics.errors import Errors, break_down_errors
+from maskrcnn_train.evaluation.diagnostics.errors import ErrorKind, Errors, classify, count_errors
 from maskrcnn_train.evaluation.diagnostics.matches import match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps, image_overlaps
 from maskrcnn_train.evaluation.diagnostics.sizes import SizeBucket, size_buckets
 from maskrcnn_train.structures.arrays import Floats, Ints
 
 IOU = 0.5  # of everything that is taken at one IoU
+UNIT_CUTS = np.linspace(0, 1, NUM_CUTS).tolist()  # of older files, which do not say
 
 
 @dataclass
-class Study:
+class Diagnostics:
     """What was found out about one kind (bbox, segm).
 
-    threshold: the score of the highest mean F1, at which `confusion` and the confident shares of `sizes` are taken.
-    confusion: int64 [K + 1, K + 1], rows the truth, columns the detections, last: background. calibration: None where
-    scores lie outside 0 to 1. intervals: by measure,
-    None without draws. draws: the scores behind them, by measure.
+    threshold: the score with the highest mean F1; `confusion`, the counts of `errors` and the confident shares of
+    `sizes` are of the detections from there on. confusion: int64 [K + 1, K + 1], rows the truth, columns the
+    detections, last: background. calibration: None where scores lie outside 0 to 1. intervals: by measure, empty
+    without draws. draws: the scores behind them, by measure.
     """
 
     kind: str
@@ -56,21 +58,39 @@ class Study:
         """The measures that were drawn and have a value, but objects in too few images for an interval."""
         return [name for name, each in self.draws.items() if name not in self.intervals and not np.isnan(each[0])]
 
+    @classmethod
+    def from_plain(cls, kind: str, plain: Mapping[str, Any]) -> Diagnostics:
+        """As `to_plain` gave it, without the draws; what older files lack has a default."""
+        errors, calibration = plain["errors"], plain["calibration"]
+        return cls(
+            kind=kind,
+            class_names=list(plain["class_names"]),
+            threshold=plain["threshold"],
+            precision_recall=[PrecisionRecall(**each) for each in plain["precision_recall"]],
+            confidence=[ConfidenceCurve(**({"cuts": UNIT_CUTS} | each)) for each in plain["confidence"]],
+            confusion=np.array(plain["confusion"], np.int64),
+            errors=Errors(errors["iou"], errors["ap"], [ErrorKind(**each) for each in errors["kinds"]]),
+            calibration=Calibration(**calibration) if calibration else None,
+            sizes=[SizeBucket(**each) for each in plain["sizes"]],
+            intervals={name: Interval(**each) for name, each in plain["intervals"].items()},
+            draws={},
+        )
+
     def to_plain(self) -> dict[str, Any]:
         """For JSON, without the draws."""
         plain = {name: value for name, value in asdict(self).items() if name != "draws"}
         return plain | {"confusion": self.confusion.tolist()}
 
 
-def study_results(
+def diagnose(
     ground_truth: dict[str, Any],
     results: Sequence[dict[str, Any]],
     result: CocoResult,
     *,
     num_draws: int,
     seed: int,
-) -> dict[str, Study]:
-    """A study of each kind that `result` has the metrics of.
+) -> dict[str, Diagnostics]:
+    """Diagnose each kind that `result` has the metrics of.
 
     num_draws: of the images, behind each interval; 0 for no intervals. The draws follow from the seed and the number of
     images: they are the same for every model that is scored on them.
@@ -82,26 +102,29 @@ def study_results(
     overlaps = {
         kind: image_overlaps(truth, results, kind=kind, max_detections=result.max_detections[-1]) for kind in kinds
     }
-    return {kind: _study(kind, overlaps, result, draws) for kind in kinds}
+    return {kind: _diagnose(kind, overlaps, result, draws) for kind in kinds}
 
 
-def _study(kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResult, draws: Ints | None) -> Study:
+def _diagnose(
+    kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResult, draws: Ints | None
+) -> Diagnostics:
     own = overlaps[kind]
     names = [result.class_names[number] for number in result.class_ids]
-    at_half = match_detections(own, iou_thresholds=[IOU])
+    found = classify(own, iou=IOU, boxes=overlaps["bbox"] if kind == "segm" and "bbox" in overlaps else None)
+    at_half = found.matches
     confidence = confidence_curves(at_half, names, iou=IOU)
     threshold, _ = best_cut(confidence)
     confident = match_detections([_above(image, threshold) for image in own], iou_thresholds=[IOU])
     scores = {} if draws is None else _headline(own, result, draws)
     intervals = {name: interval(each) for name, each in scores.items()}
-    return Study(
+    return Diagnostics(
         kind=kind,
         class_names=names,
         threshold=threshold,
         precision_recall=precision_recall_curves(result, kind=kind),
         confidence=confidence,
-        confusion=confusion_matrix(own, num_classes=len(names), score_threshold=threshold, iou=IOU),
-        errors=break_down_errors(own, iou=IOU, boxes=overlaps.get("bbox") if kind == "segm" else None),
+        confusion=confusion_matrix(found, num_classes=len(names), threshold=threshold),
+        errors=count_errors(found, iou=IOU, threshold=threshold),
         calibration=calibrate(at_half, iou=IOU),
         sizes=size_buckets(own, at_half, confident),
         intervals={name: each for name, each in intervals.items() if each is not None},

@@ -23,19 +23,20 @@ RECALLS = np.linspace(0, 1, 101)
 class Matches:
     """Detections (N) by falling score and objects that count (M) of all images; T IoU thresholds.
 
-    images [N], object_images [M]: place in the list of overlaps; places [N], object_places [M]: row within the image.
-    hits: bool [T, N], matched an object that counts; ignored: bool [T, N], neither right nor wrong;
-    found: bool [T, M], the objects that were matched.
+    images [N], object_images [M]: index into the overlaps; rows [N], object_rows [M]: row within the image.
+    hits: bool [T, N], matched an object that counts; targets: int64 [T, N], that object (0..M-1) or -1;
+    ignored: bool [T, N], neither right nor wrong; found: bool [T, M], the objects that were matched.
     """
 
     images: Ints
-    places: Ints
+    rows: Ints
     classes: Ints
     scores: Floats
     hits: Flags
+    targets: Ints
     ignored: Flags
     object_images: Ints
-    object_places: Ints
+    object_rows: Ints
     object_classes: Ints
     found: Flags
 
@@ -48,30 +49,34 @@ def match_detections(
 ) -> Matches:
     """Match every image at every threshold. area_range: square pixels; what lies outside is not counted."""
     thresholds = np.minimum(np.array(iou_thresholds), 1 - 1e-10)
-    hits, ignored, found, counted = [], [], [], []
+    hits, targets, ignored, found, counted = [], [], [], [], []
+    num_objects = 0
     for image in overlaps:
-        outside = (image.object_areas < area_range[0]) | (image.object_areas > area_range[1])
-        partner = _partners(image, thresholds, image.crowd | outside)
+        uncounted = image.crowd | (image.object_areas < area_range[0]) | (image.object_areas > area_range[1])
+        partner = _partners(image, thresholds, uncounted)
         matched = partner >= 0
-        beside = (image.crowd | outside)[partner] if len(outside) else np.zeros_like(matched)
+        beside = uncounted[partner] if len(uncounted) else np.zeros_like(matched)
         small_or_large = (image.found_areas < area_range[0]) | (image.found_areas > area_range[1])
         hits.append(matched & ~beside)
         ignored.append((matched & beside) | (~matched & small_or_large))
-        counted.append(np.flatnonzero(~(image.crowd | outside)))
-        found.append(_taken(partner, len(outside))[:, counted[-1]])
+        counted.append(np.flatnonzero(~uncounted))
+        targets.append(np.where(hits[-1], num_objects + np.searchsorted(counted[-1], partner), -1))
+        found.append(_taken(partner, len(uncounted))[:, counted[-1]])
+        num_objects += len(counted[-1])
     lengths, object_counts = [len(image.scores) for image in overlaps], list(map(len, counted))
     scores = _joined([image.scores for image in overlaps])
     order = np.argsort(-scores, kind="stable")
-    rows = np.arange(len(overlaps))
+    images = np.arange(len(overlaps))
     return Matches(
-        images=np.repeat(rows, lengths)[order],
-        places=_joined([np.arange(length) for length in lengths]).astype(np.int64)[order],
+        images=np.repeat(images, lengths)[order],
+        rows=_joined([np.arange(length) for length in lengths]).astype(np.int64)[order],
         classes=_joined([image.found_classes for image in overlaps]).astype(np.int64)[order],
         scores=scores[order],
         hits=_joined(hits, len(thresholds))[:, order].astype(bool),
+        targets=_joined(targets, len(thresholds))[:, order].astype(np.int64),
         ignored=_joined(ignored, len(thresholds))[:, order].astype(bool),
-        object_images=np.repeat(rows, object_counts),
-        object_places=_joined(counted).astype(np.int64),
+        object_images=np.repeat(images, object_counts),
+        object_rows=_joined(counted).astype(np.int64),
         object_classes=_joined([i.object_classes[c] for i, c in zip(overlaps, counted, strict=True)]).astype(np.int64),
         found=_joined(found, len(thresholds)).astype(bool),
     )
@@ -84,21 +89,21 @@ def _partners(image: ImageOverlaps, thresholds: Floats, beside: Flags) -> Ints:
     rows = np.arange(len(thresholds))
     same = image.found_classes[:, None] == image.object_classes
     near = np.where(same, image.ious, -1.0)
-    for place in np.flatnonzero((near >= thresholds[0]).any(axis=1)):
-        free = (near[place] >= thresholds[:, None]) & (~taken | image.crowd)
+    for detection in np.flatnonzero((near >= thresholds[0]).any(axis=1)):
+        free = (near[detection] >= thresholds[:, None]) & (~taken | image.crowd)
         for candidates in (free & ~beside, free & beside):
-            ious = np.where(candidates, near[place], -1.0)
+            ious = np.where(candidates, near[detection], -1.0)
             best = ious.shape[1] - 1 - ious[:, ::-1].argmax(axis=1)  # of equal ones the last, as COCO takes it
-            chosen = (partner[:, place] < 0) & (ious[rows, best] >= 0)
-            partner[chosen, place] = best[chosen]
+            chosen = (partner[:, detection] < 0) & (ious[rows, best] >= 0)
+            partner[chosen, detection] = best[chosen]
             taken[rows[chosen], best[chosen]] = True
     return partner
 
 
 def _taken(partner: Ints, num_objects: int) -> Flags:
     taken = np.zeros((len(partner), num_objects), bool)
-    rows, places = np.nonzero(partner >= 0)
-    taken[rows, partner[rows, places]] = True
+    rows, columns = np.nonzero(partner >= 0)
+    taken[rows, partner[rows, columns]] = True
     return taken
 
 
@@ -123,12 +128,12 @@ def average_precision(hits: Flags, ignored: Flags, weights: Ints, totals: Ints) 
     shown = weights.cumsum(axis=1)
     scores = np.zeros((len(weights), len(hits)))
     for row, hit in enumerate(hits):
-        places, beside = np.flatnonzero(hit), np.flatnonzero(ignored[row])
-        if not len(places):
+        hit_rows, beside = np.flatnonzero(hit), np.flatnonzero(ignored[row])
+        if not len(hit_rows):
             continue
-        found = weights[:, places].cumsum(axis=1)
-        hidden = np.pad(weights[:, beside].cumsum(axis=1), ((0, 0), (1, 0)))[:, np.searchsorted(beside, places)]
-        precision = found / np.maximum(shown[:, places] - hidden, 1)
+        found = weights[:, hit_rows].cumsum(axis=1)
+        hidden = np.pad(weights[:, beside].cumsum(axis=1), ((0, 0), (1, 0)))[:, np.searchsorted(beside, hit_rows)]
+        precision = found / np.maximum(shown[:, hit_rows] - hidden, 1)
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         passed = np.searchsorted(RECALLS, found / np.maximum(totals, 1)[:, None], side="right")
         passed[found == 0] = 0  # recall 0 belongs to the first hit that is drawn

@@ -1,4 +1,4 @@
-"""How detections and objects of each image overlap, whatever their classes: where every study begins."""
+"""How detections and objects of each image overlap, whatever their classes: where all diagnostics begin."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Coco = dict[str, Any]
 class ImageOverlaps:
     """Detections (highest score first, D of them) and objects (G, crowd regions last) of one image.
 
-    found: places in the list of results [D]; scores [D]; found_classes [D] and object_classes [G]: 0..K-1, by id;
-    found_areas [D], object_areas [G]: square pixels; objects: places in the ground truth's annotations [G];
+    found: rows of the list of results [D]; scores [D]; found_classes [D] and object_classes [G]: 0..K-1, by id;
+    found_areas [D], object_areas [G]: square pixels; objects: rows of the ground truth's annotations [G];
     crowd: bool [G]; ious: [D, G], of boxes or of masks; with a crowd region the share of the detection that lies in it.
     """
 
@@ -90,7 +90,7 @@ def image_overlaps(
 
 
 def _best_of_each_class(rows: list[int], results: Sequence[Coco], most: int) -> list[int]:
-    """Places of the results, highest score first, at most `most` of each class; equal scores keep their order."""
+    """Rows of the results, highest score first, at most `most` of each class; equal scores keep their order."""
     kept = []
     counts: dict[int, int] = defaultdict(int)
     for row in sorted(rows, key=lambda row: -results[row]["score"]):
@@ -121,15 +121,3 @@ def _ious(found: Any, objects: Any, crowd: list[int]) -> Floats:
     with warnings.catch_warnings():  # its arrays have the signature of numpy 1
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
         return np.asarray(coco_mask.iou(found, objects, crowd), np.float64)
-
-
-def pairs_by_iou(ious: Floats, free_rows: Flags, free_columns: Flags) -> list[tuple[int, int]]:
-    """Pairs of free rows and columns by falling IoU, 0 being none; marks them as taken."""
-    rows, columns = np.nonzero(ious)
-    pairs = []
-    for place in np.argsort(-ious[rows, columns], kind="stable"):
-        row, column = int(rows[place]), int(columns[place])
-        if free_rows[row] and free_columns[column]:
-            free_rows[row] = free_columns[column] = False
-            pairs.append((row, column))
-    return pairs

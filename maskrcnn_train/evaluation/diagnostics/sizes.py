@@ -15,8 +15,10 @@ SIDES = (0, 16, 32, 64, 96, 128, 256, 512)  # where the buckets begin: square ro
 
 @dataclass
 class SizeBucket:
-    """Objects with low <= side < high (None: no limit), and the share found by any detection of their class; the share
-    by one with at least `score_threshold`."""
+    """Objects with low <= side < high (None: no limit).
+
+    found, found_above_threshold: shares with a right detection of any score, or from the score threshold on.
+    """
 
     low: float
     high: float | None
@@ -28,8 +30,8 @@ class SizeBucket:
 def size_buckets(overlaps: Sequence[ImageOverlaps], matches: Matches, confident: Matches) -> list[SizeBucket]:
     """The buckets that have objects. matches: at one IoU; confident: those of the detections above a score."""
     areas = [image.object_areas for image in overlaps]
-    pairs = zip(matches.object_images, matches.object_places, strict=True)
-    sides = np.sqrt([areas[image][place] for image, place in pairs])
+    pairs = zip(matches.object_images, matches.object_rows, strict=True)
+    sides = np.sqrt([areas[image][row] for image, row in pairs])
     bucket = np.searchsorted(SIDES, sides, side="right") - 1
     buckets = []
     for number, low in enumerate(SIDES):

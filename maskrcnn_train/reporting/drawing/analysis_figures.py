@@ -1,6 +1,8 @@
-"""Pictures of an analysis: the funnel, the recall of proposals, budgets against time."""
+"""Charts of an analysis: the funnel, the recall of proposals, budgets against time."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
@@ -9,9 +11,9 @@ from maskrcnn_train.analysis.budgets import Setting
 from maskrcnn_train.analysis.funnel import FOUND, STAGES, Funnel
 from maskrcnn_train.analysis.pareto import Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
-from maskrcnn_train.reporting.drawing.figures import FILL, INK, MUTED, empty_axes
+from maskrcnn_train.reporting.drawing.figures import INK, LIGHT, MUTED, SERIES, add_legend, new_axes
 
-SIZE_COLORS = {"small": "#d97757", "medium": "#8fb0dc", "large": FILL}
+SIZE_COLORS = {"small": SERIES[1], "medium": LIGHT, "large": SERIES[0]}
 
 
 def draw_analysis(analysis: Analysis) -> dict[str, Figure]:
@@ -30,7 +32,7 @@ def funnel_figure(funnel: Funnel) -> Figure:
     """Objects found, and lost at each stage, by size."""
     total = len(funnel.objects)
     title = f"Where {total:,} objects go ({funnel.kind}, IoU {funnel.iou:g})"
-    figure, axes = empty_axes(title, "objects", "", size=(9.5, 5.2), unit=False)
+    figure, axes = new_axes(title, "objects", height=4.4)
     names = [FOUND, *STAGES][::-1]
     labels = [name if name == FOUND else f"{name}\n{STAGES[name][1]}" for name in names]
     left = [0] * len(names)
@@ -41,67 +43,47 @@ def funnel_figure(funnel: Funnel) -> Figure:
     shares = [f" {count:,} ({100 * count / max(total, 1):.1f} %)" if count else "" for count in left]
     axes.bar_label(bars, shares, color=INK, fontsize=9)
     axes.tick_params(axis="y", labelsize=8)
-    axes.margins(x=0.14)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.margins(x=0.2)
+    add_legend(figure)
     return figure
 
 
-def recall_figure(recalls: list[ProposalRecall], setting: Setting) -> Figure:
+def recall_figure(recalls: Sequence[ProposalRecall], setting: Setting) -> Figure:
     """Share of the objects of each size among the first N proposals."""
-    figure, axes = empty_axes(
-        f"Objects covered by the first N proposals, IoU 0.5 (rpn.nms.pre_test={setting.pre_test})",
-        "N, proposals of an image (rpn.nms.post_test)",
-        "share of the objects",
-        size=(8.6, 4.8),
-        unit=False,
-    )
-    for group, color in {"all": INK, **SIZE_COLORS}.items():
+    title = f"Objects covered by the first N proposals, IoU 0.5 (rpn.nms.pre_test={setting.pre_test})"
+    figure, axes = new_axes(title, "N, proposals of an image (rpn.nms.post_test)", "share of the objects")
+    for group, color in {"all": INK, "small": SERIES[1], "medium": SERIES[2], "large": SERIES[0]}.items():
         own = [each for each in recalls if each.by != "class" and each.group == group]
         if own:
             xs, ys = [each.count for each in own], [each.recall50 for each in own]
-            axes.plot(
-                xs,
-                ys,
-                marker="o",
-                color=color,
-                label=f"{group} ({own[0].objects:,})",
-                linewidth=2 if group == "all" else 1.4,
-            )
+            axes.plot(xs, ys, marker="o", markersize=4, color=color, label=f"{group} ({own[0].objects:,})")
     axes.set_xscale("log")
     counts = list(dict.fromkeys(each.count for each in recalls))
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
     axes.set_ylim(0, 1.04)
-    figure.legend(frameon=False, fontsize=9, loc="outside right upper")
+    add_legend(figure)
     return figure
 
 
-def budgets_figure(found: list[Outcome], chosen: dict[str, Outcome], kind: str) -> Figure:
+def budgets_figure(found: Sequence[Outcome], chosen: Mapping[str, Outcome], kind: str) -> Figure:
     """Every setting by time and AP, on the images that settings were chosen on; the front and the winners stand out."""
-    figure, axes = empty_axes(
-        f"Test-time budgets: {kind} AP against time (on the half that settings are chosen on)",
-        "milliseconds an image",
-        f"{kind} AP x 100",
-        size=(8.6, 5.2),
-        unit=False,
+    title = f"Test-time budgets: {kind} AP against time, on the half for choosing"
+    figure, axes = new_axes(title, "milliseconds an image", f"{kind} AP x 100")
+    axes.scatter(
+        [each.milliseconds for each in found], [100 * each.tuned for each in found], s=12, color=MUTED, alpha=0.4
     )
-    axes.scatter([each.milliseconds for each in found], [100 * each.tuned for each in found], s=14, color="#c3c9d2")
     front = sorted((each for each in found if each.front), key=lambda each: each.milliseconds)
     xs, ys = [each.milliseconds for each in front], [100 * each.tuned for each in front]
-    axes.step(xs, ys, where="post", color=FILL, marker="o", markersize=4, label="nothing is both faster and better")
+    label = "nothing is both faster and better"
+    axes.plot(xs, ys, drawstyle="steps-post", color=SERIES[0], marker="o", markersize=4, label=label)
     for name, outcome in {"trained": found[0], **chosen}.items():
-        color = MUTED if name == "trained" else "#d97757"
-        place = (outcome.milliseconds, 100 * outcome.tuned)
-        axes.scatter(*place, s=70, facecolors="none", edgecolors=color, linewidths=2)
+        color = INK if name == "trained" else SERIES[1]
+        point = (outcome.milliseconds, 100 * outcome.tuned)
+        axes.plot(*point, "o", markersize=9, fillstyle="none", color=color, markeredgewidth=1.8, label=f"_{name}")
         offset = {"trained": (8, -14), "best": (8, 8), "fast": (-8, 10)}[name]
-        axes.annotate(
-            name,
-            place,
-            xytext=offset,
-            textcoords="offset points",
-            color=color,
-            ha="right" if offset[0] < 0 else "left",
-        )
-    figure.legend(frameon=False, fontsize=9, loc="outside lower right")
-    axes.margins(0.08)
+        side = "right" if offset[0] < 0 else "left"
+        axes.annotate(name, point, xytext=offset, textcoords="offset points", color=color, ha=side)
+    add_legend(figure)
+    axes.margins(0.1)
     return figure

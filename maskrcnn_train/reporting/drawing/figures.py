@@ -1,220 +1,244 @@
-"""Pictures of numbers: the curves, matrices and bars of an evaluation, drawn by matplotlib without a display.
+"""The one style of all charts, drawn by matplotlib: as pixels for files, as SVG for pages.
 
-Every function returns a `matplotlib.figure.Figure` of its own; nothing global is touched (no pyplot).
+Every function makes a `matplotlib.figure.Figure` of its own; pyplot and its global state are not used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import math
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
-from matplotlib import colormaps
+from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from PIL import Image
 
-from maskrcnn_train.evaluation.diagnostics.calibration import Calibration
-from maskrcnn_train.evaluation.diagnostics.curves import best_cut
-from maskrcnn_train.evaluation.diagnostics.diagnostics import Study
-from maskrcnn_train.reporting.terminal.tables import KIND_WORDS
+from maskrcnn_train.files import written_aside
 
-MOST_CLASSES = 10  # drawn in colours of their own; of more, only the mean is
-MOST_CELLS = 25  # classes in a confusion matrix that can still be read
-INK, MUTED, FILL = "#222222", "#8a8f98", "#3b6fb6"
-
-
-def draw_study(study: Study) -> dict[str, Figure]:
-    """All pictures of a study by name."""
-    calibration = {"calibration": calibration_figure(study.kind, study.calibration)} if study.calibration else {}
-    return {
-        "precision_recall": precision_recall_figure(study),
-        "confidence": confidence_figure(study),
-        "confusion": confusion_figure(study),
-        "errors": errors_figure(study),
-        **calibration,
-        "sizes": sizes_figure(study),
-    }
+SERIES = ("#2457c5", "#c2410c", "#0f766e", "#a21caf", "#a16207", "#be123c")  # told apart in light and dark pages
+INK, MUTED, RULE, LIGHT = "#1b1f27", "#5b6472", "#e1e5eb", "#b9cbe6"
+CSS_VARIABLES = {INK: "--text", MUTED: "--dim", RULE: "--rule", LIGHT: "--bar"}  # of pages/templates/style.css
+CSS_VARIABLES |= {color: f"--c{number}" for number, color in enumerate(SERIES, start=1)}
+WIDTH, HEIGHT = 5.4, 3.0  # inches; 389 x 216 units of an SVG, near the pixels of a phone
+MOST_POINTS = 300
+MOST_MARKS = 40  # points of a line that are marked one by one
+PNG_DPI = 170
+TEXT = 11  # points
+MOST_LETTERS = 54  # in a line
+SVG = "http://www.w3.org/2000/svg"
+Points = Sequence[tuple[float, float]]
 
 
-def precision_recall_figure(study: Study) -> Figure:
-    """Precision over recall at IoU .5: every class, and their mean."""
-    title = f"Precision and recall of {KIND_WORDS[study.kind]} at IoU 0.5"
-    figure, axes = empty_axes(title, "recall", "precision", size=(8.6, 4.8))
-    curves = [curve for curve in study.precision_recall if round(curve.iou, 6) == 0.5]
-    if curves:
-        lines = [(curve.class_name, curve.precision) for curve in curves]
-        _class_lines(axes, curves[0].recall, lines, [float(np.mean(curve.precision)) for curve in curves])
-        figure.legend(frameon=False, fontsize=9, loc="outside right upper")
-    return figure
+@dataclass
+class Chart:
+    """A chart of a page: its title, and the rest as inline SVG in the colours of the page."""
+
+    title: str
+    svg: Markup
 
 
-def confidence_figure(study: Study) -> Figure:
-    """F1, precision and recall of what scores at least x; the best threshold is marked."""
-    figure = Figure(figsize=(14, 4.2), layout="constrained")
-    figure.suptitle(f"{KIND_WORDS[study.kind].capitalize()} by score threshold, IoU 0.5", color=INK)
-    best, best_f1 = best_cut(study.confidence)
-    for number, name in enumerate(("f1", "precision", "recall"), start=1):
-        axes = figure.add_subplot(1, 3, number)
-        _prepare(axes, "score threshold", "F1" if name == "f1" else name)
-        if not study.confidence:
-            continue
-        lines = [(curve.class_name, getattr(curve, name)) for curve in study.confidence]
-        cuts = study.confidence[0].cuts
-        axes.set_xlim(cuts[0], cuts[-1])
-        _class_lines(axes, cuts, lines, None)
-        if name == "f1":
-            figure.legend(frameon=False, fontsize=9, loc="outside right upper")
-            axes.axvline(best, color=MUTED, linestyle=":")
-            side = "left" if best < (cuts[0] + cuts[-1]) / 2 else "right"
-            text = f" best {best:.2f}: F1 {best_f1:.2f} "
-            axes.annotate(text, (best, 1.0), color=INK, ha=side, va="top", fontsize=9)
-    return figure
-
-
-def confusion_figure(study: Study) -> Figure:
-    """Rows: what it is; columns: what it was taken for. Shares of the row as colour, counts as text.
-
-    Of many classes those with most objects have a row of their own, the others share one.
-    """
-    matrix, names = _most_frequent(study)
-    side = 3.2 + 0.42 * len(names)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    axes = figure.add_subplot()
-    totals = matrix.sum(axis=1, keepdims=True)
-    shares = matrix / np.maximum(totals, 1)
-    shares[-1] = matrix[-1] / max(matrix[-1].max(), 1) * 0.6  # false alarms have no total of their own
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), [*names[:-1], "missed"], rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), [*names[:-1], "nothing there"])
-    axes.set_xlabel("taken for", color=MUTED)
-    axes.set_ylabel("is", color=MUTED)
-    axes.set_title(
-        f"Confusion of {KIND_WORDS[study.kind]} scored at least {study.threshold:.2f}, IoU 0.5", color=INK, fontsize=11
-    )
-    for row, column in zip(*np.nonzero(matrix), strict=True):
-        color = "white" if shares[row, column] > 0.5 else INK
-        axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=8)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    return figure
-
-
-def _most_frequent(study: Study) -> tuple[np.ndarray[Any, Any], list[str]]:
-    """The matrix with the rarer classes added up, and the names of its rows with the background last."""
-    matrix, names = study.confusion, study.class_names
-    if len(names) <= MOST_CELLS:
-        return matrix, [*names, ""]
-    order = np.argsort(-matrix[:-1].sum(axis=1), kind="stable")
-    own, rare = sorted(order[: MOST_CELLS - 1].tolist()), order[MOST_CELLS - 1 :].tolist()
-    groups: list[list[int]] = [*([row] for row in own), rare, [len(names)]]
-    summed = np.array([[matrix[np.ix_(rows, columns)].sum() for columns in groups] for rows in groups])
-    return summed, [*(names[row] for row in own), f"{len(rare)} others", ""]
-
-
-def errors_figure(study: Study) -> Figure:
-    """How much AP each kind of error costs, and how many there are."""
-    errors = study.errors
-    title = f"What the AP of {KIND_WORDS[study.kind]} is lost to, IoU {errors.iou:g} (AP now: {100 * errors.ap:.1f})"
-    figure, axes = empty_axes(title, "AP x 100 that mending this alone would add", "", size=(8.5, 3.8), unit=False)
-    kinds = errors.kinds[::-1]
-    bars = axes.barh([kind.name for kind in kinds], [100 * kind.ap_gain for kind in kinds], color=FILL)
-    axes.bar_label(
-        bars, [f" {100 * kind.ap_gain:.1f}   ({kind.count:,})" for kind in kinds], color=INK, fontsize=9, padding=2
-    )
-    axes.margins(x=0.18)
-    return figure
-
-
-def calibration_figure(kind: str, calibration: Calibration) -> Figure:
-    """The share of right detections in each bin of scores, beside the line where score and share are equal."""
-    figure, axes = empty_axes(
-        f"Do the scores of {KIND_WORDS[kind]} mean what they say? (mean gap {calibration.error:.3f})",
-        "score",
-        "share that is right",
-    )
-    edges = np.linspace(0, 1, len(calibration.counts) + 1)
-    shares = [share or 0 for share in calibration.precision]
-    bars = axes.bar(edges[:-1], shares, width=np.diff(edges) * 0.92, align="edge", color=FILL)
-    axes.bar_label(bars, [f"{count:,}" if count else "" for count in calibration.counts], color=MUTED, fontsize=8)
-    axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":")
-    return figure
-
-
-def sizes_figure(study: Study) -> Figure:
-    """The share of the objects of each size that is found."""
-    figure, axes = empty_axes(
-        f"{KIND_WORDS[study.kind].capitalize()}: objects found by size, IoU 0.5",
-        "side of the object (square root of its area), image pixels",
-        "share found",
-        size=(max(7.2, 1.3 * len(study.sizes)), 4.8),
-    )
-    places = np.arange(len(study.sizes))
-    for shift, color, label, name in (
-        (-0.2, "#b9cbe6", "at any score", "found"),
-        (0.2, FILL, f"scored at least {study.threshold:.2f}", "found_above_threshold"),
-    ):
-        axes.bar(places + shift, [getattr(each, name) for each in study.sizes], width=0.38, color=color, label=label)
-    words = [f"{each.low:g} to {each.high:g}" if each.high else f"{each.low:g} and more" for each in study.sizes]
-    texts = [f"{word}\n({each.objects:,})" for word, each in zip(words, study.sizes, strict=True)]
-    axes.set_xlim(-0.6, max(len(places), 1) - 0.4)
-    axes.set_xticks(places, texts)
-    axes.legend(frameon=False, fontsize=9)
-    return figure
-
-
-# ---------------------------------------------------------------- shared
-
-
-def empty_axes(
-    title: str, x_label: str, y_label: str, *, size: tuple[float, float] = (7.2, 4.8), unit: bool = True
+def new_axes(
+    title: str, x_label: str, y_label: str = "", *, height: float = HEIGHT, unit: bool = False
 ) -> tuple[Figure, Axes]:
-    """A figure with one frame in the style of all; unit: both axes go from 0 to 1."""
-    figure = Figure(figsize=size, layout="constrained")
+    """A figure with one frame. unit: both axes go from 0 to 1."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, color=INK, fontsize=11)
-    _prepare(axes, x_label, y_label, unit=unit)
-    return figure, axes
-
-
-def _prepare(axes: Axes, x_label: str, y_label: str, *, unit: bool = True) -> None:
-    axes.set_xlabel(x_label, color=MUTED)
-    axes.set_ylabel(y_label, color=MUTED)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#c9ccd1")
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.grid(color="#eceef1")
+    axes.set_title(textwrap.fill(title, MOST_LETTERS), color=INK, fontsize=TEXT)
+    axes.set_xlabel(textwrap.fill(x_label, MOST_LETTERS), color=MUTED, fontsize=TEXT)
+    axes.set_ylabel(y_label, color=MUTED, fontsize=TEXT)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelsize=TEXT, length=0)
+    axes.grid(color=RULE)
     axes.set_axisbelow(True)
     if unit:
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.04)
+    return figure, axes
 
 
-def _class_lines(axes: Axes, xs: Any, lines: Sequence[tuple[str, Any]], values: list[float] | None) -> None:
-    """A line for each class, labelled with its value, and a bold one for their mean."""
-    colors = colormaps["tab10"].colors  # type: ignore[attr-defined]
-    few = len(lines) <= MOST_CLASSES
-    for index, (name, ys) in enumerate(lines):
-        label = name if values is None else f"{name} {100 * values[index]:.1f}"
-        color = colors[index % len(colors)] if few else "#d5d8dd"
-        axes.plot(xs, ys, color=color, linewidth=1.3 if few else 0.8, label=label if few else None)
-    text = "mean" if values is None else f"mean {100 * float(np.mean(values)):.1f}"
-    axes.plot(xs, np.mean([ys for _, ys in lines], axis=0), color=INK, linewidth=2.4, label=text)
+def add_legend(figure: Figure) -> None:
+    """Below the chart, for the labels that don't begin with "_"; the figure grows by its rows."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if not labels:
+        return
+    labels = [label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 1]}…" for label in labels]
+    columns = min(len(labels), max(1, int(figure.get_figwidth() / (0.09 * max(map(len, labels)) + 0.4))))
+    figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
+    figure.legend(
+        handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=TEXT, labelcolor=INK,
+        handlelength=1.4, columnspacing=1.4, borderpad=0,
+    )  # fmt: skip
 
 
-def to_image(figure: Figure, dpi: int = 110) -> Image.Image:
+def line_figure(
+    title: str,
+    series: Mapping[str, Points],
+    *,
+    x_label: str = "step",
+    from_zero: bool = True,
+    last: bool = True,
+) -> Figure | None:
+    """A figure of the series (x, y) of which some has more than one point; else None.
+
+    Many points are averaged in groups. from_zero: y begins at 0 unless a value is below it.
+    last: whether the legend shows the last values.
+    """
+    kept = {name: thinned(points) for name, points in series.items() if points}
+    if not any(len(points) > 1 for points in kept.values()):
+        return None
+    figure, axes = new_axes(title, x_label)
+    for name, points in kept.items():
+        xs, ys = zip(*points, strict=True)
+        add_line(axes, xs, ys, f"{name} {number(ys[-1])}" if last else name)
+    if from_zero and all(y >= 0 for points in kept.values() for _, y in points):
+        axes.set_ylim(bottom=0)
+    add_legend(figure)
+    return figure
+
+
+def add_line(axes: Axes, xs: Sequence[float], ys: Sequence[float], label: str) -> None:
+    """A line in the next colour, its points marked where they are few."""
+    number = sum(not str(line.get_label()).startswith("_") for line in axes.lines)
+    marker = "o" if len(xs) <= MOST_MARKS else ""
+    dashed = "--" if number >= len(SERIES) else "-"
+    axes.plot(xs, ys, dashed, color=SERIES[number % len(SERIES)], marker=marker, markersize=4, label=label)
+
+
+def add_thin_line(axes: Axes, xs: Sequence[float], ys: Sequence[float], name: str) -> None:
+    """One of many lines, in grey: named by the pointer only."""
+    axes.plot(xs, ys, color=MUTED, linewidth=0.8, alpha=0.4, label=f"_{name}")
+
+
+def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
+    """At most `most` points: neighbours averaged in groups of one size, each at its last x."""
+    size = math.ceil(len(points) / most)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def number(value: float) -> str:
+    """A number for a legend: 3 digits, no needless zeros, thousands separated."""
+    if value == int(value) and abs(value) < 1e9:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+# ---------------------------------------------------------------- out of matplotlib
+
+
+def to_image(figure: Figure, dpi: int = PNG_DPI) -> Image.Image:
     """The figure as pixels, R G B."""
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(dpi)
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with _any_text(figure):
+        canvas.draw()  # type: ignore[no-untyped-call]
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _any_text(figure: Figure) -> Iterator[None]:
+    """Names are drawn as they are: a $ begins no formula, and a letter that the font lacks is no warning."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        yield
 
 
 def save_figure(figure: Figure, path: Path) -> Image.Image:
     """Write a PNG, making its folder; returns the pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = to_image(figure)
-    image.save(path)
+    with written_aside(path) as aside:
+        image.save(aside, format="PNG")
     return image
+
+
+def to_chart(figure: Figure | None, name: str) -> Chart | None:
+    """The figure for a page, which uses it up; None stays None. Lines name themselves and their points to the pointer.
+
+    name: of this chart among those of its page, so that no two have an id in common.
+    """
+    if figure is None:
+        return None
+    axes = figure.axes[0]
+    title = axes.get_title()
+    summary = f"{title} by {axes.get_xlabel()}".replace("\n", " ") + "".join(_summary(line) for line in axes.lines)
+    axes.set_title("")
+    for index, line in enumerate(axes.lines):
+        line.set_gid(f"line-{index}")
+    for patch in (figure.patch, axes.patch):
+        patch.set_visible(False)  # the page shows through
+    stream = io.StringIO()
+    empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), _any_text(figure):
+        FigureCanvasSVG(figure).print_svg(stream, metadata=empty)  # type: ignore[no-untyped-call]
+    root = ElementTree.fromstring(stream.getvalue())
+    _add_titles(root, axes)
+    return Chart(title.replace("\n", " "), _inline(root, summary))
+
+
+def _summary(line: Line2D) -> str:
+    """Where a line of the legend begins and ends, in words."""
+    name, (xs, ys) = str(line.get_label()), np.asarray(line.get_data(), float)
+    if name.startswith("_"):
+        return ""
+    return f"; {name}: from {number(ys[0])} at {number(xs[0])} to {number(ys[-1])} at {number(xs[-1])}"
+
+
+def _add_titles(root: ElementTree.Element, axes: Axes) -> None:
+    groups = {group.get("id"): group for group in root.iter(f"{{{SVG}}}g")}
+    for index, line in enumerate(axes.lines):
+        group, name = groups[f"line-{index}"], str(line.get_label()).removeprefix("_")
+        _title(group, name)
+        points = np.asarray(line.get_data(), float).T
+        for mark, (x, y) in zip(group.iter(f"{{{SVG}}}use"), points, strict=False):  # no marks: many points
+            _title(mark, f"{name}: {number(y)} at {number(x)}")
+
+
+def _title(element: ElementTree.Element, text: str) -> None:
+    title = ElementTree.Element(f"{{{SVG}}}title")
+    title.text = text
+    element.insert(0, title)
+
+
+def _inline(root: ElementTree.Element, summary: str) -> Markup:
+    """SVG for the middle of a page: without a size, ids of groups and style of its own; short numbers."""
+    for element in list(root.iter()):
+        for child in list(element):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                element.remove(child)
+        if element.tag == f"{{{SVG}}}g":
+            element.attrib.pop("id", None)
+        if (link := element.attrib.pop("{http://www.w3.org/1999/xlink}href", None)) is not None:
+            element.set("href", link)
+        for name in {"d", "x", "y", "transform", "style"} & element.attrib.keys():
+            element.set(name, _shorter(element.attrib[name]))
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib |= {"class": "chart", "role": "img", "aria-label": summary}
+    ElementTree.register_namespace("", SVG)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _shorter(text: str) -> str:
+    """An attribute with tenths of a unit, the page's font and colours, and no line breaks."""
+    text = re.sub(r"\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}", text)
+    text = re.sub(r"font: ([\d.]+px) .*?sans-serif", r"font: \1 system-ui, sans-serif", text)
+    for color, variable in CSS_VARIABLES.items():
+        text = text.replace(color, f"var({variable})")
+    return " ".join(text.split())

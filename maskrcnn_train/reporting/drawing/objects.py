@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from maskrcnn_train.reporting.drawing.colors import Color, class_color, text_color
 
-Bitmap = tuple[int, int, npt.NDArray[Any]]  # x0, y0, uint8 or bool [h, w]
+CroppedMask = tuple[int, int, npt.NDArray[Any]]  # x0, y0, uint8 or bool [h, w]
 SMALLEST_LONG_SIDE = 480  # pixels; below it a class name can't be read
 
 
@@ -23,7 +23,7 @@ def draw_objects(
     labels: Sequence[int],
     names: Sequence[str],
     scores: Sequence[float] | None = None,
-    masks: Sequence[Bitmap] | None = None,
+    masks: Sequence[CroppedMask] | None = None,
     opacity: float = 0.4,
     thickness: int | None = None,
     text_size: int | None = None,
@@ -39,7 +39,9 @@ def draw_objects(
     """
     scale = max(1, math.ceil(SMALLEST_LONG_SIDE / max(image.shape[:2])))
     corners = np.asarray(boxes, np.float64).reshape(-1, 4) * scale
-    colors = [class_color(int(label) if color_by == "class" else place) for place, label in enumerate(labels, start=1)]
+    colors = [
+        class_color(int(label) if color_by == "class" else number) for number, label in enumerate(labels, start=1)
+    ]
     order = np.argsort(-(corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), kind="stable").tolist()
     picture = _enlarged(image, scale)
     line = max(2, round(max(picture.size) / 500)) if thickness is None else thickness
@@ -78,15 +80,15 @@ def _enlarged(image: npt.NDArray[np.uint8], scale: int) -> Image.Image:
 
 
 def _paint_masks(
-    picture: Image.Image, masks: Sequence[Bitmap], colors: Sequence[Color], scale: int, line: int, opacity: float
+    picture: Image.Image, masks: Sequence[CroppedMask], colors: Sequence[Color], scale: int, line: int, opacity: float
 ) -> None:
     for (x0, y0, bitmap), color in zip(masks, colors, strict=True):
         if not np.asarray(bitmap).size:
             continue
         inside = _enlarged_mask(bitmap, scale)
-        place = (x0 * scale, y0 * scale)
-        picture.paste(color, place, Image.fromarray(inside.astype(np.uint8) * round(255 * opacity)))
-        picture.paste(color, place, Image.fromarray((inside & ~_eroded(inside, line)).astype(np.uint8) * 255))
+        corner = (x0 * scale, y0 * scale)
+        picture.paste(color, corner, Image.fromarray(inside.astype(np.uint8) * round(255 * opacity)))
+        picture.paste(color, corner, Image.fromarray((inside & ~_eroded(inside, line)).astype(np.uint8) * 255))
 
 
 def _enlarged_mask(bitmap: npt.NDArray[Any], scale: int) -> npt.NDArray[np.bool_]:
@@ -129,7 +131,7 @@ def _draw_texts(
     size: tuple[int, int],
     text_size: int | None,
 ) -> None:
-    """Each name on a ground of its colour at its box, where it covers no other name if there is such a place."""
+    """Each name at its box, on a background of its colour, where it covers no other name if it can."""
     fitting = max(12, round(max(size) / (55 if len(texts) <= 25 else 75)))
     font = ImageFont.load_default(size=fitting if text_size is None else text_size)
     _, top, _, bottom = font.getbbox("Ag")  # one height for all, whatever their letters
@@ -137,7 +139,7 @@ def _draw_texts(
     for box, text, color in zip(boxes, texts, colors, strict=True):
         text = _shortened(text, font, size[0] - 8)
         width, height = font.getlength(text) + 8, bottom - top + 6
-        x, y = _free_place(box, width, height, taken, size)
+        x, y = _free_position(box, width, height, taken, size)
         taken = np.vstack((taken, (x, y, x + width, y + height)))
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
         draw.text((x + 4, y + 3 - top), text, text_color(color), font=font)
@@ -152,7 +154,7 @@ def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, mo
     return text + "..."
 
 
-def _free_place(
+def _free_position(
     box: Sequence[float], width: float, height: float, taken: npt.NDArray[np.float64], size: tuple[int, int]
 ) -> tuple[int, int]:
     """Top left corner of a text, always inside the picture: above the box, in its corners, or below it.
@@ -162,9 +164,9 @@ def _free_place(
     x1, y1, x2, y2 = box
     corners = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2), (x1, y2 - height), (x2 - width, y2)]
     room = max(size[0] - width, 0), max(size[1] - height, 0)
-    places = np.clip(np.array(corners), 0, room).astype(int)
-    low = np.maximum(places[:, None], taken[:, :2])
-    high = np.minimum(places[:, None] + (width, height), taken[:, 2:])
+    positions = np.clip(np.array(corners), 0, room).astype(int)
+    low = np.maximum(positions[:, None], taken[:, :2])
+    high = np.minimum(positions[:, None] + (width, height), taken[:, 2:])
     overlaps = np.prod(np.clip(high - low, 0, None), axis=2).sum(axis=1)
-    x, y = places[int(np.argmin(overlaps))].tolist()
+    x, y = positions[int(np.argmin(overlaps))].tolist()
     return x, y

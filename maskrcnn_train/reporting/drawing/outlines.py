@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from contourpy import contour_generator
+from matplotlib.path import Path
 from PIL import Image
 
 Array = npt.NDArray[np.float64]
-Point = tuple[int, int]
-TOLERANCE = 0.5  # pixels of the picture that an outline may be off
+TOLERANCE = 0.8  # pixels of the picture that an outline may be off
 
 
 def mask_path(bitmap: npt.NDArray[np.uint8], x0: float, y0: float, scale: float) -> str:
@@ -42,70 +43,12 @@ def trace(inside: npt.NDArray[np.bool_]) -> list[Array]:
 
     inside: bool [h, w]. The points are the middles of pixel edges, so that slopes are slopes rather than stairs.
     """
-    following = _edges(inside)
-    loops = []
-    while following:
-        start = next(iter(following))
-        corners = [start]
-        while True:
-            ends = following[corners[-1]]
-            corners.append(ends.pop())
-            if not ends:
-                del following[corners[-2]]
-            if corners[-1] == start:
-                break
-        places = np.array(corners, np.float64)
-        loops.append((places[:-1] + places[1:]) / 2)
-    return loops
-
-
-def _edges(inside: npt.NDArray[np.bool_]) -> dict[Point, list[Point]]:
-    """Pixel edges between inside and outside, from corner to corner with the inside on the right."""
-    padded = np.pad(inside, 1)
-    center = padded[1:-1, 1:-1]
-    sides = (  # the neighbour that is outside; then the edge, from and to, by the pixel's own corner
-        (padded[:-2, 1:-1], (0, 0), (1, 0)),
-        (padded[1:-1, 2:], (1, 0), (1, 1)),
-        (padded[2:, 1:-1], (1, 1), (0, 1)),
-        (padded[1:-1, :-2], (0, 1), (0, 0)),
-    )
-    following: dict[Point, list[Point]] = {}
-    for neighbour, (from_x, from_y), (to_x, to_y) in sides:
-        for y, x in np.argwhere(center & ~neighbour).tolist():
-            following.setdefault((x + from_x, y + from_y), []).append((x + to_x, y + to_y))
-    return following
+    contours = contour_generator(z=np.pad(inside, 1).astype(np.float64)).lines(0.5)
+    return [np.asarray(loop[:-1], np.float64) - 0.5 for loop in contours]
 
 
 def simplified(loop: Array, tolerance: float) -> Array:
-    """A closed loop with fewer points, none of the others farther than `tolerance` from it (Douglas and Peucker 1973).
-
-    loop: [n, 2].
-    """
-    if len(loop) < 4:
-        return loop
-    far = int(np.linalg.norm(loop - loop[0], axis=1).argmax())
-    closed = np.concatenate([loop, loop[:1]])
-    kept = np.zeros(len(closed), bool)
-    kept[[0, far, len(loop)]] = True
-    spans = [(0, far), (far, len(loop))]
-    while spans:
-        first, last = spans.pop()
-        if last - first < 2:
-            continue
-        distances = _distances(closed[first + 1 : last], closed[first], closed[last])
-        worst = int(distances.argmax())
-        if distances[worst] > tolerance:
-            middle = first + 1 + worst
-            kept[middle] = True
-            spans += [(first, middle), (middle, last)]
-    return closed[:-1][kept[:-1]]
-
-
-def _distances(points: Array, start: Array, end: Array) -> Array:
-    """Of points [n, 2] from the line through two points; from the point where they are one."""
-    along = end - start
-    length = float(np.hypot(*along))
-    offsets = points - start
-    if length == 0:
-        return np.asarray(np.linalg.norm(offsets, axis=1), np.float64)
-    return np.asarray(np.abs(offsets[:, 0] * along[1] - offsets[:, 1] * along[0]) / length, np.float64)
+    """A closed loop [n, 2] with fewer points, the others at most about `tolerance` away from it."""
+    path = Path(np.vstack([loop, loop[:1]]))
+    path.should_simplify, path.simplify_threshold = True, tolerance
+    return np.asarray(path.cleaned(simplify=True).vertices, np.float64)[:-2]  # without the end and the stop

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from maskrcnn_train.reporting.drawing.objects import Bitmap, draw_objects, side_by_side
+from maskrcnn_train.files import written_aside
+from maskrcnn_train.reporting.drawing.objects import CroppedMask, draw_objects, side_by_side
 from maskrcnn_train.structures.rle import compressed, decode_crop
 
 
@@ -26,7 +27,7 @@ class Objects:
     boxes: list[list[float]]
     labels: list[int]
     scores: list[float] | None = None
-    masks: list[Bitmap] | None = None
+    masks: list[CroppedMask] | None = None
 
 
 def objects_from_coco(
@@ -66,14 +67,12 @@ def draw_validation(
     `file_names`: the stem of each picture; by default 00, 01, ... so that a later evaluation replaces them.
     """
     folder = Path(run_dir) / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for index, (image, truth, prediction) in enumerate(samples):
         picture = draw_pair(image, truth, prediction, names)
         path = folder / f"{file_names[index] if file_names else f'{index:02d}'}.jpg"
-        partial = path.with_name(path.name + ".part")
-        picture.save(partial, format="JPEG", quality=88)
-        partial.replace(path)
+        with written_aside(path) as aside:
+            picture.save(aside, format="JPEG", quality=88)
         written.append((path, picture))
     return written
 

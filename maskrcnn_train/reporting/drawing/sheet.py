@@ -10,11 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.loading import build_dataset
 from maskrcnn_train.data.splits.splitting import Splits
+from maskrcnn_train.files import written_aside
 from maskrcnn_train.reporting.drawing.objects import draw_objects
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import MaskCrops, Target
 
-DRAWS = 3  # of each image, side by side: what chance does to it in three epochs
+DRAWS = 3  # of each image, side by side: as augmented in three epochs
 GAP = 8  # pixels between pictures
 LARGEST_CELL = 640  # pixels; larger pictures are made smaller
 BACKGROUND = (250, 250, 250)
@@ -31,10 +32,8 @@ def write_sheet(config: TrainConfig, splits: Splits, path: Path, *, count: int) 
     rows = [[_cell(dataset, (epoch, position)) for epoch in range(DRAWS)] for position in positions]
     names = [Path(dataset.image_path(position)).name for position in positions]
     sheet = _arrange(rows, names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    sheet.save(partial, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=88)
-    partial.replace(path)
+    with written_aside(path) as aside:
+        sheet.save(aside, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=88)
     return path
 
 

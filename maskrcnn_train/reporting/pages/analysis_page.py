@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maskrcnn_train.analysis.budgets import KEYS
+from maskrcnn_train.analysis.budgets import Setting
 from maskrcnn_train.analysis.funnel import FOUND, STAGES
-from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN
-from maskrcnn_train.analysis.trace import SIZES
-from maskrcnn_train.reporting.drawing.charts import Chart, line_chart
+from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
+from maskrcnn_train.analysis.proposal_report import ProposalRecall
+from maskrcnn_train.reporting.drawing.analysis_figures import budgets_figure, recall_figure
+from maskrcnn_train.reporting.drawing.figures import Chart, to_chart
 
 
 @dataclass
@@ -26,57 +27,68 @@ class Stage:
 
 
 @dataclass
-class Budget:
-    """A setting worth having. role: best, fast, trained or nothing. tuned, reported: AP, fractions. setting: what
-    differs from the trained one, as a command takes it."""
-
-    role: str
-    milliseconds: float
-    tuned: float
-    reported: float | None
-    setting: str
-
-
-@dataclass
 class AnalysisPage:
-    """What was analysed; what was not is empty. lost: the classes' rows of the funnel, (name, objects, share found).
-    nothing_chosen: why there are no winners. timed: milliseconds of an image, measured whole."""
+    """What was analysed; what was not is empty.
+
+    model: checkpoint and step, in words. lost: (class, objects, share found). budgets: (best, fast, trained or nothing;
+    outcome; what differs from the trained setting). nothing_chosen: why there are no winners. timed: milliseconds of an
+    image, measured whole.
+    """
 
     num_images: int
+    model: str
     iou: float
     stages: list[Stage]
     lost: list[tuple[str, int, float]]
-    budgets: list[Budget]
+    budgets: list[tuple[str, Outcome, str]]
     num_settings: int
     nothing_chosen: str
     timed: dict[str, float]
-    budget_chart: Chart | None
-    recall_chart: Chart | None
+    charts: list[Chart]
 
 
-def analysis_page(analysis: Mapping[str, Any]) -> AnalysisPage | None:
-    """None where nothing was analysed."""
+def analysis_page(analysis: Mapping[str, Any], scored_step: int | None = None) -> AnalysisPage | None:
+    """None where nothing was analysed. scored_step: of the scores on the same page."""
     if not analysis:
         return None
-    funnel, outcomes = analysis.get("funnel") or {}, analysis.get("outcomes") or []
-    winners = analysis.get("winners") or {}
-    budgets = _budgets(outcomes, winners)
+    funnel, rows = analysis.get("funnel") or {}, (analysis.get("funnel") or {}).get("rows", [])
+    outcomes = [_outcome(each) for each in analysis.get("outcomes") or []]
+    winners = {name: _outcome(each) for name, each in (analysis.get("winners") or {}).items()}
+    recalls = [ProposalRecall(**each) for each in analysis.get("recalls") or []]
+    budgets = budgets_figure(outcomes, winners, analysis["kind"]) if winners else None
+    recall = recall_figure(recalls, Setting(**analysis["setting"])) if recalls else None
+    charts = [to_chart(budgets, "analysis/budgets"), to_chart(recall, "analysis/recall")]
     return AnalysisPage(
         num_images=analysis["num_images"],
+        model=_model(analysis, scored_step),
         iou=funnel.get("iou", 0.5),
-        stages=_stages(funnel.get("rows", [])),
+        stages=_stages(rows),
         lost=[
-            (row["group"], row["objects"], row[FOUND] / max(row["objects"], 1))
-            for row in funnel.get("rows", [])
-            if row["by"] == "class"
+            (row["group"], row["objects"], row[FOUND] / (row["objects"] or 1)) for row in rows if row["by"] == "class"
         ],
-        budgets=budgets,
+        budgets=_budgets(outcomes, winners),
         num_settings=len(outcomes),
         nothing_chosen=NOTHING_CHOSEN if outcomes and not winners else "",
         timed=analysis.get("timed") or {},
-        budget_chart=_budget_chart(budgets) if winners else None,
-        recall_chart=_recall_chart(analysis.get("recalls") or [], analysis["setting"]),
+        charts=[chart for chart in charts if chart],
     )
+
+
+def _found_share(row: Mapping[str, Any]) -> tuple[str, int, float]:
+    return row["group"], row["objects"], row[FOUND] / max(row["objects"], 1)
+
+
+def _outcome(plain: Mapping[str, Any]) -> Outcome:
+    return Outcome(**(dict(plain) | {"setting": Setting(**plain["setting"])}))
+
+
+def _model(analysis: Mapping[str, Any], scored_step: int | None) -> str:
+    """The checkpoint and its step, where they are known; and whether the scores are of another."""
+    step = analysis.get("step")
+    words = [analysis["checkpoint"]] if analysis.get("checkpoint") else []
+    words += [f"step {step:,}"] if step is not None else []
+    other = step is not None and scored_step is not None and step != scored_step
+    return ", ".join(words) + (f" (the scores above are of step {scored_step:,})" if other else "")
 
 
 def _stages(rows: list[dict[str, Any]]) -> list[Stage]:
@@ -93,47 +105,14 @@ def _stages(rows: list[dict[str, Any]]) -> list[Stage]:
     ]
 
 
-def _budgets(outcomes: list[dict[str, Any]], winners: Mapping[str, Any]) -> list[Budget]:
+def _budgets(outcomes: list[Outcome], winners: Mapping[str, Outcome]) -> list[tuple[str, Outcome, str]]:
     """The trained setting and those that no other beats in speed and AP, fastest first."""
-    if not outcomes:
-        return []
-    trained = outcomes[0]["setting"]
-    roles: dict[str, str] = {}
-    for role, winner in [("trained", {"setting": trained}), *winners.items()]:
-        key = str(winner["setting"])
-        roles[key] = f"{roles[key]}, {role}" if key in roles else role
-    shown = [each for each in outcomes if each["front"] or each["setting"] == trained]
-    return [
-        Budget(
-            role=roles.get(str(each["setting"]), ""),
-            milliseconds=each["milliseconds"],
-            tuned=each["tuned"],
-            reported=each["reported"],
-            setting=_changes(each["setting"], trained),
-        )
-        for each in sorted(shown, key=lambda outcome: outcome["milliseconds"])
-    ]
-
-
-def _changes(setting: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
-    changed = [f"{KEYS[name]}={value:g}" for name, value in setting.items() if value != trained[name]]
-    return " ".join(changed) or "as trained"
-
-
-def _budget_chart(budgets: list[Budget]) -> Chart | None:
-    trained = [each for each in budgets if "trained" in each.role]
-    front = [each for each in budgets if each not in trained]
-    series = {
-        "unbeaten settings": [(each.milliseconds, 100 * each.tuned) for each in front],
-        "as trained": [(each.milliseconds, 100 * each.tuned) for each in trained],
-    }
-    return line_chart("AP on the half chosen on, x 100", series, x_label="milliseconds an image", from_zero=False)
-
-
-def _recall_chart(recalls: list[dict[str, Any]], setting: Mapping[str, Any]) -> Chart | None:
-    series: dict[str, list[tuple[float, float]]] = {group: [] for group in ("all", *SIZES)}
-    for each in recalls:
-        if each["by"] != "class":
-            series[each["group"]].append((each["count"], 100 * each["recall50"]))
-    x_label = f"proposals an image: rpn.nms.post_test, with pre_test={setting['pre_test']}"
-    return line_chart("Objects covered by the proposals, x 100", series, x_label=x_label)
+    found = []
+    for each in sorted(outcomes, key=lambda outcome: outcome.milliseconds):
+        named = {"trained": outcomes[0], **winners}
+        roles = ", ".join(name for name, outcome in named.items() if outcome.setting == each.setting)
+        if each.front or "trained" in roles:
+            before = outcomes[0].setting.overrides()
+            changes = [f"{key}={value:g}" for key, value in each.setting.overrides().items() if value != before[key]]
+            found.append((roles, each, " ".join(changes) or "as trained"))
+    return found

@@ -14,12 +14,14 @@ from PIL import Image
 
 from maskrcnn_train.data.images import ImageError, decode
 from maskrcnn_train.evaluation.coco.ground_truth import check_results
-from maskrcnn_train.evaluation.diagnostics.verdicts import KINDS, ImageVerdict, Judged, judge_images
+from maskrcnn_train.evaluation.diagnostics.errors import ERROR_KINDS, RIGHT
+from maskrcnn_train.evaluation.diagnostics.grades import Graded, ImageGrade, grade_images
 from maskrcnn_train.reporting.drawing.colors import class_color
 from maskrcnn_train.reporting.drawing.outlines import box_path, mask_path
 from maskrcnn_train.structures.rle import decode_crop
 
 JPEG_QUALITY = 78
+KINDS = ERROR_KINDS | {RIGHT: "the right class, overlapping enough"}
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Card:
 
     @property
     def counts(self) -> list[tuple[str, int]]:
-        """How many objects and detections of each kind, fine pairs once, in the order of KINDS."""
+        """How many objects and detections of each kind, right pairs once, in the order of KINDS."""
         found = Counter(each.kind for each in self.prediction)
         found["missed"] = sum(each.kind == "missed" for each in self.truth)
         return [(kind, found[kind]) for kind in KINDS if found[kind]]
@@ -100,27 +102,28 @@ def build_gallery(scene: Scene, *, worst: int, best: int, size: int) -> Gallery:
     Raises UserError for results that do not belong to the ground truth.
     """
     check_results(scene.ground_truth, scene.results, [scene.kind])
-    threshold, verdicts = judge_images(
+    threshold, grades = grade_images(
         scene.ground_truth, scene.results, kind=scene.kind, max_detections=scene.max_detections
     )
-    ranked = sorted(verdicts, key=lambda each: (each.quality, -each.num_errors))
-    chosen = list(enumerate(ranked, start=1))
-    if len(chosen) > worst + best:
-        chosen = chosen[:worst] + chosen[len(chosen) - best :]
+    ranked = list(enumerate(sorted(grades, key=lambda each: (each.quality, -each.num_errors)), start=1))
+    chosen = ranked
+    if len(ranked) > worst + best:  # an empty image that was left alone says little
+        with_objects = [(rank, grade) for rank, grade in ranked[worst:] if grade.objects]
+        chosen = ranked[:worst] + with_objects[max(len(with_objects) - best, 0) :]
     categories = scene.ground_truth["categories"]
     colors = ["#{:02x}{:02x}{:02x}".format(*class_color(label)) for label in range(1, len(categories) + 1)]
     rows = {image["id"]: row for row, image in enumerate(scene.ground_truth["images"])}
     cards, unreadable = [], []
-    for rank, verdict in chosen:
+    for rank, grade in chosen:
         try:
-            cards.append(_card(scene, rows[verdict.image_id], verdict, rank, size))
+            cards.append(_card(scene, rows[grade.image_id], grade, rank, size))
         except ImageError as error:
             unreadable.append(str(error))
     names = [category["name"] for category in categories]
-    return Gallery(cards, names, colors, threshold, len(verdicts), worst, best, unreadable)
+    return Gallery(cards, names, colors, threshold, len(grades), worst, best, unreadable)
 
 
-def _card(scene: Scene, row: int, verdict: ImageVerdict, rank: int, size: int) -> Card:
+def _card(scene: Scene, row: int, grade: ImageGrade, rank: int, size: int) -> Card:
     image = scene.ground_truth["images"][row]
     whole = (image["height"], image["width"])
     scale = min(1.0, size / max(whole))
@@ -131,20 +134,20 @@ def _card(scene: Scene, row: int, verdict: ImageVerdict, rank: int, size: int) -
         address=jpeg_address(picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)),
         width=width,
         height=height,
-        quality=verdict.quality,
+        quality=grade.quality,
         rank=rank,
-        truth=_outlines(scene, scene.ground_truth["annotations"], verdict.objects, scale),
-        prediction=_outlines(scene, scene.results, verdict.detections, scale),
+        truth=_outlines(scene, scene.ground_truth["annotations"], grade.objects, scale),
+        prediction=_outlines(scene, scene.results, grade.detections, scale),
     )
 
 
-def _outlines(scene: Scene, items: Sequence[dict[str, Any]], judged: Sequence[Judged], scale: float) -> list[Outline]:
+def _outlines(scene: Scene, items: Sequence[dict[str, Any]], graded: Sequence[Graded], scale: float) -> list[Outline]:
     """Large ones first, so that small ones lie on them and can be pointed at."""
     categories = scene.ground_truth["categories"]
     labels = {category["id"]: label for label, category in enumerate(categories, start=1)}
     outlines = []
-    for each in sorted(judged, key=lambda each: -items[each.place]["bbox"][2] * items[each.place]["bbox"][3]):
-        item = items[each.place]
+    for each in sorted(graded, key=lambda each: -items[each.row]["bbox"][2] * items[each.row]["bbox"][3]):
+        item = items[each.row]
         label = labels[item["category_id"]]
         text = str(categories[label - 1]["name"]) + (f" {item['score']:.2f}" if "score" in item else "")
         outlines.append(Outline(_path(item, scene.kind, scale), label, each.kind, text, each.iou))

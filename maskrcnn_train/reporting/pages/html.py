@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
+from maskrcnn_train.files import write_text
 from maskrcnn_train.reporting.pages.analysis_page import analysis_page
+from maskrcnn_train.reporting.pages.diagnostics_page import diagnostics_pages
 from maskrcnn_train.reporting.pages.gallery import Gallery, jpeg_address
 from maskrcnn_train.reporting.pages.scores import class_rows, metric_rows, tiles, training_charts
-from maskrcnn_train.reporting.pages.study_page import study_pages
-from maskrcnn_train.reporting.runs import RunFiles, read_run
+from maskrcnn_train.reporting.runs import read_run
 from maskrcnn_train.reporting.terminal.tables import percent
 
 REPORT_FILE = "report.html"
 MOST_PICTURES = 24
 PICTURE_WIDTH = 1400  # pixels; wider ones are scaled down, to keep the page to a few megabytes
-
-
-@dataclass
-class Embedded:
-    """A picture inside the page. address: a data: URL; width, height: pixels."""
-
-    name: str
-    address: str
-    width: int
-    height: int
 
 
 def write_report(
@@ -52,16 +42,16 @@ def write_report(
         run=run,
         title=run.folder.resolve().name,
         tiles=tiles(run),
-        metric_table=metric_rows(run.metrics, run.study),
+        metric_table=metric_rows(run.metrics, run.diagnostics),
         class_table=class_rows(run),
         charts=training_charts(run.history),
-        studies=study_pages(run.study),
-        analysis=analysis_page(run.analysis),
+        diagnostics=diagnostics_pages(run.diagnostics),
+        analysis=analysis_page(run.analysis, run.scored_step),
         gallery=gallery,
         gallery_note=gallery_note,
-        pictures=_pictures(run) if gallery is None else [],
+        pictures=[embedded(path) for path in run.pictures[:MOST_PICTURES]] if gallery is None else [],
     )
-    return write_page(output or run.folder / REPORT_FILE, page)
+    return write_text(output or run.folder / REPORT_FILE, page)
 
 
 def render(template: str, **values: Any) -> str:
@@ -73,29 +63,19 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {"percent": percent, "breakable": _breakable}
     return environment.get_template(template).render(**values)
 
 
-def write_page(path: Path, page: str) -> Path:
-    """Written aside first: a page that is open in a browser is never half a page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(path)
+def _breakable(key: str) -> Markup:
+    """A dotted key that may go on in a new line after each dot."""
+    return Markup(".<wbr>").join(key.split("."))
 
 
-def _pictures(run: RunFiles) -> list[Embedded]:
-    return [embed(path) for path in run.pictures[:MOST_PICTURES]]
-
-
-def embed(path: Path) -> Embedded:
-    """A JPEG as a data: URL, scaled down if it is wide."""
+def embedded(path: Path) -> dict[str, Any]:
+    """A JPEG by name, as a data: URL with its width and height in pixels, scaled down if it is wide."""
     with Image.open(path) as picture:
-        width, height = picture.size
-        if width <= PICTURE_WIDTH:
-            address = "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-        else:
-            width, height = PICTURE_WIDTH, round(height * PICTURE_WIDTH / width)
-            address = jpeg_address(picture.resize((width, height), Image.Resampling.LANCZOS))
-    return Embedded(name=path.stem, address=address, width=width, height=height)
+        scale = min(1.0, PICTURE_WIDTH / picture.width)
+        width, height = round(picture.width * scale), round(picture.height * scale)
+        smaller = picture.resize((width, height), Image.Resampling.LANCZOS) if scale < 1 else picture
+        return {"name": path.stem, "address": jpeg_address(smaller), "width": width, "height": height}

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maskrcnn_train.reporting.drawing.charts import Chart, line_chart
+from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS, KINDS
+from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_chart
 from maskrcnn_train.reporting.runs import RunFiles
-from maskrcnn_train.reporting.terminal.tables import KIND_WORDS, KINDS, MAIN_MEASURES, average_recalls, percent
+from maskrcnn_train.reporting.terminal.tables import MAIN_MEASURES, average_recalls, percent
 
 
 @dataclass
 class ClassRow:
     """One class. aps: of each kind, a fraction or None. objects: in each split. best: threshold, F1, precision and
-    recall at the best threshold, fractions; empty where there is no study."""
+    recall at the best threshold, fractions; empty without diagnostics."""
 
     name: str
     aps: list[float | None]
@@ -29,7 +30,7 @@ def tiles(run: RunFiles) -> list[tuple[str, str, str]]:
         for measure in ("AP", "AP50"):
             if f"{kind}/{measure}" in run.metrics:
                 value = percent(run.metrics[f"{kind}/{measure}"])
-                found.append((value, f"{measure} {KIND_WORDS[kind]}", interval_text(run.study, kind, measure)))
+                found.append((value, f"{measure} {KIND_WORDS[kind]}", interval_text(run.diagnostics, kind, measure)))
     if run.history:
         found.append((f"{run.history[-1]['step']:,}", "steps", ""))
     speeds = sorted(line["images_per_second"] for line in run.history if line.get("images_per_second"))
@@ -38,14 +39,14 @@ def tiles(run: RunFiles) -> list[tuple[str, str, str]]:
     return found
 
 
-def interval_text(study: Mapping[str, Any], kind: str, measure: str) -> str:
+def interval_text(diagnostics: Mapping[str, Any], kind: str, measure: str) -> str:
     """ "8.0 to 10.7", times 100; nothing where no images were drawn."""
-    found = study.get(kind, {}).get("intervals", {}).get(measure)
+    found = diagnostics.get(kind, {}).get("intervals", {}).get(measure)
     return f"{percent(found['low'])} to {percent(found['high'])}" if found else ""
 
 
 def metric_rows(
-    metrics: Mapping[str, float], study: Mapping[str, Any]
+    metrics: Mapping[str, float], diagnostics: Mapping[str, Any]
 ) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
     """Columns, and a row for boxes and one for masks: (value, interval) each, times 100."""
     measures = [*MAIN_MEASURES, *average_recalls(metrics)]
@@ -53,7 +54,7 @@ def metric_rows(
     rows = [
         (
             KIND_WORDS[kind],
-            [(percent(metrics.get(f"{kind}/{name}")), interval_text(study, kind, name)) for name in measures],
+            [(percent(metrics.get(f"{kind}/{name}")), interval_text(diagnostics, kind, name)) for name in measures],
         )
         for kind in kinds
     ]
@@ -66,7 +67,7 @@ def class_rows(run: RunFiles) -> tuple[list[str], list[str], list[ClassRow]]:
     found = [key.split("/AP/", 1)[1] for key in run.metrics if "/AP/" in key]
     order = [name for name in dict.fromkeys([*run.class_names, *found]) if name in found]
     splits = run.data.get("splits", {})
-    best = _best_thresholds(run.study, kinds)
+    best = _best_thresholds(run.diagnostics, kinds)
     rows = [
         ClassRow(
             name=name,
@@ -80,9 +81,9 @@ def class_rows(run: RunFiles) -> tuple[list[str], list[str], list[ClassRow]]:
     return [KIND_WORDS[kind] for kind in kinds], list(splits), rows
 
 
-def _best_thresholds(study: Mapping[str, Any], kinds: list[str]) -> dict[str, list[float]]:
+def _best_thresholds(diagnostics: Mapping[str, Any], kinds: list[str]) -> dict[str, list[float]]:
     """By class: of the masks where there are any."""
-    curves = study.get(kinds[-1], {}).get("confidence", []) if kinds else []
+    curves = diagnostics.get(kinds[-1], {}).get("confidence", []) if kinds else []
     keys = ("best_threshold", "best_f1", "best_precision", "best_recall")
     return {curve["class_name"]: [curve[key] for key in keys] for curve in curves}
 
@@ -92,28 +93,29 @@ def _present(value: float | None) -> float | None:
 
 
 def training_charts(history: list[dict[str, Any]]) -> list[Chart]:
-    """The courses of losses, scores, learning rate and speed over the steps; what was taken once has none."""
+    """Losses, scores, learning rate and speed over the steps; what was taken once has no chart."""
     losses = sorted({key for line in history for key in line if key.startswith("loss/")})
     losses.sort(key=lambda key: key != "loss/total")
     validation = sorted({key for line in history for key in line if key.startswith("val_loss/")})
     scores = {f"{measure} {KIND_WORDS[kind]}": f"{kind}/{measure}" for measure in ("AP", "AP50") for kind in KINDS}
     waits = {"step": "time/step", "waiting for data": "time/data"}
-    charts = [
-        line_chart("Loss", {_loss_name(key): course(history, key) for key in losses}),
-        line_chart("Validation loss", {_loss_name(key): course(history, key) for key in validation}),
-        line_chart("AP, x 100", {name: course(history, key, 100) for name, key in scores.items()}),
-        line_chart("Learning rate", {"learning rate": course(history, "lr")}),
-        line_chart("Images a second", {"images a second": course(history, "images_per_second")}),
-        line_chart("Seconds a step", {name: course(history, key) for name, key in waits.items()}),
-    ]
-    return [chart for chart in charts if chart and chart.has_course]
+    series = {
+        "Loss": {_loss_name(key): points_of(history, key) for key in losses},
+        "Validation loss": {_loss_name(key): points_of(history, key) for key in validation},
+        "AP, x 100": {name: points_of(history, key, 100) for name, key in scores.items()},
+        "Learning rate": {"learning rate": points_of(history, "lr")},
+        "Images a second": {"images a second": points_of(history, "images_per_second")},
+        "Seconds a step": {name: points_of(history, key) for name, key in waits.items()},
+    }
+    charts = [to_chart(line_figure(title, lines), f"training/{title}") for title, lines in series.items()]
+    return [chart for chart in charts if chart]
 
 
 def _loss_name(key: str) -> str:
     return key.split("/", 1)[1].replace("_", " ")
 
 
-def course(history: list[dict[str, Any]], key: str, factor: float = 1) -> list[tuple[float, float]]:
+def points_of(history: list[dict[str, Any]], key: str, factor: float = 1) -> list[tuple[float, float]]:
     """(step, value) of every line that has the key; a score of -1 (absent) and a null are left out."""
     points = [(line["step"], line.get(key)) for line in history]
     return [(step, value * factor) for step, value in points if isinstance(value, (int, float)) and value != -1]

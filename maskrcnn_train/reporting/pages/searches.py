@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,11 +9,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskrcnn_train.reporting.drawing.charts import Chart, line_chart
+from maskrcnn_train.files import write_json
 from maskrcnn_train.reporting.runs import read_json
 from maskrcnn_train.reporting.terminal.tables import table
 
 if TYPE_CHECKING:
+    from maskrcnn_train.reporting.drawing.figures import Chart
     from maskrcnn_train.tuning.trials import TrialRecord
 
 TRIALS_FILE = "trials.json"
@@ -24,11 +23,11 @@ MOST_ROWS = 10  # of the terminal's table
 
 @dataclass
 class SearchPage:
-    """metric: what was searched for. course: a chart of the trials. importances: (key, share), largest first.
+    """metric: what was searched for. chart: of the trials. importances: (key, share), largest first.
     unfinished: rows of the trials without a result. counts: trials by state, in words."""
 
     metric: str
-    course: Chart | None
+    chart: Chart | None
     importances: list[tuple[str, float]]
     unfinished: list[dict[str, Any]]
     counts: str
@@ -48,13 +47,13 @@ def write_trials(
         "importances": dict(importances),
         "trials": [asdict(each) for each in records],
     }
-    partial = folder / f"{TRIALS_FILE}.part"
-    partial.write_text(json.dumps(plain, indent=2) + "\n")
-    os.replace(partial, folder / TRIALS_FILE)
+    write_json(folder / TRIALS_FILE, plain, indent=2)
 
 
 def read_search(folder: Path) -> SearchPage | None:
     """What the folder's `trials.json` says; None where it is no search's folder."""
+    from maskrcnn_train.reporting.drawing.figures import line_figure, to_chart  # half a second of matplotlib
+
     plain = read_json(folder / TRIALS_FILE)
     if not plain:
         return None
@@ -62,14 +61,10 @@ def read_search(folder: Path) -> SearchPage | None:
     scale, better = (100, max) if is_score(plain["metric"]) else (1, min)
     points = sorted((each["number"], scale * each["score"]) for each in complete)
     best = list(zip((number for number, _ in points), accumulate((score for _, score in points), better), strict=True))
+    title, curves = f"{plain['metric']}{', x 100' if scale == 100 else ''}", {"best so far": best, "each trial": points}
     return SearchPage(
         metric=plain["metric"],
-        course=line_chart(
-            f"{plain['metric']}{', x 100' if scale == 100 else ''}",
-            {"best so far": best, "each trial": points},
-            x_label="trial",
-            from_zero=False,
-        ),
+        chart=to_chart(line_figure(title, curves, x_label="trial", from_zero=False, last=False), "search"),
         importances=sorted(plain["importances"].items(), key=lambda item: -item[1]),
         unfinished=[each for each in plain["trials"] if each["state"] != "complete"],
         counts=counts_text(each["state"] for each in plain["trials"]),

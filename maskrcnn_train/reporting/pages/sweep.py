@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_train.reporting.drawing.charts import Chart, line_chart
-from maskrcnn_train.reporting.pages.html import REPORT_FILE, render, write_page
-from maskrcnn_train.reporting.pages.scores import course
+from maskrcnn_train.evaluation.coco.metrics import KINDS
+from maskrcnn_train.files import write_csv, write_text
+from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_chart
+from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
+from maskrcnn_train.reporting.pages.scores import points_of
 from maskrcnn_train.reporting.pages.searches import SearchPage, is_score, read_search
 from maskrcnn_train.reporting.runs import read_json, read_overrides, read_yaml
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
-from maskrcnn_train.reporting.terminal.tables import KINDS
 from maskrcnn_train.settings.errors import UserError
 
 TABLE_FILE = "sweep.csv"
@@ -44,12 +44,11 @@ class Sweep:
     search: SearchPage | None
 
 
-def read_sweep(sweep_dir: Path | str) -> Sweep:
+def read_sweep(folder: Path) -> Sweep:
     """The jobs in the folders of a sweep, sorted by segm/AP or else bbox/AP; of a search by its own metric.
 
     Raises UserError if there is no job.
     """
-    folder = Path(sweep_dir)
     folders = [
         path for path in folder.glob("*/") if (path / "overrides.yaml").exists() or (path / "metrics.json").exists()
     ]
@@ -67,7 +66,7 @@ def read_sweep(sweep_dir: Path | str) -> Sweep:
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     varied = [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
     for job in jobs:  # a value that is the default is no override
-        config = _read_config(folder / job.name)
+        config = read_yaml(folder / job.name / "config.yaml") or {}
         job.settings = {key: _value(config, key) for key in varied} | job.settings
     shared = [f"{key}={jobs[0].settings[key]}" for key in keys if key not in varied]
     return Sweep(jobs, varied, shared, columns, search)
@@ -78,10 +77,6 @@ def _read_job(path: Path) -> Job:
     metrics = read_json(path / "metrics.json")
     report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
     return Job(path.name, {key: value for key, _, value in pairs}, metrics, report)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    return read_yaml(path / "config.yaml") or {}
 
 
 def _value(config: dict[str, Any], key: str) -> str:
@@ -97,20 +92,14 @@ def _by_number(path: Path) -> tuple[int, str]:
     return (int(path.name) if path.name.isdigit() else 10**9, path.name)
 
 
-def write_sweep_table(sweep_dir: Path | str) -> Path:
+def write_sweep_table(folder: Path, sweep: Sweep) -> Path:
     """Write `sweep.csv`: a row a job, best first; the settings that vary, then every metric as a fraction."""
-    sweep = read_sweep(sweep_dir)
     metrics = list(dict.fromkeys([*sweep.columns, *(key for job in sweep.jobs for key in job.metrics)]))
-    path = Path(sweep_dir) / TABLE_FILE
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["job", *sweep.varied, *metrics])
-        for job in sweep.jobs:
-            settings = [job.settings.get(key, "") for key in sweep.varied]
-            writer.writerow([job.name, *settings, *(job.metrics.get(key, "") for key in metrics)])
-    os.replace(partial, path)
-    return path
+    lines: list[list[object]] = [["job", *sweep.varied, *metrics]]
+    for job in sweep.jobs:
+        settings = [job.settings.get(key, "") for key in sweep.varied]
+        lines.append([job.name, *settings, *(job.metrics.get(key, "") for key in metrics)])
+    return write_csv(folder / TABLE_FILE, lines)
 
 
 def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Path:
@@ -119,10 +108,10 @@ def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Pat
     Links lead from the page to the jobs' own.
     """
     folder = Path(sweep_dir)
-    table = write_sweep_table(folder)
-    path = output or folder / REPORT_FILE
-    way = os.path.relpath(folder.resolve(), path.resolve().parent)
     sweep = read_sweep(folder)
+    table = write_sweep_table(folder, sweep)
+    path = output or folder / REPORT_FILE
+    to_jobs = os.path.relpath(folder.resolve(), path.resolve().parent)
     best = {
         column: max((job.metrics.get(column, -1.0) for job in sweep.jobs), default=-1.0) for column in sweep.columns
     }
@@ -132,10 +121,10 @@ def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Pat
         best=best,
         charts=_job_charts(folder, sweep),
         title=folder.resolve().name,
-        prefix="" if way == "." else f"{Path(way).as_posix()}/",
+        prefix="" if to_jobs == "." else f"{Path(to_jobs).as_posix()}/",
         table_file=table.name,
     )
-    return write_page(path, page)
+    return write_text(path, page)
 
 
 def is_sweep(folder: Path) -> bool:
@@ -150,9 +139,9 @@ def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
     histories = {}
     for job in sweep.jobs[:MOST_CURVES]:
         file = folder / job.name / METRICS_FILE
-        settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:3])
+        settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:2])
         histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(file) if file.exists() else []
-    main = sweep.columns[:1]
-    charts = [line_chart(f"{key}, x 100", {n: course(h, key, 100) for n, h in histories.items()}) for key in main]
-    charts.append(line_chart("Loss", {name: course(history, "loss/total") for name, history in histories.items()}))
-    return [chart for chart in charts if chart and chart.has_course]
+    series = {f"{key}, x 100": {n: points_of(h, key, 100) for n, h in histories.items()} for key in sweep.columns[:1]}
+    series["Loss"] = {name: points_of(history, "loss/total") for name, history in histories.items()}
+    charts = [to_chart(line_figure(title, lines), title) for title, lines in series.items()]
+    return [chart for chart in charts if chart]

@@ -70,7 +70,7 @@ class _PlainFormatter(logging.Formatter):
 class Progress:
     """A bar with its fields (loss, images/s, ...) and the time left, or a log line every `log_every` steps.
 
-    A field `left` replaces the time left that is reckoned here from steps and time alone.
+    A field `left` replaces the time left that is estimated here from steps and time alone.
 
     >>> with Progress("train", log_every=20) as progress:                # doctest: +SKIP
     ...     progress.update(step, total_steps, {"loss": 1.23, "images/s": 4.5, "data wait": "3 %"})
@@ -100,8 +100,8 @@ class Progress:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, total=total, fields=text)
         elif step % self.log_every == 0 or step == total:
-            place = f"{step}/{total}" if total else str(step)
-            self.logger.info("%s %s  %s", self.description, place, text)
+            done = f"{step}/{total}" if total else str(step)
+            self.logger.info("%s %s  %s", self.description, done, text)
 
     def _time_left(self, step: int, total: int | None) -> str:
         assert self._start is not None

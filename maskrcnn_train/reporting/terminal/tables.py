@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
-from maskrcnn_train.evaluation.coco.metrics import CocoResult
+from maskrcnn_train.evaluation.coco.metrics import KINDS, CocoResult
 from maskrcnn_train.evaluation.diagnostics.bootstrap import TOO_FEW_IMAGES, Difference
 from maskrcnn_train.evaluation.diagnostics.comparison import Comparison
 
-KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
-KINDS = tuple(KIND_WORDS)
 MAIN_MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -34,18 +30,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     console.print(grid)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return "\n".join([title, *lines] if title else lines).strip("\n")
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Rows of one kind as a table for other programs, the first giving the columns."""
-    columns = list(rows[0]) if rows else []
-    write_lines(path, [columns, *([row[column] for column in columns] for row in rows)] if rows else [])
-
-
-def write_lines(path: Path, lines: Sequence[Sequence[object]]) -> None:
-    """Lines of cells as a table for other programs, where two columns may have one name."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(lines)
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:

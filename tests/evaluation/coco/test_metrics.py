@@ -12,6 +12,7 @@ from random_detections import HEIGHT, NAMES, WIDTH, random_data
 from maskrcnn_train.evaluation.coco.ground_truth import check_results, results_as_ground_truth
 from maskrcnn_train.evaluation.coco.metrics import distinct_names, evaluate_coco, explain_absent
 from maskrcnn_train.evaluation.diagnostics.curves import precision_recall_curves
+from maskrcnn_train.settings.errors import UserError
 
 BACKENDS = ("pycocotools", "faster_coco_eval", "hotcoco")
 LIMITS = {"max_detections": [1, 10, 100]}
@@ -204,6 +205,13 @@ def test_box_only_ground_truth_scores_boxes_and_says_why_it_cannot_score_masks()
     assert not any(key.startswith("segm") for key in found.metrics)
     with pytest.raises(ValueError, match="has no segmentation"):
         evaluate_coco(truth, results, backend="hotcoco", max_detections=[1, 10, 100], class_names=NAMES)
+
+
+def test_an_evaluator_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    truth, results = random_data(1, num_images=2)
+    with pytest.raises(UserError, match=r"backend=faster_coco_eval needs the package faster-coco-eval.*\[evaluators\]"):
+        evaluate_coco(truth, results, backend="faster_coco_eval", **LIMITS, class_names=NAMES)
 
 
 def test_two_classes_of_one_name_keep_their_own_ap():

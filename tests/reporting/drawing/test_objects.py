@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn_train.reporting.drawing.colors import class_color, text_color
-from maskrcnn_train.reporting.drawing.objects import _free_place, draw_objects, side_by_side
+from maskrcnn_train.reporting.drawing.objects import _free_position, draw_objects, side_by_side
 from maskrcnn_train.reporting.drawing.pictures import Objects, draw_pair, draw_validation, objects_from_coco
 
 NAMES = ["window", "door with a name that is far too long for the picture it stands in", "shop"]
@@ -50,12 +50,12 @@ def test_boxes_and_texts_at_the_border_stay_inside(box):
 def test_places_for_texts_are_inside_and_apart():
     size, taken = (200, 200), []
     for _ in range(4):
-        x, y = _free_place([50, 100, 150, 180], 40, 12, np.array(taken).reshape(-1, 4), size)
+        x, y = _free_position([50, 100, 150, 180], 40, 12, np.array(taken).reshape(-1, 4), size)
         taken.append((x, y, x + 40, y + 12))
     assert all(x >= 0 and y >= 0 and x2 <= 200 and y2 <= 200 for x, y, x2, y2 in taken)
     for a, b in itertools.combinations(taken, 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-    assert _free_place([190, 0, 200, 9], 40, 12, np.zeros((0, 4)), size) == (160, 0)
+    assert _free_position([190, 0, 200, 9], 40, 12, np.zeros((0, 4)), size) == (160, 0)
 
 
 def test_side_by_side_holds_both_pictures_and_captions():

@@ -64,7 +64,7 @@ def test_a_path_is_placed_and_scaled_with_the_picture() -> None:
 def test_few_points_are_left_and_none_is_far_off() -> None:
     angles = np.linspace(0, 2 * np.pi, 500, endpoint=False)
     circle = 100 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    fewer = simplified(circle, 0.5)
+    fewer = simplified(circle, 0.8)
     assert len(fewer) < 60
     ends = np.roll(fewer, -1, axis=0)
     middles = (fewer + ends) / 2

@@ -46,8 +46,8 @@ def test_pictures_are_filtered_by_error_and_by_class(page: Browser) -> None:
     assert choose(page, "kind", "missed") == ["2.png"]
     assert page.ask("document.querySelectorAll('.card:not([hidden]) path:not(.off)').length") == 1
     assert page.ask("document.forms[0].querySelector('output').value") == "1 of 3 pictures"
-    assert choose(page, "kind", "fine") == ["1.png"]
-    assert choose(page, "class", "1") == []  # no door is fine
+    assert choose(page, "kind", "right") == ["1.png"]
+    assert choose(page, "class", "1") == []  # no door is right
     assert choose(page, "kind", "all") == ["2.png"]
     assert choose(page, "class", "all") == ["2.png", "1.png", "4.png"]
     assert choose(page, "order", "best") == ["4.png", "1.png", "2.png"]
@@ -61,16 +61,27 @@ def test_the_viewer_opens_steps_and_closes_by_keyboard(page: Browser) -> None:
     assert page.ask("document.querySelector('dialog').open")
     assert page.ask(words).startswith("2.png")
     assert page.ask("[...document.querySelectorAll('dialog text')].map(t => t.textContent)").count("door 0.94") == 1
+    tapped = "document.querySelector('dialog path.o[data-k=missed]')"
+    page.ask(f"{tapped}.dispatchEvent(new MouseEvent('click', {{bubbles: true}}))")
+    assert page.ask(words) == "win<dow>: missed"
     page.press("ArrowRight", 39)
     assert page.ask(words).startswith("1.png")
     page.press("Escape", 27)
     assert not page.ask("document.querySelector('dialog').open")
 
 
-@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("width", [390, 768, 1400])
 def test_nothing_is_wider_than_the_screen(page: Browser, width: int) -> None:
     page.show(width)
     assert page.ask("document.documentElement.scrollWidth") <= width
+    page.show(1400)
+
+
+def test_charts_take_the_colours_of_the_page(page: Browser) -> None:
+    colour = "getComputedStyle(document.querySelector('svg.chart text')).fill"
+    light = page.ask(colour)
+    page.show(1400, dark=True)
+    assert page.ask(colour) != light
     page.show(1400)
 
 

@@ -7,11 +7,10 @@ import pytest
 from PIL import Image
 from scenes import analysis, full_run, scene
 
-from maskrcnn_train.reporting.drawing.charts import line_chart, nice_ticks, number, thinned
 from maskrcnn_train.reporting.pages.gallery import build_gallery
 from maskrcnn_train.reporting.pages.html import write_report
 from maskrcnn_train.reporting.pages.searches import write_trials
-from maskrcnn_train.reporting.pages.sweep import write_sweep_report, write_sweep_table
+from maskrcnn_train.reporting.pages.sweep import write_sweep_report
 from maskrcnn_train.tuning.trials import TrialRecord
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
@@ -39,7 +38,7 @@ def fill_run(folder):
 class Tags(HTMLParser):
     """Every tag with its attributes; fails on tags that are closed in another order."""
 
-    VOID = frozenset({"meta", "img", "line", "br", "input"})
+    VOID = frozenset({"meta", "wbr", "img", "line", "br", "input"})
 
     def __init__(self):
         super().__init__()
@@ -94,7 +93,7 @@ def test_a_report_leaves_out_what_the_run_lacks(tmp_path):
     assert not any(word in text for word in ('<h2 id="curves"', '<h2 id="pictures"', "<script", "Environment"))
 
 
-def test_a_report_shows_the_study_the_data_and_the_pictures(tmp_path):
+def test_a_report_shows_the_diagnostics_the_data_and_the_pictures(tmp_path):
     page = full_run(tmp_path / "run")
     text, tags = page.read_text(), parse(page)
     ids = {attributes["id"] for _, attributes in tags.found if "id" in attributes}
@@ -105,7 +104,7 @@ def test_a_report_shows_the_study_the_data_and_the_pictures(tmp_path):
     assert len(images) == 3  # once each, for both sides
     assert all(image["loading"] == "lazy" and image["alt"] for image in images)
     paths = [path for path in tags.of("path") if "data-k" in path]
-    assert {path["data-k"] for path in paths} == {"fine", "false alarm", "localisation", "missed", "wrong class"}
+    assert {path["data-k"] for path in paths} == {"right", "background", "localisation", "missed", "classification"}
     cells = [cell for cell in tags.of("td") if "taken for" in cell.get("title", "")]
     assert sum(int(cell["title"].rsplit(" ", 1)[1]) for cell in cells) == 2 * (5 + 2)  # objects and false alarms, twice
     assert "win&lt;dow&gt;" in text
@@ -126,9 +125,35 @@ def test_an_analysis_inside_the_run_is_found_and_another_can_be_given(tmp_path):
 
 def test_the_worst_and_the_best_pictures_are_chosen(tmp_path):
     gallery = build_gallery(scene(tmp_path), worst=1, best=1, size=80)
-    assert [(card.name, card.rank) for card in gallery.cards] == [("2.png", 1), ("4.png", 3)]
+    assert [(card.name, card.rank) for card in gallery.cards] == [("2.png", 1), ("1.png", 2)]
     assert [(card.width, card.height) for card in gallery.cards] == [(80, 60)] * 2
-    assert gallery.cards[0].counts == [("missed", 1), ("wrong class", 1), ("localisation", 1), ("false alarm", 1)]
+    assert gallery.cards[0].counts == [("classification", 1), ("localisation", 1), ("background", 1), ("missed", 1)]
+
+
+def test_the_best_pictures_are_of_images_with_objects(tmp_path):
+    found = scene(tmp_path)
+    for number in (5, 6):  # empty, and nothing found: as good as can be
+        found.ground_truth["images"].append({"id": number, "height": 120, "width": 160, "file_name": f"{number}.png"})
+        found.paths.append(found.paths[0])
+    gallery = build_gallery(found, worst=1, best=3, size=80)
+    assert [card.name for card in gallery.cards] == ["2.png", "1.png"]
+
+
+def test_the_step_of_the_scores_and_of_an_analysis_is_named(tmp_path):
+    run = tmp_path / "run"
+    write_run(run)
+    lines = [
+        {"step": 50, "segm/AP": 0.5, "bbox/AP": 0.5},
+        {"step": 99, "segm/AP": 0.6},
+        {"step": 120, "loss/total": 1.0},
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    analysis(run / "analysis")
+    file = run / "analysis" / "analysis.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"checkpoint": "best.pt", "step": 99}))
+    text = write_report(run).read_text()
+    assert "On the validation split, of step 50, times 100." in text
+    assert "with best.pt, step 99 (the scores above are of step 50)." in text
 
 
 def test_an_unreadable_picture_is_named(tmp_path):
@@ -154,7 +179,7 @@ def test_a_sweep_is_sorted_and_links_to_its_jobs(tmp_path):
     write_report(tmp_path / "1")
     tags = parse(write_sweep_report(tmp_path))
     assert [link["href"] for link in tags.of("a")] == ["sweep.csv", "1/report.html"]
-    rows = list(csv.reader(write_sweep_table(tmp_path).read_text().splitlines()))
+    rows = list(csv.reader((tmp_path / "sweep.csv").read_text().splitlines()))
     assert rows[0][:3] == ["job", "rpn.nms.post_train", "segm/AP"]
     assert [row[:3] for row in rows[1:]] == [
         ["1", "1000", "0.4"],
@@ -181,30 +206,12 @@ def test_the_page_of_a_search_goes_by_its_metric_and_says_what_mattered(tmp_path
     page = write_sweep_report(tmp_path).read_text()
     assert re.findall(r'<tr><th scope="row">(?:<a[^>]*>)?(\d)', page) == [*order, "2", "3"]
     assert "2 complete, 1 pruned, 1 failed" in page
-    assert page.index("optimizer.lr</code></th><td") < page.index("seed</code></th><td")
+    assert page.index("optimizer.<wbr>lr</code></th><td") < page.index("seed</code></th><td")
     assert "hot" in page
     assert "worse than the median" in page
-    assert list(csv.reader(write_sweep_table(tmp_path).read_text().splitlines()))[1][0] == order[0]
+    assert list(csv.reader((tmp_path / "sweep.csv").read_text().splitlines()))[1][0] == order[0]
 
 
 def test_a_folder_without_jobs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no jobs"):
         write_sweep_report(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "points", [[(5, 1.0)], [(1, 0.0), (2, 0.0)], [(0, -3.0), (9, 1e-7)], [(i, 1e6 * i) for i in range(999)]]
-)
-def test_any_course_gives_a_chart_inside_its_frame(points):
-    chart = line_chart("t", {"a": points, "none": []})
-    places = [tuple(map(float, part.strip("ML ").split())) for part in chart.lines[0].path.split("L")]
-    assert all(chart.left <= x <= chart.right and chart.top <= y <= chart.bottom for x, y in places)
-    assert 2 <= len(chart.y_ticks) <= 8
-    assert line_chart("t", {"none": []}) is None
-
-
-def test_ticks_are_round_and_points_are_averaged():
-    assert nice_ticks(0, 0.37) == [0, 0.1, 0.2, 0.3, 0.4]
-    assert nice_ticks(0, 6000) == [0, 2000, 4000, 6000]
-    assert thinned([(1, 1.0), (2, 3.0), (3, 5.0)], most=2) == [(2, 2.0), (3, 5.0)]
-    assert [number(v) for v in (0.0125, 3.0, 12345.6, 0.0)] == ["0.0125", "3", "12,346", "0"]

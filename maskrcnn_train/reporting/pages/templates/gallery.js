@@ -11,7 +11,7 @@
     image.alt = image.alt.replace(/ with .*/, ` with ${predicted.querySelectorAll("path").length} objects as predicted`);
     predicted.querySelector("b").after(image);
     card.objects = [...card.querySelectorAll("path")];
-    card.errors = card.objects.filter(each => each.dataset.k !== "fine").length;
+    card.errors = card.objects.filter(each => each.dataset.k !== "right").length;
   }
   const shown = () => [...grid.children].filter(card => !card.hidden);
 
@@ -20,9 +20,9 @@
     for (const card of cards) {
       let any = false;
       for (const each of card.objects) {
-        const wanted = (kind === "all" || each.dataset.k === kind) && (label === "all" || each.dataset.c === label);
-        each.classList.toggle("off", !wanted);
-        any ||= wanted;
+        const chosen = (kind === "all" || each.dataset.k === kind) && (label === "all" || each.dataset.c === label);
+        each.classList.toggle("off", !chosen);
+        any ||= chosen;
       }
       card.hidden = !any && (kind !== "all" || label !== "all");
     }
@@ -43,13 +43,13 @@
     const taken = [svg.parentNode.querySelector("b").getBoundingClientRect()];
     for (const path of svg.querySelectorAll("path:not(.off)")) {
       const text = document.createElementNS("http://www.w3.org/2000/svg", "text"), box = path.getBBox();
-      const place = x => text.setAttribute("transform", `translate(${x} ${Math.min(box.y + 13 * scale, height - 4 * scale)}) scale(${scale})`);
+      const move = x => text.setAttribute("transform", `translate(${x} ${Math.min(box.y + 13 * scale, height - 4 * scale)}) scale(${scale})`);
       text.textContent = path.dataset.t;
-      place(box.x + 2 * scale);
+      move(box.x + 2 * scale);
       svg.append(text);
       const beyond = text.getBoundingClientRect().right - svg.getBoundingClientRect().right;
-      if (beyond > 0) place(box.x - (beyond + 2) * scale);
-      const own = text.getBoundingClientRect(); // a name that would cover another is left to the pointer
+      if (beyond > 0) move(box.x - (beyond + 2) * scale);
+      const own = text.getBoundingClientRect(); // a name that would cover another is shown by a tap only
       if (taken.some(other => own.left < other.right && other.left < own.right && own.top < other.bottom && other.top < own.bottom)) text.remove();
       else taken.push(own);
     }
@@ -65,14 +65,16 @@
   }
 
   function step(by) {
-    const all = shown(), place = all.indexOf(current) + by;
-    if (all[place]) show(all[place]);
+    const next = shown()[shown().indexOf(current) + by];
+    if (next) show(next);
   }
 
   for (const card of cards) card.querySelector("button").onclick = () => show(card);
   form.oninput = () => { sort(); filter(); };
   form.onsubmit = event => event.preventDefault();
   viewer.onclick = event => {
+    const object = event.target.closest("path.o");
+    if (object) words.textContent = object.querySelector("title").textContent;
     const button = event.target.closest("button");
     if (event.target === viewer || button?.hasAttribute("data-close")) viewer.close();
     else if (button) step(+button.dataset.step);
