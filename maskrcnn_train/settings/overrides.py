@@ -18,12 +18,9 @@ NOT_PART_OF_A_RUN = ("resume", "replay", "output_dir")  # may change when a run 
 
 def overrides_of(config: Any, defaults: Any) -> list[str]:
     """The differences from the defaults, as overrides that rebuild the configuration: ["backbone.name=resnet18"]."""
-    given, usual = flat_settings(asdict(config)), flat_settings(asdict(defaults))
-    return [
-        f"{key}={override_value(value)}"
-        for key, value in given.items()
-        if value != usual.get(key) and key not in NOT_PART_OF_A_RUN
-    ]
+    usual = flat_settings(asdict(defaults))
+    changed = {key: value for key, value in flat_settings(asdict(config)).items() if value != usual.get(key)}
+    return [f"{key}={override_value(value)}" for key, value in changed.items() if key not in NOT_PART_OF_A_RUN]
 
 
 def saved_overrides(path: Path) -> list[str]:

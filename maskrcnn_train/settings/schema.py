@@ -24,18 +24,16 @@ def one_of(*options: str | int | None) -> Any:
     return field(metadata={"options": options})
 
 
-def between(low: float | None = None, high: float | None = None) -> Any:
-    """A number, or a list of numbers, with low <= value <= high; None: no limit."""
-    return field(metadata={"low": low, "high": high})
+def between(low: float, high: float | None = None, *, above: bool = False) -> Any:
+    """A number, or a list of numbers, with low <= value <= high, or low < value with `above`; None: no limit."""
+    return field(metadata={"low": low, "high": high, "open": above})
 
 
 def positive(high: float | None = None) -> Any:
-    """A number, or a list of numbers, above zero and at most `high`."""
-    return field(metadata={"above": 0, "high": high})
+    return between(0, high, above=True)
 
 
 def fraction() -> Any:
-    """A number from 0 to 1."""
     return between(0, 1)
 
 

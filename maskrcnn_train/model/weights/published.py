@@ -18,19 +18,12 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import WeightsConfig
 
 ADDRESS = "https://download.pytorch.org/models/"
-# torchvision's IMAGENET1K_V1: what its own detection models start from
-IMAGENET = {
-    "resnet18": "resnet18-f37072fd.pth",
-    "resnet34": "resnet34-b627a593.pth",
-    "resnet50": "resnet50-0676ba61.pth",
-    "resnet101": "resnet101-63fe2227.pth",
-    "resnet152": "resnet152-394f9c45.pth",
-    "resnext50_32x4d": "resnext50_32x4d-7cdf4587.pth",
-    "resnext101_32x8d": "resnext101_32x8d-8ba56ff5.pth",
-    "resnext101_64x4d": "resnext101_64x4d-173b62eb.pth",
-    "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth",
-    "wide_resnet101_2": "wide_resnet101_2-32ee1156.pth",
-}
+_HASHES = {  # of torchvision's IMAGENET1K_V1: what its own detection models start from
+    "resnet18": "f37072fd", "resnet34": "b627a593", "resnet50": "0676ba61", "resnet101": "63fe2227",
+    "resnet152": "394f9c45", "resnext50_32x4d": "7cdf4587", "resnext101_32x8d": "8ba56ff5",
+    "resnext101_64x4d": "173b62eb", "wide_resnet50_2": "95faca4d", "wide_resnet101_2": "32ee1156",
+}  # fmt: skip
+IMAGENET = {name: f"{name}-{start}.pth" for name, start in _HASHES.items()}
 COCO = {"coco": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "coco_v2": "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"}
 CONNECT_SECONDS = 10
 CHUNK = 1 << 20
