@@ -141,9 +141,6 @@ def _print_warnings(warnings: list[str]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-# ---------------------------------------------------------------- sweeps
-
-
 def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> None:
     """All jobs of `-m`: every one is checked before the first starts; a failed one does not end the others.
 
@@ -214,8 +211,6 @@ def _hydra_main(name: str, task: Callable[..., Any]) -> None:
 
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
 
-
-# ---------------------------------------------------------------- help
 
 COMMON_KEYS = (
     ("data=coco data.root=DIR", "your data: coco, roboflow, custom or shapes"),

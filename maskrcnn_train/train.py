@@ -158,17 +158,10 @@ def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: 
     if findings := quick_check(config, splits):
         logger.info("%s", findings_table(findings))
     device = next(state.model.parameters()).device
-    logger.info(
-        "%d training and %d validation images; %s on %s in %s; up to %d steps of %d images; learning rate %.3g",
-        len(splits.train),
-        len(splits.val),
-        config.backbone.name,
-        device,
-        precision.resolve_precision(config.trainer.precision, device),
-        plan.steps,
-        images_per_step(config.trainer, world_size),
-        state.optimizer.defaults["lr"],
-    )
+    images = f"{len(splits.train)} training and {len(splits.val)} validation images"
+    how = f"{config.backbone.name} on {device} in {precision.resolve_precision(config.trainer.precision, device)}"
+    length = f"up to {plan.steps} steps of {images_per_step(config.trainer, world_size)} images"
+    logger.info("%s; %s; %s; learning rate %.3g", images, how, length, state.optimizer.defaults["lr"])
 
 
 def _finish(run_dir: Path, validation: Validation, metrics: dict[str, float]) -> None:

@@ -88,13 +88,13 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         config = search.training(trial.overrides)
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
         result = train(config, on_evaluation=trial.report)
-        trials.complete(trial, score_in(result.metrics, search.metric))
+        trials.end(trial, score=score_in(result.metrics, search.metric))
     except Pruned as pruned:
         logger.info("trial %s pruned: %s", trial.folder.name, pruned)
-        trials.prune(trial)
+        trials.end(trial)
     except UserError as error:
         logger.error("trial %s failed: %s", trial.folder.name, one_line(error))
-        trials.fail(trial, one_line(error))
+        trials.end(trial, reason=one_line(error))
         return one_line(error) if config else ""  # contradicting values say nothing about the other trials
     except Interrupted as interrupted:
         trials.hand_back(trial)

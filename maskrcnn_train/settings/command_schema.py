@@ -20,8 +20,6 @@ from maskrcnn_train.settings.schema import (
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape")  # of the data section
 
-# ---------------------------------------------------------------- settings that may differ from the training
-
 
 @dataclass(kw_only=True)
 class TestNMSConfig:
@@ -74,9 +72,6 @@ class OnSplitConfig(TestSettings):
     data: Optional[DataConfig] = field(metadata={"idle": TRAINING_ONLY})
     evaluation: MeasuresConfig
     output_dir: Optional[str]
-
-
-# ---------------------------------------------------------------- commands
 
 
 @dataclass(kw_only=True)

@@ -189,10 +189,10 @@ def _refuse_idle(schema: type[Any], overrides: list[str]) -> None:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not matches:  # the right leaf under a wrong section, e.g. nms.post_train
-        leaf = name.rsplit(".", 1)[-1]
-        matches = [known for known in names if known.rsplit(".", 1)[-1] == leaf][:1]
+    # the second: the right leaf under a wrong section, e.g. nms.post_train
+    matches = difflib.get_close_matches(name, names, n=1) or [
+        known for known in names if known.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]
+    ]
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
@@ -200,10 +200,9 @@ def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
     """Every dotted key of a schema, including sections."""
     found = []
     for name, kind in get_type_hints(schema).items():
-        found.append(prefix + name)
-        for each in (kind, *get_args(kind)):  # a section that may be None is a union
-            if is_dataclass(each):
-                found += _schema_keys(cast(type[Any], each), f"{prefix}{name}.")
+        sections = filter(is_dataclass, (kind, *get_args(kind)))  # one that may be None is a union
+        inside = [key for each in sections for key in _schema_keys(cast(type[Any], each), f"{prefix}{name}.")]
+        found += [prefix + name, *inside]
     return found
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,7 @@ def option_text(head: Sequence[str], settings: Mapping[str, Any]) -> str:
     tree: dict[str, Any] = {}
     for key, value in settings.items():
         *sections, leaf = key.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch.setdefault(section, {})
-        branch[leaf] = value
+        reduce(lambda branch, section: branch.setdefault(section, {}), sections, tree)[leaf] = value
     body = yaml.safe_dump(tree, default_flow_style=None, sort_keys=False, allow_unicode=True) if tree else "{}\n"
     return "\n".join(["# @package _global_", *(f"# {line}" for line in head), body])
 
@@ -60,17 +58,15 @@ def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def override_value(value: Any) -> str:
     """A value in Hydra's override grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, (int, float)):
         return repr(value).removesuffix(".0")
     if isinstance(value, list):
-        return "[" + ",".join(override_value(item) for item in value) + "]"
+        return f"[{','.join(map(override_value, value))}]"
     if isinstance(value, dict):
         if all(_is_plain(str(key)) for key in value):
-            return "{" + ",".join(f"{key}:{override_value(item)}" for key, item in value.items()) + "}"
+            return f"{{{','.join(f'{key}:{override_value(item)}' for key, item in value.items())}}}"
         text = json.dumps(value, ensure_ascii=False)  # as YAML in a string: Hydra has no quoted keys
         return quoted("${oc.create:" + quoted(text, '"') + "}")
     return str(value) if _is_plain(str(value)) else quoted(str(value), '"')

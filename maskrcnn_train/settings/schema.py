@@ -37,9 +37,6 @@ def fraction() -> Any:
     return between(0, 1)
 
 
-# ---------------------------------------------------------------- the model
-
-
 @dataclass(kw_only=True)
 class BackboneConfig:
     name: str = one_of(*RESNETS, "timm")
@@ -151,9 +148,6 @@ class NumericsConfig:
     pixel_std: list[float] = positive()
 
 
-# ---------------------------------------------------------------- the data
-
-
 @dataclass(kw_only=True)
 class SplitPathsConfig:
     images: Optional[str]
@@ -202,9 +196,6 @@ class AugmentationConfig:
     rotation: float = between(0, 45)
     color_jitter: float = fraction()
     copy_paste: float = fraction()
-
-
-# ---------------------------------------------------------------- training
 
 
 @dataclass(kw_only=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
+from itertools import product, starmap
 from typing import Any
 
 from maskrcnn_train.settings.command_schema import TuneConfig
@@ -68,7 +68,7 @@ class Search:
         values = {each.key: each.values or [] for each in self.space}
         if math.prod(map(len, values.values())) > MOST_VALUES:
             return []
-        return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+        return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
 
     def training(self, varied: Sequence[str]) -> TrainConfig:
         """The settings of one trial. Raises UserError for values that contradict each other."""
@@ -98,14 +98,14 @@ def load_search(
     search = Search(config, fixed, space, config_dir, check_rules)
     if search.metric.startswith("segm/") and search.varies_masks:
         raise UserError(f"metric={search.metric} needs masks, which not all trials have; use metric=bbox/AP")
-    first = [override_of(key, value) for key, value in search.first_values().items()]
-    for tried in (override_of(each.key, value) for each in space for value in each.ends):
-        composed, notes = search.compose([*first, tried])
+    first = search.first_values()
+    for key, value in ((each.key, value) for each in space for value in each.ends):
+        composed, notes = search.compose(list(starmap(override_of, (first | {key: value}).items())))
         warnings += [note for note in notes if note not in warnings]
         try:
             check_rules(composed)
         except UserError as error:  # a rule between settings, which may hold with other values
-            warnings.append(f"some trials with {tried} will fail: {error}")
+            warnings.append(f"some trials with {override_of(key, value)} will fail: {error}")
     return search, warnings
 
 

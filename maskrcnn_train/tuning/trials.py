@@ -141,7 +141,7 @@ class Trials:
             else:
                 return None
             trial.set_user_attr("overrides", overrides)
-            lock = self._lock_of(trial.number)
+            lock = FileLock(self._locks / str(trial.number))
             lock.acquire(timeout=0)
         return Trial(overrides, self.folder / str(_number(trial)), trial, lock, self.search.metric)
 
@@ -175,25 +175,19 @@ class Trials:
             self.study.enqueue_trial(random.Random(trial.number).choice(untried))
         return True
 
-    def complete(self, trial: Trial, score: float) -> None:
-        self._settle(trial, TrialState.COMPLETE, score)
-
-    def prune(self, trial: Trial) -> None:
-        self._settle(trial, TrialState.PRUNED)
-
-    def fail(self, trial: Trial, reason: str) -> None:
-        trial._optuna.set_user_attr("reason", reason)
-        self._settle(trial, TrialState.FAIL)
+    def end(self, trial: Trial, *, score: float | None = None, reason: str = "") -> None:
+        """The trial is complete with a score, failed with a reason, pruned with neither."""
+        state = TrialState.COMPLETE if score is not None else TrialState.FAIL if reason else TrialState.PRUNED
+        if reason:
+            trial._optuna.set_user_attr("reason", reason)
+        with self.lock:  # else another worker could see it running but not locked
+            self.study.tell(trial._optuna, score, state=state)
+            _release(trial._lock)
 
     def hand_back(self, trial: Trial) -> None:
         """Queue a trial that was stopped by a signal; the next worker continues it."""
         with self.lock:
             self._requeue(trial._optuna, int(trial._optuna.user_attrs.get("attempt", 1)))
-            _release(trial._lock)
-
-    def _settle(self, trial: Trial, state: TrialState, score: float | None = None) -> None:
-        with self.lock:  # else another worker could see it running but not locked
-            self.study.tell(trial._optuna, score, state=state)
             _release(trial._lock)
 
     def _sampler(self, draws: int) -> optuna.samplers.BaseSampler:
@@ -206,13 +200,10 @@ class Trials:
             # running trials count as bad, so that workers do not all try the same values
             return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
-    def _lock_of(self, number: int) -> FileLock:
-        return FileLock(self._locks / str(number))
-
     def _requeue_lost_trials(self) -> None:
         """End the trials of dead workers as failed, and queue them again."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            lock = self._lock_of(frozen.number)
+            lock = FileLock(self._locks / str(frozen.number))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -237,8 +228,6 @@ class Trials:
             attributes["number"] = number
         self.study.enqueue_trial(trial.params, user_attrs=attributes)
 
-    # ------------------------------------------------------------ results
-
     def records(self) -> list[TrialRecord]:
         """All trials, best first, those without a score last. Of a trial queued again, the last attempt."""
         found = {
@@ -248,10 +237,9 @@ class Trials:
             and (trial.state != TrialState.FAIL or "reason" in trial.user_attrs)  # else queued again, or a repeat
         }
         sign = -1 if self.search.maximizes else 1
-        return sorted(
-            found.values(),
-            key=lambda each: (each.state != "complete", sign * (each.score or 0) if each.state == "complete" else 0),
-        )
+        complete = [each for each in found.values() if each.state == "complete"]
+        others = [each for each in found.values() if each.state != "complete"]
+        return [*sorted(complete, key=lambda each: sign * (each.score or 0)), *others]
 
     def importances(self) -> dict[str, float]:
         """Each setting's share in the difference between good and bad trials; empty with too few trials.

@@ -153,9 +153,6 @@ def _todays_name(name: str) -> str:
     return f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}" if match else name
 
 
-# ---------------------------------------------------------------- writing
-
-
 def torchvision_state(model: torch.nn.Module) -> Layers:
     """A copy of the weights on the CPU, by torchvision's names.
 

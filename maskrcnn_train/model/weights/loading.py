@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
-from maskrcnn_train.model.weights.files import StoredWeights
+from maskrcnn_train.model.weights.files import Layers, StoredWeights
 from maskrcnn_train.model.weights.names import (
     PARTS,
     canonical_names,
@@ -115,15 +115,8 @@ def _copy_layers(
             report.reinitialized.append(Reinitialized(layer, here, there, reason))
 
 
-# ---------------------------------------------------------------- classes
-
-
 def _match_classes(
-    stored: StoredWeights,
-    layers: Mapping[str, Tensor],
-    class_names: list[str],
-    class_map: Mapping[str, str],
-    report: WeightsReport,
+    stored: StoredWeights, layers: Layers, class_names: list[str], class_map: dict[str, str], report: WeightsReport
 ) -> list[int | None] | None:
     """For each row of our predictors, background first, its row in the file; None without predictors that fit."""
     scores = layers.get("roi_heads.box_predictor.cls_score.weight")
@@ -171,9 +164,6 @@ def _coco_names(rows: int) -> list[str | None] | None:
     return {len(slots): slots, len(named): named}.get(rows)
 
 
-# ---------------------------------------------------------------- reasons
-
-
 def _reason(
     layer: str, settings: dict[str, Any], their_settings: dict[str, Any], theirs: Mapping[str, Tensor], *, no_rows: bool
 ) -> str:
@@ -186,9 +176,6 @@ def _reason(
     return ", ".join(keys) or ("not in the weights" if layer not in theirs else "another shape")
 
 
-# ---------------------------------------------------------------- numerics
-
-
 def _scale_pixels(model: MaskRCNN, settings: Mapping[str, Any], report: WeightsReport) -> None:
     """Scale the first conv to the model's pixel_std if the weights were trained with another."""
     first = "backbone.body.conv1.weight"
@@ -199,21 +186,19 @@ def _scale_pixels(model: MaskRCNN, settings: Mapping[str, Any], report: WeightsR
         report.warnings.append(f"{first} is scaled from the pixel_std of the weights to numerics.pixel_std")
 
 
-COMPARED = ("pooler.sampling_ratio", "pooler.aligned", "mask_head.pooler.sampling_ratio", "mask_head.pooler.aligned")
-
-
 def _warn_of_numerics(
     config: TrainConfig, settings: Mapping[str, Any], report: WeightsReport, *, backbone_only: bool
 ) -> None:
     """Add one warning that names every setting by which the model computes otherwise than that of the weights."""
-    keys = [f"numerics.{key}" for key in settings["numerics"] if key not in ("name", "pixel_std")] + [*COMPARED]
-    if backbone_only:
-        keys = ["numerics.stride_in", "numerics.pixel_mean"]
-    elif config.backbone.norm_eps != settings["backbone"]["norm_eps"]:
+    keys = ["numerics.stride_in", "numerics.pixel_mean"]
+    if not backbone_only:
+        keys = [f"numerics.{key}" for key in settings["numerics"] if key not in ("name", "pixel_std")]
+        keys += [
+            f"{pooler}.{key}" for pooler in ("pooler", "mask_head.pooler") for key in ("sampling_ratio", "aligned")
+        ]
         keys.append("backbone.norm_eps")
     ours, theirs = flat_settings(asdict(config)), flat_settings(dict(settings))
-    differing = [f"{key}={ours[key]} (weights: {theirs[key]})" for key in keys if ours[key] != theirs[key]]
-    if differing:
+    if differing := [f"{key}={ours[key]} (weights: {theirs[key]})" for key in keys if ours[key] != theirs[key]]:
         report.warnings.append(
             f"the weights were trained with other numerics than the model has: {', '.join(differing)}; "
             "accuracy suffers until the model has adapted; or set these keys as the weights have them"
