@@ -7,6 +7,7 @@ shell completion go through Hydra's own main.
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from maskrcnn_train import __version__
 from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.settings.compose import Schema, conf_dir, groups, load_command_config, to_dataclass
+from maskrcnn_train.settings.compose import Schema, conf_dir, groups, load_command_config, repeated_keys, to_dataclass
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import quoted, saved_overrides
 
@@ -41,8 +42,11 @@ class Command(NamedTuple):
     help: str
     load: Callable[..., tuple[Any, list[str]]]
 
-    def compose(self, overrides: list[str], config_dir: str | None) -> tuple[Any, list[str]]:
-        return self.load(self.name, self.schema, self.check_rules, overrides, config_dir)
+    def compose(self, overrides: list[str], config_dir: str | None, said: set[str]) -> Any:
+        """What `run` takes. Prints the warnings that are not in `said`, and adds them."""
+        config, warnings = self.load(self.name, self.schema, self.check_rules, overrides, config_dir)
+        _print_warnings(warnings, said)
+        return config
 
 
 def run_command(
@@ -59,6 +63,9 @@ def run_command(
     run: returns the number that a sweeper optimises. load: composes what `run` takes, and warnings. Exits with 2 after
     a UserError, with 128 + n after signal n. Every other error keeps its traceback, and the exit code is 1.
     """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, _terminate)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
         _dispatch(Command(name, schema, check_rules, run, help, load))
     except KeyboardInterrupt:  # of a training a second one, while the first was being answered
@@ -78,6 +85,10 @@ def run_command(
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {one_line(user_error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def _terminate(number: int, _: Any) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _dispatch(command: Command) -> None:
@@ -101,8 +112,8 @@ def _dispatch(command: Command) -> None:
         sys.argv = [sys.argv[0], *flags, *arguments.overrides]
         _hydra_main(command.name, command.run)
     else:
-        config, warnings = command.compose(resumed_overrides(arguments.overrides), arguments.config_dir)
-        _print_warnings(warnings)
+        config = command.compose(resumed_overrides(arguments.overrides), arguments.config_dir, set())
+        _refuse_missing_files(config)
         command.run(config)
 
 
@@ -136,9 +147,20 @@ def resumed_overrides(overrides: list[str]) -> list[str]:
     return [*saved_overrides(saved), *overrides] if saved.is_file() else overrides
 
 
-def _print_warnings(warnings: list[str]) -> None:
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+def _print_warnings(warnings: list[str], said: set[str]) -> None:
+    for warning in dict.fromkeys(warnings):
+        if warning not in said:
+            print(f"warning: {warning}", file=sys.stderr)
+    said.update(warnings)
+
+
+def _refuse_missing_files(config: Any) -> None:
+    """Raises UserError for a file to read that does not exist, before torch is imported."""
+    for key in ("checkpoint", "predictions", "annotations", "compare", "replay", "run", "images"):
+        value = getattr(config, key, None)
+        for path in value if isinstance(value, list) else [value] if value else []:
+            if not Path(path).expanduser().exists() and not (key == "images" and glob.has_magic(path)):
+                raise UserError(f"{path} does not exist; set {key} to a file or folder that does")
 
 
 def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> None:
@@ -150,22 +172,23 @@ def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> No
     usual = f"runs/sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder = Path(given[-1].split("=", 1)[1] if given else usual)
     overrides = [text for text in overrides if text not in given]
+    said: set[str] = set()
     if not any(text.startswith("hydra/sweeper=") for text in overrides):
-        _check_jobs(command, overrides, config_dir)
+        _check_jobs(command, overrides, config_dir, said)
 
     search = [] if config_dir is None else ["--config-dir", config_dir]
     sys.argv = [sys.argv[0], "-m", *overrides, f"hydra.sweep.dir={quoted(str(folder))}", *search]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a page of its own and exits with 1
     bugs: list[Exception] = []
     try:
-        _hydra_main(command.name, lambda composed: _run_job(command, composed, bugs))
+        _hydra_main(command.name, lambda composed: _run_job(command, composed, bugs, said))
     except UserError as error:
         raise (bugs or [error])[0] from None
     finally:
         _report_sweep(folder)
 
 
-def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) -> None:
+def _check_jobs(command: Command, overrides: list[str], config_dir: str | None, said: set[str]) -> None:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -175,18 +198,20 @@ def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) 
         jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         raise UserError(" ".join(str(error).split())) from error
+    _print_warnings(repeated_keys(overrides), said)  # of which Hydra gives its jobs the last
     for job in jobs[:MAX_CHECKED_JOBS]:
-        command.compose([text for text in job if text[:6] != "hydra."], config_dir)
+        command.compose([text for text in job if text[:6] != "hydra."], config_dir, said)
 
 
-def _run_job(command: Command, composed: DictConfig, bugs: list[Exception]) -> Any:
+def _run_job(command: Command, composed: DictConfig, bugs: list[Exception], said: set[str]) -> Any:
     """One job of a sweep, in its own folder. Errors that are no fault of the person are added to `bugs`."""
     from hydra.core.hydra_config import HydraConfig
 
     config, warnings = to_dataclass(composed, command.schema, command.check_rules)
     config = replace(config, output_dir=HydraConfig.get().runtime.output_dir)
-    _print_warnings(warnings)
+    _print_warnings(warnings, said)
     try:
+        _refuse_missing_files(config)
         return command.run(config)
     except Exception as error:
         user_error = as_user_error(error)

@@ -15,7 +15,7 @@ from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
-from maskrcnn_train.settings.errors import UserError, one_line
+from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import option_text, quoted, saved_overrides
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import plain_value
@@ -92,10 +92,13 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
     except Pruned as pruned:
         logger.info("trial %s pruned: %s", trial.folder.name, pruned)
         trials.end(trial)
-    except UserError as error:
-        logger.error("trial %s failed: %s", trial.folder.name, one_line(error))
-        trials.end(trial, reason=one_line(error))
-        return one_line(error) if config else ""  # contradicting values say nothing about the other trials
+    except Exception as error:
+        user_error = as_user_error(error)
+        if user_error is None:
+            raise
+        logger.error("trial %s failed: %s", trial.folder.name, one_line(user_error))
+        trials.end(trial, reason=one_line(user_error))
+        return one_line(user_error) if config else ""  # contradicting values say nothing about the other trials
     except Interrupted as interrupted:
         trials.hand_back(trial)
         interrupted.hint = hint

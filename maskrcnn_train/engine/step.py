@@ -14,7 +14,7 @@ from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import ALONE, World
 from maskrcnn_train.engine.precision import autocast, grad_scaler
 from maskrcnn_train.model.inputs import BadTarget
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.errors import UserError, is_out_of_memory
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, to_device
 
@@ -50,8 +50,8 @@ def naming_memory_faults(batches: list[Batch], step: int) -> Iterator[None]:
     """Turn an allocation that fails inside into OutOfMemory; the weights are as before the step."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         images, targets = zip(*batches, strict=True)
         sizes = [f"{each.pixels.shape[3]} x {each.pixels.shape[2]}" for each in images if isinstance(each, ImageBatch)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import flat_settings, quoted
-from maskrcnn_train.settings.rules import check_train_rules, check_values, idle_keys
+from maskrcnn_train.settings.rules import check_model_rules, check_train_rules, check_values, idle_keys
 from maskrcnn_train.settings.schema import TrainConfig
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ def load_command_config(
         if outer is not None:
             GlobalHydra.instance().initialize(outer)
     config, warnings = to_dataclass(composed, schema, check_rules)
-    given = [(key, value) for key, _, value in (text.partition("=") for text in overrides)]
-    warnings = _overruled(composed, dict(given), groups(config_dir)) + warnings
+    given = {key: value for key, _, value in (text.partition("=") for text in overrides)}
+    warnings = _overruled(composed, given, groups(config_dir)) + warnings
     if getattr(config, "resume", None) in (None, "auto"):  # else the run's own settings come first
-        warnings = _repeated(given) + warnings
+        warnings = repeated_keys(overrides) + warnings
         if isinstance(config, TrainConfig):
-            warnings += idle_keys(config, [key for key, _ in given])
+            warnings += idle_keys(config, list(given))
     return config, warnings
 
 
@@ -98,9 +98,11 @@ def _overruled(composed: DictConfig, given: dict[str, str], options: dict[str, l
     return warnings
 
 
-def _repeated(given: list[tuple[str, str]]) -> list[str]:
+def repeated_keys(overrides: list[str]) -> list[str]:
     """A warning for each key or group with two values."""
-    values = {key: [value for other, value in given if other == key] for key, _ in given}
+    values: dict[str, list[str]] = {}
+    for key, _, value in (text.partition("=") for text in overrides):
+        values.setdefault(key, []).append(value)
     several = {key: found for key, found in values.items() if len(set(found)) > 1}
     return [f"{key} is given {len(found)} times; the last counts: {key}={found[-1]}" for key, found in several.items()]
 
@@ -115,7 +117,7 @@ def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
     saved: Any = OmegaConf.create(plain)
     if any(OmegaConf.select(saved, key, default=plain) is plain for key in _schema_keys(TrainConfig)):
         saved = OmegaConf.merge(OmegaConf.create(asdict(load_config())), saved)
-    return to_dataclass(saved, TrainConfig, check_train_rules)[0]
+    return to_dataclass(saved, TrainConfig, check_model_rules)[0]
 
 
 def to_dataclass(

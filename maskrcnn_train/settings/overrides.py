@@ -26,7 +26,10 @@ def overrides_of(config: Any, defaults: Any) -> list[str]:
 
 def saved_overrides(path: Path) -> list[str]:
     """The overrides of a run, from its overrides.yaml. Raises UserError for a file with other content."""
-    overrides = yaml.safe_load(path.read_text())
+    try:
+        overrides = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        overrides = None
     if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
         raise UserError(f"{path} is not a list of overrides; restore it, or give the settings again without resume")
     return overrides

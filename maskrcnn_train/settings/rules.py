@@ -158,8 +158,6 @@ def _check_weights(config: TrainConfig) -> list[str]:
         warnings.append(f"weights.path has no effect with weights={source}; did you mean weights=file?")
     if source in ("none", "imagenet") and config.weights.class_map:
         warnings.append(f"weights.class_map has no effect with weights={source}, which has no classes")
-    if backbone.norm == "frozen" and source == "none":
-        warnings.append("backbone.norm=frozen without pretrained weights keeps every norm at its initial identity")
     if backbone.name == "timm":
         if backbone.timm_name is None:
             raise UserError("backbone.timm_name is not set; give the model, e.g. backbone.timm_name=convnext_tiny")

@@ -29,14 +29,13 @@ def start_from_weights(
 
     path: the file, if it was found before. Raises UserError when the weights cannot be found, downloaded or read.
     """
-    if config.weights.source == "none":
-        return None
+    path = path or find_weights(config)
     body = model.backbone.body
     if isinstance(body, TimmBody) and config.weights.source == "imagenet":
         name = str(config.backbone.timm_name)
         return WeightsReport(f"timm {name}", loaded=load_pretrained(body, name))
-    path = path or find_weights(config.weights, config.backbone.name)
-    assert path is not None
+    if path is None:
+        return None
     stored = read_weights(path, config.weights.source)
     if stored.settings is None and config.weights.source in TRAINED_WITH:
         stored.settings = asdict(load_config(TRAINED_WITH[config.weights.source]))

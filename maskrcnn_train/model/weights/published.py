@@ -15,7 +15,7 @@ from pathlib import Path
 
 from maskrcnn_train.files import written_aside
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.schema import WeightsConfig
+from maskrcnn_train.settings.schema import TrainConfig
 
 ADDRESS = "https://download.pytorch.org/models/"
 _HASHES = {  # of torchvision's IMAGENET1K_V1: what its own detection models start from
@@ -37,12 +37,23 @@ def weights_cache() -> Path:
     return Path(os.environ.get("TORCH_HOME") or f"{base}/torch").expanduser() / "hub/checkpoints"
 
 
-def find_weights(section: WeightsConfig, backbone: str) -> Path | None:
+def find_weights(config: TrainConfig) -> Path | None:
     """The file that `weights=` stands for, downloaded if necessary; None if it needs no file.
 
-    Raises UserError for a missing file, for no network (with the address, and where to put the file), and for a
-    published file whose content does not match the hash in its name.
+    Raises UserError for a missing file, for no network (with the address, and where to put the file), for a
+    published file whose content does not match the hash in its name, and for a backbone that the weights do not fit.
     """
+    section, backbone = config.weights, config.backbone.name
+    if section.source == "none" and config.backbone.norm == "frozen":
+        raise UserError(
+            "backbone.norm=frozen with weights=none would keep every norm at its initial identity; "
+            "start from weights, e.g. weights=imagenet, or set backbone.norm=batch"
+        )
+    if section.source in COCO and backbone != "resnet50":
+        raise UserError(
+            f"weights={section.source} holds a resnet50, which does not fit backbone={backbone}; "
+            f"use backbone=resnet50, or weights=imagenet for {backbone}"
+        )
     if section.source in ("file", "detectron2"):
         assert section.path is not None
         path = Path(section.path).expanduser()
