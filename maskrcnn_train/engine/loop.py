@@ -146,7 +146,7 @@ def _saving_first(loader: Any, state: TrainingState, run: Run) -> Iterator[Batch
 def _save_end(state: TrainingState, metrics: dict[str, float], run: Run) -> None:
     """Write last.pt, and best.pt where no evaluation gave a score."""
     if state.position.best_step == 0:
-        logger.warning("the validation split has no objects, so no evaluation has a score; best.pt is as last.pt")
+        logger.warning("the validation split has no objects: no evaluation has a score; best.pt holds the last weights")
         run.checkpoints.save_best(state, metrics)
     run.checkpoints.save_last(state)
 
