@@ -33,7 +33,7 @@ MAX_CHECKED_JOBS = 200  # of a sweep, before its first job starts
 
 
 class Command(NamedTuple):
-    """The parts of a command, as `run_command` takes them."""
+    """The parts of a command, as `run_command` takes them. said: warnings that were printed."""
 
     name: str
     schema: type[Any]
@@ -41,12 +41,19 @@ class Command(NamedTuple):
     run: Callable[[Any], Any]
     help: str
     load: Callable[..., tuple[Any, list[str]]]
+    said: set[str]
 
-    def compose(self, overrides: list[str], config_dir: str | None, said: set[str]) -> Any:
-        """What `run` takes. Prints the warnings that are not in `said`, and adds them."""
+    def compose(self, overrides: list[str], config_dir: str | None) -> Any:
+        """What `run` takes, after its warnings."""
         config, warnings = self.load(self.name, self.schema, self.check_rules, overrides, config_dir)
-        _print_warnings(warnings, said)
+        self.warn(warnings)
         return config
+
+    def warn(self, warnings: list[str]) -> None:
+        for warning in dict.fromkeys(warnings):
+            if warning not in self.said:
+                print(f"warning: {warning}", file=sys.stderr)
+        self.said.update(warnings)
 
 
 def run_command(
@@ -67,7 +74,7 @@ def run_command(
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
     try:
-        _dispatch(Command(name, schema, check_rules, run, help, load))
+        _dispatch(Command(name, schema, check_rules, run, help, load, set()))
     except KeyboardInterrupt:  # of a training a second one, while the first was being answered
         hint = "; to continue from the last checkpoint use resume=auto" if name == "train" else ""
         print(f"left at once{hint}", file=sys.stderr)
@@ -112,7 +119,7 @@ def _dispatch(command: Command) -> None:
         sys.argv = [sys.argv[0], *flags, *arguments.overrides]
         _hydra_main(command.name, command.run)
     else:
-        config = command.compose(resumed_overrides(arguments.overrides), arguments.config_dir, set())
+        config = command.compose(resumed_overrides(arguments.overrides), arguments.config_dir)
         _refuse_missing_files(config)
         command.run(config)
 
@@ -147,13 +154,6 @@ def resumed_overrides(overrides: list[str]) -> list[str]:
     return [*saved_overrides(saved), *overrides] if saved.is_file() else overrides
 
 
-def _print_warnings(warnings: list[str], said: set[str]) -> None:
-    for warning in dict.fromkeys(warnings):
-        if warning not in said:
-            print(f"warning: {warning}", file=sys.stderr)
-    said.update(warnings)
-
-
 def _refuse_missing_files(config: Any) -> None:
     """Raises UserError for a file to read that does not exist, before torch is imported."""
     for key in ("checkpoint", "predictions", "annotations", "compare", "replay", "run", "images"):
@@ -172,23 +172,22 @@ def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> No
     usual = f"runs/sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder = Path(given[-1].split("=", 1)[1] if given else usual)
     overrides = [text for text in overrides if text not in given]
-    said: set[str] = set()
     if not any(text.startswith("hydra/sweeper=") for text in overrides):
-        _check_jobs(command, overrides, config_dir, said)
+        _check_jobs(command, overrides, config_dir)
 
     search = [] if config_dir is None else ["--config-dir", config_dir]
     sys.argv = [sys.argv[0], "-m", *overrides, f"hydra.sweep.dir={quoted(str(folder))}", *search]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a page of its own and exits with 1
     bugs: list[Exception] = []
     try:
-        _hydra_main(command.name, lambda composed: _run_job(command, composed, bugs, said))
+        _hydra_main(command.name, lambda composed: _run_job(command, composed, bugs))
     except UserError as error:
         raise (bugs or [error])[0] from None
     finally:
         _report_sweep(folder)
 
 
-def _check_jobs(command: Command, overrides: list[str], config_dir: str | None, said: set[str]) -> None:
+def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) -> None:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -198,18 +197,18 @@ def _check_jobs(command: Command, overrides: list[str], config_dir: str | None, 
         jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         raise UserError(" ".join(str(error).split())) from error
-    _print_warnings(repeated_keys(overrides), said)  # of which Hydra gives its jobs the last
+    command.warn(repeated_keys(overrides))  # of which Hydra gives its jobs the last
     for job in jobs[:MAX_CHECKED_JOBS]:
-        command.compose([text for text in job if text[:6] != "hydra."], config_dir, said)
+        command.compose([text for text in job if text[:6] != "hydra."], config_dir)
 
 
-def _run_job(command: Command, composed: DictConfig, bugs: list[Exception], said: set[str]) -> Any:
+def _run_job(command: Command, composed: DictConfig, bugs: list[Exception]) -> Any:
     """One job of a sweep, in its own folder. Errors that are no fault of the person are added to `bugs`."""
     from hydra.core.hydra_config import HydraConfig
 
     config, warnings = to_dataclass(composed, command.schema, command.check_rules)
     config = replace(config, output_dir=HydraConfig.get().runtime.output_dir)
-    _print_warnings(warnings, said)
+    command.warn(warnings)
     try:
         _refuse_missing_files(config)
         return command.run(config)

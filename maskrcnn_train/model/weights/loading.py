@@ -140,7 +140,11 @@ def _row_names(
     stored: StoredWeights, num_rows: int, class_names: list[str], report: WeightsReport
 ) -> list[str | None] | None:
     """The class of each predictor row in the file; None, with a warning, if that is unknown."""
-    names = stored.class_names or _coco_names(num_rows)
+    # COCO's classes: torchvision has 91 rows, after the original ids; Detectron2 81, without gaps
+    categories = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    rows = [None if name in ("N/A", "__background__") else name for name in categories]
+    coco = {len(each): each for each in (rows, [None, *filter(None, rows)])}
+    names = stored.class_names or coco.get(num_rows)
     if names is not None and len(names) == num_rows:
         return names
     unnamed = f"{stored.origin} does not name its {num_rows - 1} classes"
@@ -154,14 +158,6 @@ def _row_names(
 def _simplified(name: str) -> str:
     """`Traffic_Light` becomes `traffic light`."""
     return name.casefold().replace("_", " ").replace("-", " ").strip()
-
-
-def _coco_names(rows: int) -> list[str | None] | None:
-    """COCO's class of each row: torchvision has 91 rows, after the original ids; Detectron2 81, without gaps."""
-    categories = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    slots = [None if name in ("N/A", "__background__") else name for name in categories]
-    named = [None, *filter(None, slots)]
-    return {len(slots): slots, len(named): named}.get(rows)
 
 
 def _reason(

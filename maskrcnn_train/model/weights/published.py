@@ -26,7 +26,6 @@ _HASHES = {  # of torchvision's IMAGENET1K_V1: what its own detection models sta
 IMAGENET = {name: f"{name}-{start}.pth" for name, start in _HASHES.items()}
 COCO = {"coco": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "coco_v2": "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"}
 CONNECT_SECONDS = 10
-CHUNK = 1 << 20
 
 logger = logging.getLogger("maskrcnn_train")
 
@@ -76,14 +75,12 @@ def check_hash(path: Path) -> None:
     match = re.search(r"-([0-9a-f]{8,})\.", path.name)
     if match is None:
         return
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    if not digest.hexdigest().startswith(match[1]):
+        start = hashlib.file_digest(file, "sha256").hexdigest()[: len(match[1])]
+    if start != match[1]:
         raise UserError(
-            f"{path} is not the published file: its SHA-256 begins with {digest.hexdigest()[: len(match[1])]}, its "
-            f"name says {match[1]}. Delete it to download it again, or keep it with weights.verify=false"
+            f"{path} is not the published file: its SHA-256 begins with {start}, its name says {match[1]}. "
+            "Delete it to download it again, or keep it with weights.verify=false"
         )
 
 
@@ -93,7 +90,7 @@ def download(address: str, path: Path) -> None:
         with urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as answer, written_aside(path) as aside:
             logger.info("downloading %s (%.0f MB)", address, int(answer.headers.get("Content-Length", 0)) / 1e6)
             with open(aside, "wb") as file:
-                shutil.copyfileobj(answer, file, CHUNK)
+                shutil.copyfileobj(answer, file)
     except OSError as error:  # URLError is one
         reason = getattr(error, "reason", None) or error
         raise UserError(f"cannot download {address} ({reason}); put the file at {path}") from error
