@@ -50,18 +50,18 @@ class Checkpoints:
             "scaler": state.scaler.state_dict(),
             "position": asdict(state.position),
         }
-        self._write("last", content, keep_previous=True)
+        self._write("last", content)
 
     def save_best(self, state: TrainingState, metrics: dict[str, float]) -> None:
         """The weights that were evaluated, with their metrics."""
         model = unwrap(state.model) if state.ema is None else state.ema.model
         content = {"model": model.state_dict(), "metrics": metrics, "position": asdict(state.position)}
-        self._write("best", content, keep_previous=False)
+        self._write("best", content)
 
-    def _write(self, name: str, content: dict[str, Any], *, keep_previous: bool) -> None:
+    def _write(self, name: str, content: dict[str, Any]) -> None:
         if not self.enabled:
             return
-        previous = self.folder / "previous.pt" if keep_previous else None
+        previous = self.folder / "previous.pt" if name == "last" else None
         save_plain({"format": FORMAT, **self.about, **content}, self.folder / f"{name}.pt", previous=previous)
         config = self.about["config"]
         summary = {

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy._core.multiarray import _reconstruct, scalar
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -107,8 +108,8 @@ class _PlainUnpickler(pickle.Unpickler):
     ALLOWED: ClassVar[dict[str, Callable[..., Any]]] = {
         "numpy.ndarray": np.ndarray,
         "numpy.dtype": np.dtype,
-        "numpy.multiarray._reconstruct": np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-        "numpy.multiarray.scalar": np._core.multiarray.scalar,  # type: ignore[attr-defined]
+        "numpy.multiarray._reconstruct": _reconstruct,
+        "numpy.multiarray.scalar": scalar,
         "collections.OrderedDict": OrderedDict,
         "_codecs.encode": _encode_latin1,
     }
