@@ -33,7 +33,7 @@ def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
     """Rules between the settings of an evaluation."""
     given = [name for name in ("checkpoint", "predictions", "compare") if getattr(config, name) is not None]
     if len(given) != 1:
-        raise UserError("give one of checkpoint=RUN/checkpoints/best.pt, predictions=RESULTS.json and compare=[A,B]")
+        raise UserError("give exactly one of checkpoint=RUN/checkpoints/best.pt, predictions=FILE.json, compare=[A,B]")
     files = [config.predictions] if config.predictions else list(filter(is_results, config.compare or []))
     if files and config.annotations is None:
         raise UserError(f"annotations is not set; {files[0]} needs the ground truth: annotations=FILE.json")
