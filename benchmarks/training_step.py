@@ -52,13 +52,13 @@ def torchvision_side(*, tuned: bool) -> Callable[[], object]:
     return step
 
 
-def our_side(number_format: str) -> Callable[[], object]:
+def our_side(precision: str) -> Callable[[], object]:
     config = load_config(
         [
             "experiment=torchvision_v1",
             "data=roboflow",
             f"data.root={data_root()}",
-            f"trainer.precision={number_format}",
+            f"trainer.precision={precision}",
             "trainer.num_workers=0",
             "augmentation=none",
         ]
