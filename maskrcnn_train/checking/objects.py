@@ -74,9 +74,9 @@ def resized_sizes(sizes: Ints, min_size: int, max_size: int) -> tuple[Ints, Floa
     return np.maximum(1, (sizes * scales[:, None] + 1e-6).astype(np.int64)), scales
 
 
-def largest_size(split: Split, *, min_size: int, max_size: int) -> tuple[int, int]:
-    """(height, width) of the largest padded image of a split, network pixels."""
-    resized, _ = resized_sizes(np.asarray(split.index.image_sizes)[split.rows], min_size, max_size)
-    padded = -(-resized // 32) * 32
+def largest_size(split: Split, config: TrainConfig) -> tuple[int, int]:
+    """(height, width) of the largest padded image of a training split, network pixels."""
+    sizes = np.asarray(split.index.image_sizes)[split.rows]
+    padded = -(-resized_sizes(sizes, training_min_size(config), config.data.max_size)[0] // 32) * 32
     height, width = padded[int(padded.prod(axis=1).argmax())].tolist()
     return height, width

@@ -11,8 +11,8 @@ from maskrcnn_train.data.splits.splitting import Split, Splits
 
 def summarize(splits: Splits) -> dict[str, Any]:
     """For JSON: numbers of images and objects of each split, what is not used of its JSON as it stands, and notes."""
-    parts = [split for split in (splits.train, splits.val, splits.test) if split is not None]
-    return {"splits": {part.name: _summary(part, splits.classes.names) for part in parts}, "notes": list(splits.notes)}
+    parts = {name: _summary(split, splits.classes.names) for name, split in splits.by_name.items()}
+    return {"splits": parts, "notes": list(splits.notes)}
 
 
 def _summary(split: Split, names: list[str]) -> dict[str, Any]:

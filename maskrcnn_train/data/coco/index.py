@@ -134,6 +134,16 @@ class AnnotationIndex:
     def num_annotations(self) -> int:
         return len(self.annotation_ids)
 
+    @property
+    def short_name(self) -> str:
+        """Name of its file that tells the JSONs of a data set apart; Roboflow gives all of them one file name."""
+        return "/".join(Path(self.source).parts[-2:])
+
+    @property
+    def used_categories(self) -> set[int]:
+        """Ids of the categories that annotations have."""
+        return set(np.unique(self.category_ids).tolist())
+
     def file_name(self, row: int) -> str:
         """`file_name` of image `row`, relative to the folder of images."""
         return self.names[self.name_offsets[row] : self.name_offsets[row + 1]].tobytes().decode()

@@ -69,8 +69,3 @@ def _hint(data: DataConfig, name: str) -> str:
         f"data={data.name} looks for {LAYOUTS[data.name][name][1]} in data.root={data.root}. "
         f"Correct data.root, name the file with data.{name}.annotations{cut}"
     )
-
-
-def source_name(annotations: Path) -> str:
-    """A short name that tells the JSONs of a data set apart; Roboflow gives all of them one file name."""
-    return f"{annotations.parent.name}/{annotations.name}"
