@@ -22,6 +22,7 @@ from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
 from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Flags
 from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.classes import ClassMap
 
@@ -73,10 +74,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def is_wide(self) -> NDArray[np.bool_]:
+    def is_wide(self) -> Flags:
         """Which images are at least as wide as they are high: bool [n]."""
-        sizes = self.split.index.image_sizes[self.rows]
-        return np.asarray(sizes[:, 1] >= sizes[:, 0])
+        height, width = self.split.index.image_sizes[self.rows].T
+        return np.asarray(width >= height)
 
     def repeats(self, threshold: float) -> NDArray[np.float64] | None:
         """How often each image comes in an epoch so that rare classes are seen: float [n]; None: once each."""
@@ -140,10 +141,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         faults: list[str] = []
         for step in range(len(self)):
             try:
-                if isinstance(key, tuple):
-                    sample = self._load((key[0], (key[1] + step) % len(self), *key[2:]))
-                else:
-                    sample = self._load(key)
+                sample = self._load(key if isinstance(key, int) else (key[0], (key[1] + step) % len(self), *key[2:]))
             except ImageError as error:
                 faults.append(str(error))
                 if isinstance(key, tuple):
@@ -179,8 +177,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     def _encoded(self, annotation: int, size: tuple[int, int]) -> dict[str, Any]:
         index = self.split.index
         if index.kinds[annotation] == RLE:
-            counts = {"counts": index.counts(annotation).tolist(), "size": list(size)}
-            encoded = coco_mask.frPyObjects(counts, *size)
+            encoded = coco_mask.frPyObjects({"counts": index.counts(annotation).tolist(), "size": list(size)}, *size)
         elif index.kinds[annotation] == NO_MASK:  # a crowd region known by its box only
             encoded = coco_mask.frPyObjects(np.array([index.boxes[annotation]]), *size)[0]
         else:

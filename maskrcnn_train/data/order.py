@@ -53,14 +53,14 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         positions = self._draw_positions(rng)
-        repeat = _occurrences(positions)
+        repeat = np.arange(len(positions)) - np.searchsorted(positions, positions)  # 7 7 7 9 -> 0 1 2 0
         for batch in self._batches(self.wide[positions], rng)[self.start_batch :]:
             own = batch[self.rank :: self.world_size]
             pairs = zip(positions[own].tolist(), repeat[own].tolist(), strict=True)
             yield [(self.epoch, position, number) if number else (self.epoch, position) for position, number in pairs]
 
     def _draw_positions(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The images of an epoch, in no particular order: int64 [num_images]."""
+        """The images of an epoch, sorted: int64 [num_images]."""
         if self.repeats is None:
             return np.arange(len(self.wide))
         # one random number rounds all: each image comes floor or ceil of its average times, and the sum is kept
@@ -73,25 +73,16 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
         """For each batch of all processes together, its rows in `wide`."""
         order = rng.permutation(len(wide))
         size = self.batch_size * self.world_size
-        whole: list[NDArray[np.int64]] = []
-        rest: list[NDArray[np.int64]] = []
-        for group in (order[wide[order]], order[~wide[order]]):
-            end = len(group) - len(group) % size
-            whole += [group[start : start + size] for start in range(0, end, size)]
-            rest.append(group[end:])
-        left = np.concatenate(rest)
+        groups = order[wide[order]], order[~wide[order]]
+        ends = [len(group) - len(group) % size for group in groups]
+        whole = [group[i : i + size] for group, end in zip(groups, ends, strict=True) for i in range(0, end, size)]
+        left = np.concatenate([group[end:] for group, end in zip(groups, ends, strict=True)])
         if len(left) >= size:
-            whole.append(left[:size])
-            left = left[size:]
+            whole, left = [*whole, left[:size]], left[size:]
         batches = [whole[i] for i in rng.permutation(len(whole)).tolist()]
         if len(left):
             batches.append(left if len(left) >= self.world_size else np.resize(left, self.world_size))
         return batches
-
-
-def _occurrences(positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many times each of the sorted numbers came before: 7 7 7 9 -> 0 1 2 0."""
-    return np.arange(len(positions)) - np.searchsorted(positions, positions)
 
 
 def repeat_factors(presence: NDArray[np.bool_], threshold: float) -> NDArray[np.float64]:
@@ -103,18 +94,3 @@ def repeat_factors(presence: NDArray[np.bool_], threshold: float) -> NDArray[np.
     shares = presence.mean(axis=0)
     factors = np.sqrt(np.maximum(1.0, threshold / np.maximum(shares, 1e-12)))
     return np.asarray(np.where(presence, factors, 1.0).max(axis=1, initial=1.0))
-
-
-class SequentialBatchSampler(Sampler[list[int]]):
-    """Positions in order, each in one process only."""
-
-    def __init__(self, *, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.positions = list(range(length))[rank::world_size]
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.positions) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.positions), self.batch_size):
-            yield self.positions[start : start + self.batch_size]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import POLYGON, RLE, AnnotationIndex
@@ -23,10 +24,13 @@ def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geome
     kept = np.asarray(((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1))
     target = Target(image_id=int(index.image_ids[row]))
     if with_masks:
-        crop_boxes = _whole_pixels(extents, geometry.visible)
+        limits = np.array(geometry.visible[::-1])
+        low = np.clip(np.floor(extents[:, :2]), 0, limits - 1)
+        high = np.clip(np.ceil(extents[:, 2:]), low + 1, limits)  # at least one pixel
+        crop_boxes = np.concatenate([low, high], axis=1).astype(np.int64)
         crops = {i: _crop(index, own, i, crop_boxes, geometry, outlines) for i in np.flatnonzero(kept).tolist()}
         if geometry.crops:
-            kept &= _fit_to_masks(boxes, crops, crop_boxes, kept & cut)
+            kept &= fit_to_masks(boxes, crops, crop_boxes, kept & cut)
         target["masks"] = pack([crops[i] for i in np.flatnonzero(kept).tolist()], crop_boxes[kept], geometry.size)
     target["boxes"] = torch.from_numpy(boxes[kept].astype(np.float32))
     target["labels"] = torch.from_numpy(labels[own][kept])
@@ -99,15 +103,9 @@ def xywh_to_xyxy(boxes: Floats) -> Floats:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def _whole_pixels(boxes: Floats, size: tuple[int, int]) -> Ints:
-    """The pixels that boxes touch, at least one each: int64 [N, 4], x1 and y1 exclusive, inside `size`."""
-    limits = np.array(size[::-1])
-    low = np.clip(np.floor(boxes[:, :2]), 0, limits - 1)
-    high = np.clip(np.ceil(boxes[:, 2:]), low + 1, limits)
-    return np.concatenate([low, high], axis=1).astype(np.int64)
-
-
-def _fit_to_masks(boxes: Floats, crops: dict[int, masks.Bitmap], crop_boxes: Ints, cut: Flags) -> Flags:
+def fit_to_masks(
+    boxes: NDArray[np.floating], crops: dict[int, masks.Bitmap] | list[masks.Bitmap], crop_boxes: Ints, cut: Flags
+) -> Flags:
     """Shrink the boxes of `cut` objects to what is left of their masks, in place.
 
     Returns bool [N]: False where nothing is left.

@@ -50,10 +50,8 @@ def group_by_pattern(images: Items, pattern: str) -> Ints:
 def _numbered(values: list[str | None]) -> Ints:
     """The row of the first equal value; None gets its own row."""
     first: dict[str, int] = {}
-    return np.array(
-        [row if value is None else first.setdefault(value, row) for row, value in enumerate(values)],
-        dtype=np.int64,
-    )
+    rows = [row if value is None else first.setdefault(value, row) for row, value in enumerate(values)]
+    return np.array(rows, dtype=np.int64)
 
 
 def group_by_looks(

@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -180,3 +181,26 @@ def find_missing(index: AnnotationIndex, rows: Ints, folder: Path) -> Ints:
         return base in listed(parent) or os.path.isfile(folder / PurePosixPath(name))
 
     return np.array([row for row in rows.tolist() if not is_there(index.file_name(row))], dtype=np.int64)
+
+
+def summarize(splits: Splits) -> dict[str, Any]:
+    """For JSON: numbers of images and objects of each split, what is not used of its JSON as it stands, and notes."""
+    parts = {name: _summary(split, splits.classes.names) for name, split in splits.by_name.items()}
+    return {"splits": parts, "notes": splits.notes}
+
+
+def _summary(split: Split, names: list[str]) -> dict[str, Any]:
+    real = split.is_object
+    of_class = np.bincount(split.labels[real], minlength=len(names) + 1)[1:].tolist()
+    return {
+        "annotations": split.index.source,
+        "images": len(split),
+        "empty_images": len(split) - len(np.unique(split.index.image_rows[real])),
+        "objects": int(real.sum()),
+        "crowd": split.num_objects - int(real.sum()),
+        "classes": dict(zip(names, of_class, strict=True)),
+        "not_used": [
+            {"reason": row.reason, "count": row.count, "dropped": row.dropped, "first": row.examples[0]}
+            for row in split.skipped
+        ],
+    }
