@@ -16,11 +16,11 @@ from maskrcnn_train.checking.advice import combined, training_command, write_adv
 from maskrcnn_train.checking.anchors import AnchorRow
 from maskrcnn_train.checking.annotations import check_annotations
 from maskrcnn_train.checking.classes import count_classes
-from maskrcnn_train.checking.data import check_settings
 from maskrcnn_train.checking.findings import SEVERITIES, Finding, findings_table, in_order
 from maskrcnn_train.checking.images import check_images
 from maskrcnn_train.checking.objects import training_min_size
 from maskrcnn_train.checking.reading import CheckedData, read_data
+from maskrcnn_train.checking.settings import check_settings
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_preflight_rules

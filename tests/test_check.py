@@ -17,7 +17,7 @@ from tiny import TINY
 from maskrcnn_train import load_config, train
 from maskrcnn_train.check import CheckResult, check, run
 from maskrcnn_train.checking.advice import combined
-from maskrcnn_train.checking.data import quick_check
+from maskrcnn_train.checking.settings import quick_check
 from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.settings.command_rules import check_preflight_rules, check_split_rules
 from maskrcnn_train.settings.command_schema import CheckConfig, SplitCommandConfig

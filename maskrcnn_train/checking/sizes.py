@@ -51,7 +51,7 @@ def check_objects_per_image(split: Split, objects: NetworkObjects, config: Train
 
 def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfig) -> Iterator[Finding]:
     """Objects too small for the network, or too large for the mask head."""
-    shortest = np.minimum(objects.widths, objects.heights)
+    shortest = objects.lengths.min(axis=1)
     vanishing, small = shortest < MIN_SIDE, (objects.sides < SMALL) & (shortest >= MIN_SIDE)
     short, long = _median_sides(split)
     larger = {"data.min_size": max(short, config.data.min_size), "data.max_size": max(long, config.data.max_size)}
@@ -83,7 +83,7 @@ def _median_sides(split: Split) -> tuple[int, int]:
 
 def _coarse_masks(split: Split, objects: NetworkObjects, config: TrainConfig) -> Iterator[Finding]:
     resolution = 2 * config.mask_head.pooler.resolution
-    coarse = np.maximum(objects.widths, objects.heights) > MASK_PIXEL * resolution
+    coarse = objects.lengths.max(axis=1) > MASK_PIXEL * resolution
     if coarse.sum() > COARSE_SHARE * len(objects):
         what = (
             f"{percent(int(coarse.sum()), len(objects))} of the objects are so large that a pixel of their "

@@ -65,11 +65,18 @@ def evaluation_loader(config: TrainConfig, split: Split, classes: ClassMap) -> D
 
 
 class ScaledLoader:
-    """The same images at several network sizes: yields (ImageVersions, list of targets), targets in the first size."""
+    """One split at several network sizes: yields (ImageVersions, list of targets), targets in the first size.
 
-    def __init__(self, loaders: Sequence[DetectionLoader]) -> None:
-        self.loaders = loaders
-        self.dataset = loaders[0].dataset
+    scales: shorter sides, network pixels; `data.max_size` grows and shrinks alike.
+    """
+
+    def __init__(self, config: TrainConfig, split: Split, classes: ClassMap, scales: Sequence[int]) -> None:
+        self.loaders = []
+        for scale in scales:
+            longest = max(scale, round(config.data.max_size * scale / config.data.min_size))
+            data = replace(config.data, min_size=scale, max_size=longest)
+            self.loaders.append(evaluation_loader(replace(config, data=data), split, classes))
+        self.dataset = self.loaders[0].dataset
 
     def __iter__(self) -> Iterator[tuple[ImageVersions, list[Target]]]:
         for batches in zip(*self.loaders, strict=True):
@@ -77,16 +84,6 @@ class ScaledLoader:
 
     def __len__(self) -> int:
         return len(self.loaders[0])
-
-
-def scaled_loader(config: TrainConfig, split: Split, classes: ClassMap, scales: Sequence[int]) -> ScaledLoader:
-    """One split at each of `scales`, shorter sides in network pixels; `data.max_size` grows and shrinks alike."""
-    loaders = []
-    for scale in scales:
-        longest = max(scale, round(config.data.max_size * scale / config.data.min_size))
-        data = replace(config.data, min_size=scale, max_size=longest)
-        loaders.append(evaluation_loader(replace(config, data=data), split, classes))
-    return ScaledLoader(loaders)
 
 
 def build_dataset(config: TrainConfig, split: Split, classes: ClassMap, *, training: bool) -> CocoDataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,7 +28,10 @@ def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geome
         low = np.clip(np.floor(extents[:, :2]), 0, limits - 1)
         high = np.clip(np.ceil(extents[:, 2:]), low + 1, limits)  # at least one pixel
         crop_boxes = np.concatenate([low, high], axis=1).astype(np.int64)
-        crops = {i: _crop(index, own, i, crop_boxes, geometry, outlines) for i in np.flatnonzero(kept).tolist()}
+        crops = {
+            i: _crop(index, int(own[i]), crop_boxes[i].tolist(), geometry, outlines[i])
+            for i in np.flatnonzero(kept).tolist()
+        }
         if geometry.crops:
             kept &= fit_to_masks(boxes, crops, crop_boxes, kept & cut)
         target["masks"] = pack([crops[i] for i in np.flatnonzero(kept).tolist()], crop_boxes[kept], geometry.size)
@@ -37,38 +40,20 @@ def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geome
     return target
 
 
-@dataclass
-class _Outlines:
-    """Polygons of n annotations in pixels of the window, not clipped.
-
-    points float64: x y x y ...; part p is points[bounds[p]:bounds[p + 1]]; annotation i has parts first[i]..last[i].
-    """
-
-    points: Floats
-    bounds: list[int]
-    first: list[int]
-    last: list[int]
-
-    def of(self, i: int) -> Floats:
-        """All points of annotation i: [m, 2]."""
-        return self.points[self.bounds[self.first[i]] : self.bounds[self.last[i]]].reshape(-1, 2)
-
-    def parts(self, i: int) -> list[Floats]:
-        return [self.points[self.bounds[p] : self.bounds[p + 1]] for p in range(self.first[i], self.last[i])]
-
-
-def _move_outlines(index: AnnotationIndex, own: Ints, geometry: Geometry) -> _Outlines:
+def _move_outlines(index: AnnotationIndex, own: Ints, geometry: Geometry) -> list[list[Floats]]:
+    """The polygons of each annotation in pixels of the window, not clipped: float64 [2 n] x y x y ..."""
     if len(own) == 0:
-        return _Outlines(np.zeros(0), [0], [], [])
+        return []
     start = int(index.part_offsets[own[0]])
     offsets = index.point_offsets[start : int(index.part_offsets[own[-1] + 1]) + 1]
     points = geometry.points(index.coordinates[offsets[0] : offsets[-1]])
+    parts = [points[begin:end] for begin, end in pairwise((offsets - offsets[0]).tolist())]
     first, last = index.part_offsets[own] - start, index.part_offsets[own + 1] - start
-    return _Outlines(points, (offsets - offsets[0]).tolist(), first.tolist(), last.tolist())
+    return [parts[begin:end] for begin, end in zip(first.tolist(), last.tolist(), strict=True)]
 
 
 def _move_boxes(
-    index: AnnotationIndex, own: Ints, geometry: Geometry, outlines: _Outlines
+    index: AnnotationIndex, own: Ints, geometry: Geometry, outlines: list[list[Floats]]
 ) -> tuple[Floats, Floats, Flags]:
     """Boxes and mask extents in the window, clipped [n, 4], and whose boxes must be fitted to the mask: bool [n]."""
     whole = xywh_to_xyxy(index.boxes[own])
@@ -80,21 +65,18 @@ def _move_boxes(
     # the box around a rotated box is too large: only the rotated outline gives the object's box
     exact = extents.copy()
     for i in np.flatnonzero(index.kinds[own] == POLYGON).tolist():
-        points = outlines.of(i)
+        points = np.concatenate(outlines[i]).reshape(-1, 2)
         exact[i] = [*points.min(axis=0), *points.max(axis=0)]
     extents = geometry.clip(exact)
     return extents.copy(), extents, (exact != extents).any(axis=1) | (index.kinds[own] == RLE)
 
 
-def _crop(
-    index: AnnotationIndex, own: Ints, i: int, boxes: Ints, geometry: Geometry, outlines: _Outlines
-) -> masks.Bitmap:
-    x0, y0, x1, y1 = boxes[i].tolist()
-    if index.kinds[own[i]] == RLE:
-        return geometry.runs_crop(index.counts(int(own[i])), (x0, y0, x1, y1))
-    crop = masks.polygon_crop(outlines.parts(i), geometry.visible, (x0, y0, x1, y1))
+def _crop(index: AnnotationIndex, row: int, box: masks.Box, geometry: Geometry, outline: list[Floats]) -> masks.Bitmap:
+    if index.kinds[row] == RLE:
+        return geometry.runs_crop(index.counts(row), box)
+    crop = masks.polygon_crop(outline, geometry.visible, box)
     if geometry.angle:  # outlines may leave the image; around a rotated image there is padding
-        crop &= masks.polygon_crop([geometry.frame()], geometry.visible, (x0, y0, x1, y1))
+        crop &= masks.polygon_crop([geometry.frame()], geometry.visible, box)
     return crop
 
 

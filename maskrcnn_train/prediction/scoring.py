@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_train.data.coco.results import read_ground_truth, read_results
-from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader, scaled_loader
+from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader
 from maskrcnn_train.data.splits.splitting import Split, read_split
 from maskrcnn_train.engine.distributed import ALONE
 from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS, CocoResult, score_coco
@@ -78,7 +78,7 @@ def open_checkpoint(path: Path, config: EvaluateConfig) -> Candidate:
     loader: DetectionLoader | ScaledLoader
     if config.tta.flip or config.tta.scales:
         predictor = replace(predictor, augmentation=TestTimeAugmentation(predictor.model, flip=config.tta.flip))
-        loader = scaled_loader(trained, split, predictor.classes, config.tta.scales or [trained.data.min_size])
+        loader = ScaledLoader(trained, split, predictor.classes, config.tta.scales or [trained.data.min_size])
     else:
         loader = evaluation_loader(trained, split, predictor.classes)
     validation = Validation(loader, trained, ALONE)
