@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -78,13 +77,7 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
         findings += found
     if config.decode:
         with Progress("images", log_every=1000, console=console) as bar:
-            findings += check_images(
-                data.splits,
-                on_bad_image=config.data.on_bad_image,
-                workers=config.workers or os.cpu_count() or 1,
-                distance=config.duplicate_distance,
-                progress=lambda done, total: bar.update(done, total, {}),
-            )
+            findings += check_images(data.splits, config, lambda done, total: bar.update(done, total, {}))
     if data.classes is not None and "train" in data.splits and len(data.splits["train"]):
         from maskrcnn_train.checking.model import check_model
 
@@ -135,11 +128,7 @@ def _log_tables(config: CheckConfig, data: CheckedData, anchors: list[AnchorRow]
 
 
 def _write(
-    folder: Path,
-    findings: list[Finding],
-    data: CheckedData,
-    anchors: list[AnchorRow],
-    forecast: MemoryForecast | None,
+    folder: Path, findings: list[Finding], data: CheckedData, anchors: list[AnchorRow], forecast: MemoryForecast | None
 ) -> None:
     """findings.json with everything, and the advice as an experiment."""
     plain = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,7 @@ logger = logging.getLogger("maskrcnn_train")
 
 @dataclass
 class SplitResult:
-    """files: the JSONs by name, "train" or "fold_0/train". rows: int64, the images of each part (folds: of its val)."""
+    """files: the JSONs by name, "train" or "fold_0/train". parts: rows of the images of each (folds: of its val)."""
 
     folder: Path
     files: dict[str, Path]
@@ -100,7 +99,7 @@ def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
                 images,
                 pictures,
                 distance=config.duplicate_distance,
-                workers=config.workers or os.cpu_count() or 1,
+                workers=config.workers,
                 progress=lambda done, total: bar.update(done, total, {}),
             )
         if faults:

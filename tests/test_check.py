@@ -229,7 +229,7 @@ def test_a_training_says_at_its_start_what_it_doubts(tmp_path: Path) -> None:
 
 
 def test_neither_the_command_nor_the_quick_check_imports_torch() -> None:
-    code = "import sys, maskrcnn_train.check, maskrcnn_train.checking.data; sys.exit('torch' in sys.modules)"
+    code = "import sys, maskrcnn_train.check, maskrcnn_train.checking.settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

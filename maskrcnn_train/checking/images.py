@@ -14,6 +14,7 @@ from maskrcnn_train.data.duplicates import find_near
 from maskrcnn_train.data.scanning import ImageFacts, scan_images
 from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.settings.command_schema import CheckConfig
 
 Names = list[tuple[str, str]]  # split and file name of each image
 
@@ -21,20 +22,20 @@ TWICE = "delete one of each"
 
 
 def check_images(
-    splits: dict[str, Split], *, on_bad_image: str, workers: int, distance: int, progress: Callable[[int, int], None]
+    splits: dict[str, Split], config: CheckConfig, progress: Callable[[int, int], None]
 ) -> Iterator[Finding]:
-    """Decode all images in parallel processes. distance: bits in which the perceptual hash of a copy may differ."""
+    """Decode all images in parallel processes."""
     names = [(split.name, split.index.file_name(row)) for split in splits.values() for row in split.rows.tolist()]
     sizes = [split.index.size(row) for split in splits.values() for row in split.rows.tolist()]
     files = [splits[split].images / name for split, name in names]
-    facts = scan_images(list(zip(files, sizes, strict=True)), workers, progress)
+    facts = scan_images(list(zip(files, sizes, strict=True)), config.workers, progress)
     for split in splits:
         faulty = [(name, fact) for (own, name), fact in zip(names, facts, strict=True) if own == split and fact.fault]
-        yield from _unusable(split, faulty, on_bad_image)
+        yield from _unusable(split, faulty, config.data.on_bad_image)
     if "train" in splits:
         yield from _unlisted(splits)
     again = split_again(splits, "duplicates=true") if "train" in splits else TWICE
-    yield from find_leaks(names, files, facts, distance, again)
+    yield from _leaks(names, files, facts, config.duplicate_distance, again)
 
 
 def _unusable(split: str, images: list[tuple[str, ImageFacts]], on_bad_image: str) -> Iterator[Finding]:
@@ -61,9 +62,7 @@ def _unlisted(splits: dict[str, Split]) -> Iterator[Finding]:
         yield Finding("advice", "image-unlisted", what, "train", "image", names, fix=fix)
 
 
-def find_leaks(
-    names: Names, files: list[Path], facts: list[ImageFacts], distance: int, again: str
-) -> Iterator[Finding]:
+def _leaks(names: Names, files: list[Path], facts: list[ImageFacts], distance: int, again: str) -> Iterator[Finding]:
     """Pictures that are in two splits, or twice in one. again: how to cut the data so that they are not."""
     usable = np.array([row for row, fact in enumerate(facts) if fact.fault is None], dtype=np.int64)
     if not len(usable):

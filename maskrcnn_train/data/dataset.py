@@ -42,6 +42,7 @@ class Sample:
     faults: list[str] = field(default_factory=list)
 
 
+@dataclass(eq=False, kw_only=True)
 class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     """Images of one split, resized and augmented.
 
@@ -50,26 +51,18 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     skip_bad_images: an unreadable training image is replaced by the next; without it, it raises ImageError.
     """
 
-    def __init__(
-        self,
-        *,
-        split: Split,
-        classes: ClassMap,
-        transform: Transform,
-        with_masks: bool = True,
-        seed: int = 0,
-        keep_empty: bool = True,
-        skip_bad_images: bool = False,
-    ) -> None:
-        self.split = split
-        self.classes = classes
-        self.transform = transform
-        self.with_masks = with_masks
-        self.seed = seed
-        self.skip_bad_images = skip_bad_images
-        self.rows = split.rows
-        if not keep_empty:
-            self.rows = split.rows[np.isin(split.rows, split.index.image_rows[split.is_object])]
+    split: Split
+    classes: ClassMap
+    transform: Transform
+    with_masks: bool = True
+    seed: int = 0
+    keep_empty: bool = True
+    skip_bad_images: bool = False
+
+    def __post_init__(self) -> None:
+        self.rows = self.split.rows
+        if not self.keep_empty:
+            self.rows = self.rows[np.isin(self.rows, self.split.index.image_rows[self.split.is_object])]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 
+
+@dataclass(eq=False, kw_only=True)
 class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
     """Random batches of (epoch, position), the same for every run with this seed and epoch.
 
     Whole batches hold only wide or only tall images, which saves padding. Every process gets the same number of
     batches; the last may be smaller, and repeats an image only if a process would have none.
-    repeats: float [n], how often each image comes in an epoch on average; None: once each. All epochs have the same
-    length; the repeats of an image in an epoch are (epoch, position, 1), (epoch, position, 2) ...
+    wide: bool [n], which images are wide. repeats: float [n], how often each image comes in an epoch on average; None:
+    once each. All epochs have the same length; the repeats of an image in an epoch are (epoch, position, 1),
+    (epoch, position, 2) ...
     """
 
-    def __init__(
-        self,
-        *,
-        wide: NDArray[np.bool_],
-        batch_size: int,
-        seed: int,
-        repeats: NDArray[np.float64] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.wide = wide
-        self.batch_size = batch_size
-        self.seed = seed
-        self.repeats = repeats
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.start_batch = 0
+    wide: Flags
+    batch_size: int
+    seed: int
+    repeats: Floats | None = None
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = 0
+    start_batch: int = 0
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the next epoch, without its first `start_batch` batches (for resuming)."""
@@ -59,7 +53,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
             pairs = zip(positions[own].tolist(), repeat[own].tolist(), strict=True)
             yield [(self.epoch, position, number) if number else (self.epoch, position) for position, number in pairs]
 
-    def _draw_positions(self, rng: np.random.Generator) -> NDArray[np.int64]:
+    def _draw_positions(self, rng: np.random.Generator) -> Ints:
         """The images of an epoch, sorted: int64 [num_images]."""
         if self.repeats is None:
             return np.arange(len(self.wide))
@@ -69,7 +63,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
         counts = np.diff(np.floor(ends + rng.random()), prepend=0.0)
         return np.repeat(np.arange(len(self.wide)), counts.astype(np.int64))
 
-    def _batches(self, wide: NDArray[np.bool_], rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    def _batches(self, wide: Flags, rng: np.random.Generator) -> list[Ints]:
         """For each batch of all processes together, its rows in `wide`."""
         order = rng.permutation(len(wide))
         size = self.batch_size * self.world_size
@@ -85,7 +79,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
         return batches
 
 
-def repeat_factors(presence: NDArray[np.bool_], threshold: float) -> NDArray[np.float64]:
+def repeat_factors(presence: Flags, threshold: float) -> Floats:
     """How often each image should come: float [M].
 
     max(1, sqrt(threshold / f)), f being the share of images with the image's rarest class: LVIS (Gupta et al. 2019),

@@ -55,7 +55,7 @@ def _numbered(values: list[str | None]) -> Ints:
 
 
 def group_by_looks(
-    images: Items, folder: Path, *, distance: int, workers: int, progress: Callable[[int, int], None]
+    images: Items, folder: Path, *, distance: int, workers: int | None, progress: Callable[[int, int], None]
 ) -> tuple[Ints, list[str]]:
     """Group of each image, nearly equal pictures together: int64 [M]; and why some files could not be read.
 
