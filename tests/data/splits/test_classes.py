@@ -71,14 +71,3 @@ def test_a_validation_class_unknown_to_training_is_named() -> None:
 
 def test_an_unused_validation_class_does_not_matter() -> None:
     assert map_categories(ClassMap(["door"], [1]), index("v", [(4, "shop", None)], []), "t") == ({}, [])
-
-
-def test_plain_data_gives_the_map_back() -> None:
-    classes = ClassMap(["door", "window"], [3, 7])
-    assert ClassMap.from_plain(classes.to_plain()) == classes
-
-
-@pytest.mark.parametrize("label", [0, 3, -1])
-def test_a_label_out_of_range_is_refused(label: int) -> None:
-    with pytest.raises(ValueError, match=r"labels are 1\.\.2"):
-        ClassMap(["door", "window"], [3, 7]).name_of(label)
