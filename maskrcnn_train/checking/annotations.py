@@ -62,8 +62,8 @@ def _images(split: Split) -> Iterator[Finding]:
     if twice := [name for row, name in enumerate(names) if first.setdefault(name, row) != row]:
         fix = "merge the entries: each sees only its own objects"
         yield Finding("warning", "image-twice", "file listed as two images", split.name, "image", twice, fix=fix)
-    starts = split.index.first
-    empty = [name for row, name in zip(split.rows.tolist(), names, strict=True) if starts[row] == starts[row + 1]]
+    used = {*split.index.image_rows[split.labels > 0].tolist()}
+    empty = [name for row, name in zip(split.rows.tolist(), names, strict=True) if row not in used]
     if split.name == "train" and 2 * len(empty) > len(split):
         what = f"{percent(len(empty), len(split))} of the images have no objects"
         yield Finding("advice", "images-empty", what, "train", "image", empty, {"data.keep_empty": False})

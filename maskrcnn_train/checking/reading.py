@@ -13,6 +13,7 @@ from maskrcnn_train.data.coco.entries import KINDS, Faults
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex
 from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.paths import require_folder
+from maskrcnn_train.data.splits.choosing import check_choice, chosen_categories
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate
 from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, whole_split
@@ -48,12 +49,14 @@ def read_data(config: TrainConfig) -> CheckedData:
             continue
         if paths is not None and (index := _read_json(paths[1], name, checked.findings)) is not None:
             indices[name] = (index, paths[0])
+    if "train" in indices:
+        check_choice(indices["train"][0], data)
     for name, (index, _) in indices.items():  # without those of train, any will do to check the rest
-        checked.classes = checked.classes or _read_classes(index, name, checked.findings)
+        checked.classes = checked.classes or _read_classes(index, data, name, checked.findings)
     if checked.classes is None:
         return checked
     for name, (index, images) in indices.items():
-        labels = _label(index, checked.classes, name, checked.findings)
+        labels = _label(index, data, checked.classes, name, checked.findings)
         checked.splits[name] = whole_split(name, index, labels, images)
     if data.split.fractions is not None and checked.splits:
         whole, classes = checked.splits["train"], len(checked.classes.names)
@@ -86,9 +89,9 @@ def _read_json(path: Path, split: str, findings: list[Finding]) -> AnnotationInd
     return index
 
 
-def _read_classes(index: AnnotationIndex, split: str, findings: list[Finding]) -> ClassMap | None:
+def _read_classes(index: AnnotationIndex, data: DataConfig, split: str, findings: list[Finding]) -> ClassMap | None:
     try:
-        classes, _ = build_class_map(index)
+        classes, _ = build_class_map(index, data)
     except UserError as error:
         findings.append(Finding("error", "no-classes", str(error), split))
         return None
@@ -99,17 +102,20 @@ def _read_classes(index: AnnotationIndex, split: str, findings: list[Finding]) -
     return classes
 
 
-def _label(index: AnnotationIndex, classes: ClassMap, split: str, findings: list[Finding]) -> dict[int, int]:
+def _label(
+    index: AnnotationIndex, data: DataConfig, classes: ClassMap, split: str, findings: list[Finding]
+) -> dict[int, int]:
     """Label of each category; the classes that training has not are left out."""
-    labels, unknown = match_categories(classes, index)
+    labels, unknown = match_categories(classes, index, data)
     if unknown:
         names = [category.name for category in unknown]
         what, fix = "objects of classes that training has not", "rename them as in training, or add them to it"
         findings.append(Finding("error", "class-unknown", what, split, "class", names, fix=fix))
-    moved = [classes.name_of(label) for number, label in labels.items() if classes.id_of(label) != number]
+    chosen = chosen_categories(index, data)
+    moved = {classes.name_of(label): 1 for number, label in labels.items() if classes.id_of(label) != chosen[number].id}
     if moved:
         what, fix = "classes with other ids than in training", "nothing: classes are matched by name"
-        findings.append(Finding("advice", "class-ids-differ", what, split, "class", moved, fix=fix))
+        findings.append(Finding("advice", "class-ids-differ", what, split, "class", [*moved], fix=fix))
     return labels
 
 
@@ -140,7 +146,7 @@ def _content(split: Split, *, with_masks: bool) -> Iterator[Finding]:
         yield Finding("error", "no-objects", f"no usable objects: {why}", split.name, fix="annotate some images")
     bare = (split.index.kinds == NO_MASK) & split.is_object
     if with_masks and bare.any():
-        share = "all objects are" if bare.sum() == (~np.asarray(split.index.crowd)).sum() else "objects"
+        share = "all objects are" if bare.sum() == split.is_object.sum() else "objects"
         what, fix = f"{share} without segmentation", "add the masks, or train boxes only"
         ids = split.index.annotation_ids[bare].tolist()
         yield Finding("error", "no-masks", what, split.name, "annotation", ids, {"mask_head.name": "none"}, fix)

@@ -157,7 +157,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         annotations = []
         for row in self.rows.tolist():
             own = index.annotations(row)
-            for annotation in range(own.start, own.stop):
+            for annotation in (own.start + np.flatnonzero(self.split.labels[own])).tolist():
                 item = index.annotation_entry(annotation)
                 item["category_id"] = self.classes.id_of(int(self.split.labels[annotation]))
                 if self.with_masks:

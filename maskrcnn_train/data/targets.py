@@ -16,9 +16,9 @@ from maskrcnn_train.structures.batch import MaskCrops, Target
 
 
 def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geometry, *, with_masks: bool) -> Target:
-    """The objects of image `row` without crowd regions. labels: int64 [A], of each annotation of the index."""
+    """The objects of image `row` without crowd regions. labels: int64 [A], of each annotation of the index, 0: none."""
     own = np.arange(int(index.first[row]), int(index.first[row + 1]))
-    own = own[~np.asarray(index.crowd[own])]
+    own = own[~index.crowd[own] & (labels[own] > 0)]
     outlines = _move_outlines(index, own, geometry)
     boxes, extents, cut = _move_boxes(index, own, geometry, outlines)
     kept = np.asarray(((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1))

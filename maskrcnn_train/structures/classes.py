@@ -53,12 +53,14 @@ class ClassMap:
     @classmethod
     def from_plain(cls, plain: Any) -> ClassMap:
         """Raises UserError where it is no map."""
+        names: Any
+        ids: Any
         names, ids = (plain.get(key) if isinstance(plain, dict) else None for key in ("names", "ids"))
-        if isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids):
-            if all(type(number) is int for number in ids):
-                return cls([str(name) for name in names], list(ids))
-        hint = "one text and one whole number for each class; copy a checkpoint's classes.json"
-        raise UserError(f"the classes need `names` and `ids`, {hint}")
+        lists = isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids)
+        if not lists or not all(type(number) is int for number in ids):
+            hint = "one text and one whole number for each class; copy a checkpoint's classes.json"
+            raise UserError(f"the classes need `names` and `ids`, {hint}")
+        return cls([str(name) for name in names], list(ids))
 
     def __str__(self) -> str:
         return ", ".join(f"{name} (id {number})" for name, number in zip(self.names, self.ids, strict=True))

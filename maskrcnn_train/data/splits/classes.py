@@ -6,18 +6,21 @@ from collections import Counter
 from collections.abc import Set
 
 from maskrcnn_train.data.coco.index import AnnotationIndex, Category
+from maskrcnn_train.data.splits.choosing import choice_notes, chosen_categories
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import DataConfig
 from maskrcnn_train.structures.classes import ClassMap
 
 
-def build_class_map(index: AnnotationIndex) -> tuple[ClassMap, list[str]]:
-    """Classes of a training JSON, and notes on what a person may not expect.
+def build_class_map(index: AnnotationIndex, data: DataConfig) -> tuple[ClassMap, list[str]]:
+    """Classes of a training JSON as `data` chooses them, and notes on what a person may not expect.
 
     A super-category without objects is left out; other classes without objects stay. Two classes with one name stay
     two, told apart by their id. Raises UserError when no class is left.
     """
-    source, used = index.short_name, index.used_categories
-    kept, notes = _without_supercategories(index, used)
+    source, chosen = index.short_name, chosen_categories(index, data)
+    used = {chosen[number].id for number in index.used_categories & chosen.keys()}
+    kept, notes = _without_supercategories({each.id: each for each in chosen.values()}, used, source)
     if not kept:
         raise UserError(f"{source} has no categories; add the classes to its `categories`")
     names, times = [], Counter(category.name for category in kept)
@@ -29,45 +32,54 @@ def build_class_map(index: AnnotationIndex) -> tuple[ClassMap, list[str]]:
     if unused:
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
         notes.append(f"{source} has no objects of {', '.join(unused[:5])}{more}; the model cannot learn them")
-    return ClassMap(names, [category.id for category in kept]), notes
+    return ClassMap(names, [category.id for category in kept]), choice_notes(index, data) + notes
 
 
-def _without_supercategories(index: AnnotationIndex, used: Set[int]) -> tuple[list[Category], list[str]]:
-    kept, notes = sorted(index.categories, key=lambda category: category.id), []
+def _without_supercategories(
+    categories: dict[int, Category], used: Set[int], source: str
+) -> tuple[list[Category], list[str]]:
+    kept, notes = [categories[number] for number in sorted(categories)], []
     for category in list(kept):
         others = [other for other in kept if other.id != category.id]
         is_parent = any(category.name in (other.supercategory, other.name) for other in others)
         if category.id not in used and is_parent:
             kept = others
             what = f"category {category.id} ({category.name}) is a super-category without objects; left out"
-            notes.append(f"{index.short_name}: {what}")
+            notes.append(f"{source}: {what}")
     return kept, notes
 
 
-def match_categories(classes: ClassMap, index: AnnotationIndex) -> tuple[dict[int, int], list[Category]]:
-    """Label of each used category id of another JSON, matched by name; and the used categories that are no class."""
+def match_categories(
+    classes: ClassMap, index: AnnotationIndex, data: DataConfig
+) -> tuple[dict[int, int], list[Category]]:
+    """Label of each used category id of another JSON, matched by name; and the used categories that are no class.
+
+    Categories that `data` leaves out are in neither.
+    """
     labels: dict[int, int] = {}
     unknown, used = [], index.used_categories
-    for category in sorted(index.categories, key=lambda category: category.id):
-        names = [name for name in (f"{category.name} (id {category.id})", category.name) if name in classes.names]
-        if category.id in used and names:
-            labels[category.id] = classes.names.index(names[0]) + 1
-        elif category.id in used:
+    for number, category in chosen_categories(index, data).items():
+        names = [name for name in (f"{category.name} (id {number})", category.name) if name in classes.names]
+        if number in used and names:
+            labels[number] = classes.names.index(names[0]) + 1
+        elif number in used:
             unknown.append(category)
     return labels, unknown
 
 
-def map_categories(classes: ClassMap, index: AnnotationIndex, train_source: str) -> tuple[dict[int, int], list[str]]:
+def map_categories(
+    classes: ClassMap, index: AnnotationIndex, data: DataConfig, train_source: str
+) -> tuple[dict[int, int], list[str]]:
     """`match_categories`, and notes where ids differ. Raises UserError for a used class unknown to training."""
-    labels, unknown = match_categories(classes, index)
-    source = index.short_name
+    labels, unknown = match_categories(classes, index, data)
+    source, chosen = index.short_name, chosen_categories(index, data)
     if unknown:
         raise UserError(
             f"{source} has objects of {unknown[0].name} (id {unknown[0].id}), a class that {train_source} has not; "
             f"its classes are {classes}. Rename the category or add it to the training data"
         )
-    pairs = [(number, label, classes.id_of(label)) for number, label in labels.items()]
-    return labels, [
+    pairs = dict.fromkeys((chosen[number].id, label, classes.id_of(label)) for number, label in labels.items())
+    return labels, choice_notes(index, data) + [
         f"{classes.name_of(label)} has id {number} in {source} and {train_id} in {train_source}; matched by name"
         for number, label, train_id in pairs
         if number != train_id

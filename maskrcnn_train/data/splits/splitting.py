@@ -17,6 +17,7 @@ import numpy as np
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
 from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.paths import require_folder
+from maskrcnn_train.data.splits.choosing import check_choice
 from maskrcnn_train.data.splits.classes import build_class_map, map_categories
 from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
@@ -30,7 +31,7 @@ from maskrcnn_train.structures.classes import ClassMap
 class Split:
     """The images of one split, with their labels and folder.
 
-    rows: int64 [n], its images in `index`. labels: int64 [A], label of each annotation of `index`.
+    rows: int64 [n], its images in `index`. labels: int64 [A], label of each annotation of `index`, 0: of no class.
     images: the folder that file names are relative to. skipped: what is not used of its JSON as it stands.
     """
 
@@ -46,13 +47,13 @@ class Split:
 
     @property
     def num_objects(self) -> int:
-        """Annotations of its images, crowd regions included."""
-        return int((self.index.first[self.rows + 1] - self.index.first[self.rows]).sum())
+        """Annotations of its images that have a class, crowd regions included."""
+        return int(np.isin(self.index.image_rows[self.labels > 0], self.rows).sum())
 
     @property
     def is_object(self) -> Flags:
-        """Which annotations of the index are objects of its images and no crowd regions: bool [A]."""
-        return ~np.asarray(self.index.crowd) & np.isin(self.index.image_rows, self.rows)
+        """Which annotations of the index are objects of its images, with a class and no crowd regions: bool [A]."""
+        return (self.labels > 0) & ~self.index.crowd & np.isin(self.index.image_rows, self.rows)
 
 
 @dataclass
@@ -79,10 +80,11 @@ def read_splits(config: TrainConfig) -> Splits:
     data, root = config.data, data_root(config.data)
     paths = {name: pair for name in NAMES if (pair := locate(data, root, name)) is not None}
     indices = {name: _open(*pair) for name, pair in paths.items()}
-    classes, notes = build_class_map(indices["train"])
+    check_choice(indices["train"], data)
+    classes, notes = build_class_map(indices["train"], data)
     parts = {}
     for name, index in indices.items():
-        labels, more = map_categories(classes, index, indices["train"].short_name)
+        labels, more = map_categories(classes, index, data, indices["train"].short_name)
         notes += more if name != "train" else []
         parts[name] = whole_split(name, index, labels, paths[name][0])
     if data.split.fractions is not None:
@@ -123,7 +125,7 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
         keys = f"data.{name}.images and data.{name}.annotations"
         raise UserError(f"data={data.name} has no {name} split; give it with {keys}")
     index = _open(*paths)
-    labels, notes = map_categories(classes, index, "the model")
+    labels, notes = map_categories(classes, index, data, "the model")
     split = whole_split(name, index, labels, paths[0])
     if fractions is not None:
         split = cut_split(split, len(classes.names), data.split)[name]
