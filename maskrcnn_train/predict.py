@@ -7,9 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.data.sources import find_images
@@ -18,6 +17,7 @@ from maskrcnn_train.settings.command_schema import PredictConfig
 from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
+    from maskrcnn_train.prediction.files import PredictionFiles
     from maskrcnn_train.prediction.pipeline import Source
     from maskrcnn_train.prediction.predictor import Predictor
     from maskrcnn_train.prediction.video import Video
@@ -33,19 +33,7 @@ Detect objects on images: pictures with coloured masks, boxes, class names and s
 logger = logging.getLogger("maskrcnn_train")
 
 
-@dataclass
-class Prediction:
-    """What a call wrote. pictures: their folder, or the video, which is there if any were asked for; results: COCO
-    results of all images; failed: a line for each image that was skipped."""
-
-    folder: Path
-    pictures: Path
-    results: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    images: int = 0
-
-
-def predict_images(config: PredictConfig) -> Prediction:
+def predict_images(config: PredictConfig) -> PredictionFiles:
     """Predict as configured. Bad images are named and skipped. Raises UserError for the person's mistakes."""
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.prediction.files import PredictionFiles
@@ -65,17 +53,17 @@ def predict_images(config: PredictConfig) -> Prediction:
             sources, total = _frames(video), video.num_frames
             if config.save.pictures:
                 writer = stack.enter_context(VideoWriter(pictures, video.rate))
-        files = PredictionFiles(folder, config, predictor.classes, writer)
+        files = PredictionFiles(folder, config, predictor.classes, pictures, writer)
         stack.callback(files.finish)  # of what was done before an error, too
         progress = stack.enter_context(Progress("predict", log_every=20, console=console))
         pipeline, began = Pipeline(predictor, config, files), time.monotonic()
 
         def show() -> None:
             rate = pipeline.images / (time.monotonic() - began)
-            progress.update(pipeline.images + len(pipeline.failed), total, {"images/s": rate})
+            progress.update(pipeline.images + len(files.failed), total, {"images/s": rate})
 
         pipeline.run(sources, show)
-    return Prediction(folder, pictures, files.results, pipeline.failed, pipeline.images)
+    return files
 
 
 def _predictor(config: PredictConfig) -> Predictor:
@@ -107,13 +95,13 @@ def _frames(video: Video) -> Iterator[Source]:
 
 
 def run(config: PredictConfig) -> None:
-    prediction = predict_images(config)
-    logger.info("%d images, %d detections", prediction.images, len(prediction.results))
-    logger.info("results:  %s", prediction.folder / "predictions.json")
-    if prediction.pictures.exists():
-        logger.info("pictures: %s", prediction.pictures)
-    if prediction.failed:
-        logger.warning("%d images were skipped, first: %s", len(prediction.failed), prediction.failed[0])
+    files = predict_images(config)
+    logger.info("%d images, %d detections", len(files.images), len(files.results))
+    logger.info("results:  %s", files.folder / "predictions.json")
+    if files.pictures.exists():
+        logger.info("pictures: %s", files.pictures)
+    if files.failed:
+        logger.warning("%d images were skipped, first: %s", len(files.failed), files.failed[0])
         sys.exit(1)
 
 

@@ -48,7 +48,7 @@ def test_a_folder_becomes_pictures_results_masks_and_a_table(checkpoint: Path, t
     for number, place in enumerate(("a.jpg", "b.png", "deep/a.webp")):
         Image.fromarray(pixels(seed=number)).save(tmp_path / "in" / place)
     done = run(checkpoint, tmp_path / "in", tmp_path / "out", "save.masks=true", "save.csv=true", "batch_size=2")
-    assert done.images == 3
+    assert len(done.images) == 3
     assert not done.failed
     assert {path.name for path in (tmp_path / "out/pictures").iterdir()} == {"a.jpg", "b.jpg", "a_2.jpg"}
     results = json.loads((tmp_path / "out/predictions.json").read_text())
@@ -154,7 +154,7 @@ def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_pat
     assert all("\n" not in line for line in done.failed)
     for name in ("text.jpg", "empty.png", "truncated.jpg", "huge.png", "float.tiff"):
         assert sum(name in line for line in done.failed) == 1
-    assert done.images == 8
+    assert len(done.images) == 8
     sizes = {}
     for path in (tmp_path / "out/pictures").iterdir():
         with Image.open(path) as picture:

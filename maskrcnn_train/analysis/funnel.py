@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class FunnelTracer:
         ):
             size, boxes = trace.inputs.sizes[image], proposals[image].boxes
             rules = self.model.roi_heads.rules
-            every = candidates_above(scores, moves, boxes, size, threshold=-1.0, min_size=rules.min_size)
+            every = candidates_above(scores, moves, boxes, size, replace(rules, score_threshold=-1.0))
             above = every[torch.where(every.scores > rules.score_threshold)[0]]
             kept = suppress_in_classes(above, rules.nms_threshold)
             final = keep_best(kept, rules.count)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ def time_settings(
     model: MaskRCNN,
     settings: Mapping[str, Setting],
     loader: Iterable[tuple[ImageBatch, list[Target]]],
-    *,
     num_images: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
@@ -34,27 +32,11 @@ def time_settings(
             batch = images.to(device)
             model.detect(batch)  # untimed: the first pass over an image size costs more
             for setting, own in seconds.items():
-                own.append(_seconds(model, setting, batch, device) / len(batch))
+                budget, rules = setting.budget(model.rpn.test_budget), setting.rules(model.roi_heads.rules)
+                began = now(device)
+                model.detect(batch, budget=budget, rules=rules)
+                own.append((now(device) - began) / len(batch))
             left -= len(batch)
             if left <= 0:
                 break
     return {name: 1000 * statistics.median(seconds[each]) for name, each in settings.items() if seconds[each]}
-
-
-def _seconds(model: MaskRCNN, setting: Setting, batch: ImageBatch, device: torch.device) -> float:
-    """What one pass with the budgets of a setting takes."""
-    budget = replace(
-        model.rpn.test_budget,
-        pre_nms=setting.pre_test,
-        post_nms=setting.post_test,
-        nms_threshold=setting.rpn_threshold,
-    )
-    rules = replace(
-        model.roi_heads.rules,
-        score_threshold=setting.score_threshold,
-        nms_threshold=setting.nms_threshold,
-        count=setting.detections_per_image,
-    )
-    began = now(device)
-    model.detect(batch, budget=budget, rules=rules)
-    return now(device) - began

@@ -33,12 +33,16 @@ def crops_from_dense(masks: Tensor) -> MaskCrops:
 
 
 @torch.no_grad()
-def targets_in_boxes(masks: MaskCrops, boxes: Tensor, matches: Tensor, resolution: int, *, rule: str) -> Tensor:
+def targets_in_boxes(
+    masks: MaskCrops | Tensor, boxes: Tensor, matches: Tensor, resolution: int, *, rule: str
+) -> Tensor:
     """Targets float32 [K, M, M] of boxes [K, 4], network pixels, each for mask matches[k].
 
     rule: `soft`, the share that RoIAlign gives (torchvision); `binary`, shifted by half a pixel and cut at one
     half (Detectron2). Both sample once a pixel, as the operators do.
     """
+    if isinstance(masks, Tensor):
+        masks = crops_from_dense(masks)
     boxes = boxes.float()
     aligned = rule == "binary"
     height, width = masks.size
@@ -51,9 +55,8 @@ def targets_in_boxes(masks: MaskCrops, boxes: Tensor, matches: Tensor, resolutio
         for index in matches_cpu.unique().tolist():
             x0, y0, x1, y1 = crop_boxes[index]
             own = torch.where(matches_cpu == index)[0].to(boxes.device)
+            rows, columns = _dense_weights(row_taps, own, y0, y1), _dense_weights(column_taps, own, x0, x1)
             crop = masks.pixels[offsets[index] : offsets[index + 1]].view(y1 - y0, x1 - x0).float()
-            rows = _dense_weights(row_taps, own, y0, y1)
-            columns = _dense_weights(column_taps, own, x0, x1)
             targets[own] = rows @ crop @ columns.transpose(1, 2)
     return (targets >= 0.5).float() if aligned else targets
 

@@ -29,17 +29,19 @@ def nearest_objects(gt_boxes: Tensor, boxes: Tensor) -> Nearest:
 
     Boxes are taken in pieces: a crowded image at full size has 10^8 pairs. An object that overlaps no box has no best.
     """
-    ious, nearest, best_ious, rivals = [], [], [], []
+    ious, nearest, best_ious, rivals, start = [], [], [], [], 0
     for piece in boxes.split(_piece_size(len(gt_boxes), boxes.device)):
         iou = pairwise_iou(gt_boxes, piece)
         highest, match = iou.max(dim=0)
         ious.append(highest)
         nearest.append(match)
-        best, pairs = _best_boxes(iou)
-        best_ious.append(best)
-        rivals.append(pairs)
-    best_of_each = _ties_over_pieces(best_ious, rivals, [len(highest) for highest in ious])
-    return Nearest(torch.cat(nearest), torch.cat(ious), best_of_each, torch.stack(best_ious).amax(dim=0))
+        best_ious.append(iou.amax(dim=1))
+        objects, columns = torch.where(iou == best_ious[-1].masked_fill(best_ious[-1] <= 0, torch.inf)[:, None])
+        rivals.append((objects, columns + start))
+        start += len(piece)
+    best = torch.stack(best_ious).amax(dim=0)
+    ties = [rows[(own == best)[objects]] for own, (objects, rows) in zip(best_ious, rivals, strict=True)]
+    return Nearest(torch.cat(nearest), torch.cat(ious), torch.cat(ties), best)
 
 
 def match_boxes(gt_boxes: Tensor, boxes: Tensor, *, upper: float, lower: float, keep_best: bool) -> Tensor:
@@ -62,20 +64,3 @@ def _piece_size(num_objects: int, device: torch.device) -> int:
     # a piece of the matrix and its temporaries stay in a processor's cache; a GPU wants few large ones
     pairs = 2**18 if device.type == "cpu" else 2**24
     return max(1, pairs // num_objects)
-
-
-def _best_boxes(iou: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Highest IoU of each object in this piece [G], and the (object, box) pairs that reach it."""
-    best = iou.amax(dim=1)
-    objects, boxes = torch.where(iou == best.masked_fill(best <= 0, torch.inf)[:, None])
-    return best, (objects, boxes)
-
-
-def _ties_over_pieces(best_ious: list[Tensor], rivals: list[tuple[Tensor, Tensor]], lengths: list[int]) -> Tensor:
-    """Indices of the boxes that reach their object's highest IoU over all pieces."""
-    highest = torch.stack(best_ious).amax(dim=0)
-    kept, start = [], 0
-    for best, (objects, boxes), length in zip(best_ious, rivals, lengths, strict=True):
-        kept.append(boxes[(best == highest)[objects]] + start)
-        start += length
-    return torch.cat(kept)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def sample_balanced(labels: Tensor, *, batch_size: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+def sample_balanced(labels: Tensor, batch_size: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
     """Random indices of positives and of negatives, each ascending: int64 [P], [Q] with P + Q <= batch_size.
 
     labels: [B]; >= 1 positive, 0 negative, < 0 ignored. The fraction is a cap: few positives leave room for

@@ -22,17 +22,20 @@ LONGEST_JPEG = 65_500  # pixels
 
 @dataclass
 class PredictionFiles:
-    """The files of one call, in `folder`. video: takes the pictures of all images as its frames.
+    """The files of one call, in `folder`.
 
-    results: COCO results so far; files: the file of each image id.
+    pictures: their folder, or the video, of which every picture is then a frame. results: COCO results so far; images:
+    the file of each image id; failed: a line for each image that was skipped.
     """
 
     folder: Path
     config: PredictConfig
     classes: ClassMap
+    pictures: Path
     video: VideoWriter | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
-    files: dict[int, str] = field(default_factory=dict)
+    images: dict[int, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
 
     def add(self, image: Prepared, found: Detections, name: str, image_id: int) -> None:
         """Write what was asked for of one image."""
@@ -42,28 +45,24 @@ class PredictionFiles:
                 self.video.add(picture)
             else:
                 suffix = "jpg" if max(picture.size) <= LONGEST_JPEG else "png"
-                _save(picture, self.folder / "pictures" / f"{name}.{suffix}", quality=90)
+                _save(picture, self.pictures / f"{name}.{suffix}", quality=90)
         if self.config.save.masks:
             for number, (x0, y0, bitmap) in enumerate(found.crops(), start=1):
                 full = Image.new("L", (found.size[1], found.size[0]))
                 full.paste(Image.fromarray(bitmap * np.uint8(255)), (x0, y0))
                 _save(full, self.folder / "masks" / f"{name}_{number}.png")
         self.results += found.to_coco(image_id)
-        self.files[image_id] = image.source or name
+        self.images[image_id] = image.source or name
 
     def finish(self) -> None:
         """Write predictions.json and, if asked for, detections.csv."""
         write_json(self.folder / "predictions.json", self.results)
         if self.config.save.csv:
-            self._write_table(self.folder / "detections.csv")
-
-    def _write_table(self, path: Path) -> None:
-        names = self.classes.name_of_id
-        lines: list[list[Any]] = [["file", "class", "score", "x", "y", "width", "height"]]
-        for result in self.results:
-            file = self.files[result["image_id"]]
-            lines.append([file, names[result["category_id"]], result["score"], *result["bbox"]])
-        write_csv(path, lines)
+            names = self.classes.name_of_id
+            lines: list[list[Any]] = [["file", "class", "score", "x", "y", "width", "height"]]
+            for each in self.results:
+                lines.append([self.images[each["image_id"]], names[each["category_id"]], each["score"], *each["bbox"]])
+            write_csv(self.folder / "detections.csv", lines)
 
 
 def draw_detections(image: Image.Image, found: Detections, class_names: list[str], section: DrawConfig) -> Image.Image:

@@ -40,22 +40,15 @@ def prepare(config: TrainConfig, picture: Picture, tiles: Tiles | None = None) -
     source = str(picture) if isinstance(picture, str | Path) else None
     image = _open(picture, MAX_PIXELS if tiles is None else MAX_TILED_PIXELS)
     windows = [] if tiles is None else tiles.windows((image.height, image.width))
-    if len(windows) > 1:
-        return Prepared(image, source, None, windows)
-    return Prepared(image, source, network_pixels(config, image), [])
+    return Prepared(image, source, None, windows) if len(windows) > 1 else resize(config, image, source)
 
 
-def cut_tiles(config: TrainConfig, image: Prepared, windows: list[Window]) -> list[Prepared]:
-    """Windows of an image, each as an image of its own."""
-    parts = [image.original.crop(window) for window in windows]
-    return [Prepared(part, None, network_pixels(config, part), []) for part in parts]
-
-
-def network_pixels(config: TrainConfig, image: Image.Image) -> Tensor:
-    """Pixels as the model takes them: uint8 [3, h, w]."""
+def resize(config: TrainConfig, image: Image.Image, source: str | None = None) -> Prepared:
+    """An image, or one tile of it, with its pixels as the model takes them."""
     transform = build_transform(config.data, None, config.numerics.pixel_mean)
     geometry = transform.geometry((image.height, image.width), None)
-    return torch.from_numpy(geometry.window(geometry.resize(image), transform.fill)).permute(2, 0, 1)
+    pixels = torch.from_numpy(geometry.window(geometry.resize(image), transform.fill)).permute(2, 0, 1)
+    return Prepared(image, source, pixels, [])
 
 
 def _open(picture: Picture, max_pixels: int) -> Image.Image:

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.structures.detections import Crop, Detections, join_detections
+from maskrcnn_train.structures.detections import Detections, join_detections
+from maskrcnn_train.structures.pasting import Crop
 
 Window = tuple[int, int, int, int]  # x0 y0 x1 y1, x1 and y1 exclusive, pixels of the image
 AGREEMENT = 0.5

@@ -29,8 +29,7 @@ class Video:
     def __init__(self, path: Path) -> None:
         if not find_spec("av"):
             raise UserError(f"images={path} is a video and needs the package av; pip install 'maskrcnn-train[video]'")
-        av: Any = import_module("av")
-
+        self._av = av = import_module("av")
         self.path = path
         try:
             self._container = av.open(str(path))
@@ -49,8 +48,6 @@ class Video:
 
     def frames(self) -> Iterator[Image.Image]:
         """R G B frames in order, upright. Raises ImageError where the file is damaged."""
-        av: Any = import_module("av")
-
         number = 0
         try:
             for frame in self._container.decode(self._stream):
@@ -58,7 +55,7 @@ class Video:
                 picture: Image.Image = frame.to_image()
                 turn = getattr(frame, "rotation", 0) % 360
                 yield picture.rotate(turn, expand=True) if turn else picture
-        except av.error.FFmpegError as error:
+        except self._av.error.FFmpegError as error:
             raise ImageError(f"{self.path} is damaged after frame {number}: {error.strerror}") from error
         finally:
             self._container.close()
@@ -68,8 +65,7 @@ class VideoWriter:
     """Writes pictures of one size as H.264, or MPEG-4 where the build of PyAV has no other; to use with `with`."""
 
     def __init__(self, path: Path, rate: Any) -> None:
-        av: Any = import_module("av")
-
+        self._av = av = import_module("av")
         self._container = av.open(str(path), "w")
         codec = next(name for name in CODECS if name in av.codecs_available)
         self._stream: Any = self._container.add_stream(codec, rate=rate)
@@ -77,12 +73,10 @@ class VideoWriter:
         self._size: tuple[int, int] | None = None
 
     def add(self, picture: Image.Image) -> None:
-        av: Any = import_module("av")
-
         if self._size is None:  # the format halves colours, so both sides are even
             self._size = picture.width // 2 * 2, picture.height // 2 * 2
             self._stream.width, self._stream.height = self._size
-        frame = av.VideoFrame.from_image(picture.crop((0, 0, *self._size)))
+        frame = self._av.VideoFrame.from_image(picture.crop((0, 0, *self._size)))
         self._container.mux(self._stream.encode(frame))
 
     def __enter__(self) -> VideoWriter:

@@ -41,9 +41,7 @@ def test_bag_equals_the_operator_on_any_box(aligned: bool, samples: int) -> None
     first, second = feature.clone().requires_grad_(), feature.clone().requires_grad_()
     expected = roi_align(first, STRANGE, 7, 0.25, samples, aligned)
     levels = torch.zeros(len(STRANGE), dtype=torch.int64)
-    found = bag_roi_align(
-        [second], STRANGE, levels, scales=[0.25], resolution=7, sampling_ratio=samples, aligned=aligned
-    )
+    found = bag_roi_align([second], STRANGE, levels, [0.25], 7, samples, aligned)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (expected * weights).sum().backward()

@@ -14,7 +14,7 @@ from maskrcnn_train.model import boxes, matching
 from maskrcnn_train.model.anchors import AnchorGrid, cell_anchors
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import BACKGROUND, IGNORED, match_boxes
-from maskrcnn_train.model.proposals import Proposals, keep_per_batch, keep_per_image
+from maskrcnn_train.model.proposals import Proposals, keep_per_batch
 from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.model.sampling import sample_balanced
 from maskrcnn_train.structures.batch import ImageBatch, Target
@@ -112,8 +112,6 @@ def test_budget_of_the_batch_and_of_each_image() -> None:
     assert [len(each) for each in keep_per_batch([a, b], 3)] == [3, 0]
     assert [len(each) for each in keep_per_batch([a, b], 4)] == [3, 1]
     assert [len(each) for each in keep_per_batch([a, b], 9)] == [3, 3]
-    assert [len(each) for each in keep_per_image([a, b], 3)] == [3, 3]
-    assert keep_per_image([a, b], 2)[0].scores.tolist() == pytest.approx([0.9, 0.8])
 
 
 def test_nms_settings_change_the_number_of_proposals(small_model: Build, batch: Batch) -> None:
