@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,13 +47,11 @@ def predict_images(config: PredictConfig) -> PredictionFiles:
     folder = open_run_folder(config, "predict")
     console = setup_logging(folder)
     pictures = folder / ("pictures" if video is None else f"{video.path.stem}.mp4")
+    total = len(found) if video is None else video.num_frames
     with ExitStack() as stack:
-        sources, total, writer = _files(found), len(found) or None, None
-        if video is not None:
-            sources, total = _frames(video), video.num_frames
-            if config.save.pictures:
-                writer = stack.enter_context(VideoWriter(pictures, video.rate))
-        files = PredictionFiles(folder, config, predictor.classes, pictures, writer)
+        files = PredictionFiles(folder, config, predictor.classes, pictures)
+        if video is not None and config.save.pictures:
+            files.video = stack.enter_context(closing(VideoWriter(pictures, video.rate)))
         stack.callback(files.finish)  # of what was done before an error, too
         progress = stack.enter_context(Progress("predict", log_every=20, console=console))
         pipeline, began = Pipeline(predictor, config, files), time.monotonic()
@@ -62,7 +60,7 @@ def predict_images(config: PredictConfig) -> PredictionFiles:
             rate = pipeline.images / (time.monotonic() - began)
             progress.update(pipeline.images + len(files.failed), total, {"images/s": rate})
 
-        pipeline.run(sources, show)
+        pipeline.run(_sources(found, video), show)
     return files
 
 
@@ -78,20 +76,17 @@ def _predictor(config: PredictConfig) -> Predictor:
     return predictor.lowered(config.score_threshold) if config.roi_head.score_threshold is None else predictor
 
 
-def _files(found: list[tuple[Path, int | None]]) -> Iterator[Source]:
+def _sources(found: list[tuple[Path, int | None]], video: Video | None) -> Iterator[Source]:
+    """The frames of a video, or the files that were found, with names of their own and ids."""
     from maskrcnn_train.prediction.files import unique_stems
     from maskrcnn_train.prediction.pipeline import Source
 
+    if video is not None:
+        for number, frame in enumerate(video.frames(), start=1):
+            yield Source(frame, f"{video.path.stem}_{number:06d}", number)
     names = unique_stems([path for path, _ in found])
     for number, ((path, image_id), name) in enumerate(zip(found, names, strict=True), start=1):
         yield Source(path, name, number if image_id is None else image_id)
-
-
-def _frames(video: Video) -> Iterator[Source]:
-    from maskrcnn_train.prediction.pipeline import Source
-
-    for number, frame in enumerate(video.frames(), start=1):
-        yield Source(frame, f"{video.path.stem}_{number:06d}", number)
 
 
 def run(config: PredictConfig) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from maskrcnn_train.analysis.budgets import BudgetTracer, Result, Setting, combinations
+from maskrcnn_train.analysis.budgets import BudgetTracer, Result, Setting, combinations, time_settings
 from maskrcnn_train.analysis.funnel import Funnel, FunnelTracer
 from maskrcnn_train.analysis.pareto import Outcome, outcomes, winners
 from maskrcnn_train.analysis.proposal_report import AnchorShares, ProposalRecall, ProposalReporter
-from maskrcnn_train.analysis.timing import time_settings
 from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, trace_batches
 from maskrcnn_train.evaluation.coco.metrics import score_coco
 from maskrcnn_train.model.mask_rcnn import MaskRCNN

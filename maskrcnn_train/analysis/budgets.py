@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from typing import Any
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from maskrcnn_train.analysis.trace import Trace, now
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.modes import evaluating
 from maskrcnn_train.model.outputs import (
     Candidates,
     DetectionRules,
@@ -31,6 +34,7 @@ from maskrcnn_train.model.outputs import (
 )
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals, select_proposals
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.batch import ImageBatch, Target
 from maskrcnn_train.structures.classes import ClassMap
 from maskrcnn_train.structures.detections import Detections
 from maskrcnn_train.structures.pasting import MaskPasting
@@ -226,3 +230,29 @@ def _union(parts: Sequence[Proposals]) -> Proposals:
     first = torch.ones_like(joined.anchors, dtype=torch.bool)
     first[1:] = joined.anchors.diff() > 0
     return joined[torch.where(first)[0]]
+
+
+def time_settings(
+    model: MaskRCNN,
+    settings: Mapping[str, Setting],
+    loader: Iterable[tuple[ImageBatch, list[Target]]],
+    num_images: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> dict[str, float]:
+    """Median milliseconds of an image with each of the named settings, taken in turn on the first `num_images`."""
+    seconds: dict[Setting, list[float]] = {setting: [] for setting in settings.values()}
+    left = num_images
+    with evaluating(model), torch.inference_mode(), autocast():
+        for images, _ in loader if num_images else ():
+            batch = images.to(device)
+            model.detect(batch)  # untimed: the first pass over an image size costs more
+            for setting, own in seconds.items():
+                budget, rules = setting.budget(model.rpn.test_budget), setting.rules(model.roi_heads.rules)
+                began = now(device)
+                model.detect(batch, budget=budget, rules=rules)
+                own.append((now(device) - began) / len(batch))
+            left -= len(batch)
+            if left <= 0:
+                break
+    return {name: 1000 * statistics.median(seconds[each]) for name, each in settings.items() if seconds[each]}

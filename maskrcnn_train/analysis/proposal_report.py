@@ -83,9 +83,8 @@ class ProposalReporter:
             return
         best = torch.zeros((len(own.rows), len(self.counts)))
         if len(proposals):
-            running = pairwise_iou(own.boxes, proposals).cummax(dim=1).values
-            reach = torch.tensor([min(count, len(proposals)) - 1 for count in self.counts], device=running.device)
-            best = running[:, reach].cpu()
+            running = pairwise_iou(own.boxes, proposals).cummax(dim=1).values.cpu()
+            best = running[:, [min(count, len(proposals)) - 1 for count in self.counts]]
         self.rows += own.rows
         self.best_ious.append(best.double().numpy())
 
@@ -99,8 +98,7 @@ class ProposalReporter:
         for row, (upper, lower) in enumerate(self.thresholds):
             positive = (nearest.ious >= upper) | best_rule
             negative = (nearest.ious < lower) & ~best_rule
-            counts = int(positive.sum()), int((~positive & ~negative).sum()), int(negative.sum())
-            self.anchor_counts[row] += counts
+            self.anchor_counts[row] += [int(each.sum()) for each in (positive, ~positive & ~negative, negative)]
             self.only_best[row] += int((nearest.object_ious < upper).sum())
         self.num_objects += len(own.rows)
 
@@ -125,10 +123,6 @@ class ProposalReporter:
 
     def anchor_shares(self) -> list[AnchorShares]:
         """A row for each pair of thresholds."""
-        rows = []
-        objects = max(self.num_objects, 1)
-        for (upper, lower), counts, only_best in zip(self.thresholds, self.anchor_counts, self.only_best, strict=True):
-            positive, ignored, negative = (counts / max(counts.sum(), 1)).tolist()
-            per_object, saved = float(counts[0] / objects), float(only_best / objects)
-            rows.append(AnchorShares(upper, lower, positive, ignored, negative, per_object, saved))
-        return rows
+        objects, of_pairs = max(self.num_objects, 1), zip(self.anchor_counts, self.only_best, strict=True)
+        numbers = [[*counts / max(counts.sum(), 1), counts[0] / objects, only / objects] for counts, only in of_pairs]
+        return [AnchorShares(*pair, *map(float, row)) for pair, row in zip(self.thresholds, numbers, strict=True)]

@@ -48,8 +48,10 @@ def build_box_head(
     With convs the layout, and so the names, are those of torchvision's FastRCNNConvFCHead (`0.0` .. then FCs).
     """
     fcs = [section.fc_dim] * section.num_fcs
-    head: nn.Module = FCHead(in_features=in_channels * resolution**2, widths=fcs)
-    if section.num_convs:
+    head: nn.Module
+    if section.num_convs == 0:
+        head = FCHead(in_features=in_channels * resolution**2, widths=fcs)
+    else:
         convs, size = [section.conv_dim] * section.num_convs, (in_channels, resolution, resolution)
         head = FastRCNNConvFCHead(size, convs, fcs, norm_layer(section.norm))
     features = section.fc_dim if fcs else section.conv_dim * resolution**2

@@ -109,11 +109,8 @@ def suppress_overlaps(candidates: Proposals, threshold: float) -> Proposals:
 
 def _nms_of_each_level(candidates: Proposals, threshold: float) -> Tensor:
     """As `batched_nms` of many boxes. In a trace that would shift the levels apart, which rounds their coordinates."""
-    kept = []
-    for level in range(NUM_LEVELS):
-        own = torch.where(candidates.levels == level)[0]
-        kept.append(own[nms(candidates.boxes[own], candidates.scores[own], threshold)])
-    keep = torch.cat(kept)
+    levels = [torch.where(candidates.levels == level)[0] for level in range(NUM_LEVELS)]
+    keep = torch.cat([own[nms(candidates.boxes[own], candidates.scores[own], threshold)] for own in levels])
     return keep[candidates.scores[keep].sort(descending=True).indices]
 
 

@@ -26,8 +26,8 @@ class _View:
 
     def to_original(self, found: Detections, image: int) -> Detections:
         """Detections of this view in image pixels."""
-        boxes = self._mirror(found.boxes, found.size[1])
-        return replace(found, boxes=boxes).resized(self.inputs.original_sizes[image])
+        found = replace(found, boxes=self._mirror(found.boxes, found.size[1]))
+        return found.resized(self.inputs.original_sizes[image])
 
     def boxes_of(self, found: Detections, image: int) -> Tensor:
         """The boxes [N, 4] of detections in image pixels, in the pixels of this view."""

@@ -57,16 +57,11 @@ def _open(picture: Picture, max_pixels: int) -> Image.Image:
     if isinstance(picture, Image.Image):
         return to_rgb(picture)
     if isinstance(picture, Tensor):
-        picture = _to_array(picture)
+        floating, kind = picture.is_floating_point(), f"{picture.dtype} {tuple(picture.shape)}"
+        if picture.ndim != 3 or picture.shape[0] != 3 or not (floating or picture.dtype == torch.uint8):
+            raise UserError(f"an image tensor must be uint8, or float in 0..1, [3, height, width], not {kind}")
+        pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8) if floating else picture
+        picture = pixels.permute(1, 2, 0).cpu().numpy()
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise UserError(f"an image array must be uint8 [height, width, 3], not {picture.dtype} {picture.shape}")
     return Image.fromarray(np.ascontiguousarray(picture))
-
-
-def _to_array(picture: Tensor) -> NDArray[np.uint8]:
-    floating = picture.is_floating_point()
-    if picture.ndim != 3 or picture.shape[0] != 3 or not (floating or picture.dtype == torch.uint8):
-        kind = f"{picture.dtype} {tuple(picture.shape)}"
-        raise UserError(f"an image tensor must be uint8, or float in 0..1, [3, height, width], not {kind}")
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8) if floating else picture
-    return pixels.permute(1, 2, 0).cpu().numpy()

@@ -31,6 +31,9 @@ class Source:
     image_id: int
 
 
+Batch = list[tuple[Source, Prepared]]
+
+
 @dataclass
 class Pipeline:
     """One call of `predict`. images: how many the model has done."""
@@ -60,12 +63,10 @@ class Pipeline:
             for future in waiting:
                 future.result()
 
-    def _batches(
-        self, sources: Iterable[Source], decoders: ThreadPoolExecutor
-    ) -> Iterator[list[tuple[Source, Prepared]]]:
+    def _batches(self, sources: Iterable[Source], decoders: ThreadPoolExecutor) -> Iterator[Batch]:
         """Batches of readable images, decoded ahead of the model; with tiles a batch is of one image."""
         size = self.config.batch_size if self.config.tile.size is None else 1
-        batch: list[tuple[Source, Prepared]] = []
+        batch: Batch = []
         for source, future in self._decoding(sources, decoders):
             try:
                 batch.append((source, future.result()))

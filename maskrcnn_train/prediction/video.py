@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from PIL import Image
@@ -62,7 +61,7 @@ class Video:
 
 
 class VideoWriter:
-    """Writes pictures of one size as H.264, or MPEG-4 where the build of PyAV has no other; to use with `with`."""
+    """Writes pictures of one size as H.264, or MPEG-4 where the build of PyAV has no other; `close` ends the file."""
 
     def __init__(self, path: Path, rate: Any) -> None:
         self._av = av = import_module("av")
@@ -79,12 +78,7 @@ class VideoWriter:
         frame = self._av.VideoFrame.from_image(picture.crop((0, 0, *self._size)))
         self._container.mux(self._stream.encode(frame))
 
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self._size is not None:
             self._container.mux(self._stream.encode())
         self._container.close()

@@ -129,12 +129,8 @@ class Detections:
 
 def join_detections(parts: Sequence[Detections]) -> Detections:
     """All detections of several parts of one image in one object, part after part; `parts` isn't empty."""
-    masks = [part.probabilities for part in parts if part.probabilities is not None]
-    return replace(
-        parts[0],
-        boxes=torch.cat([part.boxes for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        scores=torch.cat([part.scores for part in parts]),
-        probabilities=torch.cat(masks) if masks else None,
-        pasted=None if parts[0].pasted is None else [crop for part in parts for crop in part.crops()],
-    )
+    names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    if parts[0].pasted is not None:
+        joined["pasted"] = [crop for part in parts for crop in part.crops()]
+    return replace(parts[0], **joined)

@@ -69,13 +69,10 @@ def compressed(shape: RLE | list[list[float]], size: Sequence[int]) -> RLE:
 
     size: (height, width) of the image.
     """
-    code: RLE
-    if isinstance(shape, list):
-        code = coco_mask.merge(coco_mask.frPyObjects(shape, *size))
-    elif isinstance(shape["counts"], list):
-        code = coco_mask.frPyObjects(shape, *size)
-    else:
-        code = shape
+    if isinstance(shape, dict) and not isinstance(shape["counts"], list):
+        return shape
+    packed = coco_mask.frPyObjects(shape, *size)
+    code: RLE = coco_mask.merge(packed) if isinstance(shape, list) else packed
     return code
 
 

@@ -12,7 +12,7 @@ import torch
 from planted_model import BUDGET, RULES, SETTING
 from torch import nn
 
-from maskrcnn_train.analysis.timing import time_settings
+from maskrcnn_train.analysis.budgets import time_settings
 from maskrcnn_train.model.outputs import DetectionRules
 from maskrcnn_train.model.proposals import ProposalBudget
 from maskrcnn_train.structures.batch import ImageBatch, Target
