@@ -88,8 +88,7 @@ def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
     notes = explain_id_zero(scored.ground_truth, scored.results, scored.result)
     for sentence in [*explain_absent(scored.result), *notes]:
         logger.info("%s", sentence)
-    losses = [f"{name[9:]} {value:.4f}" for name, value in scored.metrics.items() if name.startswith("val_loss/")]
-    if losses:
+    if losses := [f"{name[9:]} {loss:.4f}" for name, loss in scored.metrics.items() if name.startswith("val_loss/")]:
         logger.info("losses on these images: %s", ", ".join(losses))
     logger.info("%s", metrics_table(scored.metrics))
 

@@ -90,6 +90,7 @@ def export(config: ExportConfig) -> Export:
 def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runtime | None:
     """Write the file; returns what runs it, None for a file that does not run by itself."""
     from maskrcnn_train.exporting import files, runtimes
+    from maskrcnn_train.exporting.detector import TraceableDetector
     from maskrcnn_train.exporting.metadata import describe_model
     from maskrcnn_train.model.weights.files import save_safetensors
 
@@ -102,8 +103,7 @@ def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runti
         _check_weights(predictor, path)
         return None
     with files.without_exporter_noise():
-        pasting = predictor.pasting if config.paste_masks else None
-        detector = files.build_detector(predictor.model, predictor.config, pasting=pasting)
+        detector = TraceableDetector(predictor.model, predictor.pasting if config.paste_masks else None)
     if config.format == "torchscript":
         files.write_torchscript(detector, path, about)
         return runtimes.open_torchscript(path)
@@ -146,12 +146,11 @@ def _both_sides(runtime: Runtime, predictor: Predictor, image: Image.Image) -> t
     """Detections of the model and of the file on one image."""
     import numpy as np
 
-    from maskrcnn_train.prediction.pictures import prepare
+    from maskrcnn_train.prediction.pictures import resize
     from maskrcnn_train.prediction.predictor import detect_batch
 
-    (ours,) = detect_batch(predictor, [prepare(predictor.config, image)], score_threshold=0.0)
-    theirs = replace(runtime(np.asarray(image)), classes=predictor.classes, pasting=predictor.pasting)
-    return ours, theirs
+    (ours,) = detect_batch(predictor, [resize(predictor.config, image)], score_threshold=0.0)
+    return ours, replace(runtime(np.asarray(image)), classes=predictor.classes, pasting=predictor.pasting)
 
 
 def _too_large(differences: Differences, limits: ToleranceConfig) -> list[str]:

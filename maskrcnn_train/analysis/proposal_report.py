@@ -116,9 +116,8 @@ class ProposalReporter:
         for (by, group), chosen in members.items():
             for column, count in enumerate(self.counts):
                 best = ious[chosen, column]
-                average = np.mean([(best >= iou).mean() for iou in IOU_THRESHOLDS])
-                covered, total = float((best >= 0.5).mean()), int(chosen.sum())
-                rows.append(ProposalRecall(by, group, count, total, covered, float(average)))
+                shares = (best >= 0.5).mean(), np.mean([(best >= iou).mean() for iou in IOU_THRESHOLDS])
+                rows.append(ProposalRecall(by, group, count, int(chosen.sum()), *map(float, shares)))
         return rows
 
     def anchor_shares(self) -> list[AnchorShares]:

@@ -16,18 +16,16 @@ from maskrcnn_train.structures.batch import MaskCrops
 def crops_from_dense(masks: Tensor) -> MaskCrops:
     """Compact masks of dense ones [N, H, W] (any dtype, not zero = object)."""
     filled = masks != 0
-    boxes, pixels, offsets = [], [], [0]
+    boxes, pixels = [], []
     for mask in filled:
         ys, xs = torch.where(mask.any(dim=1))[0], torch.where(mask.any(dim=0))[0]
         box = [0, 0, 0, 0] if len(ys) == 0 else [int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1]
         boxes.append(box)
         pixels.append(mask[box[1] : box[3], box[0] : box[2]].reshape(-1).to(torch.uint8))
-        offsets.append(offsets[-1] + len(pixels[-1]))
-    device = masks.device
     return MaskCrops(
-        pixels=torch.cat(pixels) if pixels else torch.zeros(0, dtype=torch.uint8, device=device),
-        boxes=torch.tensor(boxes, dtype=torch.int64, device=device).reshape(-1, 4),
-        offsets=torch.tensor(offsets, dtype=torch.int64, device=device),
+        pixels=torch.cat(pixels) if pixels else masks.new_zeros(0, dtype=torch.uint8),
+        boxes=torch.tensor(boxes, dtype=torch.int64, device=masks.device).reshape(-1, 4),
+        offsets=torch.tensor([0, *map(len, pixels)], device=masks.device).cumsum(0),
         size=(int(masks.shape[1]), int(masks.shape[2])),
     )
 

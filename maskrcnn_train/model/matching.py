@@ -1,4 +1,4 @@
-"""Matching: which ground-truth box an anchor or a proposal stands for."""
+"""Matching and sampling: which ground-truth box an anchor or a proposal stands for, and which enter a loss."""
 
 from __future__ import annotations
 
@@ -64,3 +64,21 @@ def _piece_size(num_objects: int, device: torch.device) -> int:
     # a piece of the matrix and its temporaries stay in a processor's cache; a GPU wants few large ones
     pairs = 2**18 if device.type == "cpu" else 2**24
     return max(1, pairs // num_objects)
+
+
+def sample_balanced(labels: Tensor, batch_size: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+    """Random indices of positives and of negatives, each ascending: int64 [P], [Q] with P + Q <= batch_size.
+
+    labels: [B]; >= 1 positive, 0 negative, < 0 ignored. The fraction is a cap: few positives leave room for
+    negatives, few negatives are not replaced. Draws as torchvision's sampler does, so that the same seed
+    gives the same samples.
+    """
+    positives, negatives = torch.where(labels >= 1)[0], torch.where(labels == 0)[0]
+    num_positives = min(len(positives), int(batch_size * positive_fraction))
+    num_negatives = min(len(negatives), batch_size - num_positives)
+    return _draw(positives, num_positives), _draw(negatives, num_negatives)
+
+
+def _draw(indices: Tensor, count: int) -> Tensor:
+    order = torch.randperm(len(indices), device=indices.device)[:count]
+    return indices[order].sort().values

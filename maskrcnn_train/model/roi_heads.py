@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from maskrcnn_train.model.box_head import build_box_head
 from maskrcnn_train.model.mask_head import MaskPredictor, build_mask_head
 from maskrcnn_train.model.mask_targets import targets_in_boxes
-from maskrcnn_train.model.matching import match_boxes
+from maskrcnn_train.model.matching import match_boxes, sample_balanced
 from maskrcnn_train.model.outputs import PROPOSAL_CODER, DetectionRules, select_detections
 from maskrcnn_train.model.pooling import MultiLevelPooler
-from maskrcnn_train.model.sampling import sample_balanced
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.detections import Detections

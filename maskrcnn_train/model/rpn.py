@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_train.model.anchors import AnchorGrid
-from maskrcnn_train.model.matching import IGNORED, match_boxes
+from maskrcnn_train.model.matching import IGNORED, match_boxes, sample_balanced
 from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, Proposals, RPNPredictions, select_proposals
 from maskrcnn_train.model.rpn_head import SampledRPNHead
-from maskrcnn_train.model.sampling import sample_balanced
 from maskrcnn_train.settings.schema import NumericsConfig, RPNConfig
 from maskrcnn_train.structures.batch import Target
 

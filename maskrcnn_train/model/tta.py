@@ -31,8 +31,8 @@ class _View:
 
     def boxes_of(self, found: Detections, image: int) -> Tensor:
         """The boxes [N, 4] of detections in image pixels, in the pixels of this view."""
-        size = self.inputs.sizes[image]
-        return self._mirror(found.resized(size).boxes, size[1])
+        moved = found.resized(self.inputs.sizes[image])
+        return self._mirror(moved.boxes, moved.size[1])
 
     def _mirror(self, boxes: Tensor, width: int) -> Tensor:
         if not self.mirrored:

@@ -23,7 +23,10 @@ def is_video(given: str) -> bool:
 
 
 class Video:
-    """A file's picture stream. rate: frames per second. Raises UserError without PyAV or a picture stream."""
+    """A file's picture stream. Raises UserError without PyAV or a picture stream.
+
+    rate: frames per second. num_frames: as the file says; None where it doesn't.
+    """
 
     def __init__(self, path: Path) -> None:
         if not find_spec("av"):
@@ -39,11 +42,7 @@ class Video:
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self.rate = self._stream.average_rate or self._stream.guessed_rate or 25
-
-    @property
-    def num_frames(self) -> int | None:
-        """As the file says; None where it doesn't."""
-        return int(self._stream.frames) or None
+        self.num_frames = int(self._stream.frames) or None
 
     def frames(self) -> Iterator[Image.Image]:
         """R G B frames in order, upright. Raises ImageError where the file is damaged."""
