@@ -178,7 +178,7 @@ def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_pat
         ({"checkpoint": "gone.pt"}, "does not exist"),
         ({"checkpoint": "text.pt"}, "damaged or not a torch file"),
         ({"checkpoint": "other.pt"}, "is not a maskrcnn_train checkpoint"),
-        ({"checkpoint": "evil.pt"}, "cannot be read"),
+        ({"checkpoint": "evil.pt"}, "is refused"),
         ({"output_dir": "full"}, "is not empty"),
         ({"output_dir": "text.pt/inside"}, "Not a directory"),
         ({"device": "cuda:7"}, "GPU"),

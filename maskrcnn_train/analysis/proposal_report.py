@@ -75,12 +75,11 @@ class ProposalReporter:
         found = select_proposals(trace.predictions, trace.inputs.sizes, budget)
         for image, proposals in enumerate(found):
             own = self.objects.of(trace, image)
-            self._add_recall(own, proposals.boxes)
+            if own.rows:
+                self._add_recall(own, proposals.boxes)
             self._add_anchors(own, trace.predictions.anchors)
 
     def _add_recall(self, own: Objects, proposals: Tensor) -> None:
-        if not own.rows:
-            return
         best = torch.zeros((len(own.rows), len(self.counts)))
         if len(proposals):
             running = pairwise_iou(own.boxes, proposals).cummax(dim=1).values.cpu()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +19,8 @@ class BadTarget(ValueError):
     """A target that a model cannot train on."""
 
 
-@dataclass
-class NetworkInput:
-    """pixels: float32 [N, 3, H, W], normalised, zero where padded; sizes: (height, width) without padding, network
-    pixels; original_sizes: (height, width), image pixels."""
-
-    pixels: Tensor
-    sizes: list[tuple[int, int]]
-    original_sizes: list[tuple[int, int]]
+class NetworkInput(ImageBatch):
+    """A batch whose pixels are float32, normalised, and zero where padded."""
 
     @property
     def padded_size(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,10 @@ def _save(picture: Image.Image, path: Path, **options: Any) -> None:
 
 def unique_stems(paths: list[Path]) -> list[str]:
     """The stem of each file, with a number where several files have it."""
-    taken: set[str] = set()
-    names = []
+    names: dict[str, None] = {}
     for path in paths:
-        name, number = path.stem, 1
-        while name in taken:
-            number += 1
-            name = f"{path.stem}_{number}"
-        taken.add(name)
-        names.append(name)
-    return names
+        name, number = path.stem, itertools.count(2)
+        while name in names:
+            name = f"{path.stem}_{next(number)}"
+        names[name] = None
+    return list(names)
