@@ -10,6 +10,7 @@ from maskrcnn_train.model.modes import is_tracing
 from maskrcnn_train.model.roi_align import bag_roi_align
 
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]  # P2..P5; P6 serves the RPN only
+OUTSIDE = -1e6  # pixels: a box out there pools zeros from every map
 
 
 def assign_levels(boxes: Tensor, rule: str) -> Tensor:
@@ -41,9 +42,15 @@ class MultiLevelPooler(nn.Module):
         self.level_rule = level_rule
 
     def forward(self, features: list[Tensor], boxes: list[Tensor]) -> Tensor:
-        """Maps [K, C, P, P] in the features' dtype of boxes [k_i, 4] of each image, network pixels; K may be 0."""
-        images = [torch.full_like(each[:, :1], image) for image, each in enumerate(boxes)]
-        rois = torch.cat([torch.cat(images), torch.cat(boxes)], dim=1).float()
+        """Maps [K, C, P, P] in the features' dtype of boxes [k_i, 4] of each image, network pixels; K may be 0.
+
+        A box that is not finite gives zeros, as in torchvision's pooler.
+        """
+        images = torch.cat([torch.full_like(each[:, :1], image) for image, each in enumerate(boxes)])
+        corners = torch.cat(boxes)
+        if not is_tracing():
+            corners = torch.where(corners.isfinite().all(dim=1, keepdim=True), corners, OUTSIDE)
+        rois = torch.cat([images, corners], dim=1).float()
         levels = assign_levels(rois[:, 1:], self.level_rule)
         features = features[: len(SCALES)]
         fixed_samples = self.kind == "align" and self.sampling_ratio > 0
