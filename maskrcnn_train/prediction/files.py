@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ class PredictionFiles:
     def add(self, image: Prepared, found: Detections, name: str, image_id: int) -> None:
         """Write what was asked for of one image."""
         if self.config.save.pictures:
-            picture = draw_detections(image.original, found, self.classes.names, self.config.draw)
+            section = self.config.draw
+            if section.color_by == "auto" and self.video is not None:  # colours stay the same from frame to frame
+                section = replace(section, color_by="class")
+            picture = draw_detections(image.original, found, self.classes.names, section)
             if self.video is not None:
                 self.video.add(picture)
             else:
@@ -68,17 +71,20 @@ class PredictionFiles:
 
 def draw_detections(image: Image.Image, found: Detections, class_names: list[str], section: DrawConfig) -> Image.Image:
     """The image with its detections, as the `draw` section says."""
+    labels, color_by = found.labels.tolist(), section.color_by
+    if color_by == "auto":  # several objects of one class would look like one
+        color_by = "instance" if len(labels) > 1 and len(set(labels)) == 1 else "class"
     return draw_objects(
         np.asarray(image),
         boxes=found.boxes.numpy(),
-        labels=found.labels.tolist(),
+        labels=labels,
         names=class_names,
         scores=found.scores.tolist(),
         masks=found.crops() if found.has_masks else None,
         opacity=section.mask_opacity,
         thickness=section.box_thickness,
         text_size=section.text_size,
-        color_by=section.color_by,
+        color_by=color_by,
     )
 
 
