@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.files import write_json
+from maskrcnn_train.prediction.memory import BUDGETS, naming_memory_faults
 from maskrcnn_train.settings.command_rules import check_export_rules
 from maskrcnn_train.settings.command_schema import ExportConfig, ToleranceConfig
 from maskrcnn_train.settings.errors import UserError
@@ -187,7 +188,8 @@ def evaluate_runtime(runtime: Runtime, predictor: Predictor, dataset: CocoDatase
 
 
 def run(config: ExportConfig) -> None:
-    done = export(config)
+    with naming_memory_faults(f"lower {BUDGETS}, or check with smaller images: images=FOLDER"):
+        done = export(config)
     if done.too_large:
         logger.error("the file differs too much from the model: %s", "; ".join(done.too_large))
         sys.exit(1)

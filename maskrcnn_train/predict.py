@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.data.sources import find_images
+from maskrcnn_train.prediction.memory import BUDGETS, naming_memory_faults
 from maskrcnn_train.settings.command_rules import check_predict_rules
 from maskrcnn_train.settings.command_schema import PredictConfig
 from maskrcnn_train.settings.errors import UserError
@@ -90,7 +91,8 @@ def _sources(found: list[tuple[Path, int | None]], video: Video | None) -> Itera
 
 
 def run(config: PredictConfig) -> None:
-    files = predict_images(config)
+    with naming_memory_faults(f"lower batch_size, tile.size, {BUDGETS}, or use device=cpu"):
+        files = predict_images(config)
     logger.info("%d images, %d detections", len(files.images), len(files.results))
     logger.info("results:  %s", files.folder / "predictions.json")
     if files.pictures.exists():
