@@ -160,8 +160,7 @@ def _mean_ap(matches: Matches, hit: Flags, ignored: Flags, classes: Ints, withou
     for number in np.unique(matches.object_classes):
         own = classes == number
         num_objects = int((counted & (matches.object_classes == number)).sum())
-        if num_objects:
-            scores.append(plain_average_precision(hit[own], ignored[own], num_objects))
-        else:  # nothing is left to find: as good as can be, unless something is detected all the same
-            scores.append(float(ignored[own].all()))
+        # nothing left to find is as good as can be, unless something is detected all the same
+        score = plain_average_precision(hit[own], ignored[own], num_objects) if num_objects else ignored[own].all()
+        scores.append(float(score))
     return float(np.mean(scores)) if scores else 0.0

@@ -39,14 +39,8 @@ class ImageOverlaps:
 
     def first(self, count: int) -> ImageOverlaps:
         """With the `count` highest detections only."""
-        return replace(
-            self,
-            found=self.found[:count],
-            scores=self.scores[:count],
-            found_classes=self.found_classes[:count],
-            found_areas=self.found_areas[:count],
-            ious=self.ious[:count],
-        )
+        names = ("found", "scores", "found_classes", "found_areas", "ious")
+        return replace(self, **{name: getattr(self, name)[:count] for name in names})
 
 
 def image_overlaps(

@@ -86,12 +86,7 @@ def add_legend(figure: Figure) -> None:
 
 
 def line_figure(
-    title: str,
-    series: Mapping[str, Points],
-    *,
-    x_label: str = "step",
-    from_zero: bool = True,
-    last: bool = True,
+    title: str, series: Mapping[str, Points], *, x_label: str = "step", from_zero: bool = True, last: bool = True
 ) -> Figure | None:
     """A figure of the series (x, y) of which some has more than one point; else None.
 

@@ -42,11 +42,7 @@ def write_trials(
     folder: Path, records: Sequence[TrialRecord], importances: Mapping[str, float], *, metric: str
 ) -> None:
     """Write `trials.json`: all trials, best first, and how much each setting explains."""
-    plain = {
-        "metric": metric,
-        "importances": dict(importances),
-        "trials": [asdict(each) for each in records],
-    }
+    plain = {"metric": metric, "importances": dict(importances), "trials": [asdict(each) for each in records]}
     write_json(folder / TRIALS_FILE, plain, indent=2)
 
 
