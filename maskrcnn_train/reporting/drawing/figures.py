@@ -163,13 +163,13 @@ def save_figure(figure: Figure, path: Path) -> Image.Image:
     return image
 
 
-def to_chart(figure: Figure | None, name: str) -> Chart | None:
-    """The figure for a page, which uses it up; None stays None. Lines name themselves and their points to the pointer.
+def to_charts(group: str, figures: Mapping[str, Figure | None]) -> list[Chart]:
+    """The figures for a page, which uses them up; None is left out. group: of these charts on their page."""
+    return [_to_chart(figure, f"{group}/{name}") for name, figure in figures.items() if figure is not None]
 
-    name: of this chart among those of its page, so that no two have an id in common.
-    """
-    if figure is None:
-        return None
+
+def _to_chart(figure: Figure, name: str) -> Chart:
+    """Lines name themselves and their points to the pointer. No two charts of one page may have the same name."""
     axes = figure.axes[0]
     title = axes.get_title()
     summary = f"{title} by {axes.get_xlabel()}".replace("\n", " ") + "".join(_summary(line) for line in axes.lines)

@@ -43,15 +43,12 @@ def objects_from_coco(
     when some object has none, only boxes are drawn.
     """
     kept = [item for item in annotations if item.get("score", 1.0) >= threshold]
-    corners = [[x, y, x + width, y + height] for x, y, width, height in (item["bbox"] for item in kept)]
-    masks = None
-    if all(item.get("segmentation") for item in kept):
-        masks = [decode_crop(compressed(item["segmentation"], size)) for item in kept]
+    with_masks = all(item.get("segmentation") for item in kept)
     return Objects(
-        boxes=corners,
+        boxes=[[x, y, x + width, y + height] for x, y, width, height in (item["bbox"] for item in kept)],
         labels=[labels[item["category_id"]] for item in kept],
         scores=[float(item["score"]) for item in kept] if kept and all("score" in item for item in kept) else None,
-        masks=masks,
+        masks=[decode_crop(compressed(item["segmentation"], size)) for item in kept] if with_masks else None,
     )
 
 
@@ -79,9 +76,6 @@ def draw_validation(
 
 def draw_pair(image: npt.NDArray[np.uint8], truth: Objects, prediction: Objects, names: Sequence[str]) -> Image.Image:
     """Ground truth | prediction of one image, with the number of objects of each."""
-    drawn = [
-        draw_objects(image, boxes=side.boxes, labels=side.labels, names=names, scores=side.scores, masks=side.masks)
-        for side in (truth, prediction)
-    ]
+    left, right = (draw_objects(image, names=names, **vars(side)) for side in (truth, prediction))
     captions = (f"ground truth ({len(truth.labels)})", f"prediction ({len(prediction.labels)})")
-    return side_by_side(drawn[0], drawn[1], captions)
+    return side_by_side(left, right, captions)

@@ -48,7 +48,7 @@ def write_trials(
 
 def read_search(folder: Path) -> SearchPage | None:
     """What the folder's `trials.json` says; None where it is no search's folder."""
-    from maskrcnn_train.reporting.drawing.figures import line_figure, to_chart  # half a second of matplotlib
+    from maskrcnn_train.reporting.drawing.figures import line_figure, to_charts  # half a second of matplotlib
 
     plain = read_json(folder / TRIALS_FILE)
     if not plain:
@@ -58,9 +58,10 @@ def read_search(folder: Path) -> SearchPage | None:
     points = sorted((each["number"], scale * each["score"]) for each in complete)
     best = list(zip((number for number, _ in points), accumulate((score for _, score in points), better), strict=True))
     title, curves = f"{plain['metric']}{', x 100' if scale == 100 else ''}", {"best so far": best, "each trial": points}
+    figure = line_figure(title, curves, x_label="trial", from_zero=False, last=False)
     return SearchPage(
         metric=plain["metric"],
-        chart=to_chart(line_figure(title, curves, x_label="trial", from_zero=False, last=False), "search"),
+        chart=next(iter(to_charts("search", {"trials": figure})), None),
         importances=sorted(plain["importances"].items(), key=lambda item: -item[1]),
         unfinished=[each for each in plain["trials"] if each["state"] != "complete"],
         counts=counts_text(each["state"] for each in plain["trials"]),

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.evaluation.coco.metrics import KINDS
 from maskrcnn_train.files import write_csv, write_text
-from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_chart
+from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
 from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.scores import points_of
 from maskrcnn_train.reporting.pages.searches import SearchPage, is_score, read_search
@@ -109,20 +110,17 @@ def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Pat
     """
     folder = Path(sweep_dir)
     sweep = read_sweep(folder)
-    table = write_sweep_table(folder, sweep)
+    write_sweep_table(folder, sweep)
     path = output or folder / REPORT_FILE
     to_jobs = os.path.relpath(folder.resolve(), path.resolve().parent)
-    best = {
-        column: max((job.metrics.get(column, -1.0) for job in sweep.jobs), default=-1.0) for column in sweep.columns
-    }
     page = render(
         "sweep.html.j2",
         sweep=sweep,
-        best=best,
+        best={column: max(job.metrics.get(column, ABSENT) for job in sweep.jobs) for column in sweep.columns},
         charts=_job_charts(folder, sweep),
         title=folder.resolve().name,
         prefix="" if to_jobs == "." else f"{Path(to_jobs).as_posix()}/",
-        table_file=table.name,
+        table_file=TABLE_FILE,
     )
     return write_text(path, page)
 
@@ -143,5 +141,4 @@ def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
         histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(file) if file.exists() else []
     series = {f"{key}, x 100": {n: points_of(h, key, 100) for n, h in histories.items()} for key in sweep.columns[:1]}
     series["Loss"] = {name: points_of(history, "loss/total") for name, history in histories.items()}
-    charts = [to_chart(line_figure(title, lines), title) for title, lines in series.items()]
-    return [chart for chart in charts if chart]
+    return to_charts("jobs", {title: line_figure(title, lines) for title, lines in series.items()})

@@ -350,16 +350,16 @@ def test_a_study_of_logits_has_thresholds_among_them_and_no_calibration(studied)
     assert cuts[0] == -5
     assert figures["confidence"].axes[0].get_xlim() == (cuts[0], cuts[-1])
     page = diagnostics_pages({"bbox": study.to_plain()})[0]
-    assert len(page.charts) == 2
-    assert " at -5 to " in page.charts[-1].svg
+    assert len(page["charts"]) == 2
+    assert " at -5 to " in page["charts"][-1].svg
 
 
 def test_a_page_takes_curves_that_do_not_say_at_which_scores(studied):
     plain = studied[2]["bbox"].to_plain()
-    charts = diagnostics_pages({"bbox": plain})[0].charts
+    charts = diagnostics_pages({"bbox": plain})[0]["charts"]
     for curve in plain["confidence"]:
         del curve["cuts"]
-    assert diagnostics_pages({"bbox": plain})[0].charts == charts
+    assert diagnostics_pages({"bbox": plain})[0]["charts"] == charts
 
 
 def test_no_images_give_a_study_without_intervals():
