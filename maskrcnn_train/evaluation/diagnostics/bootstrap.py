@@ -83,14 +83,10 @@ def _drawn(matches: Matches, draws: Ints, class_score: ClassScore) -> Floats:
 
 def _class_ap(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Floats:
     own = np.flatnonzero(matches.classes == number)
-    part = max(1, NUMBERS_AT_ONCE // max(len(own), 1))
-    scores = []
-    for start in range(0, len(draws), part):
-        weights = draws[start : start + part, matches.images[own]]
-        scores.append(
-            average_precision(matches.hits[:, own], matches.ignored[:, own], weights, totals[start : start + part])
-        )
-    return np.concatenate(scores)
+    hits, ignored, images = matches.hits[:, own], matches.ignored[:, own], matches.images[own]
+    size = max(1, NUMBERS_AT_ONCE // max(len(own), 1))
+    parts = [slice(start, start + size) for start in range(0, len(draws), size)]
+    return np.concatenate([average_precision(hits, ignored, draws[part, images], totals[part]) for part in parts])
 
 
 def _class_recall(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Floats:

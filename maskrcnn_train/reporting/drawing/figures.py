@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -66,8 +67,7 @@ def new_axes(
     axes.grid(color=RULE)
     axes.set_axisbelow(True)
     if unit:
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.04)
+        axes.set(xlim=(0, 1), ylim=(0, 1.04))
     return figure, axes
 
 
@@ -79,10 +79,8 @@ def add_legend(figure: Figure) -> None:
     labels = [label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 1]}…" for label in labels]
     columns = min(len(labels), max(1, int(figure.get_figwidth() / (0.09 * max(map(len, labels)) + 0.4))))
     figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
-    figure.legend(
-        handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=TEXT, labelcolor=INK,
-        handlelength=1.4, columnspacing=1.4, borderpad=0,
-    )  # fmt: skip
+    style: dict[str, Any] = {"frameon": False, "fontsize": TEXT, "labelcolor": INK, "handlelength": 1.4}
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.4, borderpad=0, **style)
 
 
 def line_figure(
@@ -106,17 +104,15 @@ def line_figure(
     return figure
 
 
-def add_line(axes: Axes, xs: Sequence[float], ys: Sequence[float], label: str) -> None:
-    """A line in the next colour, its points marked where they are few."""
+def add_line(axes: Axes, xs: Sequence[float], ys: Sequence[float], label: str, *, thin: bool = False) -> None:
+    """A line in the next colour, its points marked where they are few. thin: one of many, named by the pointer only."""
+    if thin:
+        axes.plot(xs, ys, color=MUTED, linewidth=0.8, alpha=0.4, label=f"_{label}")
+        return
     number = sum(not str(line.get_label()).startswith("_") for line in axes.lines)
     marker = "o" if len(xs) <= MOST_MARKS else ""
     dashed = "--" if number >= len(SERIES) else "-"
     axes.plot(xs, ys, dashed, color=SERIES[number % len(SERIES)], marker=marker, markersize=4, label=label)
-
-
-def add_thin_line(axes: Axes, xs: Sequence[float], ys: Sequence[float], name: str) -> None:
-    """One of many lines, in grey: named by the pointer only."""
-    axes.plot(xs, ys, color=MUTED, linewidth=0.8, alpha=0.4, label=f"_{name}")
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
@@ -206,9 +202,8 @@ def _add_titles(root: ElementTree.Element, axes: Axes) -> None:
 
 
 def _title(element: ElementTree.Element, text: str) -> None:
-    title = ElementTree.Element(f"{{{SVG}}}title")
+    element.insert(0, title := ElementTree.Element(f"{{{SVG}}}title"))
     title.text = text
-    element.insert(0, title)
 
 
 def _inline(root: ElementTree.Element, summary: str) -> Markup:

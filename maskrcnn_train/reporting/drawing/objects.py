@@ -154,7 +154,7 @@ def _free_position(box: Floats, width: float, height: float, taken: Floats, size
 
     taken: [T, 4], x1 y1 x2 y2 of the texts that are there.
     """
-    x1, y1, x2, y2 = box.tolist()
+    x1, y1, x2, y2 = box
     corners = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2), (x1, y2 - height), (x2 - width, y2)]
     room = max(size[0] - width, 0), max(size[1] - height, 0)
     positions = np.clip(np.array(corners), 0, room).astype(int)
