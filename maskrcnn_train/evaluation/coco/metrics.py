@@ -107,16 +107,8 @@ def score_coco(
     ground_truth: Coco, results: list[Coco], section: EvaluationConfig, *, kinds: Sequence[str], class_names: Names
 ) -> CocoResult:
     """`evaluate_coco` as the `evaluation` section says."""
-    return evaluate_coco(
-        ground_truth,
-        results,
-        backend=section.backend,
-        max_detections=section.max_detections,
-        iou_thresholds=section.iou_thresholds,
-        size_limits=section.size_limits,
-        kinds=kinds,
-        class_names=class_names,
-    )
+    limits = {name: getattr(section, name) for name in ("backend", "max_detections", "iou_thresholds", "size_limits")}
+    return evaluate_coco(ground_truth, results, **limits, kinds=kinds, class_names=class_names)
 
 
 def summarize(

@@ -12,7 +12,6 @@ from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
 from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, CocoResult, area_ranges
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Interval, draw_images, headline_draws, interval
 from maskrcnn_train.evaluation.diagnostics.calibration import Calibration, calibrate
-from maskrcnn_train.evaluation.diagnostics.confusion import confusion_matrix
 from maskrcnn_train.evaluation.diagnostics.curves import (
     NUM_CUTS,
     ConfidenceCurve,
@@ -21,7 +20,7 @@ from maskrcnn_train.evaluation.diagnostics.curves import (
     confidence_curves,
     precision_recall_curves,
 )
-from maskrcnn_train.evaluation.diagnostics.errors import ErrorKind, Errors, classify, count_errors
+from maskrcnn_train.evaluation.diagnostics.errors import ErrorKind, Errors, classify, confusion_matrix, count_errors
 from maskrcnn_train.evaluation.diagnostics.matches import match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps, image_overlaps
 from maskrcnn_train.evaluation.diagnostics.sizes import SizeBucket, size_buckets

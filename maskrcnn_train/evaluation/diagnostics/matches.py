@@ -43,10 +43,7 @@ class Matches:
 
 
 def match_detections(
-    overlaps: Sequence[ImageOverlaps],
-    *,
-    iou_thresholds: Sequence[float],
-    area_range: tuple[float, float] = (0.0, NO_LIMIT),
+    overlaps: Sequence[ImageOverlaps], *, iou_thresholds: Sequence[float], area_range: Sequence[float] = (0, NO_LIMIT)
 ) -> Matches:
     """Match every image at every threshold. area_range: square pixels; what lies outside is not counted."""
     thresholds = np.minimum(np.array(iou_thresholds), 1 - 1e-10)

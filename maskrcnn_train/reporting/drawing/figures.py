@@ -132,10 +132,10 @@ def number(value: float) -> str:
 # ---------------------------------------------------------------- out of matplotlib
 
 
-def to_image(figure: Figure, dpi: int = PNG_DPI) -> Image.Image:
+def to_image(figure: Figure) -> Image.Image:
     """The figure as pixels, R G B."""
     canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(dpi)
+    figure.set_dpi(PNG_DPI)
     with _any_text(figure):
         canvas.draw()  # type: ignore[no-untyped-call]
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]

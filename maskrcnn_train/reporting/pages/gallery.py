@@ -90,9 +90,7 @@ class Gallery:
     @property
     def kind_counts(self) -> list[tuple[str, str, int]]:
         """Kind, meaning and number of each kind that is on a picture."""
-        found: Counter[str] = Counter()
-        for card in self.cards:
-            found.update(dict(card.counts))
+        found = sum((Counter(dict(card.counts)) for card in self.cards), Counter())
         return [(kind, meaning, found[kind]) for kind, meaning in KINDS.items() if found[kind]]
 
 

@@ -9,13 +9,12 @@ import pytest
 from random_detections import NAMES, random_data
 
 from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
-from maskrcnn_train.evaluation.diagnostics.bootstrap import difference, draw_images, drawn_ap, interval
+from maskrcnn_train.evaluation.diagnostics.bootstrap import difference, draw_images, drawn_scores, interval
 from maskrcnn_train.evaluation.diagnostics.calibration import calibrate
 from maskrcnn_train.evaluation.diagnostics.comparison import compare, same_images
-from maskrcnn_train.evaluation.diagnostics.confusion import confusion_matrix
 from maskrcnn_train.evaluation.diagnostics.curves import best_cut, confidence_curves
 from maskrcnn_train.evaluation.diagnostics.diagnostics import diagnose
-from maskrcnn_train.evaluation.diagnostics.errors import classify, count_errors
+from maskrcnn_train.evaluation.diagnostics.errors import classify, confusion_matrix, count_errors
 from maskrcnn_train.evaluation.diagnostics.matches import match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import image_overlaps
 from maskrcnn_train.evaluation.diagnostics.sizes import SizeBucket, size_buckets
@@ -193,7 +192,7 @@ def many_images(count, seed, found_share=0.6):
 
 def ap_draws(truth, results, draws):
     overlaps = image_overlaps(truth, results, kind="bbox", max_detections=100)
-    return drawn_ap(match_detections(overlaps, iou_thresholds=[0.5]), draws)[:, 0]
+    return drawn_scores(match_detections(overlaps, iou_thresholds=[0.5]), draws)[:, 0]
 
 
 def test_ap_of_a_draw_is_that_of_a_data_set_with_the_images_as_often():
