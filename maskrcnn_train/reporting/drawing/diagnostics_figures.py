@@ -67,7 +67,7 @@ def confusion_figure(found: Diagnostics) -> Figure:
     """
     matrix, names = _most_frequent(found)
     side = 3.2 + 0.42 * len(names)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    figure = Figure(figsize=(side + 0.8, side))
     axes = figure.add_subplot()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shares[-1] = matrix[-1] / max(matrix[-1].max(), 1) * 0.6  # false alarms have no total of their own
@@ -118,12 +118,14 @@ def calibration_figure(found: Diagnostics) -> Figure:
     """The share of right detections in each bin of scores, beside the line where score and share are equal."""
     assert found.calibration is not None
     title = f"Do the scores of {KIND_WORDS[found.kind]} mean what they say? (mean gap {found.calibration.error:.3f})"
-    figure, axes = new_axes(title, "score; above each bar its detections", "share that is right", unit=True)
+    figure, axes = new_axes(title, "score; at the top the detections of each bin", "share that is right", unit=True)
+    axes.set_ylim(0, 1.14)
     edges = np.linspace(0, 1, len(found.calibration.counts) + 1)
     shares = [share or 0 for share in found.calibration.precision]
-    bars = axes.bar(edges[:-1], shares, width=np.diff(edges) * 0.92, align="edge", color=LIGHT)
-    counts = [f"{count:,}" if count else "" for count in found.calibration.counts]
-    axes.bar_label(bars, counts, color=MUTED, fontsize=9)
+    axes.bar(edges[:-1], shares, width=np.diff(edges) * 0.92, align="edge", color=LIGHT)
+    for edge, count in zip(edges, found.calibration.counts, strict=False):
+        if count:
+            axes.text(edge + edges[1] / 2, 1.05, f"{count:,}", color=MUTED, fontsize=9, ha="center")
     axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="as it should be")
     add_legend(figure)
     return figure

@@ -26,6 +26,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from maskrcnn_train.files import written_aside
@@ -39,6 +40,7 @@ MOST_POINTS = 300
 MOST_MARKS = 40  # points of a line that are marked one by one
 PNG_DPI = 170
 TEXT = 11  # points
+LETTER, LINE = 0.09, 0.2  # inches: the width of a letter and the height of a line
 MOST_LETTERS = 54  # in a line
 SVG = "http://www.w3.org/2000/svg"
 Points = Sequence[tuple[float, float]]
@@ -56,14 +58,15 @@ def new_axes(
     title: str, x_label: str, y_label: str = "", *, height: float = HEIGHT, unit: bool = False
 ) -> tuple[Figure, Axes]:
     """A figure with one frame. unit: both axes go from 0 to 1."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_subplot()
     axes.set_title(textwrap.fill(title, MOST_LETTERS), color=INK, fontsize=TEXT)
     axes.set_xlabel(textwrap.fill(x_label, MOST_LETTERS), color=MUTED, fontsize=TEXT)
     axes.set_ylabel(y_label, color=MUTED, fontsize=TEXT)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=TEXT, length=0)
+    axes.tick_params(colors=MUTED, labelsize=TEXT, length=0, left=False, bottom=False)
+    axes.locator_params(nbins=5)
     axes.grid(color=RULE)
     axes.set_axisbelow(True)
     if unit:
@@ -135,7 +138,7 @@ def number(value: float) -> str:
 def to_image(figure: Figure) -> Image.Image:
     """The figure as pixels, R G B."""
     canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(PNG_DPI)
+    figure.set(dpi=PNG_DPI, layout_engine="constrained")
     with _any_text(figure):
         canvas.draw()  # type: ignore[no-untyped-call]
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
@@ -170,6 +173,7 @@ def _to_chart(figure: Figure, name: str) -> Chart:
     title = axes.get_title()
     summary = f"{title} by {axes.get_xlabel()}".replace("\n", " ") + "".join(_summary(line) for line in axes.lines)
     axes.set_title("")
+    _set_margins(figure, axes)
     for index, line in enumerate(axes.lines):
         line.set_gid(f"line-{index}")
     for patch in (figure.patch, axes.patch):
@@ -181,6 +185,18 @@ def _to_chart(figure: Figure, name: str) -> Chart:
     root = ElementTree.fromstring(stream.getvalue())
     _add_titles(root, axes)
     return Chart(title.replace("\n", " "), _inline(root, summary))
+
+
+def _set_margins(figure: Figure, axes: Axes) -> None:
+    """Make room for the labels and the legend by their letters: matplotlib's own layout doubles the time of a chart."""
+    texts = [axis.get_major_formatter().format_ticks(axis.get_majorticklocs()) for axis in (axes.xaxis, axes.yaxis)]
+    widest_x, widest_y = (LETTER * max(map(len, each), default=0) for each in texts)
+    left = 0.12 + widest_y + (LINE if axes.get_ylabel() else 0)
+    bottom = 0.14 + LINE * (2 + axes.get_xlabel().count("\n")) + figure.get_figheight() - HEIGHT  # the legend
+    top = 0.08 + (LINE if axes.yaxis.get_major_formatter().get_offset() else 0)
+    size = figure.get_size_inches()
+    corners = (left, bottom, size[0] - 0.08 - widest_x / 2, size[1] - top) / np.tile(size, 2)
+    axes.set_position(Bbox.from_extents(*corners))
 
 
 def _summary(line: Line2D) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from maskrcnn_train.evaluation.diagnostics.calibration import Calibration
+from maskrcnn_train.reporting.drawing.diagnostics_figures import calibration_figure
 from maskrcnn_train.reporting.drawing.figures import CSS_VARIABLES, line_figure, number, thinned, to_charts, to_image
 
 STEPS = [(step, 3 - step / 100) for step in range(10, 110, 10)]
@@ -75,3 +79,25 @@ def test_two_charts_of_a_page_share_no_id_and_one_drawn_again_is_the_same() -> N
 def test_many_points_are_averaged_and_numbers_are_short() -> None:
     assert thinned([(1, 1.0), (2, 3.0), (3, 5.0)], most=2) == [(2, 2.0), (3, 5.0)]
     assert [number(v) for v in (0.0125, 3.0, 12345.6, 0.0)] == ["0.0125", "3", "12,346", "0"]
+
+
+def test_counts_of_a_calibration_stand_clear_of_bars_and_diagonal() -> None:
+    calibration = Calibration(0.5, [5] * 10, [0.5] * 10, [1.0] * 10, 0.1)
+    axes = calibration_figure(SimpleNamespace(kind="bbox", calibration=calibration)).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["5"] * 10
+    highest = max(*(bar.get_height() for bar in axes.patches), *axes.lines[0].get_ydata())
+    assert all(highest < text.get_position()[1] < axes.get_ylim()[1] for text in axes.texts)
+
+
+def test_a_chart_of_a_page_leaves_room_for_its_labels() -> None:
+    """matplotlib measures the letters; `to_charts` counts them."""
+    figure = line_figure("t", {f"series {row}": [(0, 1e-7), (1e6, 2e-7 * row + 1e-7)] for row in range(9)})
+    to_charts("", {"t": figure})
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    whole = figure.bbox
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        box = axis.get_tightbbox(renderer)
+        assert box.x0 >= 0
+        assert box.y0 >= figure.legends[0].get_window_extent(renderer).y1
+        assert box.x1 <= whole.x1
+        assert box.y1 <= whole.y1
