@@ -102,7 +102,7 @@ class Validation:
         classes = self.loader.dataset.classes
         labels = {category_id: label for label, category_id in enumerate(classes.ids, start=1)}
         threshold = self.config.evaluation.picture_threshold
-        samples, names = [], []
+        samples = {}
         for position in self._positions(truth):
             image = self.ground_truth["images"][position]
             size = (image["height"], image["width"])
@@ -112,9 +112,8 @@ class Validation:
                 continue  # met and named when its batch was loaded
             expected = objects_from_coco(truth[image["id"]], labels=labels, size=size)
             predicted = objects_from_coco(found[image["id"]], labels=labels, size=size, threshold=threshold)
-            samples.append((pixels, expected, predicted))
-            names.append(f"{position:05d}")
-        written = draw_validation(run_dir, samples, names=classes.names, file_names=names)
+            samples[f"{position:05d}"] = (pixels, expected, predicted)
+        written = draw_validation(run_dir, samples, names=classes.names)
         for path, picture in written:
             writer.picture(step, f"predictions/{path.stem}", picture)
         return [path for path, _ in written]
