@@ -22,7 +22,6 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.transforms import v2
 
 from maskrcnn_train import build_loaders, build_model, load_config, training_step
-from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.optimizer import build_optimizer
 
 CLASSES = 11
