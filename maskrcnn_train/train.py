@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from maskrcnn_train.checking.data import quick_check
-from maskrcnn_train.checking.table import findings_table
+from maskrcnn_train.checking.findings import findings_table
+from maskrcnn_train.checking.settings import quick_check
 from maskrcnn_train.data.loading import build_loaders, naming_lost_workers
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
 from maskrcnn_train.engine import distributed, precision

@@ -22,8 +22,7 @@ from rich.console import Console
 from torch.profiler import profile, schedule
 
 from maskrcnn_train import __version__
-from maskrcnn_train.data.splits.splitting import Splits
-from maskrcnn_train.data.summary import summarize
+from maskrcnn_train.data.splits.splitting import Splits, summarize
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.checkpoint import Checkpoints
 from maskrcnn_train.engine.distributed import World

@@ -142,7 +142,7 @@ class DrawConfig(Section):
     mask_opacity: float = fraction()
     box_thickness: Optional[int] = between(0)
     text_size: Optional[int] = between(6)
-    color_by: str = one_of("class", "instance")
+    color_by: str = one_of("auto", "class", "instance")
 
 
 class SaveConfig(Section):

@@ -52,7 +52,7 @@ def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value of every setting that is not a section."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict) and not key.endswith("class_map"):
+        if isinstance(value, dict) and not key.endswith(("class_map", "rename", "merge")):
             flat |= flat_settings(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value

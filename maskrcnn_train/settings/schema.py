@@ -173,6 +173,9 @@ class DataConfig(Section):
     test: SplitPathsConfig
     split: SplitConfig
     shapes: ShapesConfig
+    rename: Optional[dict[str, str]]
+    merge: Optional[dict[str, list[str]]]
+    classes: Optional[list[str]]
     min_size: int = between(16)
     max_size: int = between(16)
     keep_empty: bool
