@@ -68,7 +68,9 @@ def check_choice(index: AnnotationIndex, data: DataConfig) -> None:
         names -= {*asked}
         twice = [name for name in new if name in names or new.count(name) > 1]
         if twice:
-            raise UserError(f"data.{key} gives the name {twice[0]} to two classes; to join them, list both in data.merge")
+            raise UserError(
+                f"data.{key} gives the name {twice[0]} to two classes; to join them, list both in data.merge"
+            )
         names |= {*new}
     _require("data.classes", data.classes or [], names, index.short_name)
     if data.classes == []:
