@@ -10,7 +10,7 @@ from maskrcnn_train.cli import run_command
 from maskrcnn_train.settings.command_rules import check_report_rules
 from maskrcnn_train.settings.command_schema import ReportConfig
 from maskrcnn_train.settings.compose import config_from_plain, load_command_config
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from maskrcnn_train.data.dataset import CocoDataset
@@ -36,7 +36,7 @@ def report(config: ReportConfig) -> tuple[Path, str]:
     from maskrcnn_train.reporting.pages.sweep import is_sweep, write_sweep_report
 
     folder = Path(config.run)
-    output = None if config.output is None else Path(config.output)
+    output, analysis = (None if path is None else Path(path) for path in (config.output, config.analysis))
     if is_sweep(folder):
         if config.analysis is not None or config.data is not None:
             raise UserError(f"run={folder} is a sweep; analysis and data belong to the page of one run")
@@ -45,9 +45,8 @@ def report(config: ReportConfig) -> tuple[Path, str]:
     try:
         gallery = _gallery(_read_scene(folder, config), config)
     except (UserError, OSError) as error:  # the data may be gone by now; the page says what it lacks
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
     note = f"The validation images could not be drawn again: {reason}" if reason else ""
-    analysis = None if config.analysis is None else Path(config.analysis)
     return write_report(folder, output=output, analysis=analysis, gallery=gallery, gallery_note=note), reason
 
 
@@ -63,8 +62,7 @@ def report_training(run_dir: Path, validation: Validation) -> Path:
 def _gallery(scene: Scene, config: ReportConfig) -> Gallery:
     from maskrcnn_train.reporting.pages.gallery import build_gallery
 
-    section = config.gallery
-    return build_gallery(scene, worst=section.worst, best=section.best, size=section.size)
+    return build_gallery(scene, worst=config.gallery.worst, best=config.gallery.best, size=config.gallery.size)
 
 
 def _read_scene(folder: Path, config: ReportConfig) -> Scene:

@@ -72,10 +72,8 @@ class Validation:
         self.scored = of_images(self.ground_truth, set(distributed.gather(seen, self.world)))
         losses = self._losses(predictor) if self.config.evaluation.loss else {}
         if self.world.is_main:
-            names, config = predictor.classes.name_of_id, self.config
-            self.result = score_coco(
-                self.scored, self.results, config.evaluation, kinds=config.kinds, class_names=names
-            )
+            names, kinds = predictor.classes.name_of_id, self.config.kinds
+            self.result = score_coco(self.scored, self.results, self.config.evaluation, kinds=kinds, class_names=names)
         metrics: dict[str, float] = distributed.broadcast(self.result.metrics if self.result else None, self.world)
         return metrics | losses
 
@@ -104,7 +102,7 @@ class Validation:
         classes = self.loader.dataset.classes
         labels = {category_id: label for label, category_id in enumerate(classes.ids, start=1)}
         threshold = self.config.evaluation.picture_threshold
-        samples, names = [], []
+        samples = {}
         for position in self._positions(truth):
             image = self.ground_truth["images"][position]
             size = (image["height"], image["width"])
@@ -114,9 +112,8 @@ class Validation:
                 continue  # met and named when its batch was loaded
             expected = objects_from_coco(truth[image["id"]], labels=labels, size=size)
             predicted = objects_from_coco(found[image["id"]], labels=labels, size=size, threshold=threshold)
-            samples.append((pixels, expected, predicted))
-            names.append(f"{position:05d}")
-        written = draw_validation(run_dir, samples, names=classes.names, file_names=names)
+            samples[f"{position:05d}"] = (pixels, expected, predicted)
+        written = draw_validation(run_dir, samples, names=classes.names)
         for path, picture in written:
             writer.picture(step, f"predictions/{path.stem}", picture)
         return [path for path, _ in written]

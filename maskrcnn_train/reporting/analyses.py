@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,9 @@ def write_analysis(folder: Path, analysis: Analysis, checkpoint: Path | None = N
         write_rows(folder / "proposal_recall.csv", [asdict(each) for each in analysis.recalls])
         write_rows(folder / "anchors.csv", [asdict(each) for each in analysis.shares])
     if analysis.outcomes is not None and analysis.winners is not None:
-        write_rows(folder / "budgets.csv", [_outcome_row(each) for each in analysis.outcomes])
+        write_rows(
+            folder / "budgets.csv", [asdict(each.setting) | _without(each, "setting") for each in analysis.outcomes]
+        )
         for name, outcome in analysis.winners.items():
             _write_budgets(folder / "budgets" / f"{name}.yaml", name, outcome, analysis)
     for name, figure in draw_analysis(analysis).items():
@@ -50,32 +52,55 @@ def _model(checkpoint: Path | None) -> dict[str, Any]:
 
 def _plain(analysis: Analysis) -> dict[str, Any]:
     """As JSON has it; the funnel's objects are in objects.csv."""
-    plain = {key: value for key, value in asdict(analysis).items() if key != "funnel"}
+    plain = _without(analysis, "funnel")
     if analysis.funnel is not None:
-        plain["funnel"] = {
-            "kind": analysis.funnel.kind,
-            "iou": analysis.funnel.iou,
-            "rows": funnel_rows(analysis.funnel),
-        }
+        plain["funnel"] = _without(analysis.funnel, "objects") | {"rows": funnel_rows(analysis.funnel)}
     return plain
+
+
+def _without(each: Any, name: str) -> dict[str, Any]:
+    return {key: value for key, value in asdict(each).items() if key != name}
 
 
 def funnel_rows(funnel: Funnel) -> list[dict[str, Any]]:
     """A row for all objects, each size and each class: how many were found, and lost at each stage."""
     names = dict.fromkeys(each.class_name for each in funnel.objects)
-    groups: list[tuple[str, str, dict[str, str]]] = [("all", "all", {})]
-    groups += [("size", size, {"size": size}) for size in SIZES]
-    groups += [("class", name, {"class_name": name}) for name in names]
-    rows = []
-    for by, group, selection in groups:
-        counts = funnel.counts(**selection)
-        lost = {stage: counts[stage] for stage in STAGES}
-        rows.append({"by": by, "group": group, "objects": counts.total(), FOUND: counts[FOUND]} | lost)
-    return rows
+    groups = {("all", "all"): funnel.counts()}
+    groups |= {("size", size): funnel.counts(size=size) for size in SIZES}
+    groups |= {("class", name): funnel.counts(class_name=name) for name in names}
+    return [
+        {"by": by, "group": group, "objects": counts.total()} | {stage: counts[stage] for stage in (FOUND, *STAGES)}
+        for (by, group), counts in groups.items()
+    ]
 
 
-def _outcome_row(outcome: Outcome) -> dict[str, Any]:
-    return asdict(outcome.setting) | {key: value for key, value in asdict(outcome).items() if key != "setting"}
+def stage_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of `funnel_rows`: what was found, then what was lost at each stage, in the order of the model.
+
+    count, share: of all objects. sizes: the counts of small, medium and large ones. key: the setting that affects it.
+    """
+    if not rows:
+        return []
+    counts, by_size = rows[0], [row for row in rows if row["by"] == "size"]  # the first is of all objects
+    total = max(counts["objects"], 1)
+    words: Mapping[str, tuple[str, str]] = {FOUND: ("detected", "")} | STAGES
+    return [
+        {"name": name, "meaning": meaning, "key": key, "count": counts[name], "share": counts[name] / total}
+        | {"sizes": [row[name] for row in by_size]}
+        for name, (meaning, key) in words.items()
+        if counts[name] or name == FOUND
+    ]
+
+
+def shown_outcomes(outcomes: Sequence[Outcome], winners: Mapping[str, Outcome]) -> list[tuple[str, Outcome]]:
+    """The trained setting and those that no other beats in speed and AP, fastest first, each with its roles."""
+    shown = []
+    for each in sorted(outcomes, key=lambda outcome: outcome.milliseconds):
+        named = {"trained": outcomes[0], **winners}
+        roles = [name for name, outcome in named.items() if outcome.setting == each.setting]
+        if each.front or "trained" in roles:
+            shown.append((", ".join(roles), each))
+    return shown
 
 
 def _write_budgets(path: Path, name: str, outcome: Outcome, analysis: Analysis) -> None:
@@ -107,23 +132,18 @@ def analysis_tables(analysis: Analysis) -> list[str]:
 
 
 def _funnel_table(funnel: Funnel) -> str:
-    counts, sizes = funnel.counts(), {size: funnel.counts(size=size) for size in SIZES}
-    total = max(counts.total(), 1)
-    stages: Mapping[str, tuple[str, str]] = {FOUND: ("", "")} | STAGES
     rows = [
-        (name, counts[name], percent(counts[name] / total), *(sizes[size][name] for size in SIZES), key, meaning)
-        for name, (meaning, key) in stages.items()
-        if counts[name] or name == FOUND
+        (each["name"], each["count"], percent(each["share"]), *each["sizes"], each["key"], each["meaning"])
+        for each in stage_rows(funnel_rows(funnel))
     ]
-    title = f"where the {counts.total()} objects go ({funnel.kind}, IoU {funnel.iou:g})"
+    title = f"where the {len(funnel.objects)} objects go ({funnel.kind}, IoU {funnel.iou:g})"
     return table(title, ["", "objects", "%", *SIZES, "key", ""], rows)
 
 
 def _recall_table(analysis: Analysis) -> str:
-    recalls = analysis.recalls or []
-    counts = list(dict.fromkeys(each.count for each in recalls))
+    counts = dict.fromkeys(each.count for each in analysis.recalls or [])
     by_group: dict[tuple[str, str], list[ProposalRecall]] = {}
-    for each in recalls:
+    for each in analysis.recalls or []:
         by_group.setdefault((each.by, each.group), []).append(each)
     rows = [
         (by, group, found[0].objects, *(percent(each.recall50) for each in found))
@@ -153,11 +173,7 @@ def _anchor_table(analysis: Analysis) -> str:
 
 def _budget_table(analysis: Analysis) -> str:
     found, chosen = analysis.outcomes or [], analysis.winners or {}
-    rows = []
-    for each in sorted(found, key=lambda outcome: outcome.milliseconds):
-        if each.front or each is found[0]:
-            winner = [name for name, winner in chosen.items() if winner is each]
-            rows.append(_budget_row(each, " ".join(winner + (["trained"] if each is found[0] else []))))
+    rows = [_budget_row(each, roles) for roles, each in shown_outcomes(found, chosen)]
     title = (
         f"{len(found)} test-time settings; shown: those that no other beats in speed and {analysis.kind} AP (x 100)\n"
         "rpn.nms: pre_test > threshold > post_test; roi_head: score_threshold > nms_threshold > detections_per_image"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -34,15 +35,10 @@ def write_diagnostics(folder: Path, diagnostics: Mapping[str, Diagnostics]) -> d
     return pictures
 
 
-def _thresholds(found: Diagnostics) -> list[dict[str, object]]:
+def _thresholds(found: Diagnostics) -> list[dict[str, Any]]:
     return [
-        {
-            "class": each.class_name,
-            "best_threshold": each.best_threshold if each.best_f1 > 0 else "",  # nothing of it is ever right
-            "f1": each.best_f1,
-            "precision": each.best_precision,
-            "recall": each.best_recall,
-        }
+        {"class": each.class_name, "best_threshold": each.best_threshold if each.best_f1 > 0 else ""}  # never right
+        | {"f1": each.best_f1, "precision": each.best_precision, "recall": each.best_recall}
         for each in found.confidence
     ]
 
@@ -67,11 +63,9 @@ def diagnostics_tables(found: Diagnostics) -> str:
         f"{kind}: where the missing AP at IoU {found.errors.iou:g} went (now {percent(found.errors.ap)}); "
         f"errors scored at least {found.threshold:.2f}"
     )
+    thresholds = f"score thresholds with the best F1 are in {kind}_thresholds.csv"
     parts.append(table(title, ["error", "count", "AP it costs", ""], rows))
-    parts.append(
-        f"{kind}: score thresholds with the best F1 are in {kind}_thresholds.csv; "
-        f"one for all classes: {found.threshold:.2f}"
-    )
+    parts.append(f"{kind}: {thresholds}; one for all classes: {found.threshold:.2f}")
     if found.calibration is None:
         parts.append(f"{kind}: no calibration: scores lie outside 0 to 1, so they are not probabilities")
     return "\n\n".join(parts)

@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -51,28 +50,23 @@ class MetricWriter:
             self._events.add_scalar(key, value, step)
 
     def picture(self, step: int, tag: str, image: Image.Image) -> None:
-        if not self.enabled:
-            return
-        self._events.add_image(tag, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        if self.enabled:
+            self._events.add_image(tag, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def text(self, tag: str, text: str) -> None:
         """Markdown, as TensorBoard shows it."""
-        if not self.enabled:
-            return
-        self._events.add_text(tag, text)
+        if self.enabled:
+            self._events.add_text(tag, text)
 
     def close(self) -> None:
-        if not self.enabled:
-            return
-        self._lines.close()
-        self._events.close()
+        if self.enabled:
+            self._lines.close()
+            self._events.close()
 
     def __enter__(self) -> MetricWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

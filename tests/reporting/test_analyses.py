@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from planted_model import SETTING
@@ -15,7 +16,7 @@ from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
 from maskrcnn_train.reporting.analyses import analysis_tables, write_analysis
 from maskrcnn_train.reporting.drawing.analysis_figures import recall_figure
-from maskrcnn_train.reporting.pages.analysis_page import AnalysisPage, analysis_page
+from maskrcnn_train.reporting.pages.analysis_page import analysis_page
 from maskrcnn_train.reporting.pages.html import write_report
 
 OBJECTS = [("small", "large", FOUND), ("small", "large", FOUND), ("all", "small", "score"), ("all", "small", "box")]
@@ -41,7 +42,7 @@ def analysis() -> Analysis:
     )
 
 
-def page_of(analysis: Analysis, folder: Path) -> AnalysisPage:
+def page_of(analysis: Analysis, folder: Path) -> dict[str, Any]:
     """As a report reads it from the files."""
     (folder / "best.json").write_text('{"position": {"step": 7}}')
     write_analysis(folder, analysis, folder / "best.pt")
@@ -52,14 +53,14 @@ def page_of(analysis: Analysis, folder: Path) -> AnalysisPage:
 
 def test_classes_called_small_and_all_keep_their_own_numbers(analysis: Analysis, tmp_path: Path) -> None:
     page = page_of(analysis, tmp_path)
-    assert page.model == "best.pt, step 7"
-    assert page.lost == [("small", 2, 1.0), ("all", 2, 0.0)]
-    assert [(stage.name, stage.count, stage.sizes) for stage in page.stages] == [
+    assert page["model"] == "best.pt, step 7"
+    assert page["lost"] == [("small", 2, 1.0), ("all", 2, 0.0)]
+    assert [(stage["name"], stage["count"], stage["sizes"]) for stage in page["stages"]] == [
         (FOUND, 2, [0, 0, 2]),
         ("box", 1, [1, 0, 0]),
         ("score", 1, [1, 0, 0]),
     ]
-    assert [chart.title for chart in page.charts] == [
+    assert [chart.title for chart in page["charts"]] == [
         "Objects covered by the first N proposals, IoU 0.5 (rpn.nms.pre_test=200)"
     ]
     lines = recall_figure(analysis.recalls or [], SETTING).axes[0].lines
@@ -80,8 +81,8 @@ def test_without_objects_to_choose_by_no_budgets_are_written_and_every_reader_is
     analysis.outcomes = [Outcome(each, 90.0, 9.0, 2.0, tuned=-1.0, reported=0.5) for each in (SETTING, fast)]
     analysis.winners = {}
     page = page_of(analysis, tmp_path)
-    assert page.nothing_chosen == NOTHING_CHOSEN
-    assert len(page.charts) == 1  # of the proposals
+    assert page["nothing_chosen"] == NOTHING_CHOSEN
+    assert len(page["charts"]) == 1  # of the proposals
     assert not {"budgets", "budgets.png"} & {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "budgets.csv").is_file()
     assert [NOTHING_CHOSEN in text for text in analysis_tables(analysis)] == [False, False, True, False]

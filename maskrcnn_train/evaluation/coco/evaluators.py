@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import importlib.util
 import io
+import pkgutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,11 @@ from maskrcnn_train.structures.arrays import Floats
 from maskrcnn_train.structures.rle import compressed
 
 EXACT = 2**53  # from here on a float64 no longer holds every whole number
-HAVE_IDS = ("images", "categories")
 ABSENT = -1.0  # COCO's mark for "no such object, so no score"; not NaN, which JSON lacks
-EVALUATORS = {
-    "pycocotools": ("pycocotools.coco.COCO", "pycocotools.cocoeval.COCOeval"),
-    "faster_coco_eval": ("faster_coco_eval.COCO", "faster_coco_eval.COCOeval_faster"),
-    "hotcoco": ("hotcoco.COCO", "hotcoco.COCOeval"),
+EVALUATORS = {  # by package
+    "pycocotools": ("pycocotools.coco:COCO", "pycocotools.cocoeval:COCOeval"),
+    "faster_coco_eval": ("faster_coco_eval:COCO", "faster_coco_eval:COCOeval_faster"),
+    "hotcoco": ("hotcoco:COCO", "hotcoco:COCOeval"),
 }
 
 
@@ -50,18 +49,17 @@ def run_evaluator(
         shape = (len(limits.iou_thresholds), 101, len(truth["categories"]), len(limits.area_ranges))
         full = np.full((*shape, len(limits.max_detections)), ABSENT)
         return full, full[:, 0], full
-    ids = [item["id"] for key in HAVE_IDS for item in truth[key]]
+    ids = [item["id"] for item in (*truth["images"], *truth["categories"])]
     if min(ids) < 0:
         backend = "pycocotools"  # the only one that takes them
     check_backend(backend)
-    coco_class, evaluator_class = (_load(path) for path in EVALUATORS[backend])
+    coco_class, evaluator_class = map(pkgutil.resolve_name, EVALUATORS[backend])
     # the evaluators write into the annotations, and their progress to the terminal
     idle = "segmentation" if kind == "bbox" else ""
     annotations = [{key: value for key, value in each.items() if key != idle} for each in truth["annotations"]]
-    copy = {**truth, "annotations": annotations}
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"hotcoco|faster_coco_eval|pycocotools")
-        reference = _index(coco_class, copy)
+        reference = _index(coco_class, {**truth, "annotations": annotations})
         if backend == "hotcoco" and max(ids) < EXACT:
             found = _columns(reference, results, kind, mask_areas)
         else:
@@ -79,27 +77,22 @@ def run_evaluator(
 
 def check_backend(backend: str) -> None:
     """Raises UserError where the package of an evaluator is not installed."""
-    module = EVALUATORS[backend][0].split(".")[0]
-    if importlib.util.find_spec(module) is None:
+    if importlib.util.find_spec(backend) is None:
         raise UserError(
-            f"evaluation.backend={backend} needs the package {module.replace('_', '-')}, which is not installed; "
+            f"evaluation.backend={backend} needs the package {backend.replace('_', '-')}, which is not installed; "
             'run pip install "maskrcnn-train[evaluators]" or take evaluation.backend=hotcoco'
         )
 
 
-def _load(path: str) -> Any:
-    module, name = path.rsplit(".", 1)
-    return getattr(importlib.import_module(module), name)
-
-
 def _columns(reference: Any, results: Sequence[Coco], kind: str, mask_areas: Sequence[float]) -> Any:
     """The same results as hotcoco takes them fastest: in columns, without a dict for each."""
-    boxes = [result["bbox"] for result in results] if kind == "bbox" else [(0, 0, 0, 0)] * len(results)
+    boxes = kind == "bbox"
     rows = [
-        (each["image_id"], *box, each["score"], each["category_id"]) for each, box in zip(results, boxes, strict=True)
+        (each["image_id"], *(each["bbox"] if boxes else (0, 0, 0, 0)), each["score"], each["category_id"])
+        for each in results
     ]
     table = np.array(rows, np.float64).reshape(-1, 7)
-    if kind == "bbox":
+    if boxes:
         return reference.loadRes(table)
     codes = [result["segmentation"] for result in results]
     found = reference.loadRes(table, segmentation=[compressed(code, code["size"]) for code in codes])

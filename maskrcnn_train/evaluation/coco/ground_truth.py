@@ -19,6 +19,7 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.rle import compressed
 
 Coco = dict[str, Any]
+OF_RESULTS = ("image_id", "category_id", "score")
 IMAGE_ID = {"images": "id", "annotations": "image_id"}  # where each item has it
 
 
@@ -40,17 +41,12 @@ def complete_ground_truth(ground_truth: Coco, kinds: Sequence[str]) -> Coco:
             )
         filled = {**annotation, "id": number, "iscrowd": int(annotation.get("iscrowd") or 0)}
         if annotation.get("area") is None:
-            filled["area"] = _area(annotation, sizes[annotation["image_id"]])
+            if shape := annotation.get("segmentation"):
+                filled["area"] = float(coco_mask.area(compressed(shape, sizes[annotation["image_id"]])))
+            else:
+                filled["area"] = float(annotation["bbox"][2] * annotation["bbox"][3])
         annotations.append(filled)
     return {"images": ground_truth["images"], "categories": ground_truth["categories"], "annotations": annotations}
-
-
-def _area(annotation: Coco, size: tuple[int, int]) -> float:
-    """Square pixels of the mask, or of the box where there is none."""
-    shape = annotation.get("segmentation")
-    if not shape:
-        return float(annotation["bbox"][2] * annotation["bbox"][3])
-    return float(coco_mask.area(compressed(shape, size)))
 
 
 def check_results(ground_truth: Coco, results: Sequence[Coco], kinds: Sequence[str]) -> list[float]:
@@ -61,8 +57,7 @@ def check_results(ground_truth: Coco, results: Sequence[Coco], kinds: Sequence[s
     sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     for index, result in enumerate(results):
-        fault = _fault(result, sizes, categories, kinds)
-        if fault:
+        if fault := _fault(result, sizes, categories, kinds):
             raise UserError(f"result {index} {fault}")
     return _mask_areas(results) if "segm" in kinds else []
 
@@ -114,10 +109,9 @@ def _mask_areas(results: Sequence[Coco], chunk: int = 200) -> list[float]:
         codes = [result["segmentation"] for result in results[start : start + chunk]]
         areas = np.array([sum(code["counts"][1::2]) if isinstance(code["counts"], list) else 0 for code in codes])
         packed = [index for index, code in enumerate(codes) if not isinstance(code["counts"], list)]
-        areas[packed] = code_areas(
-            [_text(codes[index]["counts"]) for index in packed],
-            [codes[index]["size"][0] * codes[index]["size"][1] for index in packed],
-        )
+        counts = [codes[index]["counts"] for index in packed]
+        texts = [code.decode("latin-1") if isinstance(code, bytes) else code for code in counts]
+        areas[packed] = code_areas(texts, [math.prod(codes[index]["size"]) for index in packed])
         if (areas == DAMAGED).any():
             index = int((areas == DAMAGED).argmax())
             height, width = codes[index]["size"]
@@ -127,10 +121,6 @@ def _mask_areas(results: Sequence[Coco], chunk: int = 200) -> list[float]:
             )
         found += areas.astype(float).tolist()
     return found
-
-
-def _text(counts: str | bytes) -> str:
-    return counts.decode("latin-1") if isinstance(counts, bytes) else counts
 
 
 def _is_box(box: Any) -> bool:
@@ -160,15 +150,7 @@ def results_as_ground_truth(
         areas = [float(result["bbox"][2] * result["bbox"][3]) for result in results]
         extra = [{"bbox": list(result["bbox"])} for result in results]
     annotations = [
-        {
-            "id": number,
-            "image_id": result["image_id"],
-            "category_id": result["category_id"],
-            "score": result["score"],
-            "iscrowd": 0,
-            "area": area,
-            **more,
-        }
+        {"id": number, "iscrowd": 0, "area": area} | more | {key: result[key] for key in OF_RESULTS}
         for number, (result, area, more) in enumerate(zip(results, areas, extra, strict=True), start=1)
     ]
     return {**ground_truth, "annotations": annotations}

@@ -12,26 +12,13 @@ CATEGORY_ID = {"categories": "id", "annotations": "category_id"}  # where each i
 
 
 def explain_id_zero(ground_truth: Coco, results: Sequence[Coco], scored: CocoResult) -> list[str]:
-    """A sentence with the AP of other programs, if an annotation has id 0."""
-    theirs = ap_with_id_zero(ground_truth, results, scored)
-    if not theirs:
-        return []
-    ours = {kind: scored.metrics[f"{kind}/AP"] for kind in theirs}
-    pairs = [f"{kind} AP {100 * theirs[kind]:.1f} there, {100 * ours[kind]:.1f} here" for kind in theirs]
-    return [
-        "an annotation has id 0: pycocotools and Detectron2 count a detection that finds it as false "
-        f"({'; '.join(pairs)})"
-    ]
-
-
-def ap_with_id_zero(ground_truth: Coco, results: Sequence[Coco], scored: CocoResult) -> dict[str, float]:
-    """AP of each kind as pycocotools and Detectron2 give it; empty where no annotation has id 0.
+    """A sentence with the AP that pycocotools and Detectron2 give, if an annotation has id 0.
 
     Only the class of that annotation differs from `scored`, so only that class is evaluated again.
     """
     rows = [row for row, annotation in enumerate(ground_truth["annotations"]) if annotation.get("id") == 0]
     if not rows:
-        return {}
+        return []
     kinds = list(scored.precision)
     truth = complete_ground_truth(ground_truth, kinds)
     zero = truth["annotations"][rows[0]]
@@ -41,10 +28,14 @@ def ap_with_id_zero(ground_truth: Coco, results: Sequence[Coco], scored: CocoRes
     areas = check_results(truth, found, kinds)
     limits = Limits(scored.max_detections, scored.iou_thresholds, area_ranges(scored.size_limits))
     column = scored.class_ids.index(zero["category_id"])
-    found_ap = {}
+    pairs = []
     for kind in kinds:
         precision, _, _ = run_evaluator("pycocotools", {**truth, **own}, found, kind, limits, areas)
         every_class = scored.precision[kind].copy()
         every_class[:, :, column] = precision[:, :, 0]
-        found_ap[kind] = mean_present(every_class[..., 0, -1])
-    return found_ap
+        there, here = mean_present(every_class[..., 0, -1]), scored.metrics[f"{kind}/AP"]
+        pairs.append(f"{kind} AP {100 * there:.1f} there, {100 * here:.1f} here")
+    return [
+        "an annotation has id 0: pycocotools and Detectron2 count a detection that finds it as false "
+        f"({'; '.join(pairs)})"
+    ]

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT, Limits, cycle_collection_paused, run_evaluator
-from maskrcnn_train.evaluation.coco.ground_truth import check_results, complete_ground_truth
+from maskrcnn_train.evaluation.coco.ground_truth import Coco, check_results, complete_ground_truth
 from maskrcnn_train.settings.schema import EvaluationConfig
 from maskrcnn_train.structures.arrays import Floats
 
@@ -20,6 +19,7 @@ SIZE_LIMITS = (32, 96)  # COCO's: square roots of the areas where medium and lar
 KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
 KINDS = tuple(KIND_WORDS)
 AREA_NAMES = ("all", "small", "medium", "large")
+Names = dict[int, str]  # of classes, by category id
 NO_LIMIT = 1e10  # COCO's area that no object exceeds
 
 
@@ -39,7 +39,7 @@ class CocoResult:
     recall: dict[str, Floats]
     scores: dict[str, Floats]
     class_ids: list[int]
-    class_names: dict[int, str]
+    class_names: Names
     support: dict[int, int]
     area_counts: dict[str, int]
     max_detections: list[int]
@@ -48,13 +48,13 @@ class CocoResult:
 
 
 def evaluate_coco(
-    ground_truth: dict[str, Any],
-    results: list[dict[str, Any]],
+    ground_truth: Coco,
+    results: list[Coco],
     *,
     backend: str,
     max_detections: list[int],
     kinds: Sequence[str] = ("bbox", "segm"),
-    class_names: dict[int, str],
+    class_names: Names,
     iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
     size_limits: Sequence[float] = SIZE_LIMITS,
 ) -> CocoResult:
@@ -71,24 +71,26 @@ def evaluate_coco(
         arrays = {kind: run_evaluator(backend, truth, results, kind, limits, mask_areas) for kind in kinds}
     class_ids = sorted(category["id"] for category in truth["categories"])
     names = distinct_names({class_id: class_names[class_id] for class_id in class_ids})
-    metrics: dict[str, float] = {}
-    for kind, (precision, recall, _) in arrays.items():
-        summary = summarize(precision, recall, max_detections, iou_thresholds)
-        metrics |= {f"{kind}/{key}": value for key, value in summary.items()}
+    metrics = {
+        f"{kind}/{key}": value
+        for kind, (precision, recall, _) in arrays.items()
+        for key, value in summarize(precision, recall, max_detections, iou_thresholds).items()
+    }
     for kind, (precision, _, _) in arrays.items():
         for index, class_id in enumerate(class_ids):
             metrics[f"{kind}/AP/{names[class_id]}"] = mean_present(precision[:, :, index, 0, -1])
     objects = [annotation for annotation in truth["annotations"] if not annotation["iscrowd"]]
     support = Counter(annotation["category_id"] for annotation in objects)
+    sizes = zip(AREA_NAMES[1:], limits.area_ranges[1:], strict=True)
     return CocoResult(
         metrics=metrics,
-        precision={kind: arrays[kind][0] for kind in kinds},
-        recall={kind: arrays[kind][1] for kind in kinds},
-        scores={kind: arrays[kind][2] for kind in kinds},
+        precision={kind: each[0] for kind, each in arrays.items()},
+        recall={kind: each[1] for kind, each in arrays.items()},
+        scores={kind: each[2] for kind, each in arrays.items()},
         class_ids=class_ids,
         class_names=names,
         support={class_id: support[class_id] for class_id in class_ids},
-        area_counts=_area_counts(objects, size_limits),
+        area_counts={name: sum(low <= each["area"] <= high for each in objects) for name, (low, high) in sizes},
         max_detections=list(max_detections),
         iou_thresholds=list(iou_thresholds),
         size_limits=(size_limits[0], size_limits[1]),
@@ -102,24 +104,11 @@ def area_ranges(size_limits: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def score_coco(
-    ground_truth: dict[str, Any],
-    results: list[dict[str, Any]],
-    section: EvaluationConfig,
-    *,
-    kinds: Sequence[str],
-    class_names: dict[int, str],
+    ground_truth: Coco, results: list[Coco], section: EvaluationConfig, *, kinds: Sequence[str], class_names: Names
 ) -> CocoResult:
     """`evaluate_coco` as the `evaluation` section says."""
-    return evaluate_coco(
-        ground_truth,
-        results,
-        backend=section.backend,
-        max_detections=section.max_detections,
-        iou_thresholds=section.iou_thresholds,
-        size_limits=section.size_limits,
-        kinds=kinds,
-        class_names=class_names,
-    )
+    limits = {name: getattr(section, name) for name in ("backend", "max_detections", "iou_thresholds", "size_limits")}
+    return evaluate_coco(ground_truth, results, **limits, kinds=kinds, class_names=class_names)
 
 
 def summarize(
@@ -148,15 +137,10 @@ def mean_present(values: Floats) -> float:
     return float(present.mean()) if present.size else ABSENT
 
 
-def distinct_names(names: dict[int, str]) -> dict[int, str]:
+def distinct_names(names: Names) -> Names:
     """Class names that can be told apart: two classes of one name carry their ids."""
     uses = Counter(names.values())
     return {class_id: f"{name} ({class_id})" if uses[name] > 1 else name for class_id, name in names.items()}
-
-
-def _area_counts(objects: list[dict[str, Any]], size_limits: Sequence[float]) -> dict[str, int]:
-    ranges = zip(AREA_NAMES[1:], area_ranges(size_limits)[1:], strict=True)
-    return {name: sum(low <= each["area"] <= high for each in objects) for name, (low, high) in ranges}
 
 
 def explain_absent(result: CocoResult) -> list[str]:
@@ -165,14 +149,12 @@ def explain_absent(result: CocoResult) -> list[str]:
         return ["every AP and AR is absent: this split has no objects (crowd regions are not scored)"]
     small, large = result.size_limits
     words = {"small": f"below {small:g}^2", "medium": f"from {small:g}^2 to {large:g}^2", "large": f"above {large:g}^2"}
-    sentences = []
-    for kind in result.precision:
-        for name in AREA_NAMES[1:]:
-            keys = [f"{kind}/{measure}{name[0]}" for measure in ("AP", "AR")]
-            if result.metrics[keys[0]] == ABSENT:
-                sentences.append(
-                    f"{' and '.join(keys)} are absent: no {name} objects (area {words[name]} pixels) in this split"
-                )
+    sentences = [
+        f"{kind}/AP{name[0]} and {kind}/AR{name[0]} are absent: no {name} objects (area {area} pixels) in this split"
+        for kind in result.precision
+        for name, area in words.items()
+        if result.metrics[f"{kind}/AP{name[0]}"] == ABSENT
+    ]
     without = [result.class_names[class_id] for class_id in result.class_ids if not result.support[class_id]]
     if without:
         shown = ", ".join(without[:10]) + (f" and {len(without) - 10} more" if len(without) > 10 else "")

@@ -6,16 +6,16 @@ not. Two models are compared on the same draws, so that easy and hard images wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from maskrcnn_train.evaluation.diagnostics.matches import Matches, average_precision
-from maskrcnn_train.structures.arrays import Flags, Floats, Ints
+from maskrcnn_train.structures.arrays import Floats, Ints
 
-ClassScore = Callable[[Matches, int, Ints, Flags, Ints], Floats]
 CONFIDENCE = 0.95
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 FEWEST_IMAGES = 2  # with objects; with one, every draw gives the same score
 TOO_FEW_IMAGES = f"fewer than {FEWEST_IMAGES} images have such objects"
 NUMBERS_AT_ONCE = 4_000_000  # weights of detections: bounds the memory to about 200 MB
@@ -50,27 +50,22 @@ def draw_images(num_images: int, num_draws: int, seed: int) -> Ints:
     return np.concatenate([np.ones((1, num_images), np.int64), drawn])
 
 
-def drawn_ap(matches: Matches, draws: Ints) -> Floats:
+def drawn_scores(matches: Matches, draws: Ints, *, recall: bool = False) -> Floats:
     """AP of each IoU threshold in each draw, mean over the classes with objects in it: float [B, T], NaN if none.
 
-    NaN in all draws but the first where fewer than FEWEST_IMAGES have objects.
+    NaN in all draws but the first where fewer than FEWEST_IMAGES have objects. recall: the share of the objects that
+    are found instead of AP.
     """
-    return _drawn(matches, draws, _class_ap)
-
-
-def drawn_recall(matches: Matches, draws: Ints) -> Floats:
-    """Share of the objects that are found, as `drawn_ap`: float [B, T]."""
-    return _drawn(matches, draws, _class_recall)
-
-
-def _drawn(matches: Matches, draws: Ints, class_score: ClassScore) -> Floats:
     sums = np.zeros((len(draws), len(matches.hits)))
     counts = np.zeros(len(draws))
     for number in np.unique(matches.object_classes):
         objects = matches.object_classes == number
         weights = draws[:, matches.object_images[objects]]
         totals = weights.sum(axis=1)
-        score = class_score(matches, number, draws, objects, totals)
+        if recall:
+            score = weights @ matches.found[:, objects].T / np.maximum(totals, 1)[:, None]
+        else:
+            score = _class_ap(matches, number, draws, totals)
         present = totals > 0
         sums[present] += score[present]
         counts += present
@@ -81,21 +76,12 @@ def _drawn(matches: Matches, draws: Ints, class_score: ClassScore) -> Floats:
     return np.asarray(scores)
 
 
-def _class_ap(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Floats:
+def _class_ap(matches: Matches, number: int, draws: Ints, totals: Ints) -> Floats:
     own = np.flatnonzero(matches.classes == number)
-    part = max(1, NUMBERS_AT_ONCE // max(len(own), 1))
-    scores = []
-    for start in range(0, len(draws), part):
-        weights = draws[start : start + part, matches.images[own]]
-        scores.append(
-            average_precision(matches.hits[:, own], matches.ignored[:, own], weights, totals[start : start + part])
-        )
-    return np.concatenate(scores)
-
-
-def _class_recall(matches: Matches, number: int, draws: Ints, objects: Flags, totals: Ints) -> Floats:
-    weights = draws[:, matches.object_images[objects]]
-    return np.asarray(weights @ matches.found[:, objects].T / np.maximum(totals, 1)[:, None])
+    hits, ignored, images = matches.hits[:, own], matches.ignored[:, own], matches.images[own]
+    size = max(1, NUMBERS_AT_ONCE // max(len(own), 1))
+    parts = [slice(start, start + size) for start in range(0, len(draws), size)]
+    return np.concatenate([average_precision(hits, ignored, draws[part, images], totals[part]) for part in parts])
 
 
 def headline_draws(
@@ -105,14 +91,14 @@ def headline_draws(
 
     matches: of the areas all, small, medium, large.
     """
-    everything = drawn_ap(matches["all"], draws)
+    everything = drawn_scores(matches["all"], draws)
     scores = {"AP": everything.mean(axis=1)}
     for row, iou in enumerate(iou_thresholds):
         if round(iou, 6) in (0.5, 0.75):
             scores[f"AP{100 * iou:.0f}"] = everything[:, row]
     for area in ("small", "medium", "large"):
-        scores[f"AP{area[0]}"] = drawn_ap(matches[area], draws).mean(axis=1)
-    scores[f"AR{most_detections}"] = drawn_recall(matches["all"], draws).mean(axis=1)
+        scores[f"AP{area[0]}"] = drawn_scores(matches[area], draws).mean(axis=1)
+    scores[f"AR{most_detections}"] = drawn_scores(matches["all"], draws, recall=True).mean(axis=1)
     return scores
 
 
@@ -123,11 +109,20 @@ def interval(scores: Floats) -> Interval | None:
 
 
 def difference(first: Floats, second: Floats) -> Difference | None:
-    """second - first, draw by draw; None where either is absent."""
+    """second - first, draw by draw; None where either is absent.
+
+    Moving the draws (see `_middle`) takes no end beyond -1 or 1, and none across 0: it makes no difference clear.
+    """
     change = second - first
     if np.isnan(change[0]):
         return None
-    low, high = _middle(change) or (None, None)
+    middle = _middle(change)
+    if middle is None:
+        return Difference(float(change[0]), None, None)
+    low, high = max(middle[0], -1.0), min(middle[1], 1.0)
+    drawn_low, drawn_high = np.nanquantile(change[1:], TAILS)
+    if drawn_low <= 0 <= drawn_high:
+        low, high = min(low, 0.0), max(high, 0.0)
     return Difference(float(change[0]), low, high)
 
 
@@ -139,5 +134,5 @@ def _middle(scores: Floats) -> tuple[float, float] | None:
     draws = scores[1:][~np.isnan(scores[1:])]
     if not len(draws):
         return None
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) - draws.mean() + scores[0]
+    low, high = np.quantile(draws, TAILS) - draws.mean() + scores[0]
     return float(low), float(high)

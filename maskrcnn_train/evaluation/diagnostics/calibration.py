@@ -34,15 +34,12 @@ def calibrate(matches: Matches, *, iou: float) -> Calibration | None:
     if matches.scores.min(initial=0.0) < -ROUNDING or matches.scores.max(initial=1.0) > 1 + ROUNDING:
         return None
     counted = ~matches.ignored[0]
-    scores, hits = matches.scores[counted], matches.hits[0, counted].astype(float)
-    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
+    values = matches.scores[counted], matches.hits[0, counted].astype(float)
+    bins = np.minimum((values[0] * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
-    means, shares = (np.bincount(bins, values, BINS) / np.maximum(counts, 1) for values in (scores, hits))
-    error = float((counts * np.abs(means - shares)).sum() / max(len(scores), 1))
-    return Calibration(
-        iou=iou,
-        counts=counts.tolist(),
-        scores=[float(mean) if count else None for mean, count in zip(means, counts, strict=True)],
-        precision=[float(share) if count else None for share, count in zip(shares, counts, strict=True)],
-        error=error,
+    means, shares = (np.bincount(bins, each, BINS) / np.maximum(counts, 1) for each in values)
+    error = float((counts * np.abs(means - shares)).sum() / max(len(bins), 1))
+    scores, precision = (
+        [float(v) if n else None for v, n in zip(each, counts, strict=True)] for each in (means, shares)
     )
+    return Calibration(iou, counts.tolist(), scores, precision, error)

@@ -26,13 +26,10 @@ class Comparison:
             return "not distinguishable"
         return "b is better" if self.difference.value > 0 else "a is better"
 
-    @property
-    def note(self) -> str:
-        """Why there is no interval, if there is none."""
-        return f"no interval: {TOO_FEW_IMAGES}" if self.difference.low is None else ""
-
     def to_plain(self) -> dict[str, Any]:
-        return asdict(self) | {"verdict": self.verdict, "note": self.note}
+        """For JSON. note: why there is no interval, if there is none."""
+        note = f"no interval: {TOO_FEW_IMAGES}" if self.difference.low is None else ""
+        return asdict(self) | {"verdict": self.verdict, "note": note}
 
 
 def same_images(first: dict[str, Any], second: dict[str, Any]) -> None:
@@ -58,9 +55,8 @@ def compare(first: Mapping[str, Diagnostics], second: Mapping[str, Diagnostics])
         raise UserError(f"compare: a is scored by {', '.join(first)}, b by {', '.join(second)}: nothing to compare")
     found = []
     for kind in kinds:
-        for measure, scores in first[kind].draws.items():
-            change = difference(scores, second[kind].draws[measure])
-            if change is not None:
-                values = float(scores[0]), float(second[kind].draws[measure][0])
-                found.append(Comparison(f"{kind}/{measure}", *values, change))
+        for measure, a in first[kind].draws.items():
+            b = second[kind].draws[measure]
+            if change := difference(a, b):
+                found.append(Comparison(f"{kind}/{measure}", float(a[0]), float(b[0]), change))
     return found

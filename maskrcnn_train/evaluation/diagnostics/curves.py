@@ -48,22 +48,20 @@ def precision_recall_curves(
 ) -> list[PrecisionRecall]:
     """A curve for each class with objects and each of `ious` that was evaluated, at the most detections."""
     recall = np.linspace(0, 1, 101).tolist()
-    curves = []
-    for index, class_id in enumerate(result.class_ids):
-        for row, iou in enumerate(result.iou_thresholds):
-            precision = result.precision[kind][row, :, index, 0, -1]
-            if round(iou, 6) in ious and precision[0] >= 0:
-                curves.append(PrecisionRecall(result.class_names[class_id], iou, recall, precision.tolist()))
-    return curves
+    precision = result.precision[kind][..., 0, -1]
+    return [
+        PrecisionRecall(result.class_names[class_id], iou, recall, precision[row, :, index].tolist())
+        for index, class_id in enumerate(result.class_ids)
+        for row, iou in enumerate(result.iou_thresholds)
+        if round(iou, 6) in ious and precision[row, 0, index] >= 0
+    ]
 
 
 def confidence_curves(matches: Matches, class_names: list[str], *, iou: float) -> list[ConfidenceCurve]:
     """A curve for each class with objects. matches: at `iou` alone; class_names: by id, as the matches number them."""
     cuts = np.linspace(matches.scores.min(initial=0.0), matches.scores.max(initial=1.0), NUM_CUTS)
-    return [
-        _confidence_curve(matches, number, class_names[number], iou, cuts)
-        for number in np.unique(matches.object_classes).tolist()
-    ]
+    numbers = np.unique(matches.object_classes).tolist()
+    return [_confidence_curve(matches, number, class_names[number], iou, cuts) for number in numbers]
 
 
 def _confidence_curve(matches: Matches, number: int, name: str, iou: float, cuts: Floats) -> ConfidenceCurve:
@@ -73,28 +71,18 @@ def _confidence_curve(matches: Matches, number: int, name: str, iou: float, cuts
     right = np.concatenate([[0], hits.cumsum()])  # among the first n detections
     kept = np.searchsorted(-scores, -cuts, side="right")  # detections with at least this score
     precision, recall, f1 = _rates(right[kept], kept, num_objects)
-    # the best cut lies below a whole run of equal scores
-    ends = np.flatnonzero(np.diff(scores, append=-np.inf)) + 1
-    all_precision, all_recall, all_f1 = _rates(right[ends], ends, num_objects)
-    best = int(all_f1.argmax()) if len(ends) else -1
-    return ConfidenceCurve(
-        class_name=name,
-        iou=iou,
-        cuts=cuts.tolist(),
-        precision=precision.tolist(),
-        recall=recall.tolist(),
-        f1=f1.tolist(),
-        best_threshold=float(scores[ends[best] - 1]) if len(ends) else 0.0,
-        best_f1=float(all_f1[best]) if len(ends) else 0.0,
-        best_precision=float(all_precision[best]) if len(ends) else 0.0,
-        best_recall=float(all_recall[best]) if len(ends) else 0.0,
-    )
+    best = [0.0] * 4
+    if len(scores):  # the best cut lies below a whole run of equal scores
+        ends = np.flatnonzero(np.diff(scores, append=-np.inf)) + 1
+        all_precision, all_recall, all_f1 = _rates(right[ends], ends, num_objects)
+        row = all_f1.argmax()
+        best = [float(each[row]) for each in (scores[ends - 1], all_f1, all_precision, all_recall)]
+    return ConfidenceCurve(name, iou, cuts.tolist(), precision.tolist(), recall.tolist(), f1.tolist(), *best)
 
 
 def _rates(right: Ints, kept: Ints, num_objects: int) -> tuple[Floats, Floats, Floats]:
     precision = np.where(kept > 0, right / np.maximum(kept, 1), 1.0)
-    recall = right / num_objects
-    return precision, recall, 2 * right / (kept + num_objects)
+    return precision, right / num_objects, 2 * right / (kept + num_objects)
 
 
 def best_cut(curves: list[ConfidenceCurve]) -> tuple[float, float]:

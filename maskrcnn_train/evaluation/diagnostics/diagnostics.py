@@ -12,7 +12,6 @@ from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
 from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, CocoResult, area_ranges
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Interval, draw_images, headline_draws, interval
 from maskrcnn_train.evaluation.diagnostics.calibration import Calibration, calibrate
-from maskrcnn_train.evaluation.diagnostics.confusion import confusion_matrix
 from maskrcnn_train.evaluation.diagnostics.curves import (
     NUM_CUTS,
     ConfidenceCurve,
@@ -21,7 +20,7 @@ from maskrcnn_train.evaluation.diagnostics.curves import (
     confidence_curves,
     precision_recall_curves,
 )
-from maskrcnn_train.evaluation.diagnostics.errors import ErrorKind, Errors, classify, count_errors
+from maskrcnn_train.evaluation.diagnostics.errors import ErrorKind, Errors, classify, confusion_matrix, count_errors
 from maskrcnn_train.evaluation.diagnostics.matches import match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps, image_overlaps
 from maskrcnn_train.evaluation.diagnostics.sizes import SizeBucket, size_buckets
@@ -83,25 +82,18 @@ class Diagnostics:
 
 
 def diagnose(
-    ground_truth: dict[str, Any],
-    results: Sequence[dict[str, Any]],
-    result: CocoResult,
-    *,
-    num_draws: int,
-    seed: int,
+    ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], result: CocoResult, *, num_draws: int, seed: int
 ) -> dict[str, Diagnostics]:
     """Diagnose each kind that `result` has the metrics of.
 
     num_draws: of the images, behind each interval; 0 for no intervals. The draws follow from the seed and the number of
     images: they are the same for every model that is scored on them.
     """
-    kinds = list(result.precision)
+    kinds, most = list(result.precision), result.max_detections[-1]
     num_images = len(ground_truth["images"])
     draws = draw_images(num_images, num_draws, seed) if num_draws and num_images else None
     truth = complete_ground_truth(ground_truth, kinds)
-    overlaps = {
-        kind: image_overlaps(truth, results, kind=kind, max_detections=result.max_detections[-1]) for kind in kinds
-    }
+    overlaps = {kind: image_overlaps(truth, results, kind=kind, max_detections=most) for kind in kinds}
     return {kind: _diagnose(kind, overlaps, result, draws) for kind in kinds}
 
 
@@ -114,7 +106,7 @@ def _diagnose(
     at_half = found.matches
     confidence = confidence_curves(at_half, names, iou=IOU)
     threshold, _ = best_cut(confidence)
-    confident = match_detections([_above(image, threshold) for image in own], iou_thresholds=[IOU])
+    sure = [image.first(int((image.scores >= threshold).sum())) for image in own]
     scores = {} if draws is None else _headline(own, result, draws)
     intervals = {name: interval(each) for name, each in scores.items()}
     return Diagnostics(
@@ -126,20 +118,15 @@ def _diagnose(
         confusion=confusion_matrix(found, num_classes=len(names), threshold=threshold),
         errors=count_errors(found, iou=IOU, threshold=threshold),
         calibration=calibrate(at_half, iou=IOU),
-        sizes=size_buckets(own, at_half, confident),
+        sizes=size_buckets(own, at_half, match_detections(sure, iou_thresholds=[IOU])),
         intervals={name: each for name, each in intervals.items() if each is not None},
         draws=scores,
     )
 
 
-def _above(image: ImageOverlaps, threshold: float) -> ImageOverlaps:
-    return image.first(int((image.scores >= threshold).sum()))
-
-
 def _headline(overlaps: list[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Floats]:
-    ranges = zip(AREA_NAMES, area_ranges(result.size_limits), strict=True)
     matches = {
         name: match_detections(overlaps, iou_thresholds=result.iou_thresholds, area_range=limits)
-        for name, limits in ranges
+        for name, limits in zip(AREA_NAMES, area_ranges(result.size_limits), strict=True)
     }
     return headline_draws(matches, draws, result.iou_thresholds, result.max_detections[-1])

@@ -1,4 +1,4 @@
-"""What is wrong with each detection and object, and the AP that fixing each kind of error alone would add.
+"""What is wrong with each detection and object, which class is taken for which, and what each kind of error costs.
 
 The kinds are those of TIDE (Bolya et al. 2020), with `mask` set apart: a right box around a wrong mask.
 """
@@ -160,8 +160,24 @@ def _mean_ap(matches: Matches, hit: Flags, ignored: Flags, classes: Ints, withou
     for number in np.unique(matches.object_classes):
         own = classes == number
         num_objects = int((counted & (matches.object_classes == number)).sum())
-        if num_objects:
-            scores.append(plain_average_precision(hit[own], ignored[own], num_objects))
-        else:  # nothing is left to find: as good as can be, unless something is detected all the same
-            scores.append(float(ignored[own].all()))
+        # nothing left to find is as good as can be, unless something is detected all the same
+        score = plain_average_precision(hit[own], ignored[own], num_objects) if num_objects else ignored[own].all()
+        scores.append(float(score))
     return float(np.mean(scores)) if scores else 0.0
+
+
+def confusion_matrix(found: Classified, *, num_classes: int, threshold: float) -> Ints:
+    """Counts int64 [K + 1, K + 1]: rows the object, columns what it was taken for; the last of each: background.
+
+    Of the detections scored at least `threshold`. Each object counts once: with its right detection, else with the
+    highest-scored one of another class on it, else as missed. Every other detection is a false alarm.
+    """
+    matches = found.matches
+    shown = (matches.scores >= threshold) & (found.kinds != IGNORED)
+    best = found.best_of_objects(shown, ["classification"])
+    taken_for = np.where(best >= 0, np.append(matches.classes, num_classes)[best], num_classes)
+    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    np.add.at(matrix, (matches.object_classes, taken_for), 1)
+    shown[best[best >= 0]] = False
+    matrix[-1, :-1] = np.bincount(matches.classes[shown], minlength=num_classes)
+    return matrix

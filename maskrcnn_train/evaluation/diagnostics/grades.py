@@ -63,15 +63,12 @@ def grade_images(
 def _grades(found: Classified, overlaps: Sequence[ImageOverlaps], threshold: float) -> list[ImageGrade]:
     matches = found.matches
     shown = (matches.scores >= threshold) & (found.kinds != IGNORED)
+    graded = [(NAMES[kind], float(iou)) for kind, iou in zip(found.kinds, found.ious, strict=True)] + [("missed", 0.0)]
     grades = [ImageGrade(image.image_id, [], []) for image in overlaps]
     for row in np.flatnonzero(shown):
         image = matches.images[row]
-        result = int(overlaps[image].found[matches.rows[row]])
-        grades[image].detections.append(Graded(result, NAMES[found.kinds[row]], float(found.ious[row])))
-    best = found.best_of_objects(shown, list(ERROR_KINDS))
-    for number, row in enumerate(best):
+        grades[image].detections.append(Graded(int(overlaps[image].found[matches.rows[row]]), *graded[row]))
+    for number, row in enumerate(found.best_of_objects(shown, list(ERROR_KINDS))):  # -1, the last: missed
         image = matches.object_images[number]
-        annotation = int(overlaps[image].objects[matches.object_rows[number]])
-        kind, overlap = (NAMES[found.kinds[row]], float(found.ious[row])) if row >= 0 else ("missed", 0.0)
-        grades[image].objects.append(Graded(annotation, kind, overlap))
+        grades[image].objects.append(Graded(int(overlaps[image].objects[matches.object_rows[number]]), *graded[row]))
     return grades

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,10 +43,7 @@ class Matches:
 
 
 def match_detections(
-    overlaps: Sequence[ImageOverlaps],
-    *,
-    iou_thresholds: Sequence[float],
-    area_range: tuple[float, float] = (0.0, NO_LIMIT),
+    overlaps: Sequence[ImageOverlaps], *, iou_thresholds: Sequence[float], area_range: Sequence[float] = (0, NO_LIMIT)
 ) -> Matches:
     """Match every image at every threshold. area_range: square pixels; what lies outside is not counted."""
     thresholds = np.minimum(np.array(iou_thresholds), 1 - 1e-10)
@@ -61,24 +59,26 @@ def match_detections(
         ignored.append((matched & beside) | (~matched & small_or_large))
         counted.append(np.flatnonzero(~uncounted))
         targets.append(np.where(hits[-1], num_objects + np.searchsorted(counted[-1], partner), -1))
-        found.append(_taken(partner, len(uncounted))[:, counted[-1]])
+        taken = np.zeros((len(partner), len(uncounted) + 1), bool)  # the last column: detections without an object
+        np.put_along_axis(taken, partner, True, axis=1)
+        found.append(taken[:, counted[-1]])
         num_objects += len(counted[-1])
     lengths, object_counts = [len(image.scores) for image in overlaps], list(map(len, counted))
-    scores = _joined([image.scores for image in overlaps])
+    scores = _joined([image.scores for image in overlaps], np.float64)
     order = np.argsort(-scores, kind="stable")
     images = np.arange(len(overlaps))
     return Matches(
         images=np.repeat(images, lengths)[order],
-        rows=_joined([np.arange(length) for length in lengths]).astype(np.int64)[order],
-        classes=_joined([image.found_classes for image in overlaps]).astype(np.int64)[order],
+        rows=_joined([np.arange(length) for length in lengths], np.int64)[order],
+        classes=_joined([image.found_classes for image in overlaps], np.int64)[order],
         scores=scores[order],
-        hits=_joined(hits, len(thresholds))[:, order].astype(bool),
-        targets=_joined(targets, len(thresholds))[:, order].astype(np.int64),
-        ignored=_joined(ignored, len(thresholds))[:, order].astype(bool),
+        hits=_joined(hits, bool, len(thresholds))[:, order],
+        targets=_joined(targets, np.int64, len(thresholds))[:, order],
+        ignored=_joined(ignored, bool, len(thresholds))[:, order],
         object_images=np.repeat(images, object_counts),
-        object_rows=_joined(counted).astype(np.int64),
-        object_classes=_joined([i.object_classes[c] for i, c in zip(overlaps, counted, strict=True)]).astype(np.int64),
-        found=_joined(found, len(thresholds)).astype(bool),
+        object_rows=_joined(counted, np.int64),
+        object_classes=_joined([i.object_classes[c] for i, c in zip(overlaps, counted, strict=True)], np.int64),
+        found=_joined(found, bool, len(thresholds)),
     )
 
 
@@ -100,18 +100,9 @@ def _partners(image: ImageOverlaps, thresholds: Floats, beside: Flags) -> Ints:
     return partner
 
 
-def _taken(partner: Ints, num_objects: int) -> Flags:
-    taken = np.zeros((len(partner), num_objects), bool)
-    rows, columns = np.nonzero(partner >= 0)
-    taken[rows, partner[rows, columns]] = True
-    return taken
-
-
-def _joined(parts: Sequence[npt.NDArray[np.generic]], rows: int | None = None) -> Floats:
-    """All images in one array, along the last axis; with `rows` two-dimensional also where there is no image."""
-    if not parts:
-        return np.zeros(0 if rows is None else (rows, 0))
-    return np.concatenate(parts, axis=-1)
+def _joined(parts: Sequence[npt.NDArray[Any]], dtype: Any, *rows: int) -> npt.NDArray[Any]:
+    """All images, or none, in one array [*rows, N]."""
+    return np.concatenate([np.zeros((*rows, 0), dtype), *parts], axis=-1)
 
 
 # ---------------------------------------------------------------- from matches to AP

@@ -39,14 +39,8 @@ class ImageOverlaps:
 
     def first(self, count: int) -> ImageOverlaps:
         """With the `count` highest detections only."""
-        return replace(
-            self,
-            found=self.found[:count],
-            scores=self.scores[:count],
-            found_classes=self.found_classes[:count],
-            found_areas=self.found_areas[:count],
-            ious=self.ious[:count],
-        )
+        names = ("found", "scores", "found_classes", "found_areas", "ious")
+        return replace(self, **{name: getattr(self, name)[:count] for name in names})
 
 
 def image_overlaps(
@@ -71,7 +65,7 @@ def image_overlaps(
         theirs = [ground_truth["annotations"][row] for row in objects]
         crowd = [annotation["iscrowd"] for annotation in theirs]
         size = (image["height"], image["width"])
-        shapes = [_boxes(ours), _boxes(theirs)] if kind == "bbox" else [_codes(ours, size), _codes(theirs, size)]
+        shapes = _shapes(ours, kind, size), _shapes(theirs, kind, size)
         overlaps.append(
             ImageOverlaps(
                 image_id=image["id"],
@@ -83,7 +77,7 @@ def image_overlaps(
                 object_classes=np.array([classes[annotation["category_id"]] for annotation in theirs], np.int64),
                 object_areas=np.array([annotation["area"] for annotation in theirs], np.float64),
                 crowd=np.array(crowd, bool),
-                ious=_ious(shapes[0], shapes[1], crowd),
+                ious=_ious(*shapes, crowd),
             )
         )
     return overlaps
@@ -101,11 +95,10 @@ def _best_of_each_class(rows: list[int], results: Sequence[Coco], most: int) -> 
     return kept
 
 
-def _boxes(items: Sequence[Coco]) -> Floats:
-    return np.array([item["bbox"] for item in items], np.float64).reshape(-1, 4)
-
-
-def _codes(items: Sequence[Coco], size: tuple[int, int]) -> list[Coco]:
+def _shapes(items: Sequence[Coco], kind: str, size: tuple[int, int]) -> Floats | list[Coco]:
+    """Boxes [N, 4] or codes, as pycocotools compares them."""
+    if kind == "bbox":
+        return np.array([item["bbox"] for item in items], np.float64).reshape(-1, 4)
     return [compressed(item["segmentation"], size) for item in items]
 
 

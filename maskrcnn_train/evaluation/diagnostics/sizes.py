@@ -34,10 +34,9 @@ def size_buckets(overlaps: Sequence[ImageOverlaps], matches: Matches, confident:
     sides = np.sqrt([areas[image][row] for image, row in pairs])
     bucket = np.searchsorted(SIDES, sides, side="right") - 1
     buckets = []
-    for number, low in enumerate(SIDES):
+    for number, (low, high) in enumerate(zip(SIDES, (*SIDES[1:], None), strict=True)):
         own = bucket == number
         if own.any():
-            found, sure = matches.found[0, own].mean(), confident.found[0, own].mean()
-            high = SIDES[number + 1] if number + 1 < len(SIDES) else None
-            buckets.append(SizeBucket(low, high, int(own.sum()), float(found), float(sure)))
+            shares = [float(each.found[0, own].mean()) for each in (matches, confident)]
+            buckets.append(SizeBucket(low, high, int(own.sum()), *shares))
     return buckets

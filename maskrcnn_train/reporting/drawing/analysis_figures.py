@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from maskrcnn_train.analysis.analyst import Analysis
@@ -18,9 +19,7 @@ SIZE_COLORS = {"small": SERIES[1], "medium": LIGHT, "large": SERIES[0]}
 
 def draw_analysis(analysis: Analysis) -> dict[str, Figure]:
     """The pictures of what was analysed, by name."""
-    figures = {}
-    if analysis.funnel is not None:
-        figures["funnel"] = funnel_figure(analysis.funnel)
+    figures = {} if analysis.funnel is None else {"funnel": funnel_figure(analysis.funnel)}
     if analysis.recalls:
         figures["proposal_recall"] = recall_figure(analysis.recalls, analysis.setting)
     if analysis.outcomes and analysis.winners:
@@ -70,13 +69,11 @@ def budgets_figure(found: Sequence[Outcome], chosen: Mapping[str, Outcome], kind
     """Every setting by time and AP, on the images that settings were chosen on; the front and the winners stand out."""
     title = f"Test-time budgets: {kind} AP against time, on the half for choosing"
     figure, axes = new_axes(title, "milliseconds an image", f"{kind} AP x 100")
-    axes.scatter(
-        [each.milliseconds for each in found], [100 * each.tuned for each in found], s=12, color=MUTED, alpha=0.4
-    )
-    front = sorted((each for each in found if each.front), key=lambda each: each.milliseconds)
-    xs, ys = [each.milliseconds for each in front], [100 * each.tuned for each in front]
+    points = np.array([(each.milliseconds, 100 * each.tuned) for each in found])
+    axes.scatter(points[:, 0], points[:, 1], s=12, color=MUTED, alpha=0.4)
+    front = np.array(sorted(points[[each.front for each in found]].tolist()))
     label = "nothing is both faster and better"
-    axes.plot(xs, ys, drawstyle="steps-post", color=SERIES[0], marker="o", markersize=4, label=label)
+    axes.step(front[:, 0], front[:, 1], where="post", color=SERIES[0], marker="o", markersize=4, label=label)
     for name, outcome in {"trained": found[0], **chosen}.items():
         color = INK if name == "trained" else SERIES[1]
         point = (outcome.milliseconds, 100 * outcome.tuned)

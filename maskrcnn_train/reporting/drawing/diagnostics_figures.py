@@ -8,17 +8,7 @@ from matplotlib.figure import Figure
 from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS
 from maskrcnn_train.evaluation.diagnostics.curves import best_cut
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
-from maskrcnn_train.reporting.drawing.figures import (
-    INK,
-    LIGHT,
-    MUTED,
-    SERIES,
-    WIDTH,
-    add_legend,
-    add_line,
-    add_thin_line,
-    new_axes,
-)
+from maskrcnn_train.reporting.drawing.figures import INK, LIGHT, MUTED, SERIES, add_legend, add_line, new_axes
 from maskrcnn_train.structures.arrays import Ints
 
 MOST_CLASSES = 10  # drawn in colours of their own; more are grey
@@ -28,11 +18,8 @@ FILL = SERIES[0]
 
 def draw_diagnostics(found: Diagnostics) -> dict[str, Figure]:
     """All pictures by name."""
-    return curve_figures(found) | {
-        "confusion": confusion_figure(found),
-        "errors": errors_figure(found),
-        "sizes": sizes_figure(found),
-    }
+    tables = {"confusion": confusion_figure(found), "errors": errors_figure(found), "sizes": sizes_figure(found)}
+    return curve_figures(found) | tables
 
 
 def curve_figures(found: Diagnostics) -> dict[str, Figure]:
@@ -47,9 +34,9 @@ def precision_recall_figure(found: Diagnostics) -> Figure:
     figure, axes = new_axes(title, "recall", "precision", unit=True)
     curves = [curve for curve in found.precision_recall if round(curve.iou, 6) == 0.5]
     if curves:
-        draw = add_line if len(curves) <= MOST_CLASSES else add_thin_line
         for curve in curves:
-            draw(axes, curve.recall, curve.precision, f"{curve.class_name} {100 * np.mean(curve.precision):.1f}")
+            label = f"{curve.class_name} {100 * np.mean(curve.precision):.1f}"
+            add_line(axes, curve.recall, curve.precision, label, thin=len(curves) > MOST_CLASSES)
         mean = np.mean([curve.precision for curve in curves], axis=0)
         axes.plot(curves[0].recall, mean, color=INK, linewidth=2.4, label=f"mean {100 * mean.mean():.1f}")
         add_legend(figure)
@@ -65,7 +52,7 @@ def confidence_figure(found: Diagnostics) -> Figure:
         cuts = found.confidence[0].cuts
         axes.set_xlim(cuts[0], cuts[-1])
         for curve in found.confidence:
-            add_thin_line(axes, cuts, curve.f1, f"F1 of {curve.class_name}")
+            add_line(axes, cuts, curve.f1, f"F1 of {curve.class_name}", thin=True)
         for label, name in (("F1", "f1"), ("precision", "precision"), ("recall", "recall")):
             add_line(axes, cuts, np.mean([getattr(curve, name) for curve in found.confidence], axis=0), label)
         axes.axvline(best, color=MUTED, linestyle=":", label=f"F1 {best_f1:.2f} at {best:.2f}")
@@ -80,7 +67,7 @@ def confusion_figure(found: Diagnostics) -> Figure:
     """
     matrix, names = _most_frequent(found)
     side = 3.2 + 0.42 * len(names)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    figure = Figure(figsize=(side + 0.8, side))
     axes = figure.add_subplot()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shares[-1] = matrix[-1] / max(matrix[-1].max(), 1) * 0.6  # false alarms have no total of their own
@@ -105,19 +92,20 @@ def _most_frequent(found: Diagnostics) -> tuple[Ints, list[str]]:
     if len(names) <= MOST_CELLS:
         return matrix, [*names, ""]
     order = np.argsort(-matrix[:-1].sum(axis=1), kind="stable")
-    own, rare = sorted(order[: MOST_CELLS - 1].tolist()), order[MOST_CELLS - 1 :].tolist()
-    groups: list[list[int]] = [*([row] for row in own), rare, [len(names)]]
-    summed = np.array([[matrix[np.ix_(rows, columns)].sum() for columns in groups] for rows in groups])
-    return summed, [*(names[row] for row in own), f"{len(rare)} others", ""]
+    own = sorted(order[: MOST_CELLS - 1].tolist())
+    group_of = np.full(len(matrix), len(own))
+    group_of[[*own, len(names)]] = [*range(len(own)), len(own) + 1]
+    summed = np.zeros((len(own) + 2, len(own) + 2), np.int64)
+    np.add.at(summed, (group_of[:, None], group_of), matrix)
+    return summed, [*(names[row] for row in own), f"{len(matrix) - 1 - len(own)} others", ""]
 
 
 def errors_figure(found: Diagnostics) -> Figure:
     """How much AP each kind of error costs, and how many there are from the score threshold on."""
     errors = found.errors
     title = f"Where the missing AP of {KIND_WORDS[found.kind]} went, IoU {errors.iou:g} (now {100 * errors.ap:.1f})"
-    figure, axes = new_axes(
-        title, f"AP x 100 that fixing this alone would add (errors scored {found.threshold:.2f} or more)"
-    )
+    x_label = f"AP x 100 that fixing this alone would add (errors scored {found.threshold:.2f} or more)"
+    figure, axes = new_axes(title, x_label)
     kinds = errors.kinds[::-1]
     bars = axes.barh([kind.name for kind in kinds], [100 * kind.ap_gain for kind in kinds], color=FILL)
     texts = [f"{100 * kind.ap_gain:.1f}   ({kind.count:,})" for kind in kinds]
@@ -130,12 +118,14 @@ def calibration_figure(found: Diagnostics) -> Figure:
     """The share of right detections in each bin of scores, beside the line where score and share are equal."""
     assert found.calibration is not None
     title = f"Do the scores of {KIND_WORDS[found.kind]} mean what they say? (mean gap {found.calibration.error:.3f})"
-    figure, axes = new_axes(title, "score; above each bar its detections", "share that is right", unit=True)
+    figure, axes = new_axes(title, "score; at the top the detections of each bin", "share that is right", unit=True)
+    axes.set_ylim(0, 1.14)
     edges = np.linspace(0, 1, len(found.calibration.counts) + 1)
     shares = [share or 0 for share in found.calibration.precision]
-    bars = axes.bar(edges[:-1], shares, width=np.diff(edges) * 0.92, align="edge", color=LIGHT)
-    counts = [f"{count:,}" if count else "" for count in found.calibration.counts]
-    axes.bar_label(bars, counts, color=MUTED, fontsize=9)
+    axes.bar(edges[:-1], shares, width=np.diff(edges) * 0.92, align="edge", color=LIGHT)
+    for edge, count in zip(edges, found.calibration.counts, strict=False):
+        if count:
+            axes.text(edge + edges[1] / 2, 1.05, f"{count:,}", color=MUTED, fontsize=9, ha="center")
     axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="as it should be")
     add_legend(figure)
     return figure
@@ -143,21 +133,15 @@ def calibration_figure(found: Diagnostics) -> Figure:
 
 def sizes_figure(found: Diagnostics) -> Figure:
     """The share of the objects of each size that is found."""
-    figure, axes = new_axes(
-        f"{KIND_WORDS[found.kind].capitalize()}: objects found by size, IoU 0.5",
-        "side of the object (square root of its area), image pixels",
-        "share found",
-        unit=True,
-    )
-    figure.set_figwidth(max(WIDTH, 1.1 * len(found.sizes)))
-    positions = np.arange(len(found.sizes))
-    for shift, color, label, name in (
-        (-0.2, LIGHT, "at any score", "found"),
-        (0.2, FILL, f"scored at least {found.threshold:.2f}", "found_above_threshold"),
-    ):
-        axes.bar(positions + shift, [getattr(each, name) for each in found.sizes], width=0.38, color=color, label=label)
-    words = [f"{each.low:g} to {each.high:g}" if each.high else f"{each.low:g} and more" for each in found.sizes]
-    texts = [f"{word}\n({each.objects:,})" for word, each in zip(words, found.sizes, strict=True)]
+    title = f"{KIND_WORDS[found.kind].capitalize()}: objects found by size, IoU 0.5"
+    x_label = "side of the object (square root of its area), image pixels"
+    figure, axes = new_axes(title, x_label, "share found", unit=True)
+    figure.set_figwidth(max(figure.get_figwidth(), 1.1 * len(found.sizes)))
+    positions, sure = np.arange(len(found.sizes)), f"scored at least {found.threshold:.2f}"
+    axes.bar(positions - 0.2, [each.found for each in found.sizes], 0.38, color=LIGHT, label="at any score")
+    axes.bar(positions + 0.2, [each.found_above_threshold for each in found.sizes], 0.38, color=FILL, label=sure)
+    ends = [f"to {each.high:g}" if each.high else "and more" for each in found.sizes]
+    texts = [f"{each.low:g} {end}\n({each.objects:,})" for end, each in zip(ends, found.sizes, strict=True)]
     axes.set_xlim(-0.6, max(len(positions), 1) - 0.4)
     axes.set_xticks(positions, texts)
     add_legend(figure)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -25,6 +26,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from maskrcnn_train.files import written_aside
@@ -38,6 +40,7 @@ MOST_POINTS = 300
 MOST_MARKS = 40  # points of a line that are marked one by one
 PNG_DPI = 170
 TEXT = 11  # points
+LETTER, LINE = 0.09, 0.2  # inches: the width of a letter and the height of a line
 MOST_LETTERS = 54  # in a line
 SVG = "http://www.w3.org/2000/svg"
 Points = Sequence[tuple[float, float]]
@@ -55,19 +58,19 @@ def new_axes(
     title: str, x_label: str, y_label: str = "", *, height: float = HEIGHT, unit: bool = False
 ) -> tuple[Figure, Axes]:
     """A figure with one frame. unit: both axes go from 0 to 1."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_subplot()
     axes.set_title(textwrap.fill(title, MOST_LETTERS), color=INK, fontsize=TEXT)
     axes.set_xlabel(textwrap.fill(x_label, MOST_LETTERS), color=MUTED, fontsize=TEXT)
     axes.set_ylabel(y_label, color=MUTED, fontsize=TEXT)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=TEXT, length=0)
+    axes.tick_params(colors=MUTED, labelsize=TEXT, length=0, left=False, bottom=False)
+    axes.locator_params(nbins=5)
     axes.grid(color=RULE)
     axes.set_axisbelow(True)
     if unit:
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.04)
+        axes.set(xlim=(0, 1), ylim=(0, 1.04))
     return figure, axes
 
 
@@ -79,19 +82,12 @@ def add_legend(figure: Figure) -> None:
     labels = [label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 1]}…" for label in labels]
     columns = min(len(labels), max(1, int(figure.get_figwidth() / (0.09 * max(map(len, labels)) + 0.4))))
     figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
-    figure.legend(
-        handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=TEXT, labelcolor=INK,
-        handlelength=1.4, columnspacing=1.4, borderpad=0,
-    )  # fmt: skip
+    style: dict[str, Any] = {"frameon": False, "fontsize": TEXT, "labelcolor": INK, "handlelength": 1.4}
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.4, borderpad=0, **style)
 
 
 def line_figure(
-    title: str,
-    series: Mapping[str, Points],
-    *,
-    x_label: str = "step",
-    from_zero: bool = True,
-    last: bool = True,
+    title: str, series: Mapping[str, Points], *, x_label: str = "step", from_zero: bool = True, last: bool = True
 ) -> Figure | None:
     """A figure of the series (x, y) of which some has more than one point; else None.
 
@@ -111,17 +107,15 @@ def line_figure(
     return figure
 
 
-def add_line(axes: Axes, xs: Sequence[float], ys: Sequence[float], label: str) -> None:
-    """A line in the next colour, its points marked where they are few."""
+def add_line(axes: Axes, xs: Sequence[float], ys: Sequence[float], label: str, *, thin: bool = False) -> None:
+    """A line in the next colour, its points marked where they are few. thin: one of many, named by the pointer only."""
+    if thin:
+        axes.plot(xs, ys, color=MUTED, linewidth=0.8, alpha=0.4, label=f"_{label}")
+        return
     number = sum(not str(line.get_label()).startswith("_") for line in axes.lines)
     marker = "o" if len(xs) <= MOST_MARKS else ""
     dashed = "--" if number >= len(SERIES) else "-"
     axes.plot(xs, ys, dashed, color=SERIES[number % len(SERIES)], marker=marker, markersize=4, label=label)
-
-
-def add_thin_line(axes: Axes, xs: Sequence[float], ys: Sequence[float], name: str) -> None:
-    """One of many lines, in grey: named by the pointer only."""
-    axes.plot(xs, ys, color=MUTED, linewidth=0.8, alpha=0.4, label=f"_{name}")
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
@@ -141,10 +135,10 @@ def number(value: float) -> str:
 # ---------------------------------------------------------------- out of matplotlib
 
 
-def to_image(figure: Figure, dpi: int = PNG_DPI) -> Image.Image:
+def to_image(figure: Figure) -> Image.Image:
     """The figure as pixels, R G B."""
     canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(dpi)
+    figure.set(dpi=PNG_DPI, layout_engine="constrained")
     with _any_text(figure):
         canvas.draw()  # type: ignore[no-untyped-call]
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
@@ -168,17 +162,18 @@ def save_figure(figure: Figure, path: Path) -> Image.Image:
     return image
 
 
-def to_chart(figure: Figure | None, name: str) -> Chart | None:
-    """The figure for a page, which uses it up; None stays None. Lines name themselves and their points to the pointer.
+def to_charts(group: str, figures: Mapping[str, Figure | None]) -> list[Chart]:
+    """The figures for a page, which uses them up; None is left out. group: of these charts on their page."""
+    return [_to_chart(figure, f"{group}/{name}") for name, figure in figures.items() if figure is not None]
 
-    name: of this chart among those of its page, so that no two have an id in common.
-    """
-    if figure is None:
-        return None
+
+def _to_chart(figure: Figure, name: str) -> Chart:
+    """Lines name themselves and their points to the pointer. No two charts of one page may have the same name."""
     axes = figure.axes[0]
     title = axes.get_title()
     summary = f"{title} by {axes.get_xlabel()}".replace("\n", " ") + "".join(_summary(line) for line in axes.lines)
     axes.set_title("")
+    _set_margins(figure, axes)
     for index, line in enumerate(axes.lines):
         line.set_gid(f"line-{index}")
     for patch in (figure.patch, axes.patch):
@@ -190,6 +185,18 @@ def to_chart(figure: Figure | None, name: str) -> Chart | None:
     root = ElementTree.fromstring(stream.getvalue())
     _add_titles(root, axes)
     return Chart(title.replace("\n", " "), _inline(root, summary))
+
+
+def _set_margins(figure: Figure, axes: Axes) -> None:
+    """Make room for the labels and the legend by their letters: matplotlib's own layout doubles the time of a chart."""
+    texts = [axis.get_major_formatter().format_ticks(axis.get_majorticklocs()) for axis in (axes.xaxis, axes.yaxis)]
+    widest_x, widest_y = (LETTER * max(map(len, each), default=0) for each in texts)
+    left = 0.12 + widest_y + (LINE if axes.get_ylabel() else 0)
+    bottom = 0.14 + LINE * (2 + axes.get_xlabel().count("\n")) + figure.get_figheight() - HEIGHT  # the legend
+    top = 0.08 + (LINE if axes.yaxis.get_major_formatter().get_offset() else 0)
+    size = figure.get_size_inches()
+    corners = (left, bottom, size[0] - 0.08 - widest_x / 2, size[1] - top) / np.tile(size, 2)
+    axes.set_position(Bbox.from_extents(*corners))
 
 
 def _summary(line: Line2D) -> str:
@@ -211,9 +218,8 @@ def _add_titles(root: ElementTree.Element, axes: Axes) -> None:
 
 
 def _title(element: ElementTree.Element, text: str) -> None:
-    title = ElementTree.Element(f"{{{SVG}}}title")
+    element.insert(0, title := ElementTree.Element(f"{{{SVG}}}title"))
     title.text = text
-    element.insert(0, title)
 
 
 def _inline(root: ElementTree.Element, summary: str) -> Markup:

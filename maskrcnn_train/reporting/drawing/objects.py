@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from maskrcnn_train.reporting.drawing.colors import Color, class_color, text_color
+from maskrcnn_train.structures.arrays import Flags, Floats
 
 CroppedMask = tuple[int, int, npt.NDArray[Any]]  # x0, y0, uint8 or bool [h, w]
 SMALLEST_LONG_SIDE = 480  # pixels; below it a class name can't be read
@@ -47,13 +48,15 @@ def draw_objects(
     line = max(2, round(max(picture.size) / 500)) if thickness is None else thickness
     if masks is not None:
         _paint_masks(picture, [masks[i] for i in order], [colors[i] for i in order], scale, max(line, 1), opacity)
-    draw = ImageDraw.Draw(picture)
     if line > 0:
+        draw = ImageDraw.Draw(picture)
         for index in order:
-            _draw_box(draw, corners[index].tolist(), colors[index], line, picture.size)
+            _draw_box(draw, corners[index], colors[index], line, picture.size)
     if show_names:
-        texts = [_text(names[int(label) - 1], None if scores is None else scores[i]) for i, label in enumerate(labels)]
-        _draw_texts(draw, corners.tolist(), texts, colors, picture.size, text_size)
+        texts = [names[int(label) - 1] for label in labels]
+        if scores is not None:
+            texts = [f"{text} {float(score):.2f}" for text, score in zip(texts, scores, strict=True)]
+        _draw_texts(picture, corners, texts, colors, text_size)
     return picture
 
 
@@ -91,7 +94,7 @@ def _paint_masks(
         picture.paste(color, corner, Image.fromarray((inside & ~_eroded(inside, line)).astype(np.uint8) * 255))
 
 
-def _enlarged_mask(bitmap: npt.NDArray[Any], scale: int) -> npt.NDArray[np.bool_]:
+def _enlarged_mask(bitmap: npt.NDArray[Any], scale: int) -> Flags:
     """The mask at the picture's scale, its steps rounded off: bool [h * scale, w * scale]."""
     inside = np.asarray(bitmap) > 0
     if scale == 1:
@@ -101,37 +104,29 @@ def _enlarged_mask(bitmap: npt.NDArray[Any], scale: int) -> npt.NDArray[np.bool_
     return np.asarray(gray.filter(ImageFilter.GaussianBlur(0.6 * scale))) > 127
 
 
-def _eroded(inside: npt.NDArray[np.bool_], pixels: int) -> npt.NDArray[np.bool_]:
+def _eroded(inside: Flags, pixels: int) -> Flags:
     """The mask without its outermost `pixels`; beyond the array there is nothing."""
     height, width = inside.shape
     padded = np.pad(inside, pixels)
     span = range(2 * pixels + 1)
     rows = np.logical_and.reduce([padded[shift : shift + height] for shift in span])
-    core: npt.NDArray[np.bool_] = np.logical_and.reduce([rows[:, shift : shift + width] for shift in span])
+    core: Flags = np.logical_and.reduce([rows[:, shift : shift + width] for shift in span])
     return core
 
 
-def _draw_box(draw: ImageDraw.ImageDraw, box: Sequence[float], color: Color, line: int, size: tuple[int, int]) -> None:
+def _draw_box(draw: ImageDraw.ImageDraw, box: Floats, color: Color, line: int, size: tuple[int, int]) -> None:
     """The box's outline, kept inside the picture: x2, y2 are edges, one beyond the last pixel."""
-    x1, y1, x2, y2 = (round(value) for value in box)
-    x1, y1 = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
-    x2, y2 = max(min(x2, size[0]) - 1, x1), max(min(y2, size[1]) - 1, y1)
-    draw.rectangle((x1, y1, x2, y2), outline=color, width=line)
-
-
-def _text(name: str, score: float | None) -> str:
-    return name if score is None else f"{name} {float(score):.2f}"
+    corners = np.round(box).astype(int).reshape(2, 2)
+    first = np.clip(corners[0], 0, np.array(size) - 1)
+    last = np.maximum(np.minimum(corners[1], size) - 1, first)
+    draw.rectangle((*first.tolist(), *last.tolist()), outline=color, width=line)
 
 
 def _draw_texts(
-    draw: ImageDraw.ImageDraw,
-    boxes: Sequence[Sequence[float]],
-    texts: Sequence[str],
-    colors: Sequence[Color],
-    size: tuple[int, int],
-    text_size: int | None,
+    picture: Image.Image, boxes: Floats, texts: Sequence[str], colors: Sequence[Color], text_size: int | None
 ) -> None:
     """Each name at its box, on a background of its colour, where it covers no other name if it can."""
+    draw, size = ImageDraw.Draw(picture), picture.size
     fitting = max(12, round(max(size) / (55 if len(texts) <= 25 else 75)))
     font = ImageFont.load_default(size=fitting if text_size is None else text_size)
     _, top, _, bottom = font.getbbox("Ag")  # one height for all, whatever their letters
@@ -149,14 +144,12 @@ def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, mo
     """The text, its end cut off when it is wider than `most` pixels."""
     if font.getbbox(text)[2] <= most:
         return text
-    while len(text) > 1 and font.getbbox(text + "...")[2] > most:
+    while len(text) > 1 and font.getbbox(f"{text}...")[2] > most:
         text = text[:-1]
-    return text + "..."
+    return f"{text}..."
 
 
-def _free_position(
-    box: Sequence[float], width: float, height: float, taken: npt.NDArray[np.float64], size: tuple[int, int]
-) -> tuple[int, int]:
+def _free_position(box: Floats, width: float, height: float, taken: Floats, size: tuple[int, int]) -> tuple[int, int]:
     """Top left corner of a text, always inside the picture: above the box, in its corners, or below it.
 
     taken: [T, 4], x1 y1 x2 y2 of the texts that are there.

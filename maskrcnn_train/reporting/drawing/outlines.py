@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-import numpy.typing as npt
 from contourpy import contour_generator
 from matplotlib.path import Path
 from PIL import Image
 
-Array = npt.NDArray[np.float64]
+from maskrcnn_train.structures.arrays import Bytes, Flags, Floats
+
 TOLERANCE = 0.8  # pixels of the picture that an outline may be off
 
 
-def mask_path(bitmap: npt.NDArray[np.uint8], x0: float, y0: float, scale: float) -> str:
+def mask_path(x0: float, y0: float, bitmap: Bytes, scale: float) -> str:
     """The SVG path of a mask, in picture pixels; empty where nothing is left of it.
 
     bitmap: [h, w], at column `x0`, row `y0` of the image. scale: picture pixels for an image pixel.
     """
+    if not bitmap.size:
+        return ""
     height, width = bitmap.shape
     small = (max(1, round(width * min(scale, 1.0))), max(1, round(height * min(scale, 1.0))))
     grey = Image.fromarray((bitmap > 0).astype(np.uint8) * 255)
@@ -27,18 +31,18 @@ def mask_path(bitmap: npt.NDArray[np.uint8], x0: float, y0: float, scale: float)
     return "".join(_closed(loop) for loop in loops if len(loop) > 2)
 
 
-def box_path(box: tuple[float, float, float, float], scale: float) -> str:
+def box_path(box: Sequence[float], scale: float) -> str:
     """The SVG path of a box x, y, width, height of the image, in picture pixels."""
     x, y, width, height = (value * scale for value in box)
     return _closed(np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)]))
 
 
-def _closed(points: Array) -> str:
+def _closed(points: Floats) -> str:
     rounded = [" ".join(f"{round(value, 1):g}" for value in point) for point in points.tolist()]
     return "M" + "L".join(rounded) + "z"
 
 
-def trace(inside: npt.NDArray[np.bool_]) -> list[Array]:
+def trace(inside: Flags) -> list[Floats]:
     """Closed loops around the pixels and the holes of a mask: float [n, 2] each, x y.
 
     inside: bool [h, w]. The points are the middles of pixel edges, so that slopes are slopes rather than stairs.
@@ -47,7 +51,7 @@ def trace(inside: npt.NDArray[np.bool_]) -> list[Array]:
     return [np.asarray(loop[:-1], np.float64) - 0.5 for loop in contours]
 
 
-def simplified(loop: Array, tolerance: float) -> Array:
+def simplified(loop: Floats, tolerance: float) -> Floats:
     """A closed loop [n, 2] with fewer points, the others at most about `tolerance` away from it."""
     path = Path(np.vstack([loop, loop[:1]]))
     path.should_simplify, path.simplify_threshold = True, tolerance

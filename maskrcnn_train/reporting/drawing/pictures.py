@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from maskrcnn_train.evaluation.coco.ground_truth import Coco
 from maskrcnn_train.files import written_aside
 from maskrcnn_train.reporting.drawing.objects import CroppedMask, draw_objects, side_by_side
+from maskrcnn_train.structures.arrays import Bytes
 from maskrcnn_train.structures.rle import compressed, decode_crop
 
 
@@ -31,11 +30,7 @@ class Objects:
 
 
 def objects_from_coco(
-    annotations: Iterable[Mapping[str, Any]],
-    *,
-    labels: Mapping[int, int],
-    size: tuple[int, int],
-    threshold: float = 0.0,
+    annotations: Iterable[Coco], *, labels: Mapping[int, int], size: tuple[int, int], threshold: float = 0.0
 ) -> Objects:
     """Objects of one image from COCO annotations or results, those scored below `threshold` left out.
 
@@ -43,45 +38,34 @@ def objects_from_coco(
     when some object has none, only boxes are drawn.
     """
     kept = [item for item in annotations if item.get("score", 1.0) >= threshold]
-    corners = [[x, y, x + width, y + height] for x, y, width, height in (item["bbox"] for item in kept)]
-    masks = None
-    if all(item.get("segmentation") for item in kept):
-        masks = [decode_crop(compressed(item["segmentation"], size)) for item in kept]
+    with_masks = all(item.get("segmentation") for item in kept)
     return Objects(
-        boxes=corners,
+        boxes=[[x, y, x + width, y + height] for x, y, width, height in (item["bbox"] for item in kept)],
         labels=[labels[item["category_id"]] for item in kept],
         scores=[float(item["score"]) for item in kept] if kept and all("score" in item for item in kept) else None,
-        masks=masks,
+        masks=[decode_crop(compressed(item["segmentation"], size)) for item in kept] if with_masks else None,
     )
 
 
 def draw_validation(
-    run_dir: Path,
-    samples: Sequence[tuple[npt.NDArray[np.uint8], Objects, Objects]],
-    *,
-    names: Sequence[str],
-    file_names: Sequence[str] | None = None,
+    run_dir: Path, samples: Mapping[str, tuple[Bytes, Objects, Objects]], *, names: Sequence[str]
 ) -> list[tuple[Path, Image.Image]]:
     """Write `pictures/*.jpg` for (image uint8 [H, W, 3], ground truth, prediction); returns paths and pictures.
 
-    `file_names`: the stem of each picture; by default 00, 01, ... so that a later evaluation replaces them.
+    samples: by the stem of their picture, so that a later evaluation replaces them. names: of the classes.
     """
-    folder = Path(run_dir) / "pictures"
     written = []
-    for index, (image, truth, prediction) in enumerate(samples):
+    for stem, (image, truth, prediction) in samples.items():
         picture = draw_pair(image, truth, prediction, names)
-        path = folder / f"{file_names[index] if file_names else f'{index:02d}'}.jpg"
+        path = run_dir / "pictures" / f"{stem}.jpg"
         with written_aside(path) as aside:
             picture.save(aside, format="JPEG", quality=88)
         written.append((path, picture))
     return written
 
 
-def draw_pair(image: npt.NDArray[np.uint8], truth: Objects, prediction: Objects, names: Sequence[str]) -> Image.Image:
+def draw_pair(image: Bytes, truth: Objects, prediction: Objects, names: Sequence[str]) -> Image.Image:
     """Ground truth | prediction of one image, with the number of objects of each."""
-    drawn = [
-        draw_objects(image, boxes=side.boxes, labels=side.labels, names=names, scores=side.scores, masks=side.masks)
-        for side in (truth, prediction)
-    ]
+    left, right = (draw_objects(image, names=names, **vars(side)) for side in (truth, prediction))
     captions = (f"ground truth ({len(truth.labels)})", f"prediction ({len(prediction.labels)})")
-    return side_by_side(drawn[0], drawn[1], captions)
+    return side_by_side(left, right, captions)

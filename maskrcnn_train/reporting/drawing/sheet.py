@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,7 @@ def write_sheet(config: TrainConfig, splits: Splits, path: Path, *, count: int) 
     dataset = build_dataset(config, splits.train, splits.classes, training=True)
     positions = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
     rows = [[_cell(dataset, (epoch, position)) for epoch in range(DRAWS)] for position in positions]
-    names = [Path(dataset.image_path(position)).name for position in positions]
-    sheet = _arrange(rows, names)
+    sheet = _arrange(rows, [Path(dataset.image_path(position)).name for position in positions])
     with written_aside(path) as aside:
         sheet.save(aside, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=88)
     return path
@@ -55,8 +55,7 @@ def _bitmaps(target: Target) -> list[tuple[int, int, np.ndarray]] | None:
     found = target.get("masks")
     if not isinstance(found, MaskCrops):
         return None
-    corners = found.boxes[:, :2].tolist()
-    return [(x0, y0, found.crop(number).numpy()) for number, (x0, y0) in enumerate(corners)]
+    return [(x0, y0, found.crop(number).numpy()) for number, (x0, y0, *_) in enumerate(found.boxes.tolist())]
 
 
 def _arrange(rows: list[list[Image.Image]], names: list[str]) -> Image.Image:
@@ -65,15 +64,11 @@ def _arrange(rows: list[list[Image.Image]], names: list[str]) -> Image.Image:
     bar = 26
     widths = [max(row[column].width for row in rows) for column in range(DRAWS)]
     heights = [max(picture.height for picture in row) + bar for row in rows]
-    size = (sum(widths) + GAP * (DRAWS + 1), sum(heights) + GAP * (len(rows) + 1))
-    sheet = Image.new("RGB", size, BACKGROUND)
+    lefts, tops = (list(accumulate((side + GAP for side in sides), initial=GAP)) for sides in (widths, heights))
+    sheet = Image.new("RGB", (lefts[-1], tops[-1]), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    y = GAP
-    for row, name, height in zip(rows, names, heights, strict=True):
-        draw.text((GAP, y + 3), name, (30, 30, 30), font=font)
-        x = GAP
-        for picture, width in zip(row, widths, strict=True):
-            sheet.paste(picture, (x, y + bar))
-            x += width + GAP
-        y += height + GAP
+    for row, name, top in zip(rows, names, tops, strict=False):
+        draw.text((GAP, top + 3), name, (30, 30, 30), font=font)
+        for picture, left in zip(row, lefts, strict=False):
+            sheet.paste(picture, (left, top + bar))
     return sheet

@@ -3,79 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from maskrcnn_train.analysis.budgets import Setting
-from maskrcnn_train.analysis.funnel import FOUND, STAGES
+from maskrcnn_train.analysis.funnel import FOUND
 from maskrcnn_train.analysis.pareto import NOTHING_CHOSEN, Outcome
 from maskrcnn_train.analysis.proposal_report import ProposalRecall
+from maskrcnn_train.reporting.analyses import shown_outcomes, stage_rows
 from maskrcnn_train.reporting.drawing.analysis_figures import budgets_figure, recall_figure
-from maskrcnn_train.reporting.drawing.figures import Chart, to_chart
+from maskrcnn_train.reporting.drawing.figures import to_charts
 
 
-@dataclass
-class Stage:
-    """Objects lost at a stage, or found. share: of all objects. sizes: counts small, medium, large."""
+def analysis_page(analysis: Mapping[str, Any], scored_step: int | None = None) -> dict[str, Any] | None:
+    """What `analysis.html.j2` shows, empty where it was not analysed; None where nothing was.
 
-    name: str
-    meaning: str
-    key: str
-    count: int
-    share: float
-    sizes: list[int]
-
-
-@dataclass
-class AnalysisPage:
-    """What was analysed; what was not is empty.
-
-    model: checkpoint and step, in words. lost: (class, objects, share found). budgets: (best, fast, trained or nothing;
-    outcome; what differs from the trained setting). nothing_chosen: why there are no winners. timed: milliseconds of an
-    image, measured whole.
+    analysis: as analysis.json holds it. scored_step: of the scores on the same page.
     """
-
-    num_images: int
-    model: str
-    iou: float
-    stages: list[Stage]
-    lost: list[tuple[str, int, float]]
-    budgets: list[tuple[str, Outcome, str]]
-    num_settings: int
-    nothing_chosen: str
-    timed: dict[str, float]
-    charts: list[Chart]
-
-
-def analysis_page(analysis: Mapping[str, Any], scored_step: int | None = None) -> AnalysisPage | None:
-    """None where nothing was analysed. scored_step: of the scores on the same page."""
     if not analysis:
         return None
-    funnel, rows = analysis.get("funnel") or {}, (analysis.get("funnel") or {}).get("rows", [])
+    funnel = analysis.get("funnel") or {"iou": 0.5, "rows": []}
     outcomes = [_outcome(each) for each in analysis.get("outcomes") or []]
     winners = {name: _outcome(each) for name, each in (analysis.get("winners") or {}).items()}
     recalls = [ProposalRecall(**each) for each in analysis.get("recalls") or []]
-    budgets = budgets_figure(outcomes, winners, analysis["kind"]) if winners else None
-    recall = recall_figure(recalls, Setting(**analysis["setting"])) if recalls else None
-    charts = [to_chart(budgets, "analysis/budgets"), to_chart(recall, "analysis/recall")]
-    return AnalysisPage(
-        num_images=analysis["num_images"],
-        model=_model(analysis, scored_step),
-        iou=funnel.get("iou", 0.5),
-        stages=_stages(rows),
-        lost=[
-            (row["group"], row["objects"], row[FOUND] / (row["objects"] or 1)) for row in rows if row["by"] == "class"
-        ],
-        budgets=_budgets(outcomes, winners),
-        num_settings=len(outcomes),
-        nothing_chosen=NOTHING_CHOSEN if outcomes and not winners else "",
-        timed=analysis.get("timed") or {},
-        charts=[chart for chart in charts if chart],
-    )
-
-
-def _found_share(row: Mapping[str, Any]) -> tuple[str, int, float]:
-    return row["group"], row["objects"], row[FOUND] / max(row["objects"], 1)
+    figures = {
+        "budgets": budgets_figure(outcomes, winners, analysis["kind"]) if winners else None,
+        "recall": recall_figure(recalls, Setting(**analysis["setting"])) if recalls else None,
+    }
+    classes = [row for row in funnel["rows"] if row["by"] == "class"]
+    return {
+        "num_images": analysis["num_images"],
+        "model": _model(analysis, scored_step),
+        "iou": funnel["iou"],
+        "stages": stage_rows(funnel["rows"]),
+        "lost": [(row["group"], row["objects"], row[FOUND] / (row["objects"] or 1)) for row in classes],
+        "budgets": [(roles, each, _changes(each, outcomes[0])) for roles, each in shown_outcomes(outcomes, winners)],
+        "num_settings": len(outcomes),
+        "nothing_chosen": NOTHING_CHOSEN if outcomes and not winners else "",
+        "timed": analysis.get("timed") or {},
+        "charts": to_charts("analysis", figures),
+    }
 
 
 def _outcome(plain: Mapping[str, Any]) -> Outcome:
@@ -91,28 +57,7 @@ def _model(analysis: Mapping[str, Any], scored_step: int | None) -> str:
     return ", ".join(words) + (f" (the scores above are of step {scored_step:,})" if other else "")
 
 
-def _stages(rows: list[dict[str, Any]]) -> list[Stage]:
-    """Found first, then what objects are lost at, in the order of the model."""
-    if not rows:
-        return []
-    counts, by_size = rows[0], [row for row in rows if row["by"] == "size"]  # the first is of all objects
-    total = max(counts["objects"], 1)
-    words: Mapping[str, tuple[str, str]] = {FOUND: ("detected", "")} | STAGES
-    return [
-        Stage(name, meaning, key, counts[name], counts[name] / total, [row[name] for row in by_size])
-        for name, (meaning, key) in words.items()
-        if counts[name] or name == FOUND
-    ]
-
-
-def _budgets(outcomes: list[Outcome], winners: Mapping[str, Outcome]) -> list[tuple[str, Outcome, str]]:
-    """The trained setting and those that no other beats in speed and AP, fastest first."""
-    found = []
-    for each in sorted(outcomes, key=lambda outcome: outcome.milliseconds):
-        named = {"trained": outcomes[0], **winners}
-        roles = ", ".join(name for name, outcome in named.items() if outcome.setting == each.setting)
-        if each.front or "trained" in roles:
-            before = outcomes[0].setting.overrides()
-            changes = [f"{key}={value:g}" for key, value in each.setting.overrides().items() if value != before[key]]
-            found.append((roles, each, " ".join(changes) or "as trained"))
-    return found
+def _changes(outcome: Outcome, trained: Outcome) -> str:
+    before = trained.setting.overrides()
+    changes = [f"{key}={value:g}" for key, value in outcome.setting.overrides().items() if value != before[key]]
+    return " ".join(changes) or "as trained"

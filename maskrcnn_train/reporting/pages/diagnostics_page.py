@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
 from maskrcnn_train.reporting.drawing.diagnostics_figures import curve_figures
-from maskrcnn_train.reporting.drawing.figures import Chart, to_chart
+from maskrcnn_train.reporting.drawing.figures import to_charts
 
 MOST_MISTAKES = 10
 
 
-@dataclass
-class DiagnosticsPage:
-    """One kind. mistakes: (is, taken for, count), most frequent first."""
-
-    word: str
-    found: Diagnostics
-    charts: list[Chart]
-    mistakes: list[tuple[str, str, int]]
-
-
-def diagnostics_pages(plain: Mapping[str, Any]) -> list[DiagnosticsPage]:
-    """From what study.json holds; masks first."""
+def diagnostics_pages(plain: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What `diagnostics.html.j2` shows of each kind, masks first. plain: as study.json holds it."""
     return [_page(Diagnostics.from_plain(kind, plain[kind])) for kind in ("segm", "bbox") if kind in plain]
 
 
-def _page(found: Diagnostics) -> DiagnosticsPage:
-    charts = [to_chart(figure, f"{found.kind}/{name}") for name, figure in curve_figures(found).items()]
-    return DiagnosticsPage(KIND_WORDS[found.kind], found, [chart for chart in charts if chart], _mistakes(found))
+def _page(found: Diagnostics) -> dict[str, Any]:
+    charts = to_charts(found.kind, curve_figures(found))
+    return {"word": KIND_WORDS[found.kind], "found": found, "charts": charts, "mistakes": _mistakes(found)}
 
 
 def _mistakes(found: Diagnostics) -> list[tuple[str, str, int]]:
-    """Between classes: misses and false alarms are in the table's last column and row."""
-    names = found.class_names
-    mistakes = [
-        (names[row], names[column], int(found.confusion[row, column]))
-        for row in range(len(names))
-        for column in range(len(names))
-        if row != column and found.confusion[row, column]
-    ]
+    """(is, taken for, count) of classes, most frequent first; misses and false alarms are in the table's borders."""
+    names, counts = found.class_names, found.confusion[:-1, :-1] * (1 - np.eye(len(found.class_names), dtype=int))
+    mistakes = [(names[row], names[column], int(counts[row, column])) for row, column in np.argwhere(counts)]
     return sorted(mistakes, key=lambda each: -each[2])[:MOST_MISTAKES]

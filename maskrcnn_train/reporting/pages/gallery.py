@@ -90,9 +90,7 @@ class Gallery:
     @property
     def kind_counts(self) -> list[tuple[str, str, int]]:
         """Kind, meaning and number of each kind that is on a picture."""
-        found: Counter[str] = Counter()
-        for card in self.cards:
-            found.update(dict(card.counts))
+        found = sum((Counter(dict(card.counts)) for card in self.cards), Counter())
         return [(kind, meaning, found[kind]) for kind, meaning in KINDS.items() if found[kind]]
 
 
@@ -101,26 +99,26 @@ def build_gallery(scene: Scene, *, worst: int, best: int, size: int) -> Gallery:
 
     Raises UserError for results that do not belong to the ground truth.
     """
-    check_results(scene.ground_truth, scene.results, [scene.kind])
-    threshold, grades = grade_images(
-        scene.ground_truth, scene.results, kind=scene.kind, max_detections=scene.max_detections
-    )
+    truth, results = scene.ground_truth, scene.results
+    check_results(truth, results, [scene.kind])
+    threshold, grades = grade_images(truth, results, kind=scene.kind, max_detections=scene.max_detections)
     ranked = list(enumerate(sorted(grades, key=lambda each: (each.quality, -each.num_errors)), start=1))
     chosen = ranked
     if len(ranked) > worst + best:  # an empty image that was left alone says little
         with_objects = [(rank, grade) for rank, grade in ranked[worst:] if grade.objects]
         chosen = ranked[:worst] + with_objects[max(len(with_objects) - best, 0) :]
-    categories = scene.ground_truth["categories"]
+    categories = truth["categories"]
     colors = ["#{:02x}{:02x}{:02x}".format(*class_color(label)) for label in range(1, len(categories) + 1)]
-    rows = {image["id"]: row for row, image in enumerate(scene.ground_truth["images"])}
+    rows = {image["id"]: row for row, image in enumerate(truth["images"])}
     cards, unreadable = [], []
     for rank, grade in chosen:
         try:
             cards.append(_card(scene, rows[grade.image_id], grade, rank, size))
         except ImageError as error:
             unreadable.append(str(error))
-    names = [category["name"] for category in categories]
-    return Gallery(cards, names, colors, threshold, len(grades), worst, best, unreadable)
+    return Gallery(
+        cards, [each["name"] for each in categories], colors, threshold, len(grades), worst, best, unreadable
+    )
 
 
 def _card(scene: Scene, row: int, grade: ImageGrade, rank: int, size: int) -> Card:
@@ -150,17 +148,10 @@ def _outlines(scene: Scene, items: Sequence[dict[str, Any]], graded: Sequence[Gr
         item = items[each.row]
         label = labels[item["category_id"]]
         text = str(categories[label - 1]["name"]) + (f" {item['score']:.2f}" if "score" in item else "")
-        outlines.append(Outline(_path(item, scene.kind, scale), label, each.kind, text, each.iou))
+        path = mask_path(*decode_crop(item["segmentation"]), scale) if scene.kind == "segm" else ""
+        path = path or box_path(item["bbox"], scale)  # nothing of the mask is left at this size
+        outlines.append(Outline(path, label, each.kind, text, each.iou))
     return outlines
-
-
-def _path(item: dict[str, Any], kind: str, scale: float) -> str:
-    """Around the mask; around the box where there is none, or nothing of it is left at this size."""
-    path = ""
-    if kind == "segm":
-        x0, y0, bitmap = decode_crop(item["segmentation"])
-        path = mask_path(bitmap, x0, y0, scale) if bitmap.size else ""
-    return path or box_path(tuple(item["bbox"]), scale)
 
 
 def jpeg_address(picture: Image.Image) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,15 @@ def write_report(
 
 def render(template: str, **values: Any) -> str:
     """A page from a template; every value is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    style = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), **style)
     environment.filters |= {"percent": percent, "breakable": _breakable}
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def _breakable(key: str) -> Markup:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.files import write_json
 from maskrcnn_train.reporting.runs import read_json
-from maskrcnn_train.reporting.terminal.tables import table
+from maskrcnn_train.reporting.terminal.tables import percent, table
 
 if TYPE_CHECKING:
     from maskrcnn_train.reporting.drawing.figures import Chart
@@ -42,17 +42,13 @@ def write_trials(
     folder: Path, records: Sequence[TrialRecord], importances: Mapping[str, float], *, metric: str
 ) -> None:
     """Write `trials.json`: all trials, best first, and how much each setting explains."""
-    plain = {
-        "metric": metric,
-        "importances": dict(importances),
-        "trials": [asdict(each) for each in records],
-    }
+    plain = {"metric": metric, "importances": dict(importances), "trials": [asdict(each) for each in records]}
     write_json(folder / TRIALS_FILE, plain, indent=2)
 
 
 def read_search(folder: Path) -> SearchPage | None:
     """What the folder's `trials.json` says; None where it is no search's folder."""
-    from maskrcnn_train.reporting.drawing.figures import line_figure, to_chart  # half a second of matplotlib
+    from maskrcnn_train.reporting.drawing.figures import line_figure, to_charts  # half a second of matplotlib
 
     plain = read_json(folder / TRIALS_FILE)
     if not plain:
@@ -61,10 +57,11 @@ def read_search(folder: Path) -> SearchPage | None:
     scale, better = (100, max) if is_score(plain["metric"]) else (1, min)
     points = sorted((each["number"], scale * each["score"]) for each in complete)
     best = list(zip((number for number, _ in points), accumulate((score for _, score in points), better), strict=True))
-    title, curves = f"{plain['metric']}{', x 100' if scale == 100 else ''}", {"best so far": best, "each trial": points}
+    curves = {"best so far": best, "each trial": points}
+    figure = line_figure(_titled(plain["metric"]), curves, x_label="trial", from_zero=False, last=False)
     return SearchPage(
         metric=plain["metric"],
-        chart=to_chart(line_figure(title, curves, x_label="trial", from_zero=False, last=False), "search"),
+        chart=next(iter(to_charts("search", {"trials": figure})), None),
         importances=sorted(plain["importances"].items(), key=lambda item: -item[1]),
         unfinished=[each for each in plain["trials"] if each["state"] != "complete"],
         counts=counts_text(each["state"] for each in plain["trials"]),
@@ -78,12 +75,15 @@ def counts_text(states: Any) -> str:
 
 def search_table(records: Sequence[TrialRecord], metric: str) -> str:
     """The best trials, with the settings that vary; scores times 100, losses as they are."""
-    scale = 100 if is_score(metric) else 1
     keys = list(dict.fromkeys(text.split("=", 1)[0] for each in records for text in each.overrides))
     rows = []
     for each in records[:MOST_ROWS]:
         values = dict(text.split("=", 1) for text in each.overrides)
-        score = "-" if each.score is None else f"{scale * each.score:.{1 if scale == 100 else 4}f}"
+        score = percent(each.score) if is_score(metric) or each.score is None else f"{each.score:.4f}"
         rows.append((each.number, score, each.state, *(values.get(key, "-") for key in keys)))
     title = f"trials, best first ({counts_text(each.state for each in records)})"
-    return table(title, ["trial", f"{metric}{', x 100' if scale == 100 else ''}", "", *keys], rows)
+    return table(title, ["trial", _titled(metric), "", *keys], rows)
+
+
+def _titled(metric: str) -> str:
+    return f"{metric}, x 100" if is_score(metric) else metric

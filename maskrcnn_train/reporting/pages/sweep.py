@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.evaluation.coco.metrics import KINDS
 from maskrcnn_train.files import write_csv, write_text
-from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_chart
+from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
 from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.scores import points_of
 from maskrcnn_train.reporting.pages.searches import SearchPage, is_score, read_search
@@ -49,17 +50,15 @@ def read_sweep(folder: Path) -> Sweep:
 
     Raises UserError if there is no job.
     """
-    folders = [
-        path for path in folder.glob("*/") if (path / "overrides.yaml").exists() or (path / "metrics.json").exists()
-    ]
+    folders = {path.parent for name in ("overrides.yaml", "metrics.json") for path in folder.glob(f"*/{name}")}
     if not folders:
         raise UserError(f"{folder} holds no jobs: no folder in it has an overrides.yaml or a metrics.json")
     jobs = [_read_job(path) for path in sorted(folders, key=_by_number)]
     columns = [f"{kind}/{name}" for kind in reversed(KINDS) for name in MEASURES]
     search = read_search(folder)
     if search is not None and is_score(search.metric):
-        columns = list(dict.fromkeys([search.metric, *columns]))
-    columns = [column for column in columns if any(column in job.metrics for job in jobs)]
+        columns.insert(0, search.metric)
+    columns = [column for column in dict.fromkeys(columns) if any(column in job.metrics for job in jobs)]
     sorted_by = search.metric if search is not None else columns[0] if columns else ""
     sign = -1 if is_score(sorted_by) else 1
     jobs.sort(key=lambda job: (sorted_by not in job.metrics, sign * job.metrics.get(sorted_by, 0.0)))
@@ -74,9 +73,8 @@ def read_sweep(folder: Path) -> Sweep:
 
 def _read_job(path: Path) -> Job:
     pairs = [override.partition("=") for override in read_overrides(path)]
-    metrics = read_json(path / "metrics.json")
     report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
-    return Job(path.name, {key: value for key, _, value in pairs}, metrics, report)
+    return Job(path.name, {key: value for key, _, value in pairs}, read_json(path / "metrics.json"), report)
 
 
 def _value(config: dict[str, Any], key: str) -> str:
@@ -92,14 +90,14 @@ def _by_number(path: Path) -> tuple[int, str]:
     return (int(path.name) if path.name.isdigit() else 10**9, path.name)
 
 
-def write_sweep_table(folder: Path, sweep: Sweep) -> Path:
-    """Write `sweep.csv`: a row a job, best first; the settings that vary, then every metric as a fraction."""
+def _write_table(folder: Path, sweep: Sweep) -> None:
+    """A row a job, best first; the settings that vary, then every metric as a fraction."""
     metrics = list(dict.fromkeys([*sweep.columns, *(key for job in sweep.jobs for key in job.metrics)]))
     lines: list[list[object]] = [["job", *sweep.varied, *metrics]]
     for job in sweep.jobs:
         settings = [job.settings.get(key, "") for key in sweep.varied]
         lines.append([job.name, *settings, *(job.metrics.get(key, "") for key in metrics)])
-    return write_csv(folder / TABLE_FILE, lines)
+    write_csv(folder / TABLE_FILE, lines)
 
 
 def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Path:
@@ -109,29 +107,25 @@ def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Pat
     """
     folder = Path(sweep_dir)
     sweep = read_sweep(folder)
-    table = write_sweep_table(folder, sweep)
+    _write_table(folder, sweep)
     path = output or folder / REPORT_FILE
     to_jobs = os.path.relpath(folder.resolve(), path.resolve().parent)
-    best = {
-        column: max((job.metrics.get(column, -1.0) for job in sweep.jobs), default=-1.0) for column in sweep.columns
-    }
     page = render(
         "sweep.html.j2",
         sweep=sweep,
-        best=best,
+        best={column: max(job.metrics.get(column, ABSENT) for job in sweep.jobs) for column in sweep.columns},
         charts=_job_charts(folder, sweep),
         title=folder.resolve().name,
         prefix="" if to_jobs == "." else f"{Path(to_jobs).as_posix()}/",
-        table_file=table.name,
+        table_file=TABLE_FILE,
     )
     return write_text(path, page)
 
 
 def is_sweep(folder: Path) -> bool:
     """Whether a folder holds the jobs of a sweep rather than a run."""
-    if not folder.is_dir() or (folder / "config.yaml").exists() or (folder / "metrics.json").exists():
-        return False
-    return any((path / "overrides.yaml").exists() for path in folder.glob("*/"))
+    is_run = any((folder / name).exists() for name in ("config.yaml", "metrics.json"))
+    return not is_run and any(folder.glob("*/overrides.yaml"))
 
 
 def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
@@ -143,5 +137,4 @@ def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
         histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(file) if file.exists() else []
     series = {f"{key}, x 100": {n: points_of(h, key, 100) for n, h in histories.items()} for key in sweep.columns[:1]}
     series["Loss"] = {name: points_of(history, "loss/total") for name, history in histories.items()}
-    charts = [to_chart(line_figure(title, lines), title) for title, lines in series.items()]
-    return [chart for chart in charts if chart]
+    return to_charts("jobs", {title: line_figure(title, lines) for title, lines in series.items()})

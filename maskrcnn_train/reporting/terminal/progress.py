@@ -7,12 +7,11 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 LOGGER = "maskrcnn_train"
@@ -52,8 +51,7 @@ def close_logging() -> None:
 
 def _console_handler(console: Console) -> logging.Handler:
     if console.is_terminal:
-        plain = NullHighlighter()
-        return RichHandler(console=console, show_path=False, highlighter=plain, log_time_format="%H:%M:%S")
+        return RichHandler(console=console, show_path=False, highlighter=NullHighlighter(), log_time_format="%H:%M:%S")
     handler: logging.Handler = logging.StreamHandler(console.file)
     handler.setFormatter(_PlainFormatter())
     return handler
@@ -84,7 +82,7 @@ class Progress:
         self.logger = logging.getLogger(LOGGER)
         self.enabled = enabled
         self._start: tuple[float, int] | None = None
-        self._bar = _make_bar(console) if enabled and console is not None and console.is_terminal else None
+        self._bar = _bar(console) if enabled and console is not None and console.is_terminal else None
         self._task = self._bar.add_task(description, total=None, fields="") if self._bar else None
 
     def update(self, step: int, total: int | None, fields: Mapping[str, float | str]) -> None:
@@ -96,7 +94,8 @@ class Progress:
         shown = dict(fields)
         if "left" not in shown and (left := self._time_left(step, total)):
             shown["left"] = left
-        text = "  ".join(f"{name} {_short(value)}" for name, value in shown.items())
+        words = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in shown.items()}
+        text = "  ".join(f"{name} {value}" for name, value in words.items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, total=total, fields=text)
         elif step % self.log_every == 0 or step == total:
@@ -115,20 +114,14 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar:
             self._bar.stop()
 
 
-def _make_bar(console: Console | None) -> RichProgress:
-    columns: list[ProgressColumn] = [
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[fields]}", style="cyan"),
-    ]
+def _bar(console: Console) -> RichProgress:
+    numbers = TextColumn("{task.fields[fields]}", style="cyan")
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), numbers)
     return RichProgress(*columns, console=console, refresh_per_second=4)
 
 
@@ -140,7 +133,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-
-
-def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"

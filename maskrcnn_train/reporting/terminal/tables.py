@@ -24,10 +24,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         numeric = index > 0 and all(_is_number(row[index]) for row in rows)
         grid.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
-        grid.add_row(*(_escaped(str(cell)) for cell in row))
+        grid.add_row(*map(str, row))
     stream = io.StringIO()
-    console = Console(file=stream, width=10_000, color_system=None, force_terminal=False)
-    console.print(grid)
+    Console(file=stream, width=10_000, markup=False, emoji=False, force_terminal=False).print(grid)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return "\n".join([title, *lines] if title else lines).strip("\n")
 
@@ -43,29 +42,15 @@ def metrics_table(metrics: Mapping[str, float]) -> str:
 def class_table(result: CocoResult) -> str:
     """Each class with its number of objects and its AP for boxes and masks; times 100, one decimal."""
     kinds = list(result.precision)
-    rows = [
-        [
-            result.class_names[class_id],
-            result.support[class_id],
-            *(percent(result.metrics[f"{kind}/AP/{result.class_names[class_id]}"]) for kind in kinds),
-        ]
-        for class_id in result.class_ids
-    ]
+    names = [(result.class_names[class_id], result.support[class_id]) for class_id in result.class_ids]
+    rows = [[name, count, *(percent(result.metrics[f"{kind}/AP/{name}"]) for kind in kinds)] for name, count in names]
     return table("AP of each class, x 100", ["class", "objects", *(f"{kind} AP" for kind in kinds)], rows)
 
 
 def comparison_table(comparisons: Sequence[Comparison], num_images: int) -> str:
     """Each score of a and b, their difference with its 95 % interval, and what can be said; times 100."""
     rows = [
-        (
-            each.name,
-            percent(each.a),
-            percent(each.b),
-            f"{100 * each.difference.value:+.1f}",
-            _interval(each.difference),
-            each.verdict,
-        )
-        for each in comparisons
+        (each.name, percent(each.a), percent(each.b), *_words(each.difference), each.verdict) for each in comparisons
     ]
     title = f"b - a on the same {num_images} images, x 100, with 95 % intervals"
     alone = [each.name for each in comparisons if each.difference.low is None]
@@ -73,10 +58,12 @@ def comparison_table(comparisons: Sequence[Comparison], num_images: int) -> str:
     return table(title, ["", "a", "b", "b - a", "interval", ""], rows) + note
 
 
-def _interval(difference: Difference) -> str:
-    if difference.low is None or difference.high is None:
-        return "-"
-    return f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+def _words(difference: Difference) -> list[str]:
+    """The difference and its interval, times 100."""
+    value, *ends = (
+        "" if each is None else f"{100 * each:+.1f}" for each in (difference.value, difference.low, difference.high)
+    )
+    return [value, " to ".join(ends) if all(ends) else "-"]
 
 
 def average_recalls(metrics: Mapping[str, float]) -> list[str]:
@@ -93,8 +80,3 @@ def percent(value: float | None) -> str:
 def _is_number(cell: object) -> bool:
     text = str(cell)
     return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
-
-
-def _escaped(text: str) -> str:
-    """Square brackets are rich's markup."""
-    return text.replace("[", r"\[")

@@ -9,13 +9,12 @@ import pytest
 from random_detections import NAMES, random_data
 
 from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
-from maskrcnn_train.evaluation.diagnostics.bootstrap import difference, draw_images, drawn_ap, interval
+from maskrcnn_train.evaluation.diagnostics.bootstrap import difference, draw_images, drawn_scores, interval
 from maskrcnn_train.evaluation.diagnostics.calibration import calibrate
 from maskrcnn_train.evaluation.diagnostics.comparison import compare, same_images
-from maskrcnn_train.evaluation.diagnostics.confusion import confusion_matrix
 from maskrcnn_train.evaluation.diagnostics.curves import best_cut, confidence_curves
 from maskrcnn_train.evaluation.diagnostics.diagnostics import diagnose
-from maskrcnn_train.evaluation.diagnostics.errors import classify, count_errors
+from maskrcnn_train.evaluation.diagnostics.errors import classify, confusion_matrix, count_errors
 from maskrcnn_train.evaluation.diagnostics.matches import match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import image_overlaps
 from maskrcnn_train.evaluation.diagnostics.sizes import SizeBucket, size_buckets
@@ -193,7 +192,7 @@ def many_images(count, seed, found_share=0.6):
 
 def ap_draws(truth, results, draws):
     overlaps = image_overlaps(truth, results, kind="bbox", max_detections=100)
-    return drawn_ap(match_detections(overlaps, iou_thresholds=[0.5]), draws)[:, 0]
+    return drawn_scores(match_detections(overlaps, iou_thresholds=[0.5]), draws)[:, 0]
 
 
 def test_ap_of_a_draw_is_that_of_a_data_set_with_the_images_as_often():
@@ -230,6 +229,13 @@ def test_intervals_hold_the_score_of_all_such_images_about_95_times_in_100():
         assert found.low < found.value < found.high
         held += found.low <= everything <= found.high
     assert 68 <= held <= 79  # 76 expected; below 68 once in a thousand, all 80 once in sixty
+
+
+def test_a_difference_is_no_larger_than_scores_allow_and_clear_only_if_its_draws_are() -> None:
+    # two images, one of which only a gets right: a draw holds it twice, once or not at all
+    change = difference(np.full(201, 0.0), -np.array([0.5, *[0.0] * 51, *[0.5] * 100, *[1.0] * 49]))
+    assert change is not None
+    assert (change.low, change.high, change.clear) == (-1.0, 0.0, False)
 
 
 def test_an_interval_is_the_middle_95_percent_of_the_draws_around_the_value():
@@ -350,16 +356,16 @@ def test_a_study_of_logits_has_thresholds_among_them_and_no_calibration(studied)
     assert cuts[0] == -5
     assert figures["confidence"].axes[0].get_xlim() == (cuts[0], cuts[-1])
     page = diagnostics_pages({"bbox": study.to_plain()})[0]
-    assert len(page.charts) == 2
-    assert " at -5 to " in page.charts[-1].svg
+    assert len(page["charts"]) == 2
+    assert " at -5 to " in page["charts"][-1].svg
 
 
 def test_a_page_takes_curves_that_do_not_say_at_which_scores(studied):
     plain = studied[2]["bbox"].to_plain()
-    charts = diagnostics_pages({"bbox": plain})[0].charts
+    charts = diagnostics_pages({"bbox": plain})[0]["charts"]
     for curve in plain["confidence"]:
         del curve["cuts"]
-    assert diagnostics_pages({"bbox": plain})[0].charts == charts
+    assert diagnostics_pages({"bbox": plain})[0]["charts"] == charts
 
 
 def test_no_images_give_a_study_without_intervals():

@@ -88,9 +88,8 @@ def test_objects_come_from_polygons_and_codes_above_the_threshold():
 def test_validation_pictures_are_written_beside_each_other(tmp_path):
     objects = Objects([[1, 1, 9, 9]], [1], [0.5], [(1, 1, np.ones((8, 8), np.uint8))])
     sample = (gray(60, 90), objects, Objects([], []))
-    written = draw_validation(tmp_path, [sample, sample], names=NAMES)
+    written = draw_validation(tmp_path, {"00": sample, "01": sample}, names=NAMES)
     assert [path.name for path, _ in written] == ["00.jpg", "01.jpg"]
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["00.jpg", "01.jpg"]
     with Image.open(written[0][0]) as saved:
         assert saved.size == written[0][1].size == draw_pair(*sample, NAMES).size
-    assert draw_validation(tmp_path, [sample], names=NAMES, file_names=["7"])[0][0].name == "7.jpg"

@@ -47,14 +47,14 @@ def test_loops_go_around_the_pixels_and_the_holes() -> None:
 
 def test_a_path_covers_what_the_mask_covers() -> None:
     inside = blob()
-    again = drawn(mask_path(inside.astype(np.uint8), 0, 0, 1.0), (120, 90), 4)
+    again = drawn(mask_path(0, 0, inside.astype(np.uint8), 1.0), (120, 90), 4)
     pixels = np.kron(inside, np.ones((4, 4), bool))
     assert (again & pixels).sum() / (again | pixels).sum() > 0.95
 
 
 def test_a_path_is_placed_and_scaled_with_the_picture() -> None:
     numbers = (
-        mask_path(np.ones((40, 60), np.uint8), 100, 20, 0.5).replace("M", " ").replace("L", " ").strip("z").split()
+        mask_path(100, 20, np.ones((40, 60), np.uint8), 0.5).replace("M", " ").replace("L", " ").strip("z").split()
     )
     xs, ys = np.array(numbers, float).reshape(-1, 2).T
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == pytest.approx((50, 80, 10, 30), abs=0.5)
@@ -72,4 +72,4 @@ def test_few_points_are_left_and_none_is_far_off() -> None:
 
 
 def test_an_empty_mask_has_no_path() -> None:
-    assert mask_path(np.zeros((3, 3), np.uint8), 0, 0, 1.0) == ""
+    assert mask_path(0, 0, np.zeros((3, 3), np.uint8), 1.0) == ""
