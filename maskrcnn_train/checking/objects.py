@@ -122,7 +122,8 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
     """Objects too small for the network, or too large for the mask head."""
     shortest = objects.lengths.min(axis=1)
     vanishing, small = shortest < MIN_SIDE, (objects.sides < SMALL) & (shortest >= MIN_SIDE)
-    short, long = _median_sides(split)
+    sides = np.asarray(split.index.image_sizes)[split.rows]
+    short, long = int(np.median(sides.min(axis=1))), int(np.median(sides.max(axis=1)))
     larger = {"data.min_size": max(short, config.data.min_size), "data.max_size": max(long, config.data.max_size)}
     if short <= config.data.min_size and long <= config.data.max_size:
         larger = {}
@@ -142,12 +143,6 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
         what = f"images are enlarged {factor:.1f} times, which costs time and adds nothing to see"
         smaller = {"data.min_size": max(16, short), "data.max_size": max(16, long)}
         yield Finding("advice", "images-enlarged", what, split.name, override=smaller)
-
-
-def _median_sides(split: Split) -> tuple[int, int]:
-    """Median shorter and longer side of the images, in their own pixels."""
-    sides = np.asarray(split.index.image_sizes)[split.rows]
-    return int(np.median(sides.min(axis=1))), int(np.median(sides.max(axis=1)))
 
 
 def _coarse_masks(split: Split, objects: NetworkObjects, config: TrainConfig) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from maskrcnn_train.checking.anchors import AnchorRow, anchor_table, check_anchors, fit_anchors
@@ -39,18 +39,14 @@ def check_settings(
             findings += check_object_sizes(split, objects, config)
             fit = fit_anchors(objects, config.rpn.anchors.sizes, config.rpn.anchors.aspect_ratios, config.numerics)
             anchors = anchor_table(fit, config)
-            findings += _after_resizing(check_anchors(objects, fit, config), findings)
+            found = list(check_anchors(objects, fit, config))
+            if any("data.min_size" in finding.override for finding in findings):  # anchors are fitted to one size
+                found = [replace(each, override={}, fix="check again at the size advised") for each in found]
+            findings += found
     if "train" in splits:
         findings += check_class_balance(splits["train"], classes, config.data.repeat_threshold)
         findings += check_training(config, len(splits["train"]))
     return findings, anchors
-
-
-def _after_resizing(anchors: Iterable[Finding], others: list[Finding]) -> list[Finding]:
-    """Anchors are fitted to one network size: if another size is advised, anchors must be checked again."""
-    if any("data.min_size" in finding.override for finding in others):
-        return [replace(finding, override={}, fix="check again at the size advised") for finding in anchors]
-    return list(anchors)
 
 
 def check_training(config: TrainConfig, num_images: int) -> Iterator[Finding]:

@@ -28,9 +28,6 @@ MIN_AREA = 1e-3  # square pixels; polygons below it are lines
 MAX_PIXELS = 2**31  # of an image that an RLE describes
 
 
-# ---------------------------------------------------------------- polygons
-
-
 def flatten_numbers(lists: Sequence[Any], usable: Sequence[bool]) -> tuple[Floats, Ints, NDArray[np.bool_]]:
     """Lists of numbers as one array: (numbers, offsets, which lists hold numbers only); the others are empty."""
     used = [values if ok else [] for values, ok in zip(lists, usable, strict=True)]
@@ -111,9 +108,6 @@ def bitmap_extent(bitmap: Bitmap) -> Box | None:
     if len(rows) == 0:
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-# ---------------------------------------------------------------- run lengths
 
 
 def read_code(code: dict[str, Any]) -> tuple[tuple[int, int], Ints | None]:

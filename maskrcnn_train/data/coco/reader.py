@@ -94,9 +94,6 @@ def read_coco(
     )
 
 
-# ---------------------------------------------------------------- the file
-
-
 def _read_file(path: Path, block_size: int, faults: Faults) -> tuple[dict[str, Any], RawAnnotations]:
     """The JSON, and its annotations as columns."""
     text = read_text(path)
