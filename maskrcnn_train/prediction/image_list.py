@@ -38,8 +38,6 @@ def with_ids_of(
     UserError for a file that has no image, or several, of its name in the ground truth.
     """
     path = predictions.with_name(IMAGE_LIST)
-    if not path.is_file():
-        return results
     listed, theirs = _names(path), {image["id"]: image["file_name"] for image in ground_truth["images"]}
     used = listed.keys() & {each["image_id"] for each in results if isinstance(each["image_id"], int)}
     if all(image_id in theirs and _same_file(listed[image_id], theirs[image_id]) for image_id in used):
@@ -47,7 +45,7 @@ def with_ids_of(
     by_name: dict[str, list[int]] = defaultdict(list)
     for image_id, name in theirs.items():
         by_name[PurePath(name).name].append(image_id)
-    new_ids = {}
+    new_ids: dict[int, int] = {}
     for image_id in used:
         name = listed[image_id]
         found = [each for each in by_name[PurePath(name).name] if _same_file(name, theirs[each])]
@@ -57,14 +55,20 @@ def with_ids_of(
             raise UserError(f"{predictions}: {name} (id {image_id} in {IMAGE_LIST}) is {count} of {annotations}")
         new_ids[image_id] = found[0]
     logger.warning("%s: images are matched by file name: their ids are not those of %s", predictions, annotations)
-    return [{**each, "image_id": new_ids[each["image_id"]]} if each["image_id"] in used else each for each in results]
+    ids = [each["image_id"] for each in results]
+    renamed: list[Any] = [new_ids[each] if isinstance(each, int) and each in used else each for each in ids]
+    return [{**each, "image_id": image_id} for each, image_id in zip(results, renamed, strict=True)]
 
 
 def _names(path: Path) -> dict[int, str]:
+    """The file name of each image id; none where there is no such list, or one of another form."""
     try:
         return {image["id"]: str(image["file_name"]) for image in json.loads(path.read_bytes())["images"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not as predict writes it ({error}); remove it to match images by id") from None
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError):
+        logger.warning("%s is not as predict writes it: images are matched by id", path)
+        return {}
 
 
 def _same_file(first: str, second: str) -> bool:
