@@ -80,12 +80,9 @@ class FunnelTracer:
         """Follow one batch; returns its detections without masks, network pixels."""
         proposals = self.model.rpn.propose(trace.predictions, trace.inputs.sizes)
         logits, deltas = self.model.roi_heads.predict_boxes(trace.features, [each.boxes for each in proposals])
-        counts = [len(each) for each in proposals]
+        counts, rules = [len(each) for each in proposals], self.model.roi_heads.rules
+        parts = zip(logits.softmax(-1).split(counts), deltas.split(counts), strict=True)
         found = []
-        rules, parts = (
-            self.model.roi_heads.rules,
-            zip(logits.softmax(-1).split(counts), deltas.split(counts), strict=True),
-        )
         for image, (scores, moves) in enumerate(parts):
             size, boxes = trace.inputs.sizes[image], proposals[image].boxes
             every = candidates_above(scores, moves, boxes, size, replace(rules, score_threshold=-1.0))
