@@ -22,7 +22,6 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.transforms import v2
 
 from maskrcnn_train import build_loaders, build_model, load_config, training_step
-from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.optimizer import build_optimizer
 
 CLASSES = 11
@@ -52,13 +51,13 @@ def torchvision_side(*, tuned: bool) -> Callable[[], object]:
     return step
 
 
-def our_side(number_format: str) -> Callable[[], object]:
+def our_side(precision: str) -> Callable[[], object]:
     config = load_config(
         [
             "experiment=torchvision_v1",
             "data=roboflow",
             f"data.root={data_root()}",
-            f"trainer.precision={number_format}",
+            f"trainer.precision={precision}",
             "trainer.num_workers=0",
             "augmentation=none",
         ]

@@ -5,6 +5,8 @@ The names below are resolved on first use, so that importing the package does no
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -23,6 +25,13 @@ _HOMES = {
     "predict": "prediction.predictor",
 }
 __all__ = ["__version__", *_HOMES]
+
+
+# Python is about to run a command: until `cli` answers signals, Ctrl-C ends it without a traceback of imports
+if sys.argv[:1] == ["-m"] and any(word.split(".")[0] == __name__ for word in sys.orig_argv):
+    for _signal in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(_signal) is not signal.SIG_IGN:
+            signal.signal(_signal, lambda number, _: os._exit(128 + number))
 
 
 class _Package(ModuleType):

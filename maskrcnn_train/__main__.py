@@ -6,9 +6,11 @@ is said within a second.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from maskrcnn_train.cli import run_command
+from maskrcnn_train.engine.run_folder import find_run
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
@@ -21,6 +23,9 @@ Train Mask R-CNN on your own COCO-format data.
   python -m maskrcnn_train -m backbone=resnet50,resnet101 rpn.nms.post_train=500,1000
 """
 
+ALONE = """No settings: this trains a ResNet-50 from random weights on 1000 built-in pictures of shapes, for 12 epochs.
+That takes minutes on a GPU, hours on a processor. Ctrl-C saves a checkpoint and stops. Your own data: see --help."""
+
 
 def run(config: TrainConfig) -> float:
     """Train; returns the main metric, which sweepers optimise."""
@@ -32,8 +37,10 @@ def run(config: TrainConfig) -> float:
     from maskrcnn_train.data.splits.splitting import read_splits
     from maskrcnn_train.model.weights.published import find_weights
 
+    if config.resume not in (None, "auto"):
+        find_run(config, Path("runs/train"))  # a wrong path stops here
     splits = read_splits(config)
-    weights = find_weights(config.weights, config.backbone.name) if config.resume is None else None
+    weights = find_weights(config) if config.resume is None else None
 
     from maskrcnn_train.train import train
 
@@ -44,6 +51,8 @@ def run(config: TrainConfig) -> float:
 
 
 def main() -> None:
+    if not sys.argv[1:]:
+        print(ALONE, file=sys.stderr)
     run_command("train", TrainConfig, check_train_rules, run, HELP)
 
 

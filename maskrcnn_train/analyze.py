@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
+from maskrcnn_train.prediction.memory import naming_memory_faults
 from maskrcnn_train.settings.command_rules import check_analyze_rules
 from maskrcnn_train.settings.command_schema import AnalyzeConfig
 
 if TYPE_CHECKING:
-    from maskrcnn_train.analysis.analyst import Analysis, Analyst
+    from maskrcnn_train.analysis.analyst import Analysis
     from maskrcnn_train.data.splits.splitting import Split
-    from maskrcnn_train.prediction.predictor import Predictor
 
 HELP = """
 Where a model loses objects (which stage, which budget), and how it would do with other test-time budgets.
@@ -28,6 +28,7 @@ logger = logging.getLogger("maskrcnn_train")
 
 def analyze(config: AnalyzeConfig) -> Analysis:
     """Analyse as configured and write everything into the folder. Raises UserError for the person's mistakes."""
+    from maskrcnn_train.analysis.analyst import Analyst
     from maskrcnn_train.data.loading import evaluation_loader
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.prediction.scoring import open_on_split
@@ -40,27 +41,14 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     folder = open_run_folder(config, "analyze")
     console = setup_logging(folder)
     with Progress("analyze", log_every=20, console=console) as progress:
-        analyst = _analyst(predictor, loader.dataset.ground_truth(), config)
+        tested = predictor.model, predictor.config, config, predictor.classes, loader.dataset.ground_truth()
+        analyst = Analyst(*tested, predictor.autocast, predictor.pasting)
         analysis = analyst.analyze(loader, lambda done: progress.update(done, len(split), {}))
     write_analysis(folder, analysis, Path(config.checkpoint))
     for text in analysis_tables(analysis):
         logger.info("%s", text)
     logger.info("written to %s", folder)
     return analysis
-
-
-def _analyst(predictor: Predictor, ground_truth: dict[str, Any], config: AnalyzeConfig) -> Analyst:
-    from maskrcnn_train.analysis.analyst import Analyst
-
-    return Analyst(
-        predictor.model,
-        predictor.config,
-        config,
-        classes=predictor.classes,
-        ground_truth=ground_truth,
-        autocast=predictor.autocast,
-        pasting=predictor.pasting,
-    )
 
 
 def _some_images(split: Split, most: int | None, seed: int) -> Split:
@@ -74,7 +62,8 @@ def _some_images(split: Split, most: int | None, seed: int) -> Split:
 
 
 def run(config: AnalyzeConfig) -> None:
-    analyze(config)
+    with naming_memory_faults("lower evaluation.batch_size, max_images, num_workers or the values of budgets"):
+        analyze(config)
 
 
 def main() -> None:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maskrcnn_train.checking.advice import combined, training_command, write_advice
+from maskrcnn_train.checking.anchors import AnchorRow
+from maskrcnn_train.checking.annotations import check_annotations
 from maskrcnn_train.checking.classes import count_classes
-from maskrcnn_train.checking.data import Outcome, check_content, check_settings
-from maskrcnn_train.checking.findings import SEVERITIES, Finding, in_order
+from maskrcnn_train.checking.findings import SEVERITIES, Finding, findings_table, in_order
 from maskrcnn_train.checking.images import check_images
-from maskrcnn_train.checking.objects import largest_size, training_min_size
+from maskrcnn_train.checking.objects import training_min_size
 from maskrcnn_train.checking.reading import CheckedData, read_data
-from maskrcnn_train.checking.table import findings_table
+from maskrcnn_train.checking.settings import check_settings
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_preflight_rules
@@ -29,9 +29,7 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import overrides_of
 
 if TYPE_CHECKING:
-    from maskrcnn_train.checking.memory import MemoryForecast
-    from maskrcnn_train.data.splits.splitting import Split
-    from maskrcnn_train.structures.classes import ClassMap
+    from maskrcnn_train.checking.model import MemoryForecast
 
 HELP = """
 Check a training before it runs: data, settings, weights, memory. Takes the keys of the training.
@@ -71,28 +69,23 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     data = read_data(config)
     folder = open_run_folder(replace(config, resume=None), "check")
     console = setup_logging(folder)
-    findings = [*data.findings, *check_content(data.splits)]
-    outcome, forecast = Outcome(), None
+    findings = data.findings + [found for split in data.splits.values() for found in check_annotations(split)]
+    anchors: list[AnchorRow] = []
+    forecast = None
     if data.classes is not None:
-        outcome = check_settings(config, data.splits, data.classes)
-        findings += outcome.findings
+        found, anchors = check_settings(config, data.splits, data.classes)
+        findings += found
     if config.decode:
         with Progress("images", log_every=1000, console=console) as bar:
-            findings += check_images(
-                data.splits,
-                on_bad_image=config.data.on_bad_image,
-                workers=config.workers or os.cpu_count() or 1,
-                distance=config.duplicate_distance,
-                progress=lambda done, total: bar.update(done, total, {}),
-            )
+            findings += check_images(data.splits, config, lambda done, total: bar.update(done, total, {}))
     if data.classes is not None and "train" in data.splits and len(data.splits["train"]):
-        model_findings, forecast = _check_model(config, data.splits["train"], data.classes)
-        findings += model_findings
+        from maskrcnn_train.checking.model import check_model
+
+        found, forecast = check_model(config, data.splits["train"], data.classes)
+        findings += found
     findings = in_order(findings)
-    _log_tables(config, data, outcome, findings)
-    if forecast is not None:
-        logger.info("memory of a training step: %s", forecast)
-    _write(folder, findings, data, outcome, forecast)
+    _log_tables(config, data, anchors, findings)
+    _write(folder, findings, data, anchors, forecast)
     advice = combined(findings)
     command = training_command(overrides_of(config, load_config()) if given is None else given, advice)
     if advice:
@@ -100,28 +93,6 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     if config.view:
         _view(config, folder)
     return CheckResult(findings, folder, command if advice else None)
-
-
-def _check_model(config: CheckConfig, train: Split, classes: ClassMap) -> tuple[list[Finding], MemoryForecast]:
-    """Initial weights and memory, with the model that the training would build."""
-    import torch
-
-    from maskrcnn_train.checking.memory import check_memory, forecast_memory
-    from maskrcnn_train.checking.weights import check_weights
-    from maskrcnn_train.model.mask_rcnn import build_model
-    from maskrcnn_train.model.weights.pretrained import start_from_weights
-
-    torch.manual_seed(config.seed)
-    model = build_model(config, classes.num_classes)
-    try:
-        report = start_from_weights(model, config, classes.names)
-        findings = [] if report is None else check_weights(report)
-    except UserError as error:
-        findings = [Finding("error", "weights", str(error))]
-    min_size, max_size = training_min_size(config), config.data.max_size
-    size = largest_size(train, min_size=min_size, max_size=max_size)
-    forecast = forecast_memory(model, config, size)
-    return [*findings, *check_memory(forecast, config)], forecast
 
 
 def _view(config: CheckConfig, folder: Path) -> None:
@@ -137,51 +108,37 @@ def _view(config: CheckConfig, folder: Path) -> None:
         logger.info("what the model sees: %s", sheet)
 
 
-# ---------------------------------------------------------------- what a person sees
-
-
-def _log_tables(config: CheckConfig, data: CheckedData, outcome: Outcome, findings: list[Finding]) -> None:
+def _log_tables(config: CheckConfig, data: CheckedData, anchors: list[AnchorRow], findings: list[Finding]) -> None:
     from maskrcnn_train.reporting.terminal.tables import table
 
     if data.classes is not None:
         counts = count_classes(data.splits, data.classes)
-        rows: list[tuple[Any, ...]] = [
-            (name, *numbers) for name, *numbers in zip(data.classes.names, *counts.values(), strict=True)
-        ]
-        rows.append(("all", *(sum(numbers) for numbers in counts.values())))
+        rows = [*zip(data.classes.names, *counts.values(), strict=True), ("all", *map(sum, counts.values()))]
         logger.info("%s", table("objects of each class", ["class", *counts], rows))
-    if outcome.anchors:
+    if anchors:
         title = f"training objects and the anchors that meet them best, shorter side {training_min_size(config)} px"
         upper, lower = config.rpn.iou.upper, config.rpn.iou.lower
         columns = ["level", "anchor", "objects", "mean IoU", f"only as best (< {upper:g})", f"hardly (< {lower:g})"]
-        rows = [
-            (name, f"{size:g}", count, f"{iou:.2f}", saved, poor)
-            for name, size, count, iou, saved, poor in outcome.anchors
-        ]
-        logger.info("%s", table(title, columns, rows))
+        cells = [(level, f"{size:g}", count, f"{iou:.2f}", *few) for level, size, count, iou, *few in anchors]
+        logger.info("%s", table(title, columns, cells))
     if findings:
-        logger.info("%s", findings_table(findings, width=shutil.get_terminal_size((140, 0)).columns))
+        logger.info("%s", findings_table(findings, shutil.get_terminal_size((140, 0)).columns))
     for fix in dict.fromkeys(finding.fix for finding in findings if "python -m " in finding.fix):
         logger.info("%s", fix)  # again, because the table breaks lines
 
 
 def _write(
-    folder: Path, findings: list[Finding], data: CheckedData, outcome: Outcome, forecast: MemoryForecast | None
+    folder: Path, findings: list[Finding], data: CheckedData, anchors: list[AnchorRow], forecast: MemoryForecast | None
 ) -> None:
     """findings.json with everything, and the advice as an experiment."""
     plain = {
         "findings": [finding.to_plain() for finding in findings],
-        "classes": {}
-        if data.classes is None
-        else {"names": data.classes.names, **count_classes(data.splits, data.classes)},
-        "anchors": [
-            dict(zip(("level", "size", "objects", "mean_iou", "only_as_best", "hardly"), row, strict=True))
-            for row in outcome.anchors
-        ],
-        "memory": None
-        if forecast is None
-        else {"step_bytes": int(forecast.step), "available_bytes": forecast.available},
+        "classes": {"names": data.classes.names, **count_classes(data.splits, data.classes)} if data.classes else {},
+        "anchors": [row._asdict() for row in anchors],
+        "memory": forecast and {"step_bytes": int(forecast.step), "available_bytes": forecast.available},
     }
+    if forecast is not None:
+        logger.info("memory of a training step: %s", forecast)
     write_json(folder / "findings.json", plain, indent=2)
     write_advice(findings, folder)
     counts = [sum(finding.severity == severity for finding in findings) for severity in SEVERITIES]

@@ -6,6 +6,8 @@ shell completion go through Hydra's own main.
 
 from __future__ import annotations
 
+import argparse
+import glob
 import os
 import re
 import signal
@@ -14,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from maskrcnn_train import __version__
 from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.settings.arguments import read_arguments
-from maskrcnn_train.settings.compose import Schema, conf_dir, groups, load_command_config, to_dataclass
+from maskrcnn_train.settings.compose import Schema, conf_dir, groups, load_command_config, repeated_keys, to_dataclass
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import quoted, saved_overrides
 
@@ -31,7 +33,7 @@ MAX_CHECKED_JOBS = 200  # of a sweep, before its first job starts
 
 
 class Command(NamedTuple):
-    """The parts of a command. load: composes what `run` takes, and warnings; `load_command_config` or alike."""
+    """The parts of a command, as `run_command` takes them. said: warnings that were printed."""
 
     name: str
     schema: type[Any]
@@ -39,9 +41,19 @@ class Command(NamedTuple):
     run: Callable[[Any], Any]
     help: str
     load: Callable[..., tuple[Any, list[str]]]
+    said: set[str]
 
-    def compose(self, overrides: list[str], config_dir: str | None) -> tuple[Any, list[str]]:
-        return self.load(self.name, self.schema, self.check_rules, overrides, config_dir)
+    def compose(self, overrides: list[str], config_dir: str | None) -> Any:
+        """What `run` takes, after its warnings."""
+        config, warnings = self.load(self.name, self.schema, self.check_rules, overrides, config_dir)
+        self.warn(warnings)
+        return config
+
+    def warn(self, warnings: list[str]) -> None:
+        for warning in dict.fromkeys(warnings):
+            if warning not in self.said:
+                print(f"warning: {warning}", file=sys.stderr)
+        self.said.update(warnings)
 
 
 def run_command(
@@ -55,11 +67,14 @@ def run_command(
 ) -> None:
     """The main of every command: `run(config)` once, or once for each job of a sweep.
 
-    run: returns the number that a sweeper optimises. load: see `Command`. Exits with 2 after a UserError, with
-    128 + n after signal n. Every other error keeps its traceback, and the exit code is 1.
+    run: returns the number that a sweeper optimises. load: composes what `run` takes, and warnings. Exits with 2 after
+    a UserError, with 128 + n after signal n. Every other error keeps its traceback, and the exit code is 1.
     """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, _terminate)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
-        _dispatch(Command(name, schema, check_rules, run, help, load))
+        _dispatch(Command(name, schema, check_rules, run, help, load, set()))
     except KeyboardInterrupt:  # of a training a second one, while the first was being answered
         hint = "; to continue from the last checkpoint use resume=auto" if name == "train" else ""
         print(f"left at once{hint}", file=sys.stderr)
@@ -79,27 +94,55 @@ def run_command(
         sys.exit(USER_ERROR)
 
 
+def _terminate(number: int, _: Any) -> NoReturn:
+    sys.exit(128 + number)
+
+
 def _dispatch(command: Command) -> None:
     """Do what the command line asks for: help, a sweep, one of Hydra's own pages, or a single run."""
     sweeps = command.load is load_command_config
-    wants_help = "-h" in sys.argv[1:] or "--help" in sys.argv[1:]
-    arguments = read_arguments([] if wants_help else sys.argv[1:])
-    if wants_help:
+    if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_page(command.name, command.help, sweeps=sweeps), flush=True)
-    elif arguments.config_name or arguments.config_path:
+        return
+    if "--version" in sys.argv[1:]:
+        print(f"maskrcnn_train {__version__}")
+        return
+    arguments = _read_arguments(sys.argv[1:])
+    if arguments.config_name or arguments.config_path:
         raise UserError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
-    elif arguments.multirun and not sweeps:
+    if arguments.multirun and not sweeps:
         raise UserError(f"-m runs every combination of values; {command.name} takes them without it")
-    elif arguments.multirun:
+    if arguments.multirun:
         _sweep(command, arguments.overrides, arguments.config_dir)
     elif arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
         flags = [text for text in sys.argv[1:] if text not in arguments.overrides]
         sys.argv = [sys.argv[0], *flags, *arguments.overrides]
         _hydra_main(command.name, command.run)
     else:
-        config, warnings = command.compose(resumed_overrides(arguments.overrides), arguments.config_dir)
-        _print_warnings(warnings)
+        config = command.compose(resumed_overrides(arguments.overrides), arguments.config_dir)
+        _refuse_missing_files(config)
         command.run(config)
+
+
+def _read_arguments(words: list[str]) -> argparse.Namespace:
+    """Flags and overrides as Hydra reads them.
+
+    Raises UserError for an unknown flag, such as `--lr 0.01`, and for Hydra's own keys of a folder.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; settings are written KEY=VALUE, e.g. optimizer.lr=0.01")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    arguments = parser.parse_intermixed_args(words)  # intermixed: --config-dir may stand between two settings
+    for text in arguments.overrides:
+        if text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):  # every command makes its folder itself
+            raise UserError(f"{text} has no effect; write output_dir={text.split('=', 1)[1]}")
+        if text == "output_dir=":
+            raise UserError("output_dir is empty; write output_dir=FOLDER, or leave it out")
+    return arguments
 
 
 def resumed_overrides(overrides: list[str]) -> list[str]:
@@ -111,12 +154,13 @@ def resumed_overrides(overrides: list[str]) -> list[str]:
     return [*saved_overrides(saved), *overrides] if saved.is_file() else overrides
 
 
-def _print_warnings(warnings: list[str]) -> None:
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-
-
-# ---------------------------------------------------------------- sweeps
+def _refuse_missing_files(config: Any) -> None:
+    """Raises UserError for a file to read that does not exist, before torch is imported."""
+    for key in ("checkpoint", "predictions", "annotations", "compare", "replay", "run", "images"):
+        value = getattr(config, key, None)
+        for path in value if isinstance(value, list) else [value] if value else []:
+            if not Path(path).expanduser().exists() and not (key == "images" and glob.has_magic(path)):
+                raise UserError(f"{path} does not exist; set {key} to a file or folder that does")
 
 
 def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> None:
@@ -124,25 +168,21 @@ def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> No
 
     Raises the first bug that ended a job, else the first UserError.
     """
-    folder = Path("runs/sweep") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     given = [text for text in overrides if text.startswith("output_dir=")]
-    if given:
-        folder = Path(given[-1].split("=", 1)[1])
+    usual = f"runs/sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder = Path(given[-1].split("=", 1)[1] if given else usual)
     overrides = [text for text in overrides if text not in given]
     if not any(text.startswith("hydra/sweeper=") for text in overrides):
         _check_jobs(command, overrides, config_dir)
 
-    sys.argv = [sys.argv[0], "-m", *overrides, f"hydra.sweep.dir={quoted(str(folder))}"]
-    if config_dir is not None:
-        sys.argv += ["--config-dir", config_dir]
+    search = [] if config_dir is None else ["--config-dir", config_dir]
+    sys.argv = [sys.argv[0], "-m", *overrides, f"hydra.sweep.dir={quoted(str(folder))}", *search]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a page of its own and exits with 1
     bugs: list[Exception] = []
     try:
         _hydra_main(command.name, lambda composed: _run_job(command, composed, bugs))
-    except UserError:
-        if bugs:
-            raise bugs[0] from None
-        raise
+    except UserError as error:
+        raise (bugs or [error])[0] from None
     finally:
         _report_sweep(folder)
 
@@ -157,6 +197,7 @@ def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) 
         jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         raise UserError(" ".join(str(error).split())) from error
+    command.warn(repeated_keys(overrides))  # of which Hydra gives its jobs the last
     for job in jobs[:MAX_CHECKED_JOBS]:
         command.compose([text for text in job if text[:6] != "hydra."], config_dir)
 
@@ -167,8 +208,9 @@ def _run_job(command: Command, composed: DictConfig, bugs: list[Exception]) -> A
 
     config, warnings = to_dataclass(composed, command.schema, command.check_rules)
     config = replace(config, output_dir=HydraConfig.get().runtime.output_dir)
-    _print_warnings(warnings)
+    command.warn(warnings)
     try:
+        _refuse_missing_files(config)
         return command.run(config)
     except Exception as error:
         user_error = as_user_error(error)
@@ -194,8 +236,6 @@ def _hydra_main(name: str, task: Callable[..., Any]) -> None:
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
 
 
-# ---------------------------------------------------------------- help
-
 COMMON_KEYS = (
     ("data=coco data.root=DIR", "your data: coco, roboflow, custom or shapes"),
     ("weights=coco", "start from: imagenet, coco, coco_v2, detectron2, file (weights.path)"),
@@ -216,16 +256,11 @@ def help_page(name: str, text: str, *, sweeps: bool = True) -> str:
     included = (conf_dir() / "train.yaml").read_text() if "\n  - train\n" in values else ""
     own = re.findall(r"^  - ([\w/]+):", values + included, flags=re.MULTILINE)
     lines = [text.strip(), *(["", "Groups (GROUP=OPTION):"] if own else [])]
-    for group, options in groups().items():
-        if group.split("/")[0] in own:
-            lines.append(f"  {group:<13} {', '.join(options)}")
+    lines += [f"  {key:<13} {', '.join(options)}" for key, options in groups().items() if key.split("/")[0] in own]
     if name == "train":
-        lines += ["", "Common keys (KEY=VALUE):"]
-        lines += [f"  {key:<34} {meaning}" for key, meaning in COMMON_KEYS]
+        lines += ["", "Common keys (KEY=VALUE):", *(f"  {key:<34} {meaning}" for key, meaning in COMMON_KEYS)]
     else:
         body = values.split("\n\n", 1)[1].split("\nhydra:", 1)[0].strip("\n")
         lines += ["", "Keys and their defaults:", *(f"  {line}" for line in body.splitlines())]
     lines += ["", "  --cfg job     print the whole configuration"]
-    if sweeps:
-        lines.append("  -m            sweep: KEY=A,B runs a job for each")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(["  -m            sweep: KEY=A,B runs a job for each"] if sweeps else [])])

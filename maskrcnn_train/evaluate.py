@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.files import write_json
+from maskrcnn_train.prediction.memory import BUDGETS, naming_memory_faults
 from maskrcnn_train.settings.command_rules import check_evaluate_rules, is_results
 from maskrcnn_train.settings.command_schema import EvaluateConfig
 
@@ -88,8 +89,7 @@ def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
     notes = explain_id_zero(scored.ground_truth, scored.results, scored.result)
     for sentence in [*explain_absent(scored.result), *notes]:
         logger.info("%s", sentence)
-    losses = [f"{name[9:]} {value:.4f}" for name, value in scored.metrics.items() if name.startswith("val_loss/")]
-    if losses:
+    if losses := [f"{name[9:]} {loss:.4f}" for name, loss in scored.metrics.items() if name.startswith("val_loss/")]:
         logger.info("losses on these images: %s", ", ".join(losses))
     logger.info("%s", metrics_table(scored.metrics))
 
@@ -120,7 +120,8 @@ def _class_rows(result: CocoResult) -> list[dict[str, object]]:
 
 
 def run(config: EvaluateConfig) -> float:
-    metrics = evaluate(config)
+    with naming_memory_faults(f"lower evaluation.batch_size, num_workers, evaluation.bootstrap, {BUDGETS}"):
+        metrics = evaluate(config)
     return metrics["segm/AP" if "segm/AP" in metrics else "bbox/AP"]
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.files import write_json
+from maskrcnn_train.prediction.memory import BUDGETS, naming_memory_faults
 from maskrcnn_train.settings.command_rules import check_export_rules
-from maskrcnn_train.settings.command_schema import ExportConfig
+from maskrcnn_train.settings.command_schema import ExportConfig, ToleranceConfig
 from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,25 +55,32 @@ def export(config: ExportConfig) -> Export:
     """Write and check as configured. Raises UserError for the person's mistakes."""
     if config.format == "onnx" and not (find_spec("onnx") and find_spec("onnxruntime")):
         raise UserError("format=onnx needs the packages onnx and onnxruntime; pip install 'maskrcnn-train[export]'")
+    from maskrcnn_train.data.loading import evaluation_loader
+    from maskrcnn_train.data.sources import find_images
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.prediction.predictor import load_checkpoint
+    from maskrcnn_train.prediction.scoring import on_split
     from maskrcnn_train.reporting.terminal.progress import setup_logging
 
     predictor = load_checkpoint(config.checkpoint, device="cpu", precision="fp32", settings=config)
     is_graph = config.format in ("onnx", "torchscript")
     evaluated = is_graph and (config.evaluate or config.data is not None)
-    dataset = None
+    dataset, paths = None, []
+    if is_graph and config.num_images and config.images is not None:
+        paths = [path for path, _ in find_images(config.images)][: config.num_images]
     if evaluated or (is_graph and config.num_images and config.images is None):
-        predictor, dataset = _on_split(predictor, config)  # its faults are better known before anything is written
-    images = _images(config, dataset) if is_graph and config.num_images else []
+        # its faults are better known before anything is written
+        predictor, split = on_split(predictor, config, num_workers=0)
+        dataset = evaluation_loader(predictor.config, split, predictor.classes).dataset
+        paths = paths or [Path(dataset.image_path(each)) for each in range(min(len(dataset), config.num_images))]
     folder = open_run_folder(config, "export")
     setup_logging(folder)
     done = Export(folder / FILES[config.format])
     runtime = write_model(predictor, done.path, config)
     logger.info("written: %s (%.1f MB)", done.path, done.path.stat().st_size / 1e6)
-    if runtime is not None and images:
-        done.differences = check_runtime(runtime, predictor, images, config)
-        done.too_large = _too_large(done.differences, config)
+    if runtime is not None and paths:
+        done.differences = check_runtime(runtime, predictor, paths, config)
+        done.too_large = _too_large(done.differences, config.tolerance)
     if runtime is not None and evaluated and dataset is not None:
         done.metrics = evaluate_runtime(runtime, predictor, dataset)
     report = {"differences": done.differences and asdict(done.differences), "metrics": done.metrics}
@@ -83,6 +91,7 @@ def export(config: ExportConfig) -> Export:
 def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runtime | None:
     """Write the file; returns what runs it, None for a file that does not run by itself."""
     from maskrcnn_train.exporting import files, runtimes
+    from maskrcnn_train.exporting.detector import TraceableDetector
     from maskrcnn_train.exporting.metadata import describe_model
     from maskrcnn_train.model.weights.files import save_safetensors
 
@@ -95,8 +104,7 @@ def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runti
         _check_weights(predictor, path)
         return None
     with files.without_exporter_noise():
-        pasting = predictor.pasting if config.paste_masks else None
-        detector = files.build_detector(predictor.model, predictor.config, pasting=pasting)
+        detector = TraceableDetector(predictor.model, predictor.pasting if config.paste_masks else None)
     if config.format == "torchscript":
         files.write_torchscript(detector, path, about)
         return runtimes.open_torchscript(path)
@@ -118,33 +126,14 @@ def _check_weights(predictor: Predictor, path: Path) -> None:
 # ---------------------------------------------------------------- checking
 
 
-def _on_split(predictor: Predictor, config: ExportConfig) -> tuple[Predictor, CocoDataset]:
-    """The images of the split, labelled by the model's classes, and the predictor with the settings for them."""
-    from maskrcnn_train.data.loading import evaluation_loader
-    from maskrcnn_train.prediction.scoring import on_split
-
-    predictor, split = on_split(predictor, config, num_workers=0)
-    return predictor, evaluation_loader(predictor.config, split, predictor.classes).dataset
-
-
-def _images(config: ExportConfig, dataset: CocoDataset | None) -> list[Path]:
-    from maskrcnn_train.data.sources import find_images
-
-    if config.images is not None:
-        return [path for path, _ in find_images(config.images)][: config.num_images]
-    assert dataset is not None
-    return [Path(dataset.image_path(position)) for position in range(min(len(dataset), config.num_images))]
-
-
-def check_runtime(runtime: Runtime, predictor: Predictor, images: list[Path], config: ExportConfig) -> Differences:
+def check_runtime(runtime: Runtime, predictor: Predictor, paths: list[Path], config: ExportConfig) -> Differences:
     """The largest differences between the file and the model on the images. Raises ImageError."""
     from maskrcnn_train.data.images import decode
-    from maskrcnn_train.exporting.comparing import Differences, compare
+    from maskrcnn_train.exporting.comparing import Differences
 
     total = Differences()
-    for path in images:
-        ours, theirs = _both_sides(runtime, predictor, decode(path))
-        total.merge(compare(ours, theirs, predictor.config, score_tolerance=config.tolerance.scores))
+    for path in paths:
+        total.add(*_both_sides(runtime, predictor, decode(path)), predictor.config, config.tolerance.scores)
     masks = "" if total.mask_iou is None else f", masks' IoU {total.mask_iou:.6f}"
     logger.info(
         "checked on %d images with %d detections; largest differences: boxes %.2g px, %.2g of their size, "
@@ -158,16 +147,14 @@ def _both_sides(runtime: Runtime, predictor: Predictor, image: Image.Image) -> t
     """Detections of the model and of the file on one image."""
     import numpy as np
 
-    from maskrcnn_train.prediction.pictures import prepare
+    from maskrcnn_train.prediction.pictures import resize
     from maskrcnn_train.prediction.predictor import detect_batch
 
-    (ours,) = detect_batch(predictor, [prepare(predictor.config, image)], score_threshold=0.0)
-    theirs = replace(runtime(np.asarray(image)), classes=predictor.classes, pasting=predictor.pasting)
-    return ours, theirs
+    (ours,) = detect_batch(predictor, [resize(predictor.config, image)], score_threshold=0.0)
+    return ours, replace(runtime(np.asarray(image)), classes=predictor.classes, pasting=predictor.pasting)
 
 
-def _too_large(differences: Differences, config: ExportConfig) -> list[str]:
-    limits = config.tolerance
+def _too_large(differences: Differences, limits: ToleranceConfig) -> list[str]:
     faults = []
     if differences.boxes > limits.boxes:
         faults.append(f"boxes {differences.boxes:.2g} (tolerance.boxes={limits.boxes:g})")
@@ -201,7 +188,8 @@ def evaluate_runtime(runtime: Runtime, predictor: Predictor, dataset: CocoDatase
 
 
 def run(config: ExportConfig) -> None:
-    done = export(config)
+    with naming_memory_faults(f"lower {BUDGETS}, or check with smaller images: images=FOLDER"):
+        done = export(config)
     if done.too_large:
         logger.error("the file differs too much from the model: %s", "; ".join(done.too_large))
         sys.exit(1)

@@ -6,18 +6,19 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.data.sources import find_images
+from maskrcnn_train.prediction.memory import BUDGETS, naming_memory_faults
 from maskrcnn_train.settings.command_rules import check_predict_rules
 from maskrcnn_train.settings.command_schema import PredictConfig
 from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
+    from maskrcnn_train.prediction.files import PredictionFiles
     from maskrcnn_train.prediction.pipeline import Source
     from maskrcnn_train.prediction.predictor import Predictor
     from maskrcnn_train.prediction.video import Video
@@ -33,19 +34,7 @@ Detect objects on images: pictures with coloured masks, boxes, class names and s
 logger = logging.getLogger("maskrcnn_train")
 
 
-@dataclass
-class Prediction:
-    """What a call wrote. pictures: their folder, or the video, which is there if any were asked for; results: COCO
-    results of all images; failed: a line for each image that was skipped."""
-
-    folder: Path
-    pictures: Path
-    results: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    images: int = 0
-
-
-def predict_images(config: PredictConfig) -> Prediction:
+def predict_images(config: PredictConfig) -> PredictionFiles:
     """Predict as configured. Bad images are named and skipped. Raises UserError for the person's mistakes."""
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.prediction.files import PredictionFiles
@@ -59,23 +48,21 @@ def predict_images(config: PredictConfig) -> Prediction:
     folder = open_run_folder(config, "predict")
     console = setup_logging(folder)
     pictures = folder / ("pictures" if video is None else f"{video.path.stem}.mp4")
+    total = len(found) if video is None else video.num_frames
     with ExitStack() as stack:
-        sources, total, writer = _files(found), len(found) or None, None
-        if video is not None:
-            sources, total = _frames(video), video.num_frames
-            if config.save.pictures:
-                writer = stack.enter_context(VideoWriter(pictures, video.rate))
-        files = PredictionFiles(folder, config, predictor.classes, writer)
+        files = PredictionFiles(folder, config, predictor.classes, pictures)
+        if video is not None and config.save.pictures:
+            files.video = stack.enter_context(closing(VideoWriter(pictures, video.rate)))
         stack.callback(files.finish)  # of what was done before an error, too
         progress = stack.enter_context(Progress("predict", log_every=20, console=console))
         pipeline, began = Pipeline(predictor, config, files), time.monotonic()
 
         def show() -> None:
             rate = pipeline.images / (time.monotonic() - began)
-            progress.update(pipeline.images + len(pipeline.failed), total, {"images/s": rate})
+            progress.update(pipeline.images + len(files.failed), total, {"images/s": rate})
 
-        pipeline.run(sources, show)
-    return Prediction(folder, pictures, files.results, pipeline.failed, pipeline.images)
+        pipeline.run(_sources(found, video), show)
+    return files
 
 
 def _predictor(config: PredictConfig) -> Predictor:
@@ -90,30 +77,28 @@ def _predictor(config: PredictConfig) -> Predictor:
     return predictor.lowered(config.score_threshold) if config.roi_head.score_threshold is None else predictor
 
 
-def _files(found: list[tuple[Path, int | None]]) -> Iterator[Source]:
+def _sources(found: list[tuple[Path, int | None]], video: Video | None) -> Iterator[Source]:
+    """The frames of a video, or the files that were found, with names of their own and ids."""
     from maskrcnn_train.prediction.files import unique_stems
     from maskrcnn_train.prediction.pipeline import Source
 
+    if video is not None:
+        for number, frame in enumerate(video.frames(), start=1):
+            yield Source(frame, f"{video.path.stem}_{number:06d}", number)
     names = unique_stems([path for path, _ in found])
     for number, ((path, image_id), name) in enumerate(zip(found, names, strict=True), start=1):
         yield Source(path, name, number if image_id is None else image_id)
 
 
-def _frames(video: Video) -> Iterator[Source]:
-    from maskrcnn_train.prediction.pipeline import Source
-
-    for number, frame in enumerate(video.frames(), start=1):
-        yield Source(frame, f"{video.path.stem}_{number:06d}", number)
-
-
 def run(config: PredictConfig) -> None:
-    prediction = predict_images(config)
-    logger.info("%d images, %d detections", prediction.images, len(prediction.results))
-    logger.info("results:  %s", prediction.folder / "predictions.json")
-    if prediction.pictures.exists():
-        logger.info("pictures: %s", prediction.pictures)
-    if prediction.failed:
-        logger.warning("%d images were skipped, first: %s", len(prediction.failed), prediction.failed[0])
+    with naming_memory_faults(f"lower batch_size, tile.size, {BUDGETS}, or use device=cpu"):
+        files = predict_images(config)
+    logger.info("%d images, %d detections", len(files.images), len(files.results))
+    logger.info("results:  %s", files.folder / "predictions.json")
+    if files.pictures.exists():
+        logger.info("pictures: %s", files.pictures)
+    if files.failed:
+        logger.warning("%d images were skipped, first: %s", len(files.failed), files.failed[0])
         sys.exit(1)
 
 

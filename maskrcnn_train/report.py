@@ -69,6 +69,7 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
     """The validation images of a run and what it detected there. Raises UserError for what is missing or faulty."""
     from maskrcnn_train.data.coco.results import read_results
     from maskrcnn_train.data.loading import evaluation_loader
+    from maskrcnn_train.data.splits.choosing import with_choice
     from maskrcnn_train.data.splits.splitting import read_split
     from maskrcnn_train.reporting.runs import read_json, read_yaml
     from maskrcnn_train.structures.classes import ClassMap
@@ -78,7 +79,7 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
             raise UserError(f"{folder} has no {name}")
     trained = config_from_plain(read_yaml(folder / "config.yaml"))
     classes = ClassMap.from_plain(read_json(folder / "classes.json"))
-    data = config.data or trained.data
+    data = with_choice(config.data, trained.data)
     split, _ = read_split(data, "val", classes, with_masks=trained.mask_head.enabled)
     dataset = evaluation_loader(trained, split, classes).dataset
     return _scene(dataset, dataset.ground_truth(), read_results(folder / "predictions.json"), trained)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from maskrcnn_train.data.coco.reader import read_coco
 from maskrcnn_train.data.paths import require_file, require_folder
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
 from maskrcnn_train.data.splits.layouts import NAMES
+from maskrcnn_train.data.splits.splitting import whole_split
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_split_rules
@@ -39,7 +39,7 @@ logger = logging.getLogger("maskrcnn_train")
 
 @dataclass
 class SplitResult:
-    """files: the JSONs by name, "train" or "fold_0/train". rows: int64, the images of each part (folds: of its val)."""
+    """files: the JSONs by name, "train" or "fold_0/train". parts: rows of the images of each (folds: of its val)."""
 
     folder: Path
     files: dict[str, Path]
@@ -60,38 +60,35 @@ def split(config: SplitCommandConfig) -> SplitResult:
         raise UserError(f"{path} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
     folder = open_run_folder(config, "split")
     setup_logging(folder)
-    counts = _objects(index)
+    label_of = {category.id: label for label, category in enumerate(index.categories, start=1)}
+    labels = whole_split("all", index, label_of, Path()).labels
+    counts = count_objects(index, labels, len(label_of))
     groups = _groups(config, content["images"])
     rows = stratify(counts, fractions, config.seed, groups, favour_first=config.folds is None)
     names = [f"fold_{number}" for number in range(len(rows))] if config.folds else list(NAMES)
     parts = dict(zip(names, rows, strict=False))
-    files = _write_folds(content, parts, folder) if config.folds else _write_parts(content, parts, folder)
+    written = parts
+    if config.folds:  # of each fold its images as val.json, and all others as train.json
+        everything = np.arange(index.num_images)
+        written = {f"{name}/train": np.setdiff1d(everything, own) for name, own in parts.items()}
+        written |= {f"{name}/val": own for name, own in parts.items()}
+    files = {name: _write(content, own, folder / f"{name}.json") for name, own in written.items()}
     _log_table(index, counts, parts, groups)
     logger.info("written to %s", folder)
     if not config.folds:
-        keys = " ".join(
+        keys = [
             f"data.{name}.annotations={shlex.quote(str(file))} data.{name}.images=FOLDER"
             for name, file in files.items()
-        )
-        logger.info("train on them: data=custom %s", keys)
+        ]
+        logger.info("train on them: data=custom %s", " ".join(keys))
     return SplitResult(folder, files, parts)
-
-
-def _objects(index: AnnotationIndex) -> Ints:
-    """Objects of each category in each image: int64 [M, K], categories in the order of the JSON."""
-    ids = np.array([category.id for category in index.categories], dtype=np.int64)
-    by_id = np.argsort(ids)
-    labels = by_id[np.searchsorted(ids, index.category_ids, sorter=by_id)] + 1 if len(ids) else index.category_ids
-    return count_objects(index, labels, len(ids))
 
 
 def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
     """The group of each image: int64 [M]; images of one group stay together."""
     from maskrcnn_train.reporting.terminal.progress import Progress
 
-    groupings = []
-    if config.group_by is not None:
-        groupings.append(group_by_field(images, config.group_by))
+    groupings = [] if config.group_by is None else [group_by_field(images, config.group_by)]
     if config.group_pattern is not None:
         groupings.append(group_by_pattern(images, config.group_pattern))
     if config.duplicates:
@@ -102,30 +99,13 @@ def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
                 images,
                 pictures,
                 distance=config.duplicate_distance,
-                workers=config.workers or os.cpu_count() or 1,
+                workers=config.workers,
                 progress=lambda done, total: bar.update(done, total, {}),
             )
         if faults:
             logger.warning("%d images cannot be read and stay alone, first: %s", len(faults), faults[0])
         groupings.append(grouping)
     return joined(groupings, len(images))
-
-
-# ---------------------------------------------------------------- writing
-
-
-def _write_parts(content: dict[str, Any], parts: dict[str, Ints], folder: Path) -> dict[str, Path]:
-    return {name: _write(content, rows, folder / f"{name}.json") for name, rows in parts.items()}
-
-
-def _write_folds(content: dict[str, Any], parts: dict[str, Ints], folder: Path) -> dict[str, Path]:
-    """For each fold its images as val.json, and all others as train.json."""
-    files = {}
-    for name, rows in parts.items():
-        others = np.setdiff1d(np.arange(len(content["images"])), rows)
-        files[f"{name}/train"] = _write(content, others, folder / name / "train.json")
-        files[f"{name}/val"] = _write(content, rows, folder / name / "val.json")
-    return files
 
 
 def _write(content: dict[str, Any], rows: Ints, path: Path) -> Path:

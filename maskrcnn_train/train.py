@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from maskrcnn_train.checking.data import quick_check
-from maskrcnn_train.checking.table import findings_table
+from maskrcnn_train.checking.findings import findings_table
+from maskrcnn_train.checking.settings import quick_check
 from maskrcnn_train.data.loading import build_loaders, naming_lost_workers
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
 from maskrcnn_train.engine import distributed, precision
@@ -123,20 +124,15 @@ def _resume(state: TrainingState, run: Run) -> None:
 
 
 def _evaluate(
-    validation: Validation,
-    run: Run,
-    plan: Plan,
-    on_evaluation: OnEvaluation | None,
-    model: nn.Module,
-    position: Position,
+    validation: Validation, run: Run, plan: Plan, tell: OnEvaluation | None, model: nn.Module, position: Position
 ) -> tuple[float, dict[str, float]]:
     """Metrics of a model in mid-training, written and logged, after the one that decides which weights are the best."""
     metrics = validation.evaluate(model)
     run.writer.scalars(position.step, metrics)
     validation.draw(run.folder, run.writer, position.step)
     logger.info("step %d: %s", position.step, metrics_table(metrics))
-    if on_evaluation is not None:
-        on_evaluation(min(plan.progress(position), 1.0), metrics)
+    if tell is not None:
+        tell(min(plan.progress(position), 1.0), metrics)
     return metrics[validation.main_metric], metrics
 
 
@@ -151,29 +147,21 @@ def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: 
     for note in splits.notes:
         logger.info("note: %s", note)
     rows = [
-        (name, finding.count, finding.reason, "left out" if finding.dropped else "repaired", finding.examples[0])
+        (name, each.count, each.reason, "left out" if each.dropped else "repaired", each.examples[0])
         for name, findings in splits.skipped.items()
-        for finding in findings
+        for each in findings
     ]
     if rows:
         logger.info("%s", table("data not used as it stands", ["split", "count", "reason", "", "first"], rows))
-    classes = zip(splits.classes.ids, splits.classes.names, strict=True)
-    class_rows = [(label, *row) for label, row in enumerate(classes, start=1)]
+    class_rows = list(zip(itertools.count(1), splits.classes.ids, splits.classes.names, strict=False))
     logger.info("%s", table("classes", ["label", "category id", "name"], class_rows))
     if findings := quick_check(config, splits):
         logger.info("%s", findings_table(findings))
     device = next(state.model.parameters()).device
-    logger.info(
-        "%d training and %d validation images; %s on %s in %s; up to %d steps of %d images; learning rate %.3g",
-        len(splits.train),
-        len(splits.val),
-        config.backbone.name,
-        device,
-        precision.resolve_precision(config.trainer.precision, device),
-        plan.steps,
-        images_per_step(config.trainer, world_size),
-        state.optimizer.defaults["lr"],
-    )
+    images = f"{len(splits.train)} training and {len(splits.val)} validation images"
+    how = f"{config.backbone.name} on {device} in {precision.resolve_precision(config.trainer.precision, device)}"
+    length = f"up to {plan.steps} steps of {images_per_step(config.trainer, world_size)} images"
+    logger.info("%s; %s; %s; learning rate %.3g", images, how, length, state.optimizer.defaults["lr"])
 
 
 def _finish(run_dir: Path, validation: Validation, metrics: dict[str, float]) -> None:
@@ -182,8 +170,6 @@ def _finish(run_dir: Path, validation: Validation, metrics: dict[str, float]) ->
     validation.write_predictions(run_dir / "predictions.json")
     report = report_training(run_dir, validation)
     assert validation.result is not None
-    logger.info("%s", class_table(validation.result))
-    for sentence in explain_absent(validation.result):
-        logger.info("%s", sentence)
-    logger.info("%s", metrics_table(metrics))
+    for text in (class_table(validation.result), *explain_absent(validation.result), metrics_table(metrics)):
+        logger.info("%s", text)
     logger.info("run:      %s\npictures: %s\nreport:   %s", run_dir, run_dir / "pictures", report)

@@ -15,8 +15,8 @@ from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
-from maskrcnn_train.settings.errors import UserError, one_line
-from maskrcnn_train.settings.overrides import option_text, quoted
+from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
+from maskrcnn_train.settings.overrides import option_text, quoted, saved_overrides
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import plain_value
 
@@ -83,22 +83,22 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
     from maskrcnn_train.train import train
     from maskrcnn_train.tuning.trials import Pruned, score_in
 
+    hint, config = f"go on with the same command and output_dir={trials.folder}", None
     try:
         config = search.training(trial.overrides)
-    except UserError as error:  # contradicting values say nothing about the other trials
-        _fail(trial, trials, error)
-        return ""
-    hint = f"go on with the same command and output_dir={trials.folder}"
-    try:
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
         result = train(config, on_evaluation=trial.report)
-        trials.complete(trial, score_in(result.metrics, search.metric))
+        trials.end(trial, score=score_in(result.metrics, search.metric))
     except Pruned as pruned:
         logger.info("trial %s pruned: %s", trial.folder.name, pruned)
-        trials.prune(trial)
-    except UserError as error:
-        _fail(trial, trials, error)
-        return one_line(error)
+        trials.end(trial)
+    except Exception as error:
+        user_error = as_user_error(error)
+        if user_error is None:
+            raise
+        logger.error("trial %s failed: %s", trial.folder.name, one_line(user_error))
+        trials.end(trial, reason=one_line(user_error))
+        return one_line(user_error) if config else ""  # contradicting values say nothing about the other trials
     except Interrupted as interrupted:
         trials.hand_back(trial)
         interrupted.hint = hint
@@ -107,11 +107,6 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         if result.late_signal is not None:
             raise Interrupted(result.late_signal, hint)
     return ""
-
-
-def _fail(trial: Trial, trials: Trials, error: Exception) -> None:
-    logger.error("trial %s failed: %s", trial.folder.name, one_line(error))
-    trials.fail(trial, one_line(error))
 
 
 def _open_folder(config: TuneConfig) -> Path:
@@ -143,8 +138,6 @@ def _write_results(trials: Trials, search: Search) -> None:
 
 def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
     """Write all settings of the best trial, including those of its presets."""
-    from maskrcnn_train.settings.overrides import saved_overrides
-
     settings = saved_overrides(folder / str(best.number) / "overrides.yaml")
     head = [
         f"Trial {best.number}, best of a search: {search.metric} {best.score:.4f} on the images that it was chosen on.",
@@ -157,14 +150,14 @@ def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
 def _next_steps(folder: Path, records: list[TrialRecord]) -> str:
     """The result's files, and the commands to run next."""
     lines = [f"search:   {folder}", f"report:   {folder / 'report.html'}"]
-    if records and records[0].state == "complete":
+    complete = [each.number for each in records if each.state == "complete"]
+    if complete:
         train = shlex.join(["--config-dir", str(folder), "experiment=best"])
         lines.append(f"train with the best settings: python -m maskrcnn_train {train}")
-        first = next((each for each in records if each.number == 0 and each.state == "complete"), None)
-        if first is not None and first is not records[0]:
-            files = [quoted(str(folder / str(each.number) / "checkpoints/last.pt")) for each in (first, records[0])]
-            compare = shlex.quote(f"compare=[{','.join(files)}]")
-            lines.append(f"is it better than the first trial, or luck? python -m maskrcnn_train.evaluate {compare}")
+    if 0 in complete[1:]:
+        files = [quoted(str(folder / f"{number}/checkpoints/last.pt")) for number in (0, complete[0])]
+        compare = shlex.quote(f"compare=[{','.join(files)}]")
+        lines.append(f"is it better than the first trial, or luck? python -m maskrcnn_train.evaluate {compare}")
     return "\n".join(lines)
 
 
@@ -172,10 +165,7 @@ def run(search: Search) -> None:
     from maskrcnn_train.data.splits.splitting import read_splits
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "a search trains each trial in one process; start the command several times with one output_dir instead of "
-            "torchrun"
-        )
+        raise UserError("a search needs no torchrun; start the command several times with one output_dir instead")
     try:
         import optuna  # noqa: F401
     except ImportError:

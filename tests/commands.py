@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskrcnn_train.evaluate import evaluate
-from maskrcnn_train.predict import Prediction, predict_images
+from maskrcnn_train.predict import predict_images
+from maskrcnn_train.prediction.files import PredictionFiles
 from maskrcnn_train.settings.command_rules import check_evaluate_rules, check_predict_rules
 from maskrcnn_train.settings.command_schema import EvaluateConfig, PredictConfig
 from maskrcnn_train.settings.compose import load_command_config
@@ -19,7 +20,7 @@ def evaluated(*overrides: str, folder: Path, study: bool = False) -> dict[str, f
     return evaluate(config)
 
 
-def predicted(checkpoint: Path, images: Path | str, folder: Path, *overrides: str) -> Prediction:
+def predicted(checkpoint: Path, images: Path | str, folder: Path, *overrides: str) -> PredictionFiles:
     arguments = [f"checkpoint={checkpoint}", f"images='{images}'", f"output_dir={folder}", *ALL, *overrides]
     config, _ = load_command_config("predict", PredictConfig, check_predict_rules, arguments)
     return predict_images(config)

@@ -68,7 +68,7 @@ def assert_equal(first: AnnotationIndex, second: AnnotationIndex) -> None:
     for item in fields(AnnotationIndex):
         if item.name not in ("folder", "skipped"):
             np.testing.assert_array_equal(getattr(first, item.name), getattr(second, item.name))
-    assert first.skipped.to_plain() == second.skipped.to_plain()
+    assert first.skipped == second.skipped
 
 
 def roboflow(root: Path, train: Coco, val: Coco | None = None) -> Path:

@@ -7,11 +7,13 @@ import functools
 
 import torch
 import yaml
+from torch import Tensor
 
 from maskrcnn_train import load_config
 from maskrcnn_train.model.mask_targets import crops_from_dense
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import Target
+from maskrcnn_train.structures.pasting import MaskPasting, paste_masks
 
 SMALL = ["backbone=resnet18", "backbone.fpn_channels=32", "roi_head.conv_dim=16", "roi_head.fc_dim=32"]
 SMALL += ["mask_head.conv_dim=16", "data.min_size=64", "data.max_size=96"]
@@ -47,3 +49,11 @@ def dense_targets(size: tuple[int, int]) -> list[Target]:
         labels = torch.arange(len(boxes)) % 3 + 1
         targets.append({"boxes": boxes, "labels": labels, "masks": masks, "image_id": 100 + image})
     return targets
+
+
+def paste_full(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], pasting: MaskPasting) -> Tensor:
+    """Pasted masks in images of their own: uint8 [N, height, width]."""
+    full = torch.zeros((len(boxes), *size), dtype=torch.uint8)
+    for image, (x0, y0, bitmap) in zip(full, paste_masks(probabilities, boxes, size, pasting), strict=True):
+        image[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]] = torch.from_numpy(bitmap)
+    return full

@@ -17,7 +17,7 @@ from tiny import TINY
 from maskrcnn_train import load_config, train
 from maskrcnn_train.check import CheckResult, check, run
 from maskrcnn_train.checking.advice import combined
-from maskrcnn_train.checking.data import quick_check
+from maskrcnn_train.checking.settings import quick_check
 from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.settings.command_rules import check_preflight_rules, check_split_rules
 from maskrcnn_train.settings.command_schema import CheckConfig, SplitCommandConfig
@@ -229,7 +229,7 @@ def test_a_training_says_at_its_start_what_it_doubts(tmp_path: Path) -> None:
 
 
 def test_neither_the_command_nor_the_quick_check_imports_torch() -> None:
-    code = "import sys, maskrcnn_train.check, maskrcnn_train.checking.data; sys.exit('torch' in sys.modules)"
+    code = "import sys, maskrcnn_train.check, maskrcnn_train.checking.settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

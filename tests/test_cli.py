@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from tiny import TINY
+
+import maskrcnn_train.__main__ as command
+from maskrcnn_train.cli import run_command
+from maskrcnn_train.settings.rules import check_train_rules
+from maskrcnn_train.settings.schema import TrainConfig
 
 # runs a command with a bug in the ROI heads; in a sweep over seeds the first job meets a mistake of the person instead
 RUNNER = """
@@ -60,3 +68,78 @@ def test_a_user_error_in_a_sweep_is_one_line_and_ends_no_other_job(shapes: str, 
     assert "step 1 cannot be taken" in line
     assert "Traceback" not in done.stderr
     assert (tmp_path / "runs/1/metrics.json").exists()
+
+
+def test_warnings_of_a_sweep_come_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    idle = ["schedule=cosine", "schedule.milestones=[0.5]", "seed=0", "seed=1,2", "mask_head=none"]
+    monkeypatch.setattr(sys, "argv", ["train", "-m", *idle, "mask_head.norm=batch", f"output_dir={tmp_path}"])
+    jobs: list[TrainConfig] = []
+    run_command("train", TrainConfig, check_train_rules, jobs.append, "help")
+    assert [job.seed for job in jobs] == [1, 2]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "warning: seed is given 2 times; the last counts: seed=1,2",
+        "warning: schedule.milestones has no effect with schedule=cosine",
+        "warning: mask_head.norm has no effect with mask_head=none",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "overrides", "said"),
+    [
+        ("maskrcnn_train", ["data=coco", "data.root=gone"], "gone does not exist; set data.root"),
+        ("maskrcnn_train", ["weights=file", "weights.path=gone.pt"], "weights.path=gone.pt does not exist"),
+        ("maskrcnn_train", ["resume=gone"], "resume=gone names no run"),
+        ("maskrcnn_train", ["replay=gone.pt"], "gone.pt does not exist; set replay"),
+        ("maskrcnn_train.evaluate", ["checkpoint=gone.pt"], "gone.pt does not exist; set checkpoint"),
+        ("maskrcnn_train.evaluate", ["predictions=gone.json", "annotations=a"], "gone.json does not exist"),
+        ("maskrcnn_train.evaluate", ["compare=[conf,gone]"], "gone does not exist; set compare"),
+        ("maskrcnn_train.predict", ["checkpoint=conf", "images=gone"], "gone does not exist; set images"),
+        ("maskrcnn_train.export", ["checkpoint=gone.pt", "format=onnx"], "gone.pt does not exist; set checkpoint"),
+        ("maskrcnn_train.analyze", ["checkpoint=gone.pt"], "gone.pt does not exist; set checkpoint"),
+        ("maskrcnn_train.report", ["run=gone"], "gone does not exist; set run"),
+    ],
+)
+def test_a_wrong_path_is_told_before_torch_is_imported(
+    module: str, overrides: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.setattr(sys, "argv", [module, *overrides])
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it is an error now
+    for name in [name for name in sys.modules if name.startswith("maskrcnn_train.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SystemExit, match="2"):
+        import_module("maskrcnn_train.__main__" if module == "maskrcnn_train" else module).main()
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_that_is_still_importing_without_a_traceback(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    # this module comes first on the path, in place of one that the package imports while it starts
+    (tmp_path / "difflib.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "maskrcnn_train"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (128 + number, "")
+
+
+def test_a_training_without_settings_says_what_it_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[TrainConfig] = []
+    monkeypatch.setattr(command, "run", started.append)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    command.main()
+    said = capsys.readouterr().err
+    assert started[0].backbone.name == "resnet50"
+    assert f"ResNet-50 from random weights on {started[0].data.shapes.num_train} built-in" in said
+    assert f"for {started[0].trainer.epochs} epochs" in said
+    assert "Ctrl-C" in said

@@ -7,6 +7,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -218,7 +219,7 @@ def test_a_long_command_of_the_docs_runs(command: Command, trained: Path, monkey
         pytest.importorskip("onnxruntime", reason="needs the extra export")
     if "images=clip.mp4" in command.overrides:
         pytest.importorskip("av", reason="needs the extra video")
-        with VideoWriter(trained / "clip.mp4", 5) as writer:
+        with closing(VideoWriter(trained / "clip.mp4", 5)) as writer:
             writer.add(Image.new("RGB", (64, 64)))
     if command.config_dir is not None:
         make_options(command, trained / command.config_dir, groups())

@@ -23,11 +23,12 @@ from tiny import untrained_checkpoint
 
 from maskrcnn_train import Predictor, load_checkpoint, predict
 from maskrcnn_train.data.sources import find_images
+from maskrcnn_train.prediction.files import draw_detections
 from maskrcnn_train.prediction.pictures import Prepared, prepare
 from maskrcnn_train.prediction.predictor import detect_batch, detect_pictures
 from maskrcnn_train.prediction.tiling import Tiles
 from maskrcnn_train.settings.command_rules import check_predict_rules
-from maskrcnn_train.settings.command_schema import PredictConfig
+from maskrcnn_train.settings.command_schema import DrawConfig, PredictConfig
 from maskrcnn_train.settings.compose import load_command_config
 from maskrcnn_train.structures.detections import Detections
 
@@ -48,7 +49,7 @@ def test_a_folder_becomes_pictures_results_masks_and_a_table(checkpoint: Path, t
     for number, place in enumerate(("a.jpg", "b.png", "deep/a.webp")):
         Image.fromarray(pixels(seed=number)).save(tmp_path / "in" / place)
     done = run(checkpoint, tmp_path / "in", tmp_path / "out", "save.masks=true", "save.csv=true", "batch_size=2")
-    assert done.images == 3
+    assert len(done.images) == 3
     assert not done.failed
     assert {path.name for path in (tmp_path / "out/pictures").iterdir()} == {"a.jpg", "b.jpg", "a_2.jpg"}
     results = json.loads((tmp_path / "out/predictions.json").read_text())
@@ -154,7 +155,7 @@ def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_pat
     assert all("\n" not in line for line in done.failed)
     for name in ("text.jpg", "empty.png", "truncated.jpg", "huge.png", "float.tiff"):
         assert sum(name in line for line in done.failed) == 1
-    assert done.images == 8
+    assert len(done.images) == 8
     sizes = {}
     for path in (tmp_path / "out/pictures").iterdir():
         with Image.open(path) as picture:
@@ -178,7 +179,7 @@ def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_pat
         ({"checkpoint": "gone.pt"}, "does not exist"),
         ({"checkpoint": "text.pt"}, "damaged or not a torch file"),
         ({"checkpoint": "other.pt"}, "is not a maskrcnn_train checkpoint"),
-        ({"checkpoint": "evil.pt"}, "cannot be read"),
+        ({"checkpoint": "evil.pt"}, "is refused"),
         ({"output_dir": "full"}, "is not empty"),
         ({"output_dir": "text.pt/inside"}, "Not a directory"),
         ({"device": "cuda:7"}, "GPU"),
@@ -269,6 +270,22 @@ def test_missing_files_of_a_list_are_skipped_and_the_exit_code_says_so(
     assert end.value.code == 1
     assert "gone.jpg does not exist" in capsys.readouterr().out
     assert (tmp_path / "out/pictures/a.jpg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("labels", "same_as"), [([1, 1], "instance"), ([2, 2], "instance"), ([1, 2], "class"), ([2], "class")]
+)
+def test_objects_of_one_class_get_a_colour_each(labels: list[int], same_as: str) -> None:
+    boxes = torch.tensor([[5.0, 5, 60, 60], [40, 30, 85, 65]])[: len(labels)]
+    found = Detections(boxes, torch.tensor(labels), torch.ones(len(labels)), (70, 90))
+    section = DrawConfig(mask_opacity=0.4, box_thickness=None, text_size=None, color_by="auto")
+
+    def drawn(color_by: str) -> bytes:
+        chosen = replace(section, color_by=color_by)
+        return draw_detections(Image.fromarray(pixels()), found, ["a", "b"], chosen).tobytes()
+
+    assert drawn("auto") == drawn(same_as)
+    assert drawn("class") != drawn("instance") or labels == [1, 2]
 
 
 def test_tiles_give_one_set_of_detections_in_image_pixels(checkpoint: Path, tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from maskrcnn_train.analysis.budgets import BudgetTracer, Result, Setting, combinations
+from maskrcnn_train.analysis.budgets import BudgetTracer, Result, Setting, combinations, time_settings
 from maskrcnn_train.analysis.funnel import Funnel, FunnelTracer
 from maskrcnn_train.analysis.pareto import Outcome, outcomes, winners
 from maskrcnn_train.analysis.proposal_report import AnchorShares, ProposalRecall, ProposalReporter
-from maskrcnn_train.analysis.timing import time_settings
 from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, trace_batches
 from maskrcnn_train.evaluation.coco.metrics import score_coco
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
@@ -74,12 +73,13 @@ class Analyst:
 
     def analyze(self, loader: Loader, on_batch: Callable[[int], None]) -> Analysis:
         """on_batch is told the number of images done."""
-        funnel = FunnelTracer(self.model, self.objects, iou=self.config.funnel.iou) if self._wants("funnel") else None
-        reporter = self._reporter() if self._wants("proposals") else None
-        budgets = self._budget_tracer() if self._wants("budgets") else None
+        what = self.config.what
+        funnel = FunnelTracer(self.model, self.objects, iou=self.config.funnel.iou) if "funnel" in what else None
+        reporter = self._reporter() if "proposals" in what else None
+        budgets = self._budget_tracer() if "budgets" in what else None
         results: list[Result] = []
         done = 0
-        for trace in trace_batches(self.model, loader, device=self.device, autocast=self.autocast):
+        for trace in trace_batches(self.model, loader, self.device, self.autocast):
             if funnel:
                 results += self._results(trace, funnel.add(trace))
             if reporter:
@@ -93,17 +93,16 @@ class Analyst:
         if funnel:
             analysis.funnel = funnel.finish(self.ground_truth, results, kind=self.kind, class_names=self.class_names)
         if reporter:
-            analysis.recalls, analysis.shares = reporter.recalls(self._groups()), reporter.anchor_shares()
+            classes = [self.class_names[each["category_id"]] for each in self.ground_truth["annotations"]]
+            analysis.recalls = reporter.recalls({"size": self.objects.sizes, "class": classes})
+            analysis.shares = reporter.anchor_shares()
         if budgets:
             self._add_budgets(analysis, budgets, loader)
         return analysis
 
-    def _wants(self, part: str) -> bool:
-        return part in self.config.what
-
     def _results(self, trace: Trace, batch: list[Detections]) -> list[Result]:
         """COCO results of a batch."""
-        results = []
+        results: list[Result] = []
         batch = self.model.roi_heads.add_masks(trace.features, batch)
         for image_id, found, original in zip(trace.image_ids, batch, trace.inputs.original_sizes, strict=True):
             found = replace(found.resized(original).cpu(), classes=self.classes, pasting=self.pasting)
@@ -115,13 +114,6 @@ class Analyst:
         pairs = [(upper, lower) for upper in section.upper for lower in section.lower]
         thresholds = dict.fromkeys([(iou.upper, iou.lower), *pairs])
         return ProposalReporter(self.model, self.objects, counts=section.counts, thresholds=list(thresholds))
-
-    def _groups(self) -> dict[str, list[str]]:
-        """Class and size of each row of the ground truth."""
-        classes = [self.class_names[each["category_id"]] for each in self.ground_truth["annotations"]]
-        return {"size": self.objects.sizes, "class": classes}
-
-    # ---------------------------------------------------------------- budgets
 
     def _budget_tracer(self) -> BudgetTracer:
         section, trained = self.config.budgets, Setting.of(self.trained)
@@ -136,14 +128,8 @@ class Analyst:
         if not analysis.winners:
             return
         settings = {"trained": found[0].setting} | {name: each.setting for name, each in analysis.winners.items()}
-        analysis.timed = time_settings(
-            self.model,
-            settings,
-            loader,
-            num_images=self.config.budgets.timed_images,
-            device=self.device,
-            autocast=self.autocast,
-        )
+        num_images = self.config.budgets.timed_images
+        analysis.timed = time_settings(self.model, settings, loader, num_images, self.device, self.autocast)
 
     def average_precision(self, results: list[Result], ground_truth: dict[str, Any]) -> float:
         """AP of the masks, or of the boxes of a model without masks."""

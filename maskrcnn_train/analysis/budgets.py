@@ -8,9 +8,12 @@ the sums of a smaller batch differently in the last bit.)
 from __future__ import annotations
 
 import itertools
+import math
 import random
+import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from typing import Any
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from maskrcnn_train.analysis.trace import Trace, now
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.modes import evaluating
 from maskrcnn_train.model.outputs import (
     Candidates,
     DetectionRules,
@@ -30,13 +34,14 @@ from maskrcnn_train.model.outputs import (
 )
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals, select_proposals
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.batch import ImageBatch, Target
 from maskrcnn_train.structures.classes import ClassMap
 from maskrcnn_train.structures.detections import Detections
 from maskrcnn_train.structures.pasting import MaskPasting
 
 Result = dict[str, Any]
 ProposalKey = tuple[int, float, int]  # pre_test, rpn_threshold, post_test
-PROPOSAL_COLUMNS = ("boxes", "scores", "levels", "anchors")
+ProposalsByKey = dict[ProposalKey, Proposals]
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,15 @@ class Setting:
         """Dotted key -> value."""
         return {KEYS[name]: value for name, value in asdict(self).items()}
 
+    def budget(self, own: ProposalBudget) -> ProposalBudget:
+        """A model's own budget with the values of this setting."""
+        return replace(own, pre_nms=self.pre_test, post_nms=self.post_test, nms_threshold=self.rpn_threshold)
+
+    def rules(self, own: DetectionRules) -> DetectionRules:
+        """A model's own rules with the values of this setting."""
+        values = self.score_threshold, self.nms_threshold, self.detections_per_image
+        return DetectionRules(*values, min_size=own.min_size)
+
 
 KEYS = {
     "pre_test": "rpn.nms.pre_test",
@@ -78,32 +92,14 @@ def combinations(trained: Setting, options: dict[str, Sequence[float]], *, most:
     options: values for the names in KEYS; those of the training are added. Too many combinations are sampled.
     """
     values = {name: sorted({getattr(trained, name), *options.get(name, ())}) for name in KEYS}
-    single = [
-        replace(trained, **{name: value}) for name in KEYS for value in values[name] if value != getattr(trained, name)
-    ]
-    chosen = dict.fromkeys([trained, *single])
-    total = 1
-    for each in values.values():
-        total *= len(each)
+    single = [replace(trained, **{name: value}) for name in KEYS for value in values[name]]
+    chosen, total = dict.fromkeys([trained, *single]), math.prod(map(len, values.values()))
     if total <= most:
         chosen |= dict.fromkeys(Setting(*each) for each in itertools.product(*values.values()))
     draw = random.Random(seed)
     while len(chosen) < min(most, total):
         chosen.setdefault(Setting(**{name: draw.choice(values[name]) for name in KEYS}))
     return list(chosen)[:most]
-
-
-@dataclass
-class Costs:
-    """Seconds over all images: features; proposals by (pre_test, rpn_threshold); box head and mask head, with how many
-    proposals and detections they were given."""
-
-    features: float
-    proposals: dict[tuple[int, float], float]
-    boxes: float
-    num_boxes: int
-    masks: float
-    num_masks: int
 
 
 @dataclass
@@ -121,12 +117,13 @@ class BudgetTracer:
     def __post_init__(self) -> None:
         self.results: list[list[Result]] = [[] for _ in self.settings]
         self.num_proposals = [0] * len(self.settings)
-        self.costs = Costs(0.0, defaultdict(float), 0.0, 0, 0.0, 0)
-        self.num_images = 0
+        self.num_images = self.num_boxes = self.num_masks = 0  # boxes and masks: that the heads were given
+        # of all images: features, boxes, masks, and proposals by (pre_test, rpn_threshold)
+        self.seconds: dict[str | tuple[int, float], float] = defaultdict(float)
 
     def add(self, trace: Trace) -> None:
         """Detect with every combination on one batch."""
-        self.costs.features += trace.seconds
+        self.seconds["features"] += trace.seconds
         self.num_images += len(trace.image_ids)
         proposals = self._proposals(trace)
         for image in range(len(trace.image_ids)):
@@ -134,115 +131,92 @@ class BudgetTracer:
 
     def milliseconds(self, number: int) -> float:
         """Milliseconds of an image with this setting, added up from the times of the stages."""
-        setting, costs = self.settings[number], self.costs
-        seconds = costs.features + costs.proposals[setting.pre_test, setting.rpn_threshold]
-        seconds += costs.boxes / max(costs.num_boxes, 1) * self.num_proposals[number]
-        seconds += costs.masks / max(costs.num_masks, 1) * len(self.results[number])
+        setting = self.settings[number]
+        seconds = self.seconds["features"] + self.seconds[setting.pre_test, setting.rpn_threshold]
+        seconds += self.seconds["boxes"] / max(self.num_boxes, 1) * self.num_proposals[number]
+        seconds += self.seconds["masks"] / max(self.num_masks, 1) * len(self.results[number])
         return 1000 * seconds / max(self.num_images, 1)
 
     def _proposals(self, trace: Trace) -> dict[ProposalKey, list[Proposals]]:
         """Proposals of every image for each distinct (pre_test, rpn_threshold, post_test)."""
-        device = trace.predictions.anchors.device
-        post_tests: dict[tuple[int, float], set[int]] = defaultdict(set)
-        for setting in self.settings:
-            post_tests[setting.pre_test, setting.rpn_threshold].add(setting.post_test)
         found: dict[ProposalKey, list[Proposals]] = {}
-        for (pre_test, threshold), counts in post_tests.items():
-            began = now(device)
-            budget = ProposalBudget(pre_test, max(counts), threshold, self.model.rpn.test_budget.min_size)
+        largest_first = sorted(set(map(_proposal_key, self.settings)), reverse=True)
+        for (pre_test, threshold), keys in itertools.groupby(largest_first, key=lambda key: key[:2]):
+            counts = [key[2] for key in keys]
+            began = now(trace.device)
+            own = self.model.rpn.test_budget
+            budget = replace(own, pre_nms=pre_test, post_nms=counts[0], nms_threshold=threshold)
             most = select_proposals(trace.predictions, trace.inputs.sizes, budget)
-            self.costs.proposals[pre_test, threshold] += now(device) - began
+            self.seconds[pre_test, threshold] += now(trace.device) - began
             found |= {(pre_test, threshold, count): [each[:count] for each in most] for count in counts}
         return found
 
-    def _add_image(self, trace: Trace, image: int, proposals: dict[ProposalKey, Proposals]) -> None:
+    def _add_image(self, trace: Trace, image: int, proposals: ProposalsByKey) -> None:
         size, features = trace.inputs.sizes[image], [level[image : image + 1] for level in trace.features]
         shared = _union(list(proposals.values()))
         if not len(shared):
             return
-        began = now(shared.boxes.device)
+        began = now(trace.device)
         logits, deltas = self.model.roi_heads.predict_boxes(features, [shared.boxes])
-        self.costs.boxes += now(shared.boxes.device) - began
-        self.costs.num_boxes += len(shared)
-        choices = _Choices(proposals, shared, logits.softmax(-1), deltas, size, self.model.roi_heads.rules)
-        chosen = []
-        for number, setting in enumerate(self.settings):
-            self.num_proposals[number] += len(proposals[_proposal_key(setting)])
-            chosen.append(choices.detections(setting))
+        self.seconds["boxes"] += now(trace.device) - began
+        self.num_boxes += len(shared)
+        scores, num_classes = logits.softmax(-1), logits.shape[1]
+        chosen = self._choose(proposals, shared, scores, deltas, size)
         # a detection is a pair of proposal and class: each is looked at once, whatever settings keep it
-        num_classes = logits.shape[1]
-        pairs, positions = torch.cat([rows * num_classes + labels for rows, labels in chosen]).unique(
-            return_inverse=True
-        )
-        found = choices.decoded(pairs // num_classes, pairs % num_classes)
-        by_threshold = self._results_of(trace, image, features, found)
+        every = torch.cat([rows * num_classes + labels for rows, labels in chosen])
+        pairs, positions = every.unique(return_inverse=True)
+        rows, labels = pairs // num_classes, pairs % num_classes
+        boxes = decode_proposals(deltas[rows, labels], shared.boxes[rows], size)
+        by_threshold = self._results_of(trace, image, features, Detections(boxes, labels, scores[rows, labels], size))
         for number, own in enumerate(positions.split([len(rows) for rows, _ in chosen])):
             results = by_threshold[self.settings[number].mask_threshold]
             self.results[number] += [results[position] for position in own.tolist()]
+
+    def _choose(
+        self,
+        proposals: ProposalsByKey,
+        shared: Proposals,
+        scores: Tensor,
+        deltas: Tensor,
+        size: tuple[int, int],
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What each setting detects on an image, highest score first: rows of `shared` [N] and labels [N].
+
+        What settings have in common is computed once. scores [P, classes], deltas [P, classes, 4]: of `shared`.
+        """
+        rows_of = {key: torch.searchsorted(shared.anchors, own.anchors) for key, own in proposals.items()}
+        above: dict[tuple[Any, ...], Candidates] = {}
+        kept: dict[tuple[Any, ...], Candidates] = {}
+        chosen = []
+        for number, setting in enumerate(self.settings):
+            key, rules = _proposal_key(setting), setting.rules(self.model.roi_heads.rules)
+            rows = rows_of[key]
+            self.num_proposals[number] += len(rows)
+            scored = key, rules.score_threshold
+            if scored not in above:
+                above[scored] = candidates_above(scores[rows], deltas[rows], shared.boxes[rows], size, rules)
+            apart = *scored, rules.nms_threshold
+            if apart not in kept:
+                kept[apart] = suppress_in_classes(above[scored], rules.nms_threshold)
+            best = keep_best(kept[apart], rules.count)
+            chosen.append((rows[best.rows], best.labels))
+        return chosen
 
     def _results_of(
         self, trace: Trace, image: int, features: list[Tensor], found: Detections
     ) -> dict[float, list[Result]]:
         """COCO results of every detection of an image, for each mask threshold."""
         if self.model.roi_heads.has_masks:
-            began = now(found.boxes.device)
+            began = now(trace.device)
             (found,) = self.model.roi_heads.add_masks(features, [found])
-            self.costs.masks += now(found.boxes.device) - began
-            self.costs.num_masks += len(found)
+            self.seconds["masks"] += now(trace.device) - began
+            self.num_masks += len(found)
         found = replace(found.resized(trace.inputs.original_sizes[image]).cpu(), classes=self.classes)
-        return {
-            threshold: replace(found, pasting=replace(self.pasting, threshold=threshold)).to_coco(
-                trace.image_ids[image]
-            )
-            for threshold in {setting.mask_threshold for setting in self.settings}
-        }
-
-
-class _Choices:
-    """The detections of one image for any setting; what settings have in common is computed once.
-
-    proposals: by key; shared: their union, sorted by anchor; scores [N, classes] and deltas [N, classes, 4] of it.
-    """
-
-    def __init__(
-        self,
-        proposals: dict[ProposalKey, Proposals],
-        shared: Proposals,
-        scores: Tensor,
-        deltas: Tensor,
-        size: tuple[int, int],
-        rules: DetectionRules,
-    ) -> None:
-        self.rows = {key: torch.searchsorted(shared.anchors, own.anchors) for key, own in proposals.items()}
-        self.shared, self.scores, self.deltas = shared, scores, deltas
-        self.size, self.rules = size, rules
-        self.above: dict[tuple[ProposalKey, float], Candidates] = {}
-        self.kept: dict[tuple[ProposalKey, float, float], Candidates] = {}
-
-    def detections(self, setting: Setting) -> tuple[Tensor, Tensor]:
-        """Rows of the union [N] and labels [N], highest score first."""
-        key = _proposal_key(setting)
-        rows, threshold = self.rows[key], setting.score_threshold
-        if (key, threshold) not in self.above:
-            self.above[key, threshold] = candidates_above(
-                self.scores[rows],
-                self.deltas[rows],
-                self.shared.boxes[rows],
-                self.size,
-                threshold=threshold,
-                min_size=self.rules.min_size,
-            )
-        if (key, threshold, setting.nms_threshold) not in self.kept:
-            self.kept[key, threshold, setting.nms_threshold] = suppress_in_classes(
-                self.above[key, threshold], setting.nms_threshold
-            )
-        best = keep_best(self.kept[key, threshold, setting.nms_threshold], setting.detections_per_image)
-        return rows[best.rows], best.labels
-
-    def decoded(self, rows: Tensor, labels: Tensor) -> Detections:
-        """These pairs of proposal and class as detections, in their order."""
-        boxes = decode_proposals(self.deltas[rows, labels], self.shared.boxes[rows], self.size)
-        return Detections(boxes, labels, self.scores[rows, labels], self.size)
+        results = {}
+        for threshold in {setting.mask_threshold for setting in self.settings}:
+            pasting = replace(self.pasting, threshold=threshold)
+            results[threshold] = replace(found, pasting=pasting).to_coco(trace.image_ids[image])
+        return results
 
 
 def _proposal_key(setting: Setting) -> ProposalKey:
@@ -251,9 +225,34 @@ def _proposal_key(setting: Setting) -> ProposalKey:
 
 def _union(parts: Sequence[Proposals]) -> Proposals:
     """Each proposal once, sorted by anchor."""
-    joined = Proposals(*(torch.cat([getattr(each, name) for each in parts]) for name in PROPOSAL_COLUMNS))
-    order = joined.anchors.argsort(stable=True)
-    joined = joined[order]
-    first = torch.ones(len(joined), dtype=torch.bool, device=order.device)
+    joined = Proposals(**{name: torch.cat([getattr(each, name) for each in parts]) for name in vars(parts[0])})
+    joined = joined[joined.anchors.argsort(stable=True)]
+    first = torch.ones_like(joined.anchors, dtype=torch.bool)
     first[1:] = joined.anchors.diff() > 0
     return joined[torch.where(first)[0]]
+
+
+def time_settings(
+    model: MaskRCNN,
+    settings: Mapping[str, Setting],
+    loader: Iterable[tuple[ImageBatch, list[Target]]],
+    num_images: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> dict[str, float]:
+    """Median milliseconds of an image with each of the named settings, taken in turn on the first `num_images`."""
+    seconds: dict[Setting, list[float]] = {setting: [] for setting in settings.values()}
+    left = num_images
+    with evaluating(model), torch.inference_mode(), autocast():
+        for images, _ in loader if num_images else ():
+            batch = images.to(device)
+            model.detect(batch)  # untimed: the first pass over an image size costs more
+            for setting, own in seconds.items():
+                budget, rules = setting.budget(model.rpn.test_budget), setting.rules(model.roi_heads.rules)
+                began = now(device)
+                model.detect(batch, budget=budget, rules=rules)
+                own.append((now(device) - began) / len(batch))
+            left -= len(batch)
+            if left <= 0:
+                break
+    return {name: 1000 * statistics.median(seconds[each]) for name, each in settings.items() if seconds[each]}

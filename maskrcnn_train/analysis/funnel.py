@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,12 +82,13 @@ class FunnelTracer:
         logits, deltas = self.model.roi_heads.predict_boxes(trace.features, [each.boxes for each in proposals])
         counts = [len(each) for each in proposals]
         found = []
-        for image, (scores, moves) in enumerate(
-            zip(logits.softmax(-1).split(counts), deltas.split(counts), strict=True)
-        ):
+        rules, parts = (
+            self.model.roi_heads.rules,
+            zip(logits.softmax(-1).split(counts), deltas.split(counts), strict=True),
+        )
+        for image, (scores, moves) in enumerate(parts):
             size, boxes = trace.inputs.sizes[image], proposals[image].boxes
-            rules = self.model.roi_heads.rules
-            every = candidates_above(scores, moves, boxes, size, threshold=-1.0, min_size=rules.min_size)
+            every = candidates_above(scores, moves, boxes, size, replace(rules, score_threshold=-1.0))
             above = every[torch.where(every.scores > rules.score_threshold)[0]]
             kept = suppress_in_classes(above, rules.nms_threshold)
             final = keep_best(kept, rules.count)
@@ -104,20 +104,13 @@ class FunnelTracer:
     ) -> list[str]:
         """Where each object is lost if it is not found, the detections being the last stage."""
         predictions, budget = trace.of_image(image), self.model.rpn.test_budget
-        size = trace.inputs.sizes[image]
-
-        def candidates(count: int) -> Any:
-            (top,) = top_candidates(predictions, count)
-            return clip_and_filter(top, size, budget.min_size)
-
-        before = candidates(budget.pre_nms)
-        covered = [
-            self._covered(own, candidates(len(predictions.anchors)).boxes),
-            self._covered(own, before.boxes),
-            self._covered(own, suppress_overlaps(before, budget.nms_threshold).boxes),
-            self._covered(own, proposals),
-            *(self._covered(own, each.boxes, each.labels) for each in heads),
-        ]
+        every, before = (
+            clip_and_filter(top_candidates(predictions, count)[0], trace.inputs.sizes[image], budget.min_size)
+            for count in (len(predictions.anchors), budget.pre_nms)
+        )
+        after = suppress_overlaps(before, budget.nms_threshold)
+        covered = [self._covered(own, boxes) for boxes in (every.boxes, before.boxes, after.boxes, proposals)]
+        covered += [self._covered(own, each.boxes, each.labels) for each in heads]
         names = ("rpn_box", "pre_nms", "rpn_nms", "post_nms", "box", "score", "class_nms", "detections", FOUND)
         numbers = torch.arange(1, len(covered) + 1, device=own.boxes.device)
         survived = (torch.stack(covered, dim=1) * numbers).amax(dim=1)  # the last stage with a candidate, from 1
@@ -171,9 +164,8 @@ def _found_objects(
     """Rows of the objects that are matched, and of those that some detection of their class overlaps enough."""
     overlaps = image_overlaps(ground_truth, results, kind=kind, max_detections=len(results))
     matches = match_detections(overlaps, iou_thresholds=[iou])
-    found, covered = set(), set()
-    for row in np.flatnonzero(matches.found[0]):
-        found.add(int(overlaps[matches.object_images[row]].objects[matches.object_rows[row]]))
+    pairs = zip(matches.object_images[matches.found[0]], matches.object_rows[matches.found[0]], strict=True)
+    found, covered = {int(overlaps[image].objects[row]) for image, row in pairs}, set()
     for image in overlaps:
         same = image.found_classes[:, None] == image.object_classes
         covered |= set(image.objects[((image.ious >= iou) & same).any(axis=0)].tolist())

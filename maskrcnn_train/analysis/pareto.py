@@ -12,6 +12,7 @@ from typing import Any
 
 from maskrcnn_train.analysis.budgets import BudgetTracer, Setting
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
+from maskrcnn_train.evaluation.coco.ground_truth import of_images
 
 NOTHING_CHOSEN = (
     "No setting was chosen: the half of the images that settings are chosen on has no objects, and so no AP; "
@@ -51,8 +52,14 @@ def outcomes(tracer: BudgetTracer, ground_truth: dict[str, Any], score: Score, *
 
     score: AP of COCO results on a COCO ground truth.
     """
-    tuning, reporting = halves([image["id"] for image in ground_truth["images"]], seed)
-    first, second = _part(ground_truth, tuning), _part(ground_truth, reporting)
+    parts = [
+        (ids, of_images(ground_truth, ids)) for ids in halves([each["id"] for each in ground_truth["images"]], seed)
+    ]
+
+    def average_precision(number: int, half: int) -> float:
+        ids, truth = parts[half]
+        return score([result for result in tracer.results[number] if result["image_id"] in ids], truth)
+
     images = max(tracer.num_images, 1)
     found = [
         Outcome(
@@ -60,14 +67,14 @@ def outcomes(tracer: BudgetTracer, ground_truth: dict[str, Any], score: Score, *
             milliseconds=tracer.milliseconds(number),
             proposals=tracer.num_proposals[number] / images,
             detections=len(tracer.results[number]) / images,
-            tuned=score(_of(tracer.results[number], tuning), first),
+            tuned=average_precision(number, 0),
         )
         for number, setting in enumerate(tracer.settings)
     ]
     mark_front(found)
     for number, outcome in enumerate(found):
         if outcome.front or number == 0:
-            outcome.reported = score(_of(tracer.results[number], reporting), second)
+            outcome.reported = average_precision(number, 1)
     return found
 
 
@@ -92,13 +99,3 @@ def winners(found: Sequence[Outcome], tolerance: float) -> dict[str, Outcome]:
         "best": max(found, key=lambda each: (each.tuned, -each.milliseconds)),
         "fast": min(good, key=lambda each: (each.milliseconds, -each.tuned)),
     }
-
-
-def _part(ground_truth: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
-    images = [image for image in ground_truth["images"] if image["id"] in image_ids]
-    annotations = [each for each in ground_truth["annotations"] if each["image_id"] in image_ids]
-    return {**ground_truth, "images": images, "annotations": annotations}
-
-
-def _of(results: list[dict[str, Any]], image_ids: set[int]) -> list[dict[str, Any]]:
-    return [result for result in results if result["image_id"] in image_ids]

@@ -75,17 +75,15 @@ class ProposalReporter:
         found = select_proposals(trace.predictions, trace.inputs.sizes, budget)
         for image, proposals in enumerate(found):
             own = self.objects.of(trace, image)
-            self._add_recall(own, proposals.boxes)
+            if own.rows:
+                self._add_recall(own, proposals.boxes)
             self._add_anchors(own, trace.predictions.anchors)
 
     def _add_recall(self, own: Objects, proposals: Tensor) -> None:
-        if not own.rows:
-            return
         best = torch.zeros((len(own.rows), len(self.counts)))
         if len(proposals):
-            running = pairwise_iou(own.boxes, proposals).cummax(dim=1).values
-            reach = torch.tensor([min(count, len(proposals)) - 1 for count in self.counts], device=running.device)
-            best = running[:, reach].cpu()
+            running = pairwise_iou(own.boxes, proposals).cummax(dim=1).values.cpu()
+            best = running[:, [min(count, len(proposals)) - 1 for count in self.counts]]
         self.rows += own.rows
         self.best_ious.append(best.double().numpy())
 
@@ -99,8 +97,7 @@ class ProposalReporter:
         for row, (upper, lower) in enumerate(self.thresholds):
             positive = (nearest.ious >= upper) | best_rule
             negative = (nearest.ious < lower) & ~best_rule
-            counts = int(positive.sum()), int((~positive & ~negative).sum()), int(negative.sum())
-            self.anchor_counts[row] += counts
+            self.anchor_counts[row] += [int(each.sum()) for each in (positive, ~positive & ~negative, negative)]
             self.only_best[row] += int((nearest.object_ious < upper).sum())
         self.num_objects += len(own.rows)
 
@@ -118,17 +115,12 @@ class ProposalReporter:
         for (by, group), chosen in members.items():
             for column, count in enumerate(self.counts):
                 best = ious[chosen, column]
-                average = np.mean([(best >= iou).mean() for iou in IOU_THRESHOLDS])
-                covered, total = float((best >= 0.5).mean()), int(chosen.sum())
-                rows.append(ProposalRecall(by, group, count, total, covered, float(average)))
+                shares = (best >= 0.5).mean(), np.mean([(best >= iou).mean() for iou in IOU_THRESHOLDS])
+                rows.append(ProposalRecall(by, group, count, int(chosen.sum()), *map(float, shares)))
         return rows
 
     def anchor_shares(self) -> list[AnchorShares]:
         """A row for each pair of thresholds."""
-        rows = []
-        objects = max(self.num_objects, 1)
-        for (upper, lower), counts, only_best in zip(self.thresholds, self.anchor_counts, self.only_best, strict=True):
-            positive, ignored, negative = (counts / max(counts.sum(), 1)).tolist()
-            per_object, saved = float(counts[0] / objects), float(only_best / objects)
-            rows.append(AnchorShares(upper, lower, positive, ignored, negative, per_object, saved))
-        return rows
+        objects, of_pairs = max(self.num_objects, 1), zip(self.anchor_counts, self.only_best, strict=True)
+        numbers = [[*counts / max(counts.sum(), 1), counts[0] / objects, only / objects] for counts, only in of_pairs]
+        return [AnchorShares(*pair, *map(float, row)) for pair, row in zip(self.thresholds, numbers, strict=True)]

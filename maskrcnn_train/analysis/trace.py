@@ -18,6 +18,7 @@ from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.modes import evaluating
 from maskrcnn_train.model.proposals import RPNPredictions
 from maskrcnn_train.structures.batch import ImageBatch, Target
+from maskrcnn_train.structures.boxes import resize_boxes
 from maskrcnn_train.structures.classes import ClassMap
 
 SIZES = AREA_NAMES[1:]
@@ -33,6 +34,10 @@ class Trace:
     predictions: RPNPredictions
     seconds: float
 
+    @property
+    def device(self) -> torch.device:
+        return self.predictions.anchors.device
+
     def of_image(self, image: int) -> RPNPredictions:
         """The RPN's predictions of one image of the batch, as a batch of one."""
         whole, own = self.predictions, slice(image, image + 1)
@@ -42,7 +47,6 @@ class Trace:
 def trace_batches(
     model: MaskRCNN,
     loader: Iterable[tuple[ImageBatch, list[Target]]],
-    *,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Iterator[Trace]:
@@ -87,7 +91,7 @@ class ObjectsOfImages:
         self.annotations = ground_truth["annotations"]
         limits = [limit**2 for limit in size_limits]
         self.sizes = [SIZES[bisect_right(limits, annotation["area"])] for annotation in self.annotations]
-        self.classes = classes
+        self.labels = {category_id: label for label, category_id in enumerate(classes.ids, start=1)}
         self.rows: dict[int, list[int]] = {image["id"]: [] for image in ground_truth["images"]}
         for row, annotation in enumerate(self.annotations):
             if not annotation["iscrowd"]:
@@ -96,11 +100,9 @@ class ObjectsOfImages:
     def of(self, trace: Trace, image: int) -> Objects:
         """Those of one image of a batch, on the batch's device."""
         rows = self.rows[trace.image_ids[image]]
-        device = trace.predictions.anchors.device
         own = [self.annotations[row] for row in rows]
         boxes = torch.tensor([each["bbox"] for each in own], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        size, original = trace.inputs.sizes[image], trace.inputs.original_sizes[image]
-        scale = torch.tensor([size[1] / original[1], size[0] / original[0]] * 2)
-        labels = torch.tensor([self.classes.label_of(each["category_id"]) for each in own], dtype=torch.int64)
-        return Objects((boxes * scale).to(device), labels.to(device), rows)
+        boxes = resize_boxes(boxes, trace.inputs.original_sizes[image], trace.inputs.sizes[image])
+        labels = torch.tensor([self.labels[each["category_id"]] for each in own], dtype=torch.int64)
+        return Objects(boxes.to(trace.device), labels.to(trace.device), rows)

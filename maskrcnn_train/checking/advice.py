@@ -32,14 +32,10 @@ def write_advice(findings: Iterable[Finding], folder: Path) -> Path:
     head = [
         f"The advice of a check. To use it: --config-dir {folder} experiment=advice, or with another",
         "experiment X: experiment=[X,advice]. A key given on the command line wins over this file.",
-        *(f"{key}: {_sentence(finding)}" for key, finding in sorted(reasons.items())),
+        *(f"{key}: {each.split}{': ' if each.split else ''}{each.what}" for key, each in sorted(reasons.items())),
     ]
     settings = dict(sorted(combined(findings).items()))
     return write_text(folder / "experiment" / "advice.yaml", option_text(head, settings))
-
-
-def _sentence(finding: Finding) -> str:
-    return f"{finding.split + ': ' if finding.split else ''}{finding.what}"
 
 
 def training_command(given: Sequence[str], advice: Mapping[str, Any]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskrcnn_train.checking.findings import Finding, percent
 from maskrcnn_train.checking.objects import NetworkObjects
-from maskrcnn_train.settings.schema import FPN_LEVELS, TrainConfig
+from maskrcnn_train.settings.schema import FPN_LEVELS, NumericsConfig, TrainConfig
 from maskrcnn_train.structures.arrays import Floats, Ints
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -23,16 +24,30 @@ FACTORS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0)
 RATIOS = ([0.5, 1.0, 2.0], [0.33, 1.0, 3.0], [0.25, 0.5, 1.0, 2.0], [0.5, 1.0, 2.0, 4.0], [0.25, 0.5, 1.0, 2.0, 4.0])
 
 
-@dataclass
-class AnchorFit:
+class AnchorFit(NamedTuple):
     """best: float64 [N], highest IoU of each object with an anchor; levels: int64 [N], that anchor's level."""
 
     best: Floats
     levels: Ints
 
 
+class AnchorRow(NamedTuple):
+    """One level: anchor size, number of objects that it fits best, and their mean IoU.
+
+    only_as_best: how many of them stay below rpn.iou.upper, positives only because an object's best anchor always is;
+    hardly: below rpn.iou.lower.
+    """
+
+    level: str
+    size: float
+    objects: int
+    mean_iou: float
+    only_as_best: int
+    hardly: int
+
+
 def fit_anchors(
-    objects: NetworkObjects, sizes: list[float], ratios: list[float], *, rounding: bool, fixed_strides: bool
+    objects: NetworkObjects, sizes: list[float], ratios: list[float], numerics: NumericsConfig
 ) -> AnchorFit:
     """The best IoU of every object over all anchors of its image, as the RPN lays them out.
 
@@ -44,9 +59,9 @@ def fit_anchors(
         part = slice(start, start + CHUNK)
         boxes, padded = objects.boxes[part], -(-objects.sizes[part] // 32) * 32
         for level, size in enumerate(sizes):
-            distance = _distance(boxes, padded, level, fixed_strides)
+            distance = _distance(boxes, padded, level, numerics.anchor_strides == "fixed")
             for ratio in ratios:
-                iou = _iou(boxes, distance, _cell(size, ratio, rounding))
+                iou = _iou(boxes, distance, _cell(size, ratio, numerics.anchor_rounding))
                 better = iou > best[part]
                 best[part] = np.where(better, iou, best[part])
                 levels[part] = np.where(better, level, levels[part])
@@ -75,36 +90,33 @@ def _iou(boxes: Floats, distance: Floats, cell: tuple[float, float]) -> Floats:
     return np.asarray(shared / (sides.prod(axis=1) + anchor.prod() - shared))
 
 
-def anchor_table(fit: AnchorFit, config: TrainConfig) -> list[tuple[str, float, int, float, int, int]]:
-    """For each level: name, anchor size, number of objects that it fits best, their mean IoU, how many of them stay
-    below rpn.iou.upper (positives only because an object's best anchor always is), how many below rpn.iou.lower."""
+def anchor_table(fit: AnchorFit, config: TrainConfig) -> list[AnchorRow]:
+    """How the anchors of each level fit."""
     rows = []
     for level, (name, size) in enumerate(zip(FPN_LEVELS, config.rpn.anchors.sizes, strict=True)):
         best = fit.best[fit.levels == level]
         saved, poor = int((best < config.rpn.iou.upper).sum()), int((best < config.rpn.iou.lower).sum())
-        rows.append((name, size, len(best), float(best.mean()) if len(best) else 0.0, saved, poor))
+        rows.append(AnchorRow(name, size, len(best), float(best.mean()) if len(best) else 0.0, saved, poor))
     return rows
 
 
-def check_anchors(objects: NetworkObjects, fit: AnchorFit, config: TrainConfig) -> list[Finding]:
+def check_anchors(objects: NetworkObjects, fit: AnchorFit, config: TrainConfig) -> Iterator[Finding]:
     """Objects that no anchor fits, and anchors that would fit better."""
-    section, findings = config.rpn, []
-    poor = fit.best < section.iou.lower
+    iou = config.rpn.iou
+    poor, saved = fit.best < iou.lower, fit.best < iou.upper
     better, gained = _better_anchors(objects, config)
     if poor.sum() > POOR_SHARE * len(objects):
-        what = f"{percent(int(poor.sum()), len(objects))} of the objects meet no anchor at IoU {section.iou.lower}"
+        what = f"{percent(int(poor.sum()), len(objects))} of the objects meet no anchor at IoU {iou.lower}"
         fix = "" if better else "smaller or larger rpn.anchors.sizes, or another data.min_size"
         ids = objects.ids[poor].tolist()
-        findings.append(Finding("warning", "anchors-poor", what, "train", "annotation", ids, better, fix))
+        yield Finding("warning", "anchors-poor", what, "train", "annotation", ids, better, fix)
     if better:
-        saved = fit.best < section.iou.upper
         what = (
             f"{percent(int(saved.sum()), len(objects))} of the objects have only their best anchor; other anchors "
             f"raise the mean best IoU from {fit.best.mean():.2f} to {gained:.2f}"
         )
         ids = objects.ids[saved].tolist()
-        findings.append(Finding("advice", "anchors-better", what, "train", "annotation", ids, better))
-    return findings
+        yield Finding("advice", "anchors-better", what, "train", "annotation", ids, better)
 
 
 def _better_anchors(objects: NetworkObjects, config: TrainConfig) -> tuple[dict[str, Any], float]:
@@ -113,34 +125,27 @@ def _better_anchors(objects: NetworkObjects, config: TrainConfig) -> tuple[dict[
     With published weights the ratios stay: another number of them would reinitialize the RPN's predictors.
     """
     sample = np.random.default_rng(0).permutation(len(objects))[:SAMPLE]
-    some = NetworkObjects(
-        objects.ids[sample], objects.boxes[sample], objects.sizes[sample], objects.per_image, objects.scales
-    )
-    anchors, numerics = config.rpn.anchors, config.numerics
+    some = replace(objects, ids=objects.ids[sample], boxes=objects.boxes[sample], sizes=objects.sizes[sample])
 
     def score(sizes: list[float], ratios: list[float]) -> float:
-        strides = numerics.anchor_strides == "fixed"
-        fit = fit_anchors(some, sizes, ratios, rounding=numerics.anchor_rounding, fixed_strides=strides)
+        fit = fit_anchors(some, sizes, ratios, config.numerics)
         return float(fit.best.mean()) if len(some) else 0.0
 
-    sizes, ratios = anchors.sizes, anchors.aspect_ratios
+    sizes, ratios = config.rpn.anchors.sizes, config.rpn.anchors.aspect_ratios
     now = reached = score(sizes, ratios)
     keeps_predictors = config.weights.source not in ("none", "imagenet")
     for _ in range(ROUNDS):
-        sizes = max([sizes, *_scaled(sizes), *_quantiles(some.sides)], key=lambda sizes: score(sizes, ratios))
+        scaled = [[float(max(4, round(size * factor))) for size in sizes] for factor in FACTORS]
+        sizes = max([sizes, *scaled, *_quantiles(some.sides)], key=lambda sizes: score(sizes, ratios))
         if not keeps_predictors:
             ratios = max([ratios, *RATIOS], key=lambda ratios: score(sizes, ratios) - COST * len(ratios))
         before, reached = reached, score(sizes, ratios)
         if reached <= before:
             break
     found: dict[str, Any] = {"rpn.anchors.sizes": sizes}
-    if ratios != anchors.aspect_ratios:
+    if ratios != config.rpn.anchors.aspect_ratios:
         found["rpn.anchors.aspect_ratios"] = ratios
     return (found, reached) if reached > now + GAIN else ({}, now)
-
-
-def _scaled(sizes: list[float]) -> list[list[float]]:
-    return [[float(max(4, round(size * factor))) for size in sizes] for factor in FACTORS]
 
 
 def _quantiles(sides: Floats) -> list[list[float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from maskrcnn_train.checking.advice import split_again
@@ -22,39 +24,30 @@ def count_classes(splits: dict[str, Split], classes: ClassMap) -> dict[str, list
     }
 
 
-def check_classes(splits: dict[str, Split], classes: ClassMap) -> list[Finding]:
+def check_classes(splits: dict[str, Split], classes: ClassMap) -> Iterator[Finding]:
     """Classes that cannot be learnt or scored."""
     counts = {name: np.array(numbers) for name, numbers in count_classes(splits, classes).items()}
     train = counts["train"]
-    absent, few = train == 0, (train > 0) & (train < FEW)
-    unscored = (train > 0) & (counts["val"] == 0) if "val" in counts else np.zeros(len(train), dtype=bool)
-    found = (
-        ("class-absent", "classes without a training object", "train", absent, "remove them from `categories`"),
+    unscored = (train > 0) & (counts.get("val", train) == 0)
+    few, no_ap = (train > 0) & (train < FEW), "classes without an object in val: their AP is undefined"
+    for kind, what, split, which, fix in (
+        ("class-absent", "classes without a training object", "train", train == 0, "remove them from `categories`"),
         ("class-rare", f"classes with less than {FEW} training objects", "train", few, "annotate more of them"),
-        (
-            "class-unscored",
-            "classes without an object in val: their AP is undefined",
-            "val",
-            unscored,
-            split_again(splits),
-        ),
-    )
-    return [
-        Finding("warning", kind, what, split, "class", [classes.names[row] for row in np.flatnonzero(which)], fix=fix)
-        for kind, what, split, which, fix in found
-        if which.any()
-    ]
+        ("class-unscored", no_ap, "val", unscored, split_again(splits)),
+    ):
+        if which.any():
+            names = [classes.names[row] for row in np.flatnonzero(which)]
+            yield Finding("warning", kind, what, split, "class", names, fix=fix)
 
 
-def check_class_balance(train: Split, classes: ClassMap, repeat_threshold: float) -> list[Finding]:
+def check_class_balance(train: Split, classes: ClassMap, repeat_threshold: float) -> Iterator[Finding]:
     """Classes far rarer than the others, unless `data.repeat_threshold` repeats their images."""
     shares = (count_objects(train.index, train.labels, len(classes.names))[train.rows] > 0).mean(axis=0)
     present = shares > 0
     middle = float(np.median(shares[present])) if present.any() else 0.0
     rare = present & (shares * UNEVEN <= middle)
-    if not rare.any() or repeat_threshold > shares[rare].max():
-        return []
-    what = f"classes on less than a tenth of the images of the median class ({100 * middle:.0f} %)"
-    names = [classes.names[row] for row in np.flatnonzero(rare)]
-    override = {"data.repeat_threshold": float(f"{middle / 2:.1g}")}
-    return [Finding("advice", "classes-uneven", what, "train", "class", names, override)]
+    if rare.any() and repeat_threshold <= shares[rare].max():
+        what = f"classes on less than a tenth of the images of the median class ({100 * middle:.0f} %)"
+        names = [classes.names[row] for row in np.flatnonzero(rare)]
+        override = {"data.repeat_threshold": float(f"{middle / 2:.1g}")}
+        yield Finding("advice", "classes-uneven", what, "train", "class", names, override)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from maskrcnn_train.settings.overrides import overrides_text
 
 Severity = Literal["error", "warning", "advice"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "advice")
 SHOWN = 3  # items named in a table
 LONGEST = 40  # letters of such a name
+NARROWEST = 100  # columns of the table
 
 
 @dataclass
@@ -39,17 +48,8 @@ class Finding:
 
     def to_plain(self) -> dict[str, Any]:
         """For findings.json."""
-        return {
-            "severity": self.severity,
-            "kind": self.kind,
-            "what": self.what,
-            "split": self.split,
-            "count": len(self.items),
-            "noun": self.noun,
-            "items": [item if isinstance(item, str) else int(item) for item in self.items],
-            "override": self.override,
-            "fix": self.fix,
-        }
+        items = [item if isinstance(item, str) else int(item) for item in self.items]
+        return asdict(self) | {"items": items, "count": len(items)}
 
 
 def _short(name: str) -> str:
@@ -65,3 +65,19 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 def percent(part: int, whole: int) -> str:
     return f"{100 * part / max(whole, 1):.0f} %"
+
+
+def findings_table(findings: Sequence[Finding], width: int = 140) -> str:
+    """One row a finding: severity, split, what, how many, the first of them, and what answers it. Long cells wrap."""
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name, ratio in (("", None), ("split", None), ("found", 5), ("count", None), ("which", 4), ("answer", 5)):
+        grid.add_column(name, ratio=ratio, justify="right" if name == "count" else "left", overflow="fold")
+    for finding in findings:
+        count = str(len(finding.items)) if len(finding.items) else ""
+        answer = "; ".join(part for part in (overrides_text(finding.override), finding.fix) if part)
+        cells = finding.severity, finding.split, finding.what, count, finding.examples, answer
+        grid.add_row(*map(Text, cells))
+    console = Console(file=io.StringIO(), width=max(width, NARROWEST), color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(grid)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,109 +14,77 @@ from maskrcnn_train.data.duplicates import find_near
 from maskrcnn_train.data.scanning import ImageFacts, scan_images
 from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.settings.command_schema import CheckConfig
 
-Pairs = list[tuple[int, int]]
 Names = list[tuple[str, str]]  # split and file name of each image
+
+TWICE = "delete one of each"
 
 
 def check_images(
-    splits: dict[str, Split], *, on_bad_image: str, workers: int, distance: int, progress: Callable[[int, int], None]
-) -> list[Finding]:
-    """Decode all images in parallel processes. distance: bits in which the perceptual hash of a copy may differ."""
-    images = [(split, row) for split in splits.values() for row in split.rows.tolist()]
-    files = [(split.images / split.index.file_name(row), split.index.size(row)) for split, row in images]
-    facts = scan_images(files, workers, progress)
-    findings = []
-    for split in splits.values():
-        own = [
-            (split.index.file_name(row), fact)
-            for (other, row), fact in zip(images, facts, strict=True)
-            if other is split
-        ]
-        findings += _unusable(split.name, own, on_bad_image)
-    findings += _unlisted(splits)
-    names = [(split.name, split.index.file_name(row)) for split, row in images]
-    again = split_again(splits, "duplicates=true") if "train" in splits else "delete one of each"
-    return [*findings, *find_leaks(names, [path for path, _ in files], facts, distance, again)]
+    splits: dict[str, Split], config: CheckConfig, progress: Callable[[int, int], None]
+) -> Iterator[Finding]:
+    """Decode all images in parallel processes."""
+    names = [(split.name, split.index.file_name(row)) for split in splits.values() for row in split.rows.tolist()]
+    sizes = [split.index.size(row) for split in splits.values() for row in split.rows.tolist()]
+    files = [splits[split].images / name for split, name in names]
+    facts = scan_images(list(zip(files, sizes, strict=True)), config.workers, progress)
+    for split in splits:
+        faulty = [(name, fact) for (own, name), fact in zip(names, facts, strict=True) if own == split and fact.fault]
+        yield from _unusable(split, faulty, config.data.on_bad_image)
+    if "train" in splits:
+        yield from _unlisted(splits)
+    again = split_again(splits, "duplicates=true") if "train" in splits else TWICE
+    yield from _leaks(names, files, facts, config.duplicate_distance, again)
 
 
-def _unusable(split: str, images: list[tuple[str, ImageFacts]], on_bad_image: str) -> list[Finding]:
+def _unusable(split: str, images: list[tuple[str, ImageFacts]], on_bad_image: str) -> Iterator[Finding]:
     severity, override = bad_image_answer(on_bad_image)
-    findings = []
     for wrong_size, kind, what, fix in (
         (False, "image-unreadable", "image file cannot be decoded", "replace the files, or leave the images out"),
         (True, "image-size-differs", "picture has another size than the JSON says", "put back the annotated picture"),
     ):
-        faulty = [(name, fact.fault) for name, fact in images if fact.fault and fact.wrong_size == wrong_size]
-        if faulty:
-            names = [name for name, _ in faulty]
-            fix = f"{fix}; first: {_reason(str(faulty[0][1]))}"
-            findings.append(Finding(severity, kind, what, split, "image", names, override, fix))
-    return findings
+        faulty = [(name, fact.fault) for name, fact in images if fact.wrong_size == wrong_size]
+        if faulty:  # of an ImageError's message neither the folder nor the advice, which the finding gives
+            fix = f"{fix}; first: {Path(str(faulty[0][1]).split('; ')[0]).name}"
+            yield Finding(severity, kind, what, split, "image", [name for name, _ in faulty], override, fix)
 
 
-def _reason(fault: str) -> str:
-    """An ImageError's message without the folder and without the advice, which the finding gives."""
-    return Path(fault.split("; ")[0]).name
-
-
-def _unlisted(splits: dict[str, Split]) -> list[Finding]:
+def _unlisted(splits: dict[str, Split]) -> Iterator[Finding]:
     """Pictures beside the training images that no JSON names."""
-    if "train" not in splits:
-        return []
     root = splits["train"].images
     sharing = [split.index for split in splits.values() if split.images == root]
     listed = {index.file_name(row) for index in sharing for row in range(index.num_images)}
     folders = [folder for name in {Path(name).parent for name in listed} if (folder := root / name).is_dir()]
     files = [path for folder in folders for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
-    names = sorted({path.relative_to(root).as_posix() for path in files} - listed)
-    if not names:
-        return []
-    what, fix = "pictures in the folder that no JSON lists", "annotate them, or list them as empty images"
-    return [Finding("advice", "image-unlisted", what, "train", "image", names, fix=fix)]
+    if names := sorted({path.relative_to(root).as_posix() for path in files} - listed):
+        what, fix = "pictures in the folder that no JSON lists", "annotate them, or list them as empty images"
+        yield Finding("advice", "image-unlisted", what, "train", "image", names, fix=fix)
 
 
-# ---------------------------------------------------------------- the same picture twice
-
-
-def find_leaks(names: Names, files: list[Path], facts: list[ImageFacts], distance: int, again: str) -> list[Finding]:
+def _leaks(names: Names, files: list[Path], facts: list[ImageFacts], distance: int, again: str) -> Iterator[Finding]:
     """Pictures that are in two splits, or twice in one. again: how to cut the data so that they are not."""
-    usable = [row for row, fact in enumerate(facts) if fact.fault is None]
-    if not usable:
-        return []
+    usable = np.array([row for row, fact in enumerate(facts) if fact.fault is None], dtype=np.int64)
+    if not len(usable):
+        return
     hashes = np.frombuffer(b"".join(facts[row].looks for row in usable), dtype=np.uint8).reshape(len(usable), -1)
-    near = [(usable[first], usable[second]) for first, second in find_near(hashes, distance).tolist()]
-    same = _same_content(usable, facts)
-    alike = [(first, second) for first, second in near if facts[first].content != facts[second].content]
-
-    def between(pairs: Pairs) -> Pairs:
-        return [(first, second) for first, second in pairs if names[first][0] != names[second][0]]
-
-    def within(split: str) -> Pairs:  # one file that is listed twice is a fault of the JSON, found there
-        return [(a, b) for a, b in same if names[a][0] == names[b][0] == split and files[a] != files[b]]
-
-    twice, delete = "the same picture twice in a split", "delete one of each"
-    return [
-        *_leak("error", "leak", "the same picture in two splits", names, between(same), again),
-        *_leak("warning", "leak-similar", "nearly the same picture in two splits", names, between(alike), again),
-        *(
-            finding
-            for split in dict.fromkeys(split for split, _ in names)
-            for finding in _leak("warning", "picture-twice", twice, names, within(split), delete)
-        ),
-    ]
-
-
-def _same_content(usable: list[int], facts: list[ImageFacts]) -> Pairs:
-    """Each file with the first of the same bytes."""
+    near = usable[find_near(hashes, distance)].tolist()
+    alike = [(a, b) for a, b in near if facts[a].content != facts[b].content and names[a][0] != names[b][0]]
     first: dict[bytes, int] = {}
-    pairs = [(first.setdefault(facts[row].content, row), row) for row in usable]
-    return [(other, row) for other, row in pairs if other != row]
+    same = [(first.setdefault(facts[row].content, row), row) for row in usable.tolist()]
+    shared = [(a, b) for a, b in same if names[a][0] != names[b][0]]
+    yield from _leak("error", "leak", "the same picture in two splits", names, shared, again)
+    yield from _leak("warning", "leak-similar", "nearly the same picture in two splits", names, alike, again)
+    for split in dict.fromkeys(split for split, _ in names):
+        # one file that is listed twice is a fault of the JSON, found there
+        twice = [(a, b) for a, b in same if names[a][0] == names[b][0] == split and files[a] != files[b]]
+        yield from _leak("warning", "picture-twice", "the same picture twice in a split", names, twice, TWICE)
 
 
-def _leak(severity: Severity, kind: str, what: str, names: Names, pairs: Pairs, fix: str) -> list[Finding]:
-    if not pairs:
-        return []
-    items = [f"{names[a][0]}/{names[a][1]} = {names[b][0]}/{names[b][1]}" for a, b in pairs]
-    splits = sorted({names[row][0] for pair in pairs for row in pair})
-    return [Finding(severity, kind, what, "+".join(splits), "pair", items, fix=fix)]
+def _leak(
+    severity: Severity, kind: str, what: str, names: Names, pairs: list[tuple[int, int]], fix: str
+) -> Iterator[Finding]:
+    if pairs:
+        items = [f"{names[a][0]}/{names[a][1]} = {names[b][0]}/{names[b][1]}" for a, b in pairs]
+        splits = sorted({names[row][0] for pair in pairs for row in pair})
+        yield Finding(severity, kind, what, "+".join(splits), "pair", items, fix=fix)

@@ -30,17 +30,14 @@ class NetworkObjects:
         return len(self.ids)
 
     @property
-    def widths(self) -> Floats:
-        return np.asarray(self.boxes[:, 2] - self.boxes[:, 0])
-
-    @property
-    def heights(self) -> Floats:
-        return np.asarray(self.boxes[:, 3] - self.boxes[:, 1])
+    def lengths(self) -> Floats:
+        """Width and height of each box: float64 [N, 2]."""
+        return np.asarray(self.boxes[:, 2:] - self.boxes[:, :2])
 
     @property
     def sides(self) -> Floats:
         """Square roots of the box areas."""
-        return np.asarray(np.sqrt(self.widths * self.heights))
+        return np.asarray(np.sqrt(self.lengths.prod(axis=1)))
 
 
 def training_min_size(config: TrainConfig) -> int:
@@ -56,12 +53,11 @@ def network_objects(split: Split, *, min_size: int, max_size: int) -> NetworkObj
     sizes = np.asarray(index.image_sizes)
     resized, scales = resized_sizes(sizes, min_size, max_size)
     rows = index.image_rows[single]
-    factors = (resized / sizes)[rows]
     boxes = np.asarray(index.boxes)[single]
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     return NetworkObjects(
         ids=np.asarray(index.annotation_ids[single]),
-        boxes=corners * np.tile(factors[:, ::-1], 2),
+        boxes=corners * np.tile((resized / sizes)[rows, ::-1], 2),
         sizes=resized[rows],
         per_image=np.bincount(rows, minlength=index.num_images)[split.rows],
         scales=scales[split.rows],
@@ -74,9 +70,9 @@ def resized_sizes(sizes: Ints, min_size: int, max_size: int) -> tuple[Ints, Floa
     return np.maximum(1, (sizes * scales[:, None] + 1e-6).astype(np.int64)), scales
 
 
-def largest_size(split: Split, *, min_size: int, max_size: int) -> tuple[int, int]:
-    """(height, width) of the largest padded image of a split, network pixels."""
-    resized, _ = resized_sizes(np.asarray(split.index.image_sizes)[split.rows], min_size, max_size)
-    padded = -(-resized // 32) * 32
+def largest_size(split: Split, config: TrainConfig) -> tuple[int, int]:
+    """(height, width) of the largest padded image of a training split, network pixels."""
+    sizes = np.asarray(split.index.image_sizes)[split.rows]
+    padded = -(-resized_sizes(sizes, training_min_size(config), config.data.max_size)[0] // 32) * 32
     height, width = padded[int(padded.prod(axis=1).argmax())].tolist()
     return height, width

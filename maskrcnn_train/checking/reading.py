@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from maskrcnn_train.data.coco.entries import KINDS, Faults
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex
 from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.paths import require_folder
+from maskrcnn_train.data.splits.choosing import check_choice, chosen_categories
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
-from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
-from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, labels_of
+from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate
+from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, whole_split
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
-from maskrcnn_train.structures.arrays import Ints
 from maskrcnn_train.structures.classes import ClassMap
 
 
@@ -47,95 +47,91 @@ def read_data(config: TrainConfig) -> CheckedData:
                 raise
             checked.findings.append(_no_split(data, name, error))
             continue
-        if paths is None:
-            continue
-        index, findings = _read_json(paths[1], name)
-        checked.findings += findings
-        if index is not None:
+        if paths is not None and (index := _read_json(paths[1], name, checked.findings)) is not None:
             indices[name] = (index, paths[0])
+    if "train" in indices:
+        check_choice(indices["train"][0], data)
     for name, (index, _) in indices.items():  # without those of train, any will do to check the rest
-        checked.classes = checked.classes or _read_classes(index, name, checked.findings)
+        checked.classes = checked.classes or _read_classes(index, data, name, checked.findings)
     if checked.classes is None:
         return checked
     for name, (index, images) in indices.items():
-        labels, findings = _label(index, checked.classes, name)
-        checked.findings += findings
-        checked.splits[name] = Split(name, index, np.arange(index.num_images), labels, images, deepcopy(index.skipped))
+        labels = _label(index, data, checked.classes, name, checked.findings)
+        checked.splits[name] = whole_split(name, index, labels, images)
     if data.split.fractions is not None and checked.splits:
         whole, classes = checked.splits["train"], len(checked.classes.names)
-        checked.splits = cut_split(whole, classes, data.split.fractions, data.split.seed)
+        checked.splits = cut_split(whole, classes, data.split)
     for split in checked.splits.values():
         checked.findings += _missing_files(split, data.on_bad_image)
         checked.findings += _content(split, with_masks=config.mask_head.enabled)
     return checked
 
 
-def _no_split(data: DataConfig, name: str, error: ValueError) -> Finding:
+def _no_split(data: DataConfig, name: str, error: UserError) -> Finding:
     given = getattr(data, name).annotations
     override = {"data.split.fractions": [0.8, 0.2]} if name == "val" and given is None else {}
     return Finding("error", "split-missing", "no JSON for this split", name, override=override, fix=str(error))
 
 
-def _read_json(path: Path, split: str) -> tuple[AnnotationIndex | None, list[Finding]]:
-    """The index of the sound entries of a JSON, and the faults that would stop a training."""
+def _read_json(path: Path, split: str, findings: list[Finding]) -> AnnotationIndex | None:
+    """The index of the sound entries of a JSON; faults that would stop a training are added to `findings`."""
     faults = Faults(path.name)
     try:
         index = open_index(path, faults)
+        if not index.num_images and not faults:
+            raise UserError(f"{path} lists no images")
     except UserError as error:
-        return None, [Finding("error", "json", str(error), split, "file", [str(path)])]
-    if not index.num_images and not faults:
-        return None, [Finding("error", "json", f"{path} lists no images", split, "file", [str(path)])]
-    return index, [
-        Finding("error", each.kind, KINDS[each.kind], split, each.noun, each.items, fix=f"first: {each.message}")
-        for each in faults
-    ]
+        findings.append(Finding("error", "json", str(error), split, "file", [str(path)]))
+        return None
+    for each in faults:
+        fix = f"first: {each.message}"
+        findings.append(Finding("error", each.kind, KINDS[each.kind], split, each.noun, each.items, fix=fix))
+    return index
 
 
-def _read_classes(index: AnnotationIndex, split: str, findings: list[Finding]) -> ClassMap | None:
-    source = source_name(Path(index.source))
+def _read_classes(index: AnnotationIndex, data: DataConfig, split: str, findings: list[Finding]) -> ClassMap | None:
     try:
-        classes, _ = build_class_map(index.categories, set(index.category_ids.tolist()), source)
+        classes, _ = build_class_map(index, data)
     except UserError as error:
         findings.append(Finding("error", "no-classes", str(error), split))
         return None
-    twice = [name for name, number in zip(classes.names, classes.ids, strict=True) if name.endswith(f" (id {number})")]
+    twice = [name for number, name in classes.name_of_id.items() if name.endswith(f" (id {number})")]
     if twice:
         what, fix = "several classes share a name; each stays a class", "give each its own name, or merge them"
         findings.append(Finding("warning", "class-name-repeated", what, split, "class", twice, fix=fix))
     return classes
 
 
-def _label(index: AnnotationIndex, classes: ClassMap, split: str) -> tuple[Ints, list[Finding]]:
-    """Label of each annotation, int64 [A], 0 for classes that training has not."""
-    used = set(np.unique(index.category_ids).tolist())
-    labels, unknown = match_categories(classes, index.categories, used)
-    moved = [classes.name_of(label) for number, label in labels.items() if classes.id_of(label) != number]
-    findings = []
+def _label(
+    index: AnnotationIndex, data: DataConfig, classes: ClassMap, split: str, findings: list[Finding]
+) -> dict[int, int]:
+    """Label of each category; the classes that training has not are left out."""
+    labels, unknown = match_categories(classes, index, data)
     if unknown:
         names = [category.name for category in unknown]
         what, fix = "objects of classes that training has not", "rename them as in training, or add them to it"
         findings.append(Finding("error", "class-unknown", what, split, "class", names, fix=fix))
+    chosen = chosen_categories(index, data)
+    moved = {classes.name_of(label): 1 for number, label in labels.items() if classes.id_of(label) != chosen[number].id}
     if moved:
         what, fix = "classes with other ids than in training", "nothing: classes are matched by name"
-        findings.append(Finding("advice", "class-ids-differ", what, split, "class", moved, fix=fix))
-    return labels_of(index, labels), findings
+        findings.append(Finding("advice", "class-ids-differ", what, split, "class", [*moved], fix=fix))
+    return labels
 
 
-def _missing_files(split: Split, on_bad_image: str) -> list[Finding]:
+def _missing_files(split: Split, on_bad_image: str) -> Iterator[Finding]:
     """Images without a file; they leave `split`."""
     severity, override = bad_image_answer(on_bad_image)
     try:
         require_folder(split.images, f"correct data.{split.name}.images")
     except UserError as error:
         split.rows = split.rows[:0]
-        return [Finding("error", "folder-missing", str(error), split.name, "folder", [str(split.images)])]
+        yield Finding("error", "folder-missing", str(error), split.name, "folder", [str(split.images)])
     missing = find_missing(split.index, split.rows, split.images)
     split.rows = np.setdiff1d(split.rows, missing)
-    if not len(missing):
-        return []
-    names = [split.index.file_name(row) for row in missing.tolist()]
-    fix = "add the files, or leave the images out"
-    return [Finding(severity, "image-missing", "image file missing", split.name, "image", names, override, fix)]
+    if len(missing):
+        names, fix = [split.index.file_name(row) for row in missing.tolist()], "add the files, or leave the images out"
+        yield Finding(severity, "image-missing", "image file missing", split.name, "image", names, override, fix)
 
 
 def bad_image_answer(on_bad_image: str) -> tuple[Severity, dict[str, str]]:
@@ -143,16 +139,14 @@ def bad_image_answer(on_bad_image: str) -> tuple[Severity, dict[str, str]]:
     return ("error", {"data.on_bad_image": "skip"}) if on_bad_image == "error" else ("warning", {})
 
 
-def _content(split: Split, *, with_masks: bool) -> list[Finding]:
+def _content(split: Split, *, with_masks: bool) -> Iterator[Finding]:
     """A split without objects, and objects without masks."""
-    index = split.index
     if split.num_objects == 0 and split.name != "test":
         why = "nothing to train on" if split.name == "train" else "its mAP is undefined"
-        return [Finding("error", "no-objects", f"no usable objects: {why}", split.name, fix="annotate some images")]
-    bare = (index.kinds == NO_MASK) & split.is_object
-    if not with_masks or not bare.any():
-        return []
-    share = "all objects are" if bare.sum() == (~np.asarray(index.crowd)).sum() else "objects"
-    what, fix = f"{share} without segmentation", "add the masks, or train boxes only"
-    ids = index.annotation_ids[bare].tolist()
-    return [Finding("error", "no-masks", what, split.name, "annotation", ids, {"mask_head.name": "none"}, fix)]
+        yield Finding("error", "no-objects", f"no usable objects: {why}", split.name, fix="annotate some images")
+    bare = (split.index.kinds == NO_MASK) & split.is_object
+    if with_masks and bare.any():
+        share = "all objects are" if bare.sum() == split.is_object.sum() else "objects"
+        what, fix = f"{share} without segmentation", "add the masks, or train boxes only"
+        ids = split.index.annotation_ids[bare].tolist()
+        yield Finding("error", "no-masks", what, split.name, "annotation", ids, {"mask_head.name": "none"}, fix)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
-from maskrcnn_train.data.targets import pack
+from maskrcnn_train.data.targets import fit_to_masks, pack
 from maskrcnn_train.data.transforms import MIN_SIDE
 from maskrcnn_train.structures.batch import MaskCrops, Target
 
@@ -32,7 +32,14 @@ def paste_objects(
         inside = crop > 0
         pixels[y0:y1, x0:x1][inside] = donor_pixels[y0:y1, x0:x1][inside]
         own.cover((x0, y0, x1, y1), inside)
-    return _joined(own.remaining(), pasted.remaining(), target)
+    objects = [own.remaining(), pasted.remaining()]
+    crop_boxes = np.concatenate([each.crop_boxes for each in objects])
+    return Target(
+        boxes=torch.from_numpy(np.concatenate([each.boxes for each in objects])),
+        labels=torch.from_numpy(np.concatenate([each.labels for each in objects])),
+        masks=pack(own.crops + pasted.crops, crop_boxes, own.size),
+        image_id=target["image_id"],
+    )
 
 
 def _choose(boxes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -57,6 +64,7 @@ class _Objects:
         assert isinstance(found, MaskCrops), "copy-paste needs masks inside their boxes"
         self.boxes = target["boxes"].numpy().copy()
         self.labels = target["labels"].numpy()
+        self.size = found.size
         self.crop_boxes = found.boxes.numpy().copy()
         self.crops = [found.crop(i).numpy() for i in range(len(found))]
         self.cut = np.zeros(len(self.boxes), dtype=bool)
@@ -96,23 +104,6 @@ class _Objects:
 
     def remaining(self) -> _Objects:
         """The objects that are still visible, their boxes fitted to what is left."""
-        kept = np.ones(len(self), dtype=bool)
-        for i in np.flatnonzero(self.cut).tolist():
-            extent = masks.bitmap_extent(self.crops[i])
-            kept[i] = extent is not None
-            if extent is not None:
-                self.boxes[i] = np.tile(self.crop_boxes[i, :2], 2) + extent
+        kept = fit_to_masks(self.boxes, self.crops, self.crop_boxes, self.cut)
         kept &= (self.boxes[:, 2:] - self.boxes[:, :2] >= MIN_SIDE).all(axis=1)
         return self.only(kept)
-
-
-def _joined(own: _Objects, pasted: _Objects, target: Target) -> Target:
-    crop_boxes = np.concatenate([own.crop_boxes, pasted.crop_boxes])
-    found = target["masks"]
-    assert isinstance(found, MaskCrops)
-    return Target(
-        boxes=torch.from_numpy(np.concatenate([own.boxes, pasted.boxes])),
-        labels=torch.from_numpy(np.concatenate([own.labels, pasted.labels])),
-        masks=pack(own.crops + pasted.crops, crop_boxes, found.size),
-        image_id=target["image_id"],
-    )

@@ -22,6 +22,7 @@ from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
 from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Flags
 from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.classes import ClassMap
 
@@ -41,6 +42,7 @@ class Sample:
     faults: list[str] = field(default_factory=list)
 
 
+@dataclass(eq=False, kw_only=True)
 class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     """Images of one split, resized and augmented.
 
@@ -49,34 +51,26 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     skip_bad_images: an unreadable training image is replaced by the next; without it, it raises ImageError.
     """
 
-    def __init__(
-        self,
-        *,
-        split: Split,
-        classes: ClassMap,
-        transform: Transform,
-        with_masks: bool = True,
-        seed: int = 0,
-        keep_empty: bool = True,
-        skip_bad_images: bool = False,
-    ) -> None:
-        self.split = split
-        self.classes = classes
-        self.transform = transform
-        self.with_masks = with_masks
-        self.seed = seed
-        self.skip_bad_images = skip_bad_images
-        self.rows = split.rows
-        if not keep_empty:
-            self.rows = split.rows[np.isin(split.rows, split.index.image_rows[split.is_object])]
+    split: Split
+    classes: ClassMap
+    transform: Transform
+    with_masks: bool = True
+    seed: int = 0
+    keep_empty: bool = True
+    skip_bad_images: bool = False
+
+    def __post_init__(self) -> None:
+        self.rows = self.split.rows
+        if not self.keep_empty:
+            self.rows = self.rows[np.isin(self.rows, self.split.index.image_rows[self.split.is_object])]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def is_wide(self) -> NDArray[np.bool_]:
+    def is_wide(self) -> Flags:
         """Which images are at least as wide as they are high: bool [n]."""
-        sizes = self.split.index.image_sizes[self.rows]
-        return np.asarray(sizes[:, 1] >= sizes[:, 0])
+        height, width = self.split.index.image_sizes[self.rows].T
+        return np.asarray(width >= height)
 
     def repeats(self, threshold: float) -> NDArray[np.float64] | None:
         """How often each image comes in an epoch so that rare classes are seen: float [n]; None: once each."""
@@ -140,10 +134,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         faults: list[str] = []
         for step in range(len(self)):
             try:
-                if isinstance(key, tuple):
-                    sample = self._load((key[0], (key[1] + step) % len(self), *key[2:]))
-                else:
-                    sample = self._load(key)
+                sample = self._load(key if isinstance(key, int) else (key[0], (key[1] + step) % len(self), *key[2:]))
             except ImageError as error:
                 faults.append(str(error))
                 if isinstance(key, tuple):
@@ -166,7 +157,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         annotations = []
         for row in self.rows.tolist():
             own = index.annotations(row)
-            for annotation in range(own.start, own.stop):
+            for annotation in (own.start + np.flatnonzero(self.split.labels[own])).tolist():
                 item = index.annotation_entry(annotation)
                 item["category_id"] = self.classes.id_of(int(self.split.labels[annotation]))
                 if self.with_masks:
@@ -179,8 +170,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     def _encoded(self, annotation: int, size: tuple[int, int]) -> dict[str, Any]:
         index = self.split.index
         if index.kinds[annotation] == RLE:
-            counts = {"counts": index.counts(annotation).tolist(), "size": list(size)}
-            encoded = coco_mask.frPyObjects(counts, *size)
+            encoded = coco_mask.frPyObjects({"counts": index.counts(annotation).tolist(), "size": list(size)}, *size)
         elif index.kinds[annotation] == NO_MASK:  # a crowd region known by its box only
             encoded = coco_mask.frPyObjects(np.array([index.boxes[annotation]]), *size)[0]
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -44,30 +46,22 @@ def find_near(hashes: Hashes, distance: int) -> Ints:
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0).reshape(-1, 2).astype(np.int64)
 
 
-def _pairs_of_equal(keys: Ints) -> list[tuple[Ints, Ints]]:
+def _pairs_of_equal(keys: Ints) -> Iterator[tuple[Ints, Ints]]:
     """All pairs of rows with the same key, in pieces of limited size."""
     order = np.argsort(keys, kind="stable")
     starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
     lengths = np.diff(np.append(starts, len(keys)))
     ends = np.repeat(starts + lengths, lengths)
     later = ends - np.arange(len(keys)) - 1  # how many rows of the same key follow each row
-    pieces, begin = [], 0
-    for end in _cuts(later):
+    total = np.cumsum(later)
+    limits = np.arange(_CHUNK, total.max(initial=-_CHUNK) + _CHUNK, _CHUNK)
+    begin = 0
+    for end in np.unique(np.minimum(np.searchsorted(total, limits) + 1, len(keys))).tolist():
         counts = later[begin:end]
         left = np.repeat(np.arange(begin, end), counts)
         right = left + 1 + np.arange(len(left)) - np.repeat(np.cumsum(counts) - counts, counts)
-        pieces.append((order[left], order[right]))
+        yield order[left], order[right]
         begin = end
-    return pieces
-
-
-def _cuts(counts: Ints) -> list[int]:
-    """Ends of slices of `counts` that add up to about _CHUNK each."""
-    total = np.cumsum(counts)
-    if not len(total) or total[-1] == 0:
-        return []
-    limits = np.arange(_CHUNK, total[-1] + _CHUNK, _CHUNK)
-    return [int(end) for end in np.unique(np.minimum(np.searchsorted(total, limits) + 1, len(counts)))]
 
 
 def group_pairs(count: int, pairs: Ints) -> Ints:

@@ -14,6 +14,8 @@ from PIL import Image, ImageFile
 
 from maskrcnn_train.settings.errors import UserError
 
+Size = tuple[int, int]  # height, width
+
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB as an array
 MAX_TILED_PIXELS = 2 * MAX_PIXELS  # of an image that is detected in tiles; Pillow opens no larger file
 CUT = "cut it into smaller files"
@@ -27,18 +29,7 @@ TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-FAULTS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    MemoryError,
-)
+FAULTS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error, MemoryError)
 SHRINK_MARGIN = 1.5  # a JPEG is decoded at a fraction of its size only while it stays this much larger than needed
 
 
@@ -51,11 +42,7 @@ class WrongSize(ImageError):
 
 
 def decode(
-    path: Path,
-    *,
-    expected: tuple[int, int] | None = None,
-    smallest: tuple[int, int] | None = None,
-    max_pixels: int = MAX_PIXELS,
+    path: Path, *, expected: Size | None = None, smallest: Size | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     """Decode one file to an RGB image, turned upright by its EXIF orientation. Raises ImageError naming the file.
 
@@ -97,20 +84,21 @@ def _named(name: str, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name} cannot be read as an image: {reason}") from None
 
 
-def _upright(
-    image: Image.Image, name: str, expected: tuple[int, int] | None, smallest: tuple[int, int] | None
-) -> Image.Image:
+def _upright(image: Image.Image, name: str, expected: Size | None, smallest: Size | None) -> Image.Image:
     if image.format == "TIFF":
         image.load()  # Pillow rotates a TIFF while loading; only then tag and size are right
     turn = _orientation(image, name, expected)
     if smallest is not None and isinstance(image, ImageFile.ImageFile):
-        _shrink_early(image, smallest, turn)
+        height, width = smallest[::-1] if turn in (5, 6, 7, 8) else smallest
+        needed = (max(1, int(width * SHRINK_MARGIN)), max(1, int(height * SHRINK_MARGIN)))
+        if needed[0] * 2 <= image.size[0] and needed[1] * 2 <= image.size[1]:
+            image.draft("RGB", needed)
     rgb = _to_rgb(image, name)
     rgb.info = {}  # else the orientation would be there to be undone again
     return rgb.transpose(TRANSPOSE[turn]) if turn in TRANSPOSE else rgb
 
 
-def _orientation(image: Image.Image, name: str, expected: tuple[int, int] | None) -> int:
+def _orientation(image: Image.Image, name: str, expected: Size | None) -> int:
     """The EXIF orientation to undo; 1 where the annotations belong to the picture as stored."""
     width, height = image.size
     turn = image.getexif().get(ORIENTATION, 1)
@@ -125,25 +113,14 @@ def _orientation(image: Image.Image, name: str, expected: tuple[int, int] | None
     )
 
 
-def _shrink_early(image: ImageFile.ImageFile, smallest: tuple[int, int], turn: int) -> None:
-    height, width = smallest[::-1] if turn in (5, 6, 7, 8) else smallest
-    needed = (max(1, int(width * SHRINK_MARGIN)), max(1, int(height * SHRINK_MARGIN)))
-    if needed[0] * 2 <= image.size[0] and needed[1] * 2 <= image.size[1]:
-        image.draft("RGB", needed)
-
-
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits to 255
-        return Image.fromarray(_to_8_bits(np.asarray(image), name)).convert("RGB")
+        wide = np.asarray(image).astype(np.int64)
+        if wide.max(initial=0) > 65535 or wide.min(initial=0) < 0:
+            raise ImageError(f"{name} cannot be read as an image: its pixels need more than 16 bits")
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ImageError(f"{name} has floating-point pixels; convert it to 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
-
-
-def _to_8_bits(pixels: np.ndarray, name: str) -> np.ndarray:
-    wide = pixels.astype(np.int64)
-    if wide.max(initial=0) > 65535 or wide.min(initial=0) < 0:
-        raise ImageError(f"{name} cannot be read as an image: its pixels need more than 16 bits")
-    return np.asarray((wide + 128) // 257, dtype=np.uint8)

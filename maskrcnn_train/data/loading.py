@@ -10,16 +10,16 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from maskrcnn_train.data.coco.index import SkippedTable
 from maskrcnn_train.data.dataset import CocoDataset
-from maskrcnn_train.data.order import EpochBatchSampler, SequentialBatchSampler
+from maskrcnn_train.data.order import EpochBatchSampler
 from maskrcnn_train.data.packing import PackedBatch, pack
 from maskrcnn_train.data.splits.splitting import Split, Splits, read_splits
 from maskrcnn_train.data.transforms import build_transform
@@ -33,13 +33,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Loaders:
-    """The loaders of a training, its classes, and what of the data is not used as it stands, by split."""
+    """The loaders of a training, and its classes."""
 
     train: DetectionLoader
     val: DetectionLoader
     test: DetectionLoader | None
     classes: ClassMap
-    skipped: dict[str, SkippedTable]
 
     def close(self) -> None:
         """End the processes that load images."""
@@ -55,30 +54,29 @@ def build_loaders(config: TrainConfig, *, rank: int = 0, world_size: int = 1, sp
     faulty data. Before each epoch call `loaders.train.set_epoch(epoch)`.
     """
     splits = splits or read_splits(config)
-
-    def loader(split: Split, *, training: bool) -> DetectionLoader:
-        return _build_loader(config, split, splits.classes, training=training, rank=rank, world_size=world_size)
-
-    return Loaders(
-        train=loader(splits.train, training=True),
-        val=loader(splits.val, training=False),
-        test=None if splits.test is None else loader(splits.test, training=False),
-        classes=splits.classes,
-        skipped=splits.skipped,
-    )
+    build = partial(_build_loader, config, classes=splits.classes, rank=rank, world_size=world_size)
+    test = None if splits.test is None else build(splits.test)
+    return Loaders(build(splits.train, training=True), build(splits.val), test, splits.classes)
 
 
 def evaluation_loader(config: TrainConfig, split: Split, classes: ClassMap) -> DetectionLoader:
     """One split in its own order, as the validation of a training sees it."""
-    return _build_loader(config, split, classes, training=False, rank=0, world_size=1)
+    return _build_loader(config, split, classes)
 
 
 class ScaledLoader:
-    """The same images at several network sizes: yields (ImageVersions, list of targets), targets in the first size."""
+    """One split at several network sizes: yields (ImageVersions, list of targets), targets in the first size.
 
-    def __init__(self, loaders: Sequence[DetectionLoader]) -> None:
-        self.loaders = loaders
-        self.dataset = loaders[0].dataset
+    scales: shorter sides, network pixels; `data.max_size` grows and shrinks alike.
+    """
+
+    def __init__(self, config: TrainConfig, split: Split, classes: ClassMap, scales: Sequence[int]) -> None:
+        self.loaders = []
+        for scale in scales:
+            longest = max(scale, round(config.data.max_size * scale / config.data.min_size))
+            data = replace(config.data, min_size=scale, max_size=longest)
+            self.loaders.append(evaluation_loader(replace(config, data=data), split, classes))
+        self.dataset = self.loaders[0].dataset
 
     def __iter__(self) -> Iterator[tuple[ImageVersions, list[Target]]]:
         for batches in zip(*self.loaders, strict=True):
@@ -86,16 +84,6 @@ class ScaledLoader:
 
     def __len__(self) -> int:
         return len(self.loaders[0])
-
-
-def scaled_loader(config: TrainConfig, split: Split, classes: ClassMap, scales: Sequence[int]) -> ScaledLoader:
-    """One split at each of `scales`, shorter sides in network pixels; `data.max_size` grows and shrinks alike."""
-    loaders = []
-    for scale in scales:
-        longest = max(scale, round(config.data.max_size * scale / config.data.min_size))
-        data = replace(config.data, min_size=scale, max_size=longest)
-        loaders.append(evaluation_loader(replace(config, data=data), split, classes))
-    return ScaledLoader(loaders)
 
 
 def build_dataset(config: TrainConfig, split: Split, classes: ClassMap, *, training: bool) -> CocoDataset:
@@ -115,10 +103,11 @@ def build_dataset(config: TrainConfig, split: Split, classes: ClassMap, *, train
 
 
 def _build_loader(
-    config: TrainConfig, split: Split, classes: ClassMap, *, training: bool, rank: int, world_size: int
+    config: TrainConfig, split: Split, classes: ClassMap, *, training: bool = False, rank: int = 0, world_size: int = 1
 ) -> DetectionLoader:
     dataset = build_dataset(config, split, classes, training=training)
-    sampler: Sampler[list[Any]]
+    own = range(len(dataset))[rank::world_size]
+    sampler: Sampler[list[Any]] = BatchSampler(own, config.evaluation.batch_size, drop_last=False)
     if training:
         sampler = EpochBatchSampler(
             wide=dataset.is_wide() if config.data.group_by_shape else np.zeros(len(dataset), dtype=bool),
@@ -127,10 +116,6 @@ def _build_loader(
             seed=config.seed,
             rank=rank,
             world_size=world_size,
-        )
-    else:
-        sampler = SequentialBatchSampler(
-            length=len(dataset), batch_size=config.evaluation.batch_size, rank=rank, world_size=world_size
         )
     on_gpu = torch.cuda.is_available() and config.trainer.device != "cpu"
     return DetectionLoader(dataset, sampler, num_workers=config.trainer.num_workers, pin_memory=on_gpu)
@@ -200,18 +185,16 @@ class DetectionLoader(DataLoader[Any]):
             self.batch_sampler.set_epoch(epoch, start_batch)
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, list[Target]]]:  # type: ignore[override]
-        for batch in self._collected():
-            if isinstance(batch, UserError):
-                raise batch
-            faults = batch.faults if isinstance(batch, PackedBatch) else batch
-            for fault in faults:
-                self._count(fault)
-            if isinstance(batch, PackedBatch):
-                yield batch.unpack()
-
-    def _collected(self) -> Iterator[Any]:
         with naming_lost_workers():
-            yield from super().__iter__()
+            for batch in super().__iter__():
+                if isinstance(batch, UserError):
+                    raise batch
+                for fault in batch.faults if isinstance(batch, PackedBatch) else batch:
+                    if fault not in self.bad_images:
+                        logger.warning("skipped (data.on_bad_image=skip): %s", fault)
+                    self.bad_images[fault] = self.bad_images.get(fault, 0) + 1
+                if isinstance(batch, PackedBatch):
+                    yield batch.unpack()
 
     def close(self) -> None:
         """End the worker processes within seconds; as the interpreter exits it would wait LAST_SECONDS for each."""
@@ -222,8 +205,3 @@ class DetectionLoader(DataLoader[Any]):
                     os.kill(process.pid, signal.SIGURG)  # without effect before its `start_worker`
             workers._shutdown_workers()
             self._iterator = None
-
-    def _count(self, fault: str) -> None:
-        if fault not in self.bad_images:
-            logger.warning("skipped (data.on_bad_image=skip): %s", fault)
-        self.bad_images[fault] = self.bad_images.get(fault, 0) + 1

@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 
+
+@dataclass(eq=False, kw_only=True)
 class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
     """Random batches of (epoch, position), the same for every run with this seed and epoch.
 
     Whole batches hold only wide or only tall images, which saves padding. Every process gets the same number of
     batches; the last may be smaller, and repeats an image only if a process would have none.
-    repeats: float [n], how often each image comes in an epoch on average; None: once each. All epochs have the same
-    length; the repeats of an image in an epoch are (epoch, position, 1), (epoch, position, 2) ...
+    wide: bool [n], which images are wide. repeats: float [n], how often each image comes in an epoch on average; None:
+    once each. All epochs have the same length; the repeats of an image in an epoch are (epoch, position, 1),
+    (epoch, position, 2) ...
     """
 
-    def __init__(
-        self,
-        *,
-        wide: NDArray[np.bool_],
-        batch_size: int,
-        seed: int,
-        repeats: NDArray[np.float64] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.wide = wide
-        self.batch_size = batch_size
-        self.seed = seed
-        self.repeats = repeats
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.start_batch = 0
+    wide: Flags
+    batch_size: int
+    seed: int
+    repeats: Floats | None = None
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = 0
+    start_batch: int = 0
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the next epoch, without its first `start_batch` batches (for resuming)."""
@@ -53,14 +47,14 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         positions = self._draw_positions(rng)
-        repeat = _occurrences(positions)
+        repeat = np.arange(len(positions)) - np.searchsorted(positions, positions)  # 7 7 7 9 -> 0 1 2 0
         for batch in self._batches(self.wide[positions], rng)[self.start_batch :]:
             own = batch[self.rank :: self.world_size]
             pairs = zip(positions[own].tolist(), repeat[own].tolist(), strict=True)
             yield [(self.epoch, position, number) if number else (self.epoch, position) for position, number in pairs]
 
-    def _draw_positions(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The images of an epoch, in no particular order: int64 [num_images]."""
+    def _draw_positions(self, rng: np.random.Generator) -> Ints:
+        """The images of an epoch, sorted: int64 [num_images]."""
         if self.repeats is None:
             return np.arange(len(self.wide))
         # one random number rounds all: each image comes floor or ceil of its average times, and the sum is kept
@@ -69,32 +63,23 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
         counts = np.diff(np.floor(ends + rng.random()), prepend=0.0)
         return np.repeat(np.arange(len(self.wide)), counts.astype(np.int64))
 
-    def _batches(self, wide: NDArray[np.bool_], rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    def _batches(self, wide: Flags, rng: np.random.Generator) -> list[Ints]:
         """For each batch of all processes together, its rows in `wide`."""
         order = rng.permutation(len(wide))
         size = self.batch_size * self.world_size
-        whole: list[NDArray[np.int64]] = []
-        rest: list[NDArray[np.int64]] = []
-        for group in (order[wide[order]], order[~wide[order]]):
-            end = len(group) - len(group) % size
-            whole += [group[start : start + size] for start in range(0, end, size)]
-            rest.append(group[end:])
-        left = np.concatenate(rest)
+        groups = order[wide[order]], order[~wide[order]]
+        ends = [len(group) - len(group) % size for group in groups]
+        whole = [group[i : i + size] for group, end in zip(groups, ends, strict=True) for i in range(0, end, size)]
+        left = np.concatenate([group[end:] for group, end in zip(groups, ends, strict=True)])
         if len(left) >= size:
-            whole.append(left[:size])
-            left = left[size:]
+            whole, left = [*whole, left[:size]], left[size:]
         batches = [whole[i] for i in rng.permutation(len(whole)).tolist()]
         if len(left):
             batches.append(left if len(left) >= self.world_size else np.resize(left, self.world_size))
         return batches
 
 
-def _occurrences(positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many times each of the sorted numbers came before: 7 7 7 9 -> 0 1 2 0."""
-    return np.arange(len(positions)) - np.searchsorted(positions, positions)
-
-
-def repeat_factors(presence: NDArray[np.bool_], threshold: float) -> NDArray[np.float64]:
+def repeat_factors(presence: Flags, threshold: float) -> Floats:
     """How often each image should come: float [M].
 
     max(1, sqrt(threshold / f)), f being the share of images with the image's rarest class: LVIS (Gupta et al. 2019),
@@ -103,18 +88,3 @@ def repeat_factors(presence: NDArray[np.bool_], threshold: float) -> NDArray[np.
     shares = presence.mean(axis=0)
     factors = np.sqrt(np.maximum(1.0, threshold / np.maximum(shares, 1e-12)))
     return np.asarray(np.where(presence, factors, 1.0).max(axis=1, initial=1.0))
-
-
-class SequentialBatchSampler(Sampler[list[int]]):
-    """Positions in order, each in one process only."""
-
-    def __init__(self, *, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.positions = list(range(length))[rank::world_size]
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.positions) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.positions), self.batch_size):
-            yield self.positions[start : start + self.batch_size]

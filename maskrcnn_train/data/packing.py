@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,9 +31,8 @@ class PackedBatch:
     faults: list[str]
 
     def pin_memory(self) -> PackedBatch:
-        masks = None if self.masks is None else self.masks.pin_memory()
-        tensors = self.boxes.pin_memory(), self.labels.pin_memory(), masks
-        return PackedBatch(self.images.pin_memory(), self.image_ids, self.counts, *tensors, self.faults)
+        own = ("images", "boxes", "labels") if self.masks is None else ("images", "boxes", "labels", "masks")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in own})
 
     def unpack(self) -> tuple[ImageBatch, list[Target]]:
         """What the loader yields; targets are views."""
@@ -71,12 +70,9 @@ def pack(samples: list[Sample] | UserError) -> PackedBatch | list[str] | UserErr
     if not readable:
         return faults
     targets = [sample.target for sample in readable]
-    images = pad_images(
-        [sample.pixels for sample in readable if sample.pixels is not None],
-        [sample.original_size for sample in readable],
-    )
+    pixels = [sample.pixels for sample in readable if sample.pixels is not None]
     return PackedBatch(
-        images=images,
+        images=pad_images(pixels, [sample.original_size for sample in readable]),
         image_ids=[target["image_id"] for target in targets],
         counts=[len(target["labels"]) for target in targets],
         boxes=torch.cat([target["boxes"] for target in targets]),
@@ -91,6 +87,5 @@ def _join(crops: list[MaskCrops]) -> MaskCrops | None:
         return None
     lengths = torch.cat([crop.offsets.diff() for crop in crops])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    return MaskCrops(
-        torch.cat([crop.pixels for crop in crops]), torch.cat([crop.boxes for crop in crops]), offsets, crops[0].size
-    )
+    pixels, boxes = torch.cat([crop.pixels for crop in crops]), torch.cat([crop.boxes for crop in crops])
+    return MaskCrops(pixels, boxes, offsets, crops[0].size)

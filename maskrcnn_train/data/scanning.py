@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -32,15 +33,15 @@ class ImageFacts:
 
 
 def scan_images(
-    files: Sequence[tuple[Path, tuple[int, int]]], workers: int, progress: Callable[[int, int], None]
+    files: Sequence[tuple[Path, tuple[int, int]]], workers: int | None, progress: Callable[[int, int], None]
 ) -> list[ImageFacts]:
     """Facts of each file in order; `progress` hears how many of how many are done.
 
-    files: (path, (height, width) in the JSON). workers: processes; below 2, this one does the work. Raises UserError if
-    a process was killed, mostly because memory ran out.
+    files: (path, (height, width) in the JSON). workers: processes, None: one for each processor; with 1, this one does
+    the work. Raises UserError if a process was killed, mostly because memory ran out.
     """
     facts = []
-    for found in _scan(files, workers):
+    for found in _scan(files, workers or os.cpu_count() or 1):
         facts.append(found)
         progress(len(facts), len(files))
     return facts

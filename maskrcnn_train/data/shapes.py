@@ -10,9 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from maskrcnn_train.data.coco.masks import Box, polygon_crop
+from maskrcnn_train.files import folder_written_aside
 from maskrcnn_train.settings.schema import ShapesConfig
 
 FORMAT_VERSION = 3  # part of the folder's name: raise it whenever the pixels or the JSON change
@@ -58,23 +56,16 @@ def ensure_shapes(section: ShapesConfig, root: Path) -> Path:
     """Return the folder of this data set below `root`, drawing it first if it is not there.
 
     It holds `{train,val,test}/NNNNNN.jpg` and `annotations/{train,val,test}.json`, and appears complete, in one
-    rename: several processes may ask at once. A killed one leaves a hidden `.<name>.<random>`, free to delete.
+    rename: several processes may ask at once.
 
     >>> folder = ensure_shapes(ShapesConfig(num_train=8, num_val=2, num_test=2, image_size=64, seed=0), Path("data"))
     """
     folder = root / folder_name(section)
     if folder.is_dir():
         return folder
-    unfinished = root / f".{folder.name}.{uuid.uuid4().hex[:8]}"
-    try:
+    with folder_written_aside(folder) as unfinished:
         for split, count in zip(SPLITS, (section.num_train, section.num_val, section.num_test), strict=True):
             write_split(section, split, count, unfinished)
-        os.rename(unfinished, folder)
-    except OSError:
-        if not folder.is_dir():  # otherwise another process was first, with the same bytes
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -105,8 +96,15 @@ def write_split(section: ShapesConfig, split: str, count: int, folder: Path) -> 
 
 
 def annotation(shape: Shape, annotation_id: int, image_id: int) -> dict[str, Any]:
-    """The COCO entry of one shape; bbox (x y w h, pixels) and area are those of the visible mask."""
+    """The COCO entry of one shape; bbox (x y w h, pixels) and area are those of the visible mask.
+
+    Its segmentation is the outline where that says exactly what is visible, otherwise the compressed RLE.
+    """
     rle = coco_mask.encode(np.asfortranarray(shape.visible, dtype=np.uint8))
+    outer, *holes = shape.outlines
+    inside = bool(outer.min() >= 0 and outer.max() <= len(shape.full))
+    polygon = inside and not holes and np.array_equal(shape.full, shape.visible)
+    code = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
     return {
         "id": annotation_id,
         "image_id": image_id,
@@ -114,17 +112,8 @@ def annotation(shape: Shape, annotation_id: int, image_id: int) -> dict[str, Any
         "iscrowd": 0,
         "bbox": [float(value) for value in coco_mask.toBbox(rle)],
         "area": int(coco_mask.area(rle)),
-        "segmentation": segmentation(shape, rle),
+        "segmentation": [outer.ravel().tolist()] if polygon else code,
     }
-
-
-def segmentation(shape: Shape, rle: dict[str, Any]) -> list[list[float]] | dict[str, Any]:
-    """The outline as a COCO polygon if it says exactly what is visible, otherwise the compressed RLE."""
-    outer = shape.outlines[0]
-    inside = bool(outer.min() >= 0 and outer.max() <= len(shape.full))
-    if inside and len(shape.outlines) == 1 and np.array_equal(shape.full, shape.visible):
-        return [outer.ravel().tolist()]
-    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
 def draw_image(rng: Generator, size: int) -> tuple[NDArray[np.uint8], list[Shape]]:
@@ -194,14 +183,11 @@ def polar(radii: list[float]) -> Points:
 
 def is_recognisable(shape: Shape, seen: Mask) -> bool:
     """Whether `seen` [S, S] is enough of the shape, counting parts outside the image as hidden."""
-    outer, *holes = [polygon_area(outline) for outline in shape.outlines]
-    return int(seen.sum()) >= max(MIN_VISIBLE_FRACTION * (outer - sum(holes)), MIN_VISIBLE_PIXELS)
-
-
-def polygon_area(outline: Points) -> float:
-    """Area of a simple polygon [P, 2]."""
-    (x, y), (next_x, next_y) = outline.T, np.roll(outline, -1, axis=0).T
-    return float(abs((x * next_y - y * next_x).sum()) / 2)
+    areas = []
+    for outline in shape.outlines:
+        (x, y), (next_x, next_y) = outline.T, np.roll(outline, -1, axis=0).T
+        areas.append(float(abs((x * next_y - y * next_x).sum()) / 2))
+    return int(seen.sum()) >= max(MIN_VISIBLE_FRACTION * (areas[0] - sum(areas[1:])), MIN_VISIBLE_PIXELS)
 
 
 def rasterize(outlines: list[Points], size: int, box: Box) -> Mask:

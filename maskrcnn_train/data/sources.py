@@ -19,10 +19,10 @@ def find_images(given: str) -> list[tuple[Path, int | None]]:
     """
     path = Path(given).expanduser()
     if path.is_dir():
-        found = [(each, None) for each in sorted(path.rglob("*")) if each.suffix.lower() in SUFFIXES and each.is_file()]
-        if not found:
+        files = [each for each in sorted(path.rglob("*")) if each.suffix.lower() in SUFFIXES and each.is_file()]
+        if not files:
             raise UserError(f"images={given} holds no pictures ({', '.join(SUFFIXES)})")
-        return list(found)
+        return [(each, None) for each in files]
     if path.suffix == ".json" and path.is_file():
         index = open_index(path)
         if not index.num_images:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import POLYGON, RLE, AnnotationIndex
@@ -15,56 +16,44 @@ from maskrcnn_train.structures.batch import MaskCrops, Target
 
 
 def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geometry, *, with_masks: bool) -> Target:
-    """The objects of image `row` without crowd regions. labels: int64 [A], of each annotation of the index."""
+    """The objects of image `row` without crowd regions. labels: int64 [A], of each annotation of the index, 0: none."""
     own = np.arange(int(index.first[row]), int(index.first[row + 1]))
-    own = own[~np.asarray(index.crowd[own])]
+    own = own[~index.crowd[own] & (labels[own] > 0)]
     outlines = _move_outlines(index, own, geometry)
     boxes, extents, cut = _move_boxes(index, own, geometry, outlines)
     kept = np.asarray(((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1))
     target = Target(image_id=int(index.image_ids[row]))
     if with_masks:
-        crop_boxes = _whole_pixels(extents, geometry.visible)
-        crops = {i: _crop(index, own, i, crop_boxes, geometry, outlines) for i in np.flatnonzero(kept).tolist()}
+        limits = np.array(geometry.visible[::-1])
+        low = np.clip(np.floor(extents[:, :2]), 0, limits - 1)
+        high = np.clip(np.ceil(extents[:, 2:]), low + 1, limits)  # at least one pixel
+        crop_boxes = np.concatenate([low, high], axis=1).astype(np.int64)
+        crops = {
+            i: _crop(index, int(own[i]), crop_boxes[i].tolist(), geometry, outlines[i])
+            for i in np.flatnonzero(kept).tolist()
+        }
         if geometry.crops:
-            kept &= _fit_to_masks(boxes, crops, crop_boxes, kept & cut)
+            kept &= fit_to_masks(boxes, crops, crop_boxes, kept & cut)
         target["masks"] = pack([crops[i] for i in np.flatnonzero(kept).tolist()], crop_boxes[kept], geometry.size)
     target["boxes"] = torch.from_numpy(boxes[kept].astype(np.float32))
     target["labels"] = torch.from_numpy(labels[own][kept])
     return target
 
 
-@dataclass
-class _Outlines:
-    """Polygons of n annotations in pixels of the window, not clipped.
-
-    points float64: x y x y ...; part p is points[bounds[p]:bounds[p + 1]]; annotation i has parts first[i]..last[i].
-    """
-
-    points: Floats
-    bounds: list[int]
-    first: list[int]
-    last: list[int]
-
-    def of(self, i: int) -> Floats:
-        """All points of annotation i: [m, 2]."""
-        return self.points[self.bounds[self.first[i]] : self.bounds[self.last[i]]].reshape(-1, 2)
-
-    def parts(self, i: int) -> list[Floats]:
-        return [self.points[self.bounds[p] : self.bounds[p + 1]] for p in range(self.first[i], self.last[i])]
-
-
-def _move_outlines(index: AnnotationIndex, own: Ints, geometry: Geometry) -> _Outlines:
+def _move_outlines(index: AnnotationIndex, own: Ints, geometry: Geometry) -> list[list[Floats]]:
+    """The polygons of each annotation in pixels of the window, not clipped: float64 [2 n] x y x y ..."""
     if len(own) == 0:
-        return _Outlines(np.zeros(0), [0], [], [])
+        return []
     start = int(index.part_offsets[own[0]])
     offsets = index.point_offsets[start : int(index.part_offsets[own[-1] + 1]) + 1]
     points = geometry.points(index.coordinates[offsets[0] : offsets[-1]])
+    parts = [points[begin:end] for begin, end in pairwise((offsets - offsets[0]).tolist())]
     first, last = index.part_offsets[own] - start, index.part_offsets[own + 1] - start
-    return _Outlines(points, (offsets - offsets[0]).tolist(), first.tolist(), last.tolist())
+    return [parts[begin:end] for begin, end in zip(first.tolist(), last.tolist(), strict=True)]
 
 
 def _move_boxes(
-    index: AnnotationIndex, own: Ints, geometry: Geometry, outlines: _Outlines
+    index: AnnotationIndex, own: Ints, geometry: Geometry, outlines: list[list[Floats]]
 ) -> tuple[Floats, Floats, Flags]:
     """Boxes and mask extents in the window, clipped [n, 4], and whose boxes must be fitted to the mask: bool [n]."""
     whole = xywh_to_xyxy(index.boxes[own])
@@ -76,21 +65,18 @@ def _move_boxes(
     # the box around a rotated box is too large: only the rotated outline gives the object's box
     exact = extents.copy()
     for i in np.flatnonzero(index.kinds[own] == POLYGON).tolist():
-        points = outlines.of(i)
+        points = np.concatenate(outlines[i]).reshape(-1, 2)
         exact[i] = [*points.min(axis=0), *points.max(axis=0)]
     extents = geometry.clip(exact)
     return extents.copy(), extents, (exact != extents).any(axis=1) | (index.kinds[own] == RLE)
 
 
-def _crop(
-    index: AnnotationIndex, own: Ints, i: int, boxes: Ints, geometry: Geometry, outlines: _Outlines
-) -> masks.Bitmap:
-    x0, y0, x1, y1 = boxes[i].tolist()
-    if index.kinds[own[i]] == RLE:
-        return geometry.runs_crop(index.counts(int(own[i])), (x0, y0, x1, y1))
-    crop = masks.polygon_crop(outlines.parts(i), geometry.visible, (x0, y0, x1, y1))
+def _crop(index: AnnotationIndex, row: int, box: masks.Box, geometry: Geometry, outline: list[Floats]) -> masks.Bitmap:
+    if index.kinds[row] == RLE:
+        return geometry.runs_crop(index.counts(row), box)
+    crop = masks.polygon_crop(outline, geometry.visible, box)
     if geometry.angle:  # outlines may leave the image; around a rotated image there is padding
-        crop &= masks.polygon_crop([geometry.frame()], geometry.visible, (x0, y0, x1, y1))
+        crop &= masks.polygon_crop([geometry.frame()], geometry.visible, box)
     return crop
 
 
@@ -99,15 +85,9 @@ def xywh_to_xyxy(boxes: Floats) -> Floats:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def _whole_pixels(boxes: Floats, size: tuple[int, int]) -> Ints:
-    """The pixels that boxes touch, at least one each: int64 [N, 4], x1 and y1 exclusive, inside `size`."""
-    limits = np.array(size[::-1])
-    low = np.clip(np.floor(boxes[:, :2]), 0, limits - 1)
-    high = np.clip(np.ceil(boxes[:, 2:]), low + 1, limits)
-    return np.concatenate([low, high], axis=1).astype(np.int64)
-
-
-def _fit_to_masks(boxes: Floats, crops: dict[int, masks.Bitmap], crop_boxes: Ints, cut: Flags) -> Flags:
+def fit_to_masks(
+    boxes: NDArray[np.floating], crops: dict[int, masks.Bitmap] | list[masks.Bitmap], crop_boxes: Ints, cut: Flags
+) -> Flags:
     """Shrink the boxes of `cut` objects to what is left of their masks, in place.
 
     Returns bool [N]: False where nothing is left.

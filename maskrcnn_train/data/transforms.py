@@ -6,7 +6,7 @@ One `Geometry` is drawn for each image and then applied to pixels, boxes, polygo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,8 @@ class Geometry:
     @property
     def visible(self) -> Size:
         """The part of the window that shows the image; the rest is padding."""
-        return (
-            min(self.size[0], self.scaled[0] - self.corner[0]),
-            min(self.size[1], self.scaled[1] - self.corner[1]),
-        )
+        (height, width), (y, x) = self.scaled, self.corner
+        return min(self.size[0], height - y), min(self.size[1], width - x)
 
     @property
     def crops(self) -> bool:
@@ -222,7 +220,10 @@ class Transform:
             part = max(1, round(source[0] * share[0])), max(1, round(source[1] * share[1]))
             size = resized_size(part, min_size, self.max_size)
             scaled = round(source[0] * size[0] / part[0]), round(source[1] * size[1] / part[1])
-        corner = _draw_corner(scaled, size, rng) if scaled != size else (0, 0)
+        corner = (0, 0)
+        if scaled != size:  # the window shows as much of the image as it can
+            y, x = (int(rng.integers(0, max(0, scaled[axis] - size[axis]) + 1)) for axis in (0, 1))
+            corner = y, x
         angle = float(rng.uniform(-self.rotation, self.rotation)) if self.rotation else 0.0
         return Geometry(source, scaled, size, corner, *mirrors, angle)
 
@@ -233,38 +234,20 @@ class Transform:
         strength = self.color_jitter
         for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = enhance(image).enhance(1 + strength * rng.uniform(-0.5, 0.5))
-        return _shift_hue(image, round(255 * strength * rng.uniform(-0.1, 0.1)))
-
-
-def _draw_corner(scaled: Size, size: Size, rng: np.random.Generator) -> tuple[int, int]:
-    """A corner (y, x) from which the window shows as much of the image as it can."""
-    room = max(0, scaled[0] - size[0]), max(0, scaled[1] - size[1])
-    return int(rng.integers(0, room[0] + 1)), int(rng.integers(0, room[1] + 1))
-
-
-def _shift_hue(image: Image.Image, steps: int) -> Image.Image:
-    if steps == 0:
-        return image
-    hsv = np.array(image.convert("HSV"))
-    hsv[..., 0] += np.uint8(steps % 256)  # the hue is a circle of 256 steps
-    return Image.fromarray(hsv, mode="HSV").convert("RGB")
+        steps = round(255 * strength * rng.uniform(-0.1, 0.1))
+        if steps == 0:
+            return image
+        hsv = np.array(image.convert("HSV"))
+        hsv[..., 0] += np.uint8(steps % 256)  # the hue is a circle of 256 steps
+        return Image.fromarray(hsv, mode="HSV").convert("RGB")
 
 
 def build_transform(data: DataConfig, augmentation: AugmentationConfig | None, pixel_mean: list[float]) -> Transform:
     """The transform of training images, or without `augmentation` that of all others."""
-    fill = tuple(min(255, max(0, round(255 * mean))) for mean in pixel_mean)
+    red, green, blue = (min(255, max(0, round(255 * mean))) for mean in pixel_mean)
     if augmentation is None:
-        return Transform(min_sizes=(data.min_size,), max_size=data.max_size, fill=(fill[0], fill[1], fill[2]))
+        return Transform(min_sizes=(data.min_size,), max_size=data.max_size, fill=(red, green, blue))
     jitter = augmentation.scale_jitter
-    return Transform(
-        min_sizes=tuple(augmentation.min_sizes or [data.min_size]),
-        max_size=data.max_size,
-        horizontal_flip=augmentation.horizontal_flip,
-        vertical_flip=augmentation.vertical_flip,
-        scale_jitter=None if jitter is None else (min(jitter), max(jitter)),
-        min_crop=augmentation.min_crop,
-        rotation=augmentation.rotation,
-        color_jitter=augmentation.color_jitter,
-        copy_paste=augmentation.copy_paste,
-        fill=(fill[0], fill[1], fill[2]),
-    )
+    own = asdict(augmentation) | {"scale_jitter": None if jitter is None else (min(jitter), max(jitter))}
+    own["min_sizes"] = tuple(augmentation.min_sizes or [data.min_size])
+    return Transform(**own, max_size=data.max_size, fill=(red, green, blue))

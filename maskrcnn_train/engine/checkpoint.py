@@ -35,9 +35,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, about: dict[str, Any], enabled: bool = True) -> None:
-        self.folder = folder
-        self.about = about
-        self.enabled = enabled
+        self.folder, self.about, self.enabled = folder, about, enabled
 
     @property
     def exist(self) -> bool:
@@ -52,21 +50,30 @@ class Checkpoints:
             "scaler": state.scaler.state_dict(),
             "position": asdict(state.position),
         }
-        self._write("last", content, keep_previous=True)
+        self._write("last", content)
 
     def save_best(self, state: TrainingState, metrics: dict[str, float]) -> None:
         """The weights that were evaluated, with their metrics."""
         model = unwrap(state.model) if state.ema is None else state.ema.model
         content = {"model": model.state_dict(), "metrics": metrics, "position": asdict(state.position)}
-        self._write("best", content, keep_previous=False)
+        self._write("best", content)
 
-    def _write(self, name: str, content: dict[str, Any], *, keep_previous: bool) -> None:
+    def _write(self, name: str, content: dict[str, Any]) -> None:
         if not self.enabled:
             return
-        content = {"format": FORMAT, **self.about, **content}
-        previous = self.folder / "previous.pt" if keep_previous else None
-        save_plain(content, self.folder / f"{name}.pt", previous=previous)
-        write_json(self.folder / f"{name}.json", _summary(content), indent=2)
+        previous = self.folder / "previous.pt" if name == "last" else None
+        save_plain({"format": FORMAT, **self.about, **content}, self.folder / f"{name}.pt", previous=previous)
+        config = self.about["config"]
+        summary = {
+            "what": "maskrcnn_train checkpoint",
+            "backbone": config["backbone"]["name"],
+            "masks": config["mask_head"]["name"] != "none",
+            "classes": self.about["classes"]["names"],
+            "numerics": config["numerics"]["name"],
+            "position": content["position"],
+            "metrics": content.get("metrics"),
+        }
+        write_json(self.folder / f"{name}.json", summary, indent=2)
 
     def load_last(self) -> tuple[dict[str, Any], str | None]:
         """The newest readable state, and what is wrong with a newer one (None: nothing).
@@ -74,13 +81,11 @@ class Checkpoints:
         Raises UserError when there is none.
         """
         trouble = None
-        for name in RESUMABLE:
-            path = self.folder / name
-            if path.exists():
-                try:
-                    return read_checkpoint(path, keys=RESUMED_KEYS), trouble
-                except UserError as error:
-                    trouble = trouble or str(error)
+        for path in (self.folder / name for name in RESUMABLE if (self.folder / name).exists()):
+            try:
+                return read_checkpoint(path, keys=RESUMED_KEYS), trouble
+            except UserError as error:
+                trouble = trouble or str(error)
         raise UserError(trouble or f"no checkpoint to resume from in {self.folder}")
 
 
@@ -103,19 +108,6 @@ def save_plain(content: dict[str, Any], path: Path, *, previous: Path | None = N
         raise UserError(f"cannot write {path}: {reason}; is the disk full?{kept}") from error
 
 
-def _summary(content: dict[str, Any]) -> dict[str, Any]:
-    config = content["config"]
-    return {
-        "what": "maskrcnn_train checkpoint",
-        "backbone": config["backbone"]["name"],
-        "masks": config["mask_head"]["name"] != "none",
-        "classes": content["classes"]["names"],
-        "numerics": config["numerics"]["name"],
-        "position": content["position"],
-        "metrics": content.get("metrics"),
-    }
-
-
 def read_checkpoint(path: Path, *, keys: Sequence[str] = KEYS) -> dict[str, Any]:
     """The content of a checkpoint of ours, on the CPU.
 
@@ -133,8 +125,7 @@ def read_plain(path: Path, name: str, *, form: str, keys: Sequence[str], other: 
     content = _load(path, name)
     if not isinstance(content, dict) or content.get("format") != form:
         raise UserError(other)
-    missing = [key for key in keys if key not in content]
-    if missing:
+    if missing := [key for key in keys if key not in content]:
         raise UserError(f"{name} is incomplete: it has no {', '.join(missing)}")
     ClassMap.from_plain(content["classes"])
     return content
@@ -148,9 +139,8 @@ def _load(path: Path, name: str) -> Any:
         raise UserError(f"{name} does not exist")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"{name} is damaged (checksum of {damaged})")
+            if damaged := archive.testzip():
+                raise UserError(f"{name} is damaged (checksum of {damaged})")
         return read_torch(path, name)
     except UserError:
         raise

@@ -38,7 +38,8 @@ ALONE = World(0, 0, 1)
 @contextmanager
 def joined_world() -> Iterator[World]:
     """Join the other processes of torchrun, if there are any, and leave them at the end."""
-    world = World(*(int(os.environ.get(name, default)) for name, default in WORLD_VARIABLES))
+    rank, local_rank, size = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    world = World(rank, local_rank, max(size, 1))
     if world.size == 1:
         yield world
         return
@@ -47,9 +48,6 @@ def joined_world() -> Iterator[World]:
         yield world
     finally:
         dist.destroy_process_group()
-
-
-WORLD_VARIABLES = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
 
 
 def broadcast(value: Any, world: World) -> Any:
@@ -113,6 +111,4 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def without_sync(model: nn.Module, skip: bool) -> AbstractContextManager[object]:
     """Leave the exchange of gradients out while batches are accumulated."""
-    if skip and isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return nullcontext()
+    return model.no_sync() if skip and isinstance(model, DistributedDataParallel) else nullcontext()

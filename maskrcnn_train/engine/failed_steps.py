@@ -14,7 +14,7 @@ from maskrcnn_train.engine.checkpoint import read_plain, save_plain
 from maskrcnn_train.engine.step import BadStep, Batch
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainerConfig
-from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
+from maskrcnn_train.structures.batch import ImageBatch, MaskCrops
 
 FORMAT = "maskrcnn_train/autopsy/1"
 KEYS = ("config", "classes", "step", "rank", "seed", "lr", "reason", "model", "batches")
@@ -25,15 +25,11 @@ class FailedSteps:
     """Writes each step that cannot be taken to `folder`; then the training stops or goes on.
 
     about: plain data that goes into every file as into a checkpoint: the config and the class map.
-    trainer: `on_nonfinite` and `max_skipped` decide.
+    trainer: `on_nonfinite` and `max_skipped` decide. in_a_row: failed steps since one was taken.
     """
 
     def __init__(self, folder: Path, *, about: dict[str, Any], trainer: TrainerConfig, rank: int) -> None:
         self.folder, self.about, self.trainer, self.rank = folder, about, trainer, rank
-        self.in_a_row = 0
-
-    def reset_count(self) -> None:
-        """A step was taken: `max_skipped` counts from zero again."""
         self.in_a_row = 0
 
     def add(self, error: BadStep, model: nn.Module, lr: float) -> None:
@@ -61,8 +57,7 @@ class FailedSteps:
             "model": distributed.unwrap(model).state_dict(),
             "batches": [batch_to_plain(batch) for batch in error.batches],
         }
-        suffix = "" if self.rank == 0 else f"_rank_{self.rank}"
-        path = self.folder / f"step_{error.step}{suffix}.pt"
+        path = self.folder / f"step_{error.step}{f'_rank_{self.rank}' if self.rank else ''}.pt"
         save_plain(content, path)
         return path
 
@@ -92,10 +87,8 @@ def batch_to_plain(batch: Batch) -> dict[str, Any]:
 
 def batch_from_plain(plain: dict[str, Any]) -> Batch:
     images = ImageBatch(**plain["images"]) if isinstance(plain["images"], dict) else plain["images"]
-    targets: list[Target] = []
-    for values in plain["targets"]:
-        target = {
-            key: MaskCrops(**value["crops"]) if isinstance(value, dict) else value for key, value in values.items()
-        }
-        targets.append(target)  # type: ignore[arg-type]
+    targets = [
+        {key: MaskCrops(**value["crops"]) if isinstance(value, dict) else value for key, value in target.items()}
+        for target in plain["targets"]
+    ]
     return images, targets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,6 @@ from torch import nn
 from maskrcnn_train.data.loading import LostWorker
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import World
-from maskrcnn_train.engine.faults import OutOfMemory, naming_memory_faults
 from maskrcnn_train.engine.meter import Meter
 from maskrcnn_train.engine.optimizer import set_lr, train_body
 from maskrcnn_train.engine.plan import Plan, is_due
@@ -24,9 +24,11 @@ from maskrcnn_train.engine.state import Position, TrainingState
 from maskrcnn_train.engine.step import (
     BadStep,
     Batch,
+    OutOfMemory,
     accumulate_gradients,
     apply_gradients,
     check_gradients,
+    naming_memory_faults,
     total_gradient_norm,
 )
 from maskrcnn_train.reporting.terminal.progress import duration
@@ -108,7 +110,7 @@ def _train_on(
         run.checkpoints.save_last(state)
         raise
     else:
-        run.failed_steps.reset_count()
+        run.failed_steps.in_a_row = 0
         meter.add(losses | {"gradient_norm": norm}, sum(len(targets) for _, targets in batches))
 
 
@@ -119,12 +121,10 @@ def take_step(
     model, optimizer, scaler, step = state.model, state.optimizer, state.scaler, state.position.step
     try:
         with naming_memory_faults(batches, step):
-            losses = accumulate_gradients(
-                model, batches, scaler=scaler, precision=trainer.precision, step=step, world=world
-            )
+            losses = accumulate_gradients(model, batches, scaler, precision=trainer.precision, step=step, world=world)
             scaler.unscale_(optimizer)
             norm = total_gradient_norm(model)
-        check_gradients(norm, model, batches, losses, scaler=scaler, step=step)
+        check_gradients(norm, model, batches, losses, fp16=scaler.is_enabled(), step=step)
     except (BadStep, OutOfMemory):
         optimizer.zero_grad(set_to_none=True)
         raise
@@ -146,43 +146,30 @@ def _saving_first(loader: Any, state: TrainingState, run: Run) -> Iterator[Batch
 def _save_end(state: TrainingState, metrics: dict[str, float], run: Run) -> None:
     """Write last.pt, and best.pt where no evaluation gave a score."""
     if state.position.best_step == 0:
-        logger.warning(
-            "the validation split has no objects, so no evaluation has a score; best.pt holds the last weights"
-        )
+        logger.warning("the validation split has no objects: no evaluation has a score; best.pt holds the last weights")
         run.checkpoints.save_best(state, metrics)
     run.checkpoints.save_last(state)
 
 
 def _model_statistics(model: nn.Module) -> dict[str, float]:
     """What the stages of the model counted in the last batch, e.g. proposals kept per image."""
-    found = {}
-    for module in distributed.unwrap(model).modules():
-        for name, value in getattr(module, "statistics", {}).items():
-            found[name] = float(value)
-    return found
+    kept = [getattr(module, "statistics", {}) for module in distributed.unwrap(model).modules()]
+    return {name: float(value) for statistics in kept for name, value in statistics.items()}
 
 
 def _log(state: TrainingState, trainer: TrainerConfig, plan: Plan, run: Run, meter: Meter, world: World) -> None:
-    """Write the means since the last log line, and begin the next."""
+    """Write the means since the last log line, and begin the next. Says once when the model waits for data."""
     position, device = state.position, next(state.model.parameters()).device
     values = meter.means(world.size) | {"memory/peak_mb": peak_memory_mb(device)} | _model_statistics(state.model)
     run.writer.scalars(position.step, values)
     total = plan.steps if plan.seconds is None else None  # a training by the clock has no last step
-    run.progress.update(position.step, total, _fields(values, position, plan))
-    _warn_of_starving(values, meter, trainer)
-    meter.restart()
-
-
-def _warn_of_starving(values: dict[str, float], meter: Meter, trainer: TrainerConfig) -> None:
-    """Say once when the model waits for data."""
-    share = values["time/data"] / max(values["time/step"], 1e-9)
-    if share > STARVING and not meter.warned_of_starving:
+    waiting = values["time/data"] / max(values["time/step"], 1e-9)
+    run.progress.update(position.step, total, _fields(values, position, plan, waiting))
+    if waiting > STARVING and not meter.warned_of_starving:
         meter.warned_of_starving = True
-        logger.warning(
-            "the model waits for data %.0f %% of the time; raise trainer.num_workers (now %d) or lower data.max_size",
-            100 * share,
-            trainer.num_workers,
-        )
+        advice = f"raise trainer.num_workers (now {trainer.num_workers}) or lower data.max_size"
+        logger.warning("the model waits for data %.0f %% of the time; %s", 100 * waiting, advice)
+    meter.restart()
 
 
 def _evaluate(state: TrainingState, world: World, evaluate: Evaluate, run: Run) -> dict[str, float]:
@@ -201,17 +188,12 @@ def _evaluate(state: TrainingState, world: World, evaluate: Evaluate, run: Run) 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     """Lists of `size` batches; the last of a pass may be shorter."""
-    group: list[Batch] = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+    batches = iter(batches)
+    while group := list(itertools.islice(batches, size)):
         yield group
 
 
-def _fields(values: dict[str, float], position: Position, plan: Plan) -> dict[str, float | str]:
+def _fields(values: dict[str, float], position: Position, plan: Plan, waiting: float) -> dict[str, float | str]:
     """What the progress bar shows."""
     done = plan.progress(position)
     return {
@@ -220,6 +202,6 @@ def _fields(values: dict[str, float], position: Position, plan: Plan) -> dict[st
         "lr": values["lr"],
         "images/s": values["images_per_second"],
         "memory": f"{values['memory/peak_mb'] / 1024:.1f} GB",
-        "data wait": f"{100 * values['time/data'] / max(values['time/step'], 1e-9):.0f}%",
+        "data wait": f"{waiting:.0%}",
         "left": duration(position.seconds / done - position.seconds),
     }

@@ -48,11 +48,8 @@ class Meter:
 
     def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The same batches; the time that the training waits for each is counted."""
-        iterator = iter(batches)
-        while True:
-            began = time.perf_counter()
-            batch = next(iterator, None)
+        began = time.perf_counter()
+        for batch in batches:
             self.data_seconds += time.perf_counter() - began
-            if batch is None:
-                return
             yield batch
+            began = time.perf_counter()

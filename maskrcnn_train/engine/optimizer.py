@@ -62,14 +62,10 @@ def parameter_groups(model: nn.Module, section: OptimizerConfig) -> list[dict[st
 def set_lr(optimizer: torch.optim.Optimizer, lr: float, *, heads_only: bool = False) -> None:
     """The learning rate of this step for each group; heads_only: the backbone's body stays as it is."""
     for group in optimizer.param_groups:
-        frozen = heads_only and group["body"]
-        group["lr"] = 0.0 if frozen else lr * group["lr_factor"]
+        group["lr"] = 0.0 if heads_only and group["body"] else lr * group["lr_factor"]
 
 
 def train_body(optimizer: torch.optim.Optimizer, enabled: bool) -> None:
-    """Leave the gradients of the body out, which saves the time for its backward pass. Not with several processes:
-    there every gradient is expected."""
-    for group in optimizer.param_groups:
-        if group["body"]:
-            for parameter in group["params"]:
-                parameter.requires_grad_(enabled)
+    """Leave the gradients of the body out, which saves its backward pass. Several processes need every gradient."""
+    for parameter in (each for group in optimizer.param_groups if group["body"] for each in group["params"]):
+        parameter.requires_grad_(enabled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -17,16 +18,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def resolve_device(name: str, local_rank: int = 0, *, key: str = "trainer.device") -> torch.device:
     """`auto`: this rank's GPU if there is one, else the CPU. Raises UserError, naming `key`, for one not there."""
-    if name == "auto":
-        name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-    elif name == "cuda":
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cuda" or (name == "auto" and count):
         name = f"cuda:{local_rank}"
     try:
-        device = torch.device(name)
+        device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError:
         raise UserError(f"{key}={name} is no device; use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(f"{key}={name}: torch sees {count} GPUs here; use {key}=auto or cpu")
     return device
 
@@ -80,8 +79,7 @@ def peak_memory_mb(device: torch.device) -> float:
     """The most memory used so far: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-    import sys
+    import resource  # not there on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -32,12 +32,9 @@ class Replay:
     cause: str
 
     def __str__(self) -> str:
-        lines = [
-            f"step {self.step}: {self.reason}" if self.reproduced else f"step {self.step} gives a finite loss here",
-            f"first output that is not finite: {self.module or 'none, all modules are finite'}",
-            f"likely cause: {self.cause}",
-        ]
-        return "\n".join(lines)
+        result = f": {self.reason}" if self.reproduced else " gives a finite loss here"
+        first = self.module or "none, all modules are finite"
+        return f"step {self.step}{result}\nfirst output that is not finite: {first}\nlikely cause: {self.cause}"
 
 
 def replay(path: Path) -> Replay:
@@ -55,14 +52,13 @@ def replay(path: Path) -> Replay:
 
 def _repeat(content: dict[str, Any], model: nn.Module, config: TrainConfig) -> BadStep | None:
     """Forward and backward as the run did, but in fp32 where it used fp16, which a CPU lacks; returns the failure."""
-    name, batches, step = config.trainer.precision, content["batches"], content["step"]
+    batches, step = content["batches"], content["step"]
+    name = "fp32" if config.trainer.precision == "fp16" else config.trainer.precision
     scaler = precision.grad_scaler("fp32", torch.device("cpu"))
     precision.seed_step(content["seed"], step, content["rank"])
     try:
-        losses = accumulate_gradients(
-            model, batches, scaler=scaler, precision="fp32" if name == "fp16" else name, step=step
-        )
-        check_gradients(total_gradient_norm(model), model, batches, losses, scaler=scaler, step=step)
+        losses = accumulate_gradients(model, batches, scaler, precision=name, step=step)
+        check_gradients(total_gradient_norm(model), model, batches, losses, fp16=False, step=step)
     except BadStep as error:
         return error
     return None
@@ -90,38 +86,29 @@ class _Watch:
 
 
 def _cause(content: dict[str, Any], model: nn.Module, watch: _Watch, failure: BadStep | None) -> str:
-    lr = content["lr"]
     spoiled = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor.float()).all())]
+    lower = f"lower optimizer.lr (it was {content['lr']:.3g} here)"
+    advice = f"{lower}, lengthen schedule.warmup_steps, or set trainer.clip_norm=1"
     if spoiled:
-        return (
-            f"the weights were not finite before this step ({spoiled[0]}): an earlier step spoiled them; {_lower(lr)}"
-        )
-    target = _odd_target(content["batches"])
-    if target is not None:
+        return f"the weights were not finite before this step ({spoiled[0]}): an earlier step spoiled them; {advice}"
+    if target := _odd_target(content["batches"]):
         return target
     if failure is None:
         return "precision or device: the step fails there but not here; try trainer.precision=fp32"
     if watch.largest > HUGE:
         grown = f"the outputs have grown to {watch.largest:.3g} (in {watch.largest_in})"
-        return f"{grown}: the training diverges; {_lower(lr)}"
-    return f"unknown: targets and weights are finite, outputs at most {watch.largest:.3g}; {_lower(lr)}"
-
-
-def _lower(lr: float) -> str:
-    return f"lower optimizer.lr (it was {lr:.3g} here), lengthen schedule.warmup_steps, or set trainer.clip_norm=1"
+        return f"{grown}: the training diverges; {advice}"
+    return f"unknown: targets and weights are finite, outputs at most {watch.largest:.3g}; {advice}"
 
 
 def _odd_target(batches: list[Any]) -> str | None:
     """The first object that is hardly one: without extent, not finite, or outside every plausible size."""
-    for _, targets in batches:
-        for target in targets:
-            boxes = target["boxes"]
-            sides = boxes[:, 2:] - boxes[:, :2]
-            odd = ~torch.isfinite(boxes).all(dim=1) | (sides < 1e-3).any(dim=1) | (boxes.abs() > 1e6).any(dim=1)
-            if bool(odd.any()):
-                index = int(torch.where(odd)[0][0])
-                return (
-                    f"object {index} of image {target.get('image_id')} has the box {boxes[index].tolist()} (network "
-                    "pixels); correct or remove it in the annotations"
-                )
+    for target in (target for _, targets in batches for target in targets):
+        boxes = target["boxes"]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        odd = ~torch.isfinite(boxes).all(dim=1) | (sides < 1e-3).any(dim=1) | (boxes.abs() > 1e6).any(dim=1)
+        for index in torch.where(odd)[0].tolist():
+            where = f"object {index} of image {target.get('image_id')}"
+            box = f"the box {boxes[index].tolist()} (network pixels)"
+            return f"{where} has {box}; correct or remove it in the annotations"
     return None

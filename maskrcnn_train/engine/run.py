@@ -12,21 +12,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
+from torch.profiler import profile, schedule
 
 from maskrcnn_train import __version__
-from maskrcnn_train.data.splits.splitting import Splits
-from maskrcnn_train.data.summary import summarize
+from maskrcnn_train.data.splits.splitting import Splits, summarize
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.checkpoint import Checkpoints
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.failed_steps import FailedSteps
-from maskrcnn_train.engine.profiling import profiled
 from maskrcnn_train.engine.run_folder import LOG_FILE, open_run_folder
 from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.reporting.runs import DATA_FILE
@@ -38,6 +38,7 @@ from maskrcnn_train.settings.overrides import overrides_of
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
 
+PROFILED = {"wait": 3, "warmup": 1, "active": 3, "repeat": 1}  # steps of the trace; the first are not typical
 logger = logging.getLogger("maskrcnn_train")
 
 
@@ -82,7 +83,7 @@ class Run:
     def recording(self, step: int) -> Iterator[None]:
         """Record metrics, progress and trace. Metrics that an earlier sitting wrote beyond `step` are dropped."""
         again = step > 0 or (self.folder / METRICS_FILE).exists()
-        trace = profiled(self.folder / "profile", enabled=self.config.trainer.profile and self.is_main)
+        trace = _profiled(self.folder / "profile", enabled=self.config.trainer.profile and self.is_main)
         writer = MetricWriter(self.folder, purge_step=step if again else None, enabled=self.is_main)
         progress = Progress("train", console=self._console, enabled=self.is_main)
         with trace as self.after_step, writer as self.writer, progress as self.progress:
@@ -98,6 +99,18 @@ class Run:
             write_json(self.folder / "classes.json", self.classes.to_plain(), indent=2)
             write_json(self.folder / "environment.json", environment(), indent=2)
             write_json(self.folder / DATA_FILE, summarize(splits), indent=2)
+
+
+@contextmanager
+def _profiled(folder: Path, *, enabled: bool) -> Iterator[Callable[[], None]]:
+    """Gives a function to call after each step; writes `folder`/trace.json once the traced steps are done."""
+    if not enabled:
+        yield lambda: None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    save = partial(profile.export_chrome_trace, path=str(folder / "trace.json"))
+    with profile(schedule=schedule(**PROFILED), on_trace_ready=save) as trace:
+        yield trace.step
 
 
 def _log_end(log: Path, error: Exception) -> None:

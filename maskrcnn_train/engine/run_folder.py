@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,9 @@ def open_run_folder(config: Any, command: str) -> Path:
     if resumed is not None:
         return resumed
     if config.output_dir is None:
-        folder = _unused(Path("runs") / command / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        usual = Path("runs") / command / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        numbered = (usual.with_name(f"{usual.name}_{number}") for number in itertools.count(2))
+        folder = next(path for path in itertools.chain([usual], numbered) if not path.exists())
     else:
         folder = Path(config.output_dir)
     if folder.is_dir() and any(folder.iterdir()):
@@ -32,14 +35,6 @@ def open_run_folder(config: Any, command: str) -> Path:
         raise UserError(f"output_dir={folder} is not empty; choose another{hint}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _unused(folder: Path) -> Path:
-    candidate, number = folder, 1
-    while candidate.exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}_{number}")
-    return candidate
 
 
 def find_run(config: Any, runs: Path) -> Path | None:
@@ -55,9 +50,10 @@ def find_run(config: Any, runs: Path) -> Path | None:
     if config.output_dir is not None:
         folder = Path(config.output_dir)
         return folder if (folder / "checkpoints").is_dir() or (folder / LOG_FILE).is_file() else None
-    settings = _comparable(asdict(config))
+    free, ours = dict.fromkeys(NOT_PART_OF_A_RUN), asdict(config)
     for path in sorted(runs.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime, reverse=True):
-        if (path.parent / "checkpoints").is_dir() and _comparable(_read_settings(path)) == settings:
+        settings = _settings_in(path) if (path.parent / "checkpoints").is_dir() else None
+        if isinstance(settings, dict) and settings | free == ours | free:
             return path.parent
     return None
 
@@ -67,14 +63,9 @@ def run_of(path: Path) -> Path:
     return path.parent.parent if path.suffix == ".pt" else path
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    """A config.yaml; empty where it is damaged, for that run is not the one to resume."""
+def _settings_in(path: Path) -> Any:
+    """The content of a config.yaml; None where it is damaged, for that run is not the one to resume."""
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
-
-
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in NOT_PART_OF_A_RUN}
+        return None

@@ -15,19 +15,13 @@ def lr_factor(section: ScheduleConfig, *, step: int, progress: float) -> float:
     step: optimizer steps done. progress: share of the training done, 0..1, by steps or by time, so that a
     schedule fits a budget in minutes as well.
     """
-    return _warmup(section, step, progress) * _decay(section, progress)
-
-
-def _warmup(section: ScheduleConfig, step: int, progress: float) -> float:
-    if section.warmup_steps == 0:
-        return 1.0
-    done = min(1.0, max((step + 1) / section.warmup_steps, progress / LONGEST_WARMUP))
-    return section.warmup_factor + (1 - section.warmup_factor) * done
-
-
-def _decay(section: ScheduleConfig, progress: float) -> float:
-    if section.name == "constant":
-        return 1.0
+    warmup, decay = 1.0, 1.0
+    if section.warmup_steps > 0:
+        done = min(1.0, max((step + 1) / section.warmup_steps, progress / LONGEST_WARMUP))
+        warmup = section.warmup_factor + (1 - section.warmup_factor) * done
     if section.name == "multistep":
-        return section.gamma ** sum(progress >= milestone for milestone in section.milestones)
-    return section.final_factor + (1 - section.final_factor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        decay = section.gamma ** sum(progress >= milestone for milestone in section.milestones)
+    elif section.name == "cosine":
+        cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        decay = section.final_factor + (1 - section.final_factor) * cosine
+    return warmup * decay

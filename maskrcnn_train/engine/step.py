@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,9 +14,9 @@ from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import ALONE, World
 from maskrcnn_train.engine.precision import autocast, grad_scaler
 from maskrcnn_train.model.inputs import BadTarget
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.errors import UserError, is_out_of_memory
 from maskrcnn_train.settings.schema import TrainConfig
-from maskrcnn_train.structures.batch import to_device
+from maskrcnn_train.structures.batch import ImageBatch, to_device
 
 Batch = tuple[Any, list[Any]]
 
@@ -33,26 +35,46 @@ class BadStep(UserError):
         self.reason, self.step, self.batches, self.losses, self.gradient_norms = reason, step, batches, losses, norms
 
 
+class OutOfMemory(UserError):
+    """A step needs more memory than there is. Says which images, and what to lower."""
+
+
+REMEDY = (
+    "Lower trainer.batch_size (with trainer.accumulate the result stays alike), data.min_size and data.max_size, "
+    "rpn.nms.post_train or roi_head.sampling.batch_size"
+)
+
+
+@contextmanager
+def naming_memory_faults(batches: list[Batch], step: int) -> Iterator[None]:
+    """Turn an allocation that fails inside into OutOfMemory; the weights are as before the step."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        images, targets = zip(*batches, strict=True)
+        sizes = [f"{each.pixels.shape[3]} x {each.pixels.shape[2]}" for each in images if isinstance(each, ImageBatch)]
+        ids = [target.get("image_id") for each in targets for target in each]
+        objects = [len(target["boxes"]) for each in targets for target in each]
+        what = f"images {ids} with {objects} objects, {', '.join(sizes)} pixels with padding"
+        raise OutOfMemory(f"out of memory at step {step}: {what}. {REMEDY}") from error
+
+
 def training_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Any,
-    targets: list[Any],
-    config: TrainConfig,
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Any, targets: list[Any], config: TrainConfig
 ) -> dict[str, float]:
     """One optimizer step at the configured precision, for a loop of one's own.
 
     images, targets: as a loader of `build_loaders` yields them, or torchvision's lists. Returns each loss.
     Raises UserError (BadStep) before anything is changed when a loss or gradient is not finite.
     """
-    device = next(model.parameters()).device
-    precision = config.trainer.precision
-    scaler = grad_scaler(precision, device)
-    batches = [(images, targets)]
-    losses = accumulate_gradients(model, batches, scaler=scaler, precision=precision, step=0)
+    precision, batches = config.trainer.precision, [(images, targets)]
+    scaler = grad_scaler(precision, next(model.parameters()).device)
+    losses = accumulate_gradients(model, batches, scaler, precision=precision, step=0)
     scaler.unscale_(optimizer)
     norm = total_gradient_norm(model)
-    check_gradients(norm, model, batches, losses, scaler=scaler, step=0)
+    check_gradients(norm, model, batches, losses, fp16=scaler.is_enabled(), step=0)
     apply_gradients(model, optimizer, scaler, norm=norm, clip_norm=config.trainer.clip_norm)
     return losses
 
@@ -60,8 +82,8 @@ def training_step(
 def accumulate_gradients(
     model: nn.Module,
     batches: list[Batch],
-    *,
     scaler: torch.amp.GradScaler,
+    *,
     precision: str,
     step: int,
     world: World = ALONE,
@@ -107,33 +129,19 @@ def total_gradient_norm(model: nn.Module) -> Tensor:
 
 
 def check_gradients(
-    norm: Tensor,
-    model: nn.Module,
-    batches: list[Batch],
-    losses: dict[str, float],
-    *,
-    scaler: torch.amp.GradScaler,
-    step: int,
+    norm: Tensor, model: nn.Module, batches: list[Batch], losses: dict[str, float], *, fp16: bool, step: int
 ) -> None:
     """Raise BadStep for a gradient that is not finite; with fp16 the scaler skips such steps itself."""
-    if scaler.is_enabled() or math.isfinite(float(norm)):
+    if fp16 or math.isfinite(float(norm)):
         return
-    norms = {
-        name: float(total_gradient_norm(module))
-        for name, module in distributed.unwrap(model).named_modules()
-        if name.count(".") == 1
-    }
+    parts = {name: part for name, part in distributed.unwrap(model).named_modules() if name.count(".") == 1}
+    norms = {name: float(total_gradient_norm(part)) for name, part in parts.items()}
     bad = [name for name, value in norms.items() if not math.isfinite(value)]
     raise BadStep(f"the gradient is not finite (in {', '.join(bad[:5])})", step, batches, losses, norms)
 
 
 def apply_gradients(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    *,
-    norm: Tensor,
-    clip_norm: float,
+    model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, norm: Tensor, clip_norm: float
 ) -> None:
     """Clip to `clip_norm` (0: not at all), step, clear. norm: of the gradients as they are."""
     if clip_norm > 0:

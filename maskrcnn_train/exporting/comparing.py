@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from maskrcnn_train.settings.schema import TrainConfig
-from maskrcnn_train.structures.arrays import Flags
 from maskrcnn_train.structures.detections import Detections
 
 LARGEST_SHIFT = 0.1  # of an object's longer side: farther apart, two boxes are two objects
@@ -32,34 +30,22 @@ class Differences:
     mask_iou: float | None = None
     missing: int = 0
 
-    def merge(self, other: Differences) -> None:
-        """Add those of another image."""
-        self.images += other.images
-        self.detections += other.detections
-        self.missing += other.missing
-        self.pixels, self.boxes = max(self.pixels, other.pixels), max(self.boxes, other.boxes)
-        self.scores = max(self.scores, other.scores)
-        if other.mask_iou is not None:
-            self.mask_iou = other.mask_iou if self.mask_iou is None else min(self.mask_iou, other.mask_iou)
-
-
-def compare(ours: Detections, theirs: Detections, config: TrainConfig, *, score_tolerance: float) -> Differences:
-    """Differences on one image."""
-    pairs = _pair(ours, theirs)
-    mine, other = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    shifts = (ours.boxes[mine] - theirs.boxes[other]).abs()
-    sides = (ours.boxes[mine, 2:] - ours.boxes[mine, :2]).amax(dim=1, keepdim=True)
-    gaps = (ours.scores[mine] - theirs.scores[other]).abs()
-    return Differences(
-        images=1,
-        detections=len(ours),
-        pixels=float(shifts.max()) if pairs else 0.0,
-        boxes=float((shifts / sides).max()) if pairs else 0.0,
-        scores=float(gaps.max()) if pairs else 0.0,
-        mask_iou=_mask_iou(ours, theirs, pairs) if ours.has_masks else None,
-        missing=_missing(ours.scores, mine, config, score_tolerance)
-        + _missing(theirs.scores, other, config, score_tolerance),
-    )
+    def add(self, ours: Detections, theirs: Detections, config: TrainConfig, score_tolerance: float) -> None:
+        """Compare the detections of one more image."""
+        pairs = _pair(ours, theirs)
+        mine, other = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        self.images += 1
+        self.detections += len(ours)
+        for scores, paired in ((ours.scores, mine), (theirs.scores, other)):
+            self.missing += _missing(scores, paired, config, score_tolerance)
+        if pairs:
+            shifts = (ours.boxes[mine] - theirs.boxes[other]).abs()
+            sides = (ours.boxes[mine, 2:] - ours.boxes[mine, :2]).amax(dim=1, keepdim=True)
+            self.pixels = max(self.pixels, float(shifts.max()))
+            self.boxes = max(self.boxes, float((shifts / sides).max()))
+            self.scores = max(self.scores, float((ours.scores[mine] - theirs.scores[other]).abs().max()))
+        if ours.has_masks:
+            self.mask_iou = min(1.0 if self.mask_iou is None else self.mask_iou, _mask_iou(ours, theirs, pairs))
 
 
 def _pair(ours: Detections, theirs: Detections) -> list[tuple[int, int]]:
@@ -89,13 +75,8 @@ def _missing(scores: Tensor, paired: list[int], config: TrainConfig, tolerance: 
 
 def _mask_iou(ours: Detections, theirs: Detections, pairs: list[tuple[int, int]]) -> float:
     intersection = union = 0
-    for first, second in pairs:  # one at a time: full-size masks are large
-        a, b = _bitmap(ours, first), _bitmap(theirs, second)
+    for rows in pairs:  # one at a time: full-size masks are large
+        a, b = (found[torch.tensor([row])].bitmaps()[0] for found, row in zip((ours, theirs), rows, strict=True))
         intersection += int((a & b).sum())
         union += int((a | b).sum())
     return intersection / union if union else 1.0
-
-
-def _bitmap(found: Detections, row: int) -> Flags:
-    """One mask in the image: bool [H, W]."""
-    return np.asarray(found[torch.tensor([row])].bitmaps()[0])

@@ -18,35 +18,35 @@ from maskrcnn_train.model.inputs import DIVISOR
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import select_detections
 from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.pasting import MaskPasting
 
 
 class TraceableDetector(nn.Module):
     """image uint8 [H, W, 3], R G B, upright -> boxes [N, 4], labels [N], scores [N] and, with a mask head, masks.
 
     boxes: float32, x1 y1 x2 y2, image pixels; labels: int64, 1..K; scores: float32, highest first; masks: float32
-    [N, 1, M, M], probabilities inside each box, or with a `paster` uint8 [N, H, W].
+    [N, 1, M, M], probabilities inside each box, or with `pasting` uint8 [N, H, W]. The model is on the CPU in fp32.
     """
 
-    def __init__(self, model: MaskRCNN, *, min_size: int, max_size: int, paster: MaskPaster | None = None) -> None:
+    def __init__(self, model: MaskRCNN, pasting: MaskPasting | None) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.to(memory_format=torch.contiguous_format)
         self.resize = PillowResize()
-        self.min_size, self.max_size = min_size, max_size
-        self.paster = paster
+        self.paster = None if pasting is None else MaskPaster(pasting)
+        self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         size = shape_as_tensor(image)[:2]
-        network_size = resized_size(size, self.min_size, self.max_size)
+        network_size = resized_size(size, self.model.min_size, self.model.max_size)
         features = self.model.backbone(self.prepare(image, network_size))
         found = self.detect(features, network_size.to(torch.float32))
         ratios = (size.to(F64) / network_size.to(F64)).to(torch.float32)
         image_boxes = found.boxes * torch.cat((ratios.flip(0), ratios.flip(0)))
+        outputs = image_boxes, found.labels, found.scores
         if not self.model.roi_heads.has_masks:
-            return image_boxes, found.labels, found.scores
+            return outputs
         masks = self.model.roi_heads.predict_masks(features, [found.boxes], found.labels).sigmoid()
-        if self.paster is not None:
-            return image_boxes, found.labels, found.scores, self.paster(masks, image_boxes, size)
-        return image_boxes, found.labels, found.scores, masks[:, None]
+        return *outputs, masks[:, None] if self.paster is None else self.paster(masks, image_boxes, size)
 
     def prepare(self, image: Tensor, size: Tensor) -> Tensor:
         """Resized, normalised and padded: float32 [1, 3, H, W]."""

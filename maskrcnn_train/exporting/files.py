@@ -14,11 +14,8 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from maskrcnn_train.exporting.detector import TraceableDetector
 from maskrcnn_train.exporting.metadata import output_names
-from maskrcnn_train.exporting.pasting import MaskPaster
 from maskrcnn_train.files import written_aside
-from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.settings.schema import TrainConfig
-from maskrcnn_train.structures.pasting import MaskPasting
 
 EXAMPLE_SIZE = (96, 128)  # height, width of the image that is traced; the trace holds for all
 # torch's newer exporters fail on the model's data-dependent shapes, so these stay in use
@@ -39,13 +36,6 @@ def without_exporter_noise() -> Iterator[None]:
         for category, message in NOISE:
             warnings.filterwarnings("ignore", message=message, category=category)
         yield
-
-
-def build_detector(model: MaskRCNN, config: TrainConfig, *, pasting: MaskPasting | None) -> TraceableDetector:
-    """The model on the CPU in fp32 as one graph; shares its weights. pasting: None leaves masks inside their boxes."""
-    paster = None if pasting is None else MaskPaster(pasting)
-    plain = model.to(memory_format=torch.contiguous_format)
-    return TraceableDetector(plain, min_size=config.data.min_size, max_size=config.data.max_size, paster=paster).eval()
 
 
 def write_torchscript(detector: TraceableDetector, path: Path, about: dict[str, Any]) -> None:

@@ -8,12 +8,10 @@ from maskrcnn_train import __version__
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
 
-OUTPUTS = ("boxes", "labels", "scores", "masks")
-
 
 def output_names(config: TrainConfig) -> list[str]:
     """Outputs of an exported graph, in their order."""
-    return list(OUTPUTS if config.mask_head.enabled else OUTPUTS[:3])
+    return ["boxes", "labels", "scores", *(["masks"] if config.mask_head.enabled else [])]
 
 
 def describe_model(config: TrainConfig, classes: ClassMap) -> dict[str, Any]:

@@ -20,19 +20,14 @@ class MaskPaster(torch.nn.Module):
 
     def forward(self, masks: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
         if not self.continuous:
-            grown = masks.shape[-1] + 2
-            boxes = _grow(boxes, grown / masks.shape[-1])
+            # as in structures/pasting.py, with both corners inside: whole numbers, x2 y2 one beyond
+            halves = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * ((masks.shape[-1] + 2) / masks.shape[-1])
+            centers = (boxes[:, 2:] + boxes[:, :2]) * 0.5
+            low, high = (centers - halves).to(torch.int64), (centers + halves).to(torch.int64) + 1
+            boxes = torch.cat((low, torch.maximum(high, low + 1)), dim=1).to(torch.float32)
             masks = F.pad(masks, (1, 1, 1, 1))
         pasted: Tensor = self.paste(masks, boxes, size, self.threshold, self.continuous)
         return pasted
-
-
-def _grow(boxes: Tensor, scale: Tensor | float) -> Tensor:
-    """As `_grow_boxes` in structures/pasting.py, with both corners inside: whole numbers, x2 y2 one beyond."""
-    halves = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * scale
-    centers = (boxes[:, 2:] + boxes[:, :2]) * 0.5
-    low, high = (centers - halves).to(torch.int64), (centers + halves).to(torch.int64) + 1
-    return torch.cat((low, torch.maximum(high, low + 1)), dim=1).to(torch.float32)
 
 
 def paste_all(masks: Tensor, boxes: Tensor, size: Tensor, threshold: float, continuous: bool) -> Tensor:

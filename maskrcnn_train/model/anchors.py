@@ -33,15 +33,13 @@ class AnchorGrid:
 
     def __call__(self, image_size: tuple[int, int], grids: list[tuple[int, int]], device: torch.device) -> Tensor:
         """Anchors [A, 4] for a padded image of (height, width) and feature maps of `grids` (height, width)."""
-        return torch.cat([self.of_level(level, image_size, grid, device) for level, grid in enumerate(grids)])
-
-    def of_level(self, level: int, image_size: tuple[int, int], grid: tuple[int, int], device: torch.device) -> Tensor:
-        """Anchors [A, 4] of one level. No number is read from the sizes, so that a trace may follow them."""
-        stride_y, stride_x = image_size[0] // grid[0], image_size[1] // grid[1]
-        if self.fixed:
-            stride_y = stride_x = FIXED_STRIDES[level]
-        ys = torch.arange(grid[0], dtype=torch.float32, device=device) * stride_y
-        xs = torch.arange(grid[1], dtype=torch.float32, device=device) * stride_x
-        y, x = torch.meshgrid(ys, xs, indexing="ij")
-        shifts = torch.stack((x, y, x, y), dim=-1)
-        return (shifts[:, :, None] + self.cells[level].to(device)).reshape(-1, 4)
+        anchors = []
+        for (rows, columns), cells, fixed in zip(grids, self.cells, FIXED_STRIDES, strict=True):
+            # no number is read from the sizes, so that a trace may follow them
+            stride_y, stride_x = (fixed, fixed) if self.fixed else (image_size[0] // rows, image_size[1] // columns)
+            ys = torch.arange(rows, dtype=torch.float32, device=device) * stride_y
+            xs = torch.arange(columns, dtype=torch.float32, device=device) * stride_x
+            y, x = torch.meshgrid(ys, xs, indexing="ij")
+            shifts = torch.stack((x, y, x, y), dim=-1)
+            anchors.append((shifts[:, :, None] + cells.to(device)).reshape(-1, 4))
+        return torch.cat(anchors)

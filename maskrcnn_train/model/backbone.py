@@ -56,39 +56,32 @@ class Backbone(nn.Module):
 
 def build_backbone(section: BackboneConfig, *, stride_in: str, pretrained: bool) -> Backbone:
     """The backbone that the section describes, with random weights; `pretrained` resolves its `auto`s."""
-    norm = section.norm
+    norm, trainable = section.norm, section.trainable_stages
     if norm == "auto":
         norm = "frozen" if pretrained else "batch"
-    stages = section.trainable_stages
-    if stages == "auto":
-        stages = 3 if pretrained else 5
+    if trainable == "auto":
+        trainable = 3 if pretrained else 5
+    stages: tuple[tuple[str, ...], ...] = RESNET_STAGES
     if section.name == "timm":
         from maskrcnn_train.model.timm_body import build_timm_body
 
         assert section.timm_name is not None
-        body, widths, names = build_timm_body(section.timm_name, frozen_norm=norm == "frozen")
+        body, widths, stages = build_timm_body(section.timm_name, frozen_norm=norm == "frozen")
     else:
-        body, widths, names = _build_resnet(section, norm, stride_in)
+        network = getattr(resnet, section.name)(weights=None, norm_layer=norm_layer(norm, section.norm_eps))
+        if stride_in == "1x1":
+            stride_in_first_conv(network)
+        widths = [network.inplanes // 8 * 2**stage for stage in range(4)]
+        body = IntermediateLayerGetter(network, {f"layer{stage + 1}": str(stage) for stage in range(4)})
     return Backbone(
         body=body,
         widths=widths,
-        stages=names,
+        stages=stages,
         channels=section.fpn_channels,
         fpn_norm=section.fpn_norm,
         norm_eps=section.norm_eps,
-        trainable_stages=int(stages),
+        trainable_stages=int(trainable),
     )
-
-
-def _build_resnet(
-    section: BackboneConfig, norm: str, stride_in: str
-) -> tuple[nn.Module, list[int], tuple[tuple[str, ...], ...]]:
-    body = getattr(resnet, section.name)(weights=None, norm_layer=norm_layer(norm, section.norm_eps))
-    if stride_in == "1x1":
-        stride_in_first_conv(body)
-    widths = [body.inplanes // 8 * 2**stage for stage in range(4)]
-    layers = {f"layer{stage}": str(stage - 1) for stage in range(1, 5)}
-    return IntermediateLayerGetter(body, return_layers=layers), widths, RESNET_STAGES
 
 
 def stride_in_first_conv(body: resnet.ResNet) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,7 +41,7 @@ class FCHead(nn.Module):
 
 
 def build_box_head(
-    section: ROIHeadConfig, *, in_channels: int, resolution: int, num_classes: int
+    section: ROIHeadConfig, in_channels: int, resolution: int, num_classes: int
 ) -> tuple[nn.Module, nn.Module]:
     """Head and predictor: [K, in_channels, P, P] -> [K, features] -> logits [K, classes], deltas [K, 4 * classes].
 
@@ -54,10 +52,7 @@ def build_box_head(
     if section.num_convs == 0:
         head = FCHead(in_features=in_channels * resolution**2, widths=fcs)
     else:
-        convs = [section.conv_dim] * section.num_convs
-        head = cast(
-            nn.Module,
-            FastRCNNConvFCHead((in_channels, resolution, resolution), convs, fcs, norm_layer(section.norm)),
-        )
+        convs, size = [section.conv_dim] * section.num_convs, (in_channels, resolution, resolution)
+        head = FastRCNNConvFCHead(size, convs, fcs, norm_layer(section.norm))
     features = section.fc_dim if fcs else section.conv_dim * resolution**2
     return head, FastRCNNPredictor(features, num_classes)

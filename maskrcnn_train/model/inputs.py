@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +19,8 @@ class BadTarget(ValueError):
     """A target that a model cannot train on."""
 
 
-@dataclass
-class NetworkInput:
-    """pixels: float32 [N, 3, H, W], normalised, zero where padded; sizes: (height, width) without padding, network
-    pixels; original_sizes: (height, width), image pixels."""
-
-    pixels: Tensor
-    sizes: list[tuple[int, int]]
-    original_sizes: list[tuple[int, int]]
+class NetworkInput(ImageBatch):
+    """A batch whose pixels are float32, normalised, and zero where padded."""
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -60,7 +53,7 @@ def resize_list(
     images: list[Tensor], mean: Tensor, std: Tensor, min_size: int, max_size: int, memory_format: torch.memory_format
 ) -> NetworkInput:
     """Images float [3, h, w] in 0..1 normalised, resized and padded as torchvision's detection models do."""
-    resized = []
+    resized: list[Tensor] = []
     for image in images:
         if image.dim() != 3 or not image.is_floating_point():
             raise ValueError(
@@ -69,18 +62,14 @@ def resize_list(
             )
         factor = min(min_size / min(image.shape[1:]), max_size / max(image.shape[1:]))
         normal = ((image.float() - mean) / std)[None]
-        resized.append(
-            F.interpolate(
-                normal, scale_factor=factor, mode="bilinear", recompute_scale_factor=True, align_corners=False
-            )[0]
+        resized += F.interpolate(
+            normal, scale_factor=factor, mode="bilinear", recompute_scale_factor=True, align_corners=False
         )
-    height = math.ceil(max(image.shape[1] for image in resized) / DIVISOR) * DIVISOR
-    width = math.ceil(max(image.shape[2] for image in resized) / DIVISOR) * DIVISOR
+    height, width = (math.ceil(max(image.shape[axis] for image in resized) / DIVISOR) * DIVISOR for axis in (1, 2))
     pixels = resized[0].new_zeros((len(resized), 3, height, width)).contiguous(memory_format=memory_format)
     for padded, image in zip(pixels, resized, strict=True):
         padded[:, : image.shape[1], : image.shape[2]] = image
-    sizes = [(int(image.shape[1]), int(image.shape[2])) for image in resized]
-    originals = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+    sizes, originals = ([(each.shape[1], each.shape[2]) for each in group] for group in (resized, images))
     return NetworkInput(pixels, sizes, originals)
 
 

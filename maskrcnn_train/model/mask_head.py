@@ -37,7 +37,7 @@ class MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]
         return F.conv2d(features, weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None], bias.repeat(4))
 
 
-def build_mask_head(section: MaskHeadConfig, *, in_channels: int, num_classes: int) -> tuple[nn.Module, MaskPredictor]:
+def build_mask_head(section: MaskHeadConfig, in_channels: int, num_classes: int) -> tuple[nn.Module, MaskPredictor]:
     """Head and predictor: [K, in_channels, P, P] -> [K, C, P, P] -> logits [K, classes, 2P, 2P]."""
     convs = [section.conv_dim] * section.num_convs
     head = MaskRCNNHeads(in_channels, convs, 1, norm_layer=norm_layer(section.norm))

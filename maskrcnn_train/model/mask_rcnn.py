@@ -88,8 +88,7 @@ class MaskRCNN(nn.Module):
         """Detections of each image, boxes in image pixels. budget, rules: None for the model's own."""
         inputs = self.prepare(images)
         features = self.features(inputs)
-        proposals = self.proposals(features, inputs, budget)
-        found = self.detections(features, proposals, inputs, rules)
+        found = self.detections(features, self.proposals(features, inputs, budget), inputs, rules)
         return [each.resized(original) for each, original in zip(found, inputs.original_sizes, strict=True)]
 
     def prepare(self, images: ImageBatch | list[Tensor]) -> NetworkInput:
@@ -135,14 +134,7 @@ def build_model(config: TrainConfig, num_classes: int) -> MaskRCNN:
     return MaskRCNN(
         backbone=backbone,
         rpn=build_rpn(config.rpn, numerics, in_channels=backbone.channels),
-        roi_heads=build_roi_heads(
-            config.roi_head,
-            config.pooler,
-            config.mask_head,
-            numerics,
-            in_channels=backbone.channels,
-            num_classes=num_classes,
-        ),
+        roi_heads=build_roi_heads(config, in_channels=backbone.channels, num_classes=num_classes),
         num_classes=num_classes,
         pixel_mean=numerics.pixel_mean,
         pixel_std=numerics.pixel_std,

@@ -16,29 +16,31 @@ from maskrcnn_train.structures.batch import MaskCrops
 def crops_from_dense(masks: Tensor) -> MaskCrops:
     """Compact masks of dense ones [N, H, W] (any dtype, not zero = object)."""
     filled = masks != 0
-    boxes, pixels, offsets = [], [], [0]
+    boxes, pixels = [], []
     for mask in filled:
         ys, xs = torch.where(mask.any(dim=1))[0], torch.where(mask.any(dim=0))[0]
         box = [0, 0, 0, 0] if len(ys) == 0 else [int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1]
         boxes.append(box)
         pixels.append(mask[box[1] : box[3], box[0] : box[2]].reshape(-1).to(torch.uint8))
-        offsets.append(offsets[-1] + len(pixels[-1]))
-    device = masks.device
     return MaskCrops(
-        pixels=torch.cat(pixels) if pixels else torch.zeros(0, dtype=torch.uint8, device=device),
-        boxes=torch.tensor(boxes, dtype=torch.int64, device=device).reshape(-1, 4),
-        offsets=torch.tensor(offsets, dtype=torch.int64, device=device),
+        pixels=torch.cat(pixels) if pixels else masks.new_zeros(0, dtype=torch.uint8),
+        boxes=torch.tensor(boxes, dtype=torch.int64, device=masks.device).reshape(-1, 4),
+        offsets=torch.tensor([0, *map(len, pixels)], device=masks.device).cumsum(0),
         size=(int(masks.shape[1]), int(masks.shape[2])),
     )
 
 
 @torch.no_grad()
-def targets_in_boxes(masks: MaskCrops, boxes: Tensor, matches: Tensor, resolution: int, *, rule: str) -> Tensor:
+def targets_in_boxes(
+    masks: MaskCrops | Tensor, boxes: Tensor, matches: Tensor, resolution: int, *, rule: str
+) -> Tensor:
     """Targets float32 [K, M, M] of boxes [K, 4], network pixels, each for mask matches[k].
 
     rule: `soft`, the share that RoIAlign gives (torchvision); `binary`, shifted by half a pixel and cut at one
     half (Detectron2). Both sample once a pixel, as the operators do.
     """
+    if isinstance(masks, Tensor):
+        masks = crops_from_dense(masks)
     boxes = boxes.float()
     aligned = rule == "binary"
     height, width = masks.size
@@ -51,9 +53,8 @@ def targets_in_boxes(masks: MaskCrops, boxes: Tensor, matches: Tensor, resolutio
         for index in matches_cpu.unique().tolist():
             x0, y0, x1, y1 = crop_boxes[index]
             own = torch.where(matches_cpu == index)[0].to(boxes.device)
+            rows, columns = _dense_weights(row_taps, own, y0, y1), _dense_weights(column_taps, own, x0, x1)
             crop = masks.pixels[offsets[index] : offsets[index + 1]].view(y1 - y0, x1 - x0).float()
-            rows = _dense_weights(row_taps, own, y0, y1)
-            columns = _dense_weights(column_taps, own, x0, x1)
             targets[own] = rows @ crop @ columns.transpose(1, 2)
     return (targets >= 0.5).float() if aligned else targets
 

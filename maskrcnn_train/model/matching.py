@@ -1,4 +1,4 @@
-"""Matching: which ground-truth box an anchor or a proposal stands for."""
+"""Matching and sampling: which ground-truth box an anchor or a proposal stands for, and which enter a loss."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ def nearest_objects(gt_boxes: Tensor, boxes: Tensor) -> Nearest:
 
     Boxes are taken in pieces: a crowded image at full size has 10^8 pairs. An object that overlaps no box has no best.
     """
-    ious, nearest, best_ious, rivals = [], [], [], []
+    ious, nearest, best_ious, rivals, start = [], [], [], [], 0
     for piece in boxes.split(_piece_size(len(gt_boxes), boxes.device)):
         iou = pairwise_iou(gt_boxes, piece)
         highest, match = iou.max(dim=0)
         ious.append(highest)
         nearest.append(match)
-        best, pairs = _best_boxes(iou)
-        best_ious.append(best)
-        rivals.append(pairs)
-    best_of_each = _ties_over_pieces(best_ious, rivals, [len(highest) for highest in ious])
-    return Nearest(torch.cat(nearest), torch.cat(ious), best_of_each, torch.stack(best_ious).amax(dim=0))
+        best_ious.append(iou.amax(dim=1))
+        objects, columns = torch.where(iou == best_ious[-1].masked_fill(best_ious[-1] <= 0, torch.inf)[:, None])
+        rivals.append((objects, columns + start))
+        start += len(piece)
+    best = torch.stack(best_ious).amax(dim=0)
+    ties = [rows[(own == best)[objects]] for own, (objects, rows) in zip(best_ious, rivals, strict=True)]
+    return Nearest(torch.cat(nearest), torch.cat(ious), torch.cat(ties), best)
 
 
 def match_boxes(gt_boxes: Tensor, boxes: Tensor, *, upper: float, lower: float, keep_best: bool) -> Tensor:
@@ -64,18 +66,19 @@ def _piece_size(num_objects: int, device: torch.device) -> int:
     return max(1, pairs // num_objects)
 
 
-def _best_boxes(iou: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Highest IoU of each object in this piece [G], and the (object, box) pairs that reach it."""
-    best = iou.amax(dim=1)
-    objects, boxes = torch.where(iou == best.masked_fill(best <= 0, torch.inf)[:, None])
-    return best, (objects, boxes)
+def sample_balanced(labels: Tensor, batch_size: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+    """Random indices of positives and of negatives, each ascending: int64 [P], [Q] with P + Q <= batch_size.
+
+    labels: [B]; >= 1 positive, 0 negative, < 0 ignored. The fraction is a cap: few positives leave room for
+    negatives, few negatives are not replaced. Draws as torchvision's sampler does, so that the same seed
+    gives the same samples.
+    """
+    positives, negatives = torch.where(labels >= 1)[0], torch.where(labels == 0)[0]
+    num_positives = min(len(positives), int(batch_size * positive_fraction))
+    num_negatives = min(len(negatives), batch_size - num_positives)
+    return _draw(positives, num_positives), _draw(negatives, num_negatives)
 
 
-def _ties_over_pieces(best_ious: list[Tensor], rivals: list[tuple[Tensor, Tensor]], lengths: list[int]) -> Tensor:
-    """Indices of the boxes that reach their object's highest IoU over all pieces."""
-    highest = torch.stack(best_ious).amax(dim=0)
-    kept, start = [], 0
-    for best, (objects, boxes), length in zip(best_ious, rivals, lengths, strict=True):
-        kept.append(boxes[(best == highest)[objects]] + start)
-        start += length
-    return torch.cat(kept)
+def _draw(indices: Tensor, count: int) -> Tensor:
+    order = torch.randperm(len(indices), device=indices.device)[:count]
+    return indices[order].sort().values

@@ -57,22 +57,20 @@ def select_detections(
     scores: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int], rules: DetectionRules
 ) -> Detections:
     """Scores [P, classes] (background first), deltas [P, classes, 4], proposals [P, 4] -> detections of an image."""
-    candidates = candidates_above(
-        scores, deltas, proposals, size, threshold=rules.score_threshold, min_size=rules.min_size
-    )
+    candidates = candidates_above(scores, deltas, proposals, size, rules)
     return keep_best(suppress_in_classes(candidates, rules.nms_threshold), rules.count).to_detections()
 
 
 def candidates_above(
-    scores: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int], *, threshold: float, min_size: float
+    scores: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int], rules: DetectionRules
 ) -> Candidates:
-    """The pairs of proposal and class scored above `threshold`; only these are decoded."""
-    rows, labels = torch.where(scores[:, 1:] > threshold)
+    """The pairs of proposal and class scored above the threshold; only these are decoded."""
+    rows, labels = torch.where(scores[:, 1:] > rules.score_threshold)
     labels = labels + 1
     boxes = decode_proposals(deltas[rows, labels], proposals[rows], size)
-    found = Candidates(boxes, labels, scores[rows, labels], rows, not_small(boxes, min_size), size)
+    found = Candidates(boxes, labels, scores[rows, labels], rows, not_small(boxes, rules.min_size), size)
     # torchvision drops small boxes first, Detectron2 empty ones last: they count until then
-    return found[torch.where(found.large)[0]] if min_size > 0 else found
+    return found[torch.where(found.large)[0]] if rules.min_size > 0 else found
 
 
 def decode_proposals(deltas: Tensor, proposals: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,9 +8,9 @@ from torchvision.ops import roi_align, roi_pool
 
 from maskrcnn_train.model.modes import is_tracing
 from maskrcnn_train.model.roi_align import bag_roi_align
-from maskrcnn_train.settings.schema import PoolerConfig
 
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]  # P2..P5; P6 serves the RPN only
+OUTSIDE = -1e6  # pixels: a box out there pools zeros from every map
 
 
 def assign_levels(boxes: Tensor, rule: str) -> Tensor:
@@ -42,51 +42,33 @@ class MultiLevelPooler(nn.Module):
         self.level_rule = level_rule
 
     def forward(self, features: list[Tensor], boxes: list[Tensor]) -> Tensor:
-        """Maps [K, C, P, P] in the features' dtype of boxes [k_i, 4] of each image, network pixels; K may be 0."""
-        images = [torch.full_like(each[:, :1], image) for image, each in enumerate(boxes)]
-        rois = torch.cat([torch.cat(images), torch.cat(boxes)], dim=1).float()
+        """Maps [K, C, P, P] in the features' dtype of boxes [k_i, 4] of each image, network pixels; K may be 0.
+
+        A box that is not finite gives zeros, as in torchvision's pooler.
+        """
+        images = torch.cat([torch.full_like(each[:, :1], image) for image, each in enumerate(boxes)])
+        corners = torch.cat(boxes)
+        if not is_tracing():
+            corners = torch.where(corners.isfinite().all(dim=1, keepdim=True), corners, OUTSIDE)
+        rois = torch.cat([images, corners], dim=1).float()
         levels = assign_levels(rois[:, 1:], self.level_rule)
         features = features[: len(SCALES)]
-        if self._by_bag(rois):
-            return bag_roi_align(
-                features,
-                rois,
-                levels,
-                scales=SCALES,
-                resolution=self.resolution,
-                sampling_ratio=self.sampling_ratio,
-                aligned=self.aligned,
-            )
+        fixed_samples = self.kind == "align" and self.sampling_ratio > 0
+        # a trace keeps torchvision's operator, which other runtimes know
+        if not is_tracing() and fixed_samples and rois.device.type == "cpu" and len(rois) > 0:
+            sampling = self.resolution, self.sampling_ratio, self.aligned
+            return bag_roi_align(features, rois, levels, SCALES, *sampling)
         return self._pool_by_level(features, rois, levels)
-
-    def _by_bag(self, rois: Tensor) -> bool:
-        if is_tracing():  # other runtimes know the operator
-            return False
-        return self.kind == "align" and self.sampling_ratio > 0 and rois.device.type == "cpu" and len(rois) > 0
 
     def _pool_by_level(self, features: list[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
         pooled, rows = [], []
-        for level, feature in enumerate(features):
-            own = torch.where(levels == level)[0]
-            rows.append(own)
-            pooled.append(self._pool(feature.float(), rois[own], SCALES[level]))
+        with torch.autocast(rois.device.type, enabled=False):  # the operators want float32 on both sides
+            for level, (feature, scale) in enumerate(zip(features, SCALES, strict=True)):
+                own = torch.where(levels == level)[0]
+                rows.append(own)
+                if self.kind == "pool":
+                    pooled.append(roi_pool(feature.float(), rois[own], self.resolution, scale))
+                else:
+                    sampling = self.resolution, scale, self.sampling_ratio, self.aligned
+                    pooled.append(roi_align(feature.float(), rois[own], *sampling))
         return torch.cat(pooled)[torch.cat(rows).argsort()].to(features[0].dtype)
-
-    def _pool(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
-        with torch.autocast(feature.device.type, enabled=False):  # the operators want float32 on both sides
-            if self.kind == "pool":
-                result: Tensor = roi_pool(feature, rois, self.resolution, scale)
-            else:
-                result = roi_align(feature, rois, self.resolution, scale, self.sampling_ratio, self.aligned)
-        return result
-
-
-def build_pooler(section: PoolerConfig, *, level_rule: str) -> MultiLevelPooler:
-    """The pooler that the section describes."""
-    return MultiLevelPooler(
-        type=section.type,
-        resolution=section.resolution,
-        sampling_ratio=section.sampling_ratio,
-        aligned=section.aligned,
-        level_rule=level_rule,
-    )

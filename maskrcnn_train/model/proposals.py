@@ -1,7 +1,7 @@
 """Proposal selection: from scored anchors to the few boxes that the ROI heads see.
 
 Each stage is a function of its own, so that an analysis can look between them:
-`top_candidates` -> `suppress_overlaps` -> `keep_per_image` or `keep_per_batch`.
+`top_candidates` -> `clip_and_filter` -> `suppress_overlaps`, and `keep_per_batch` if images share a budget.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def select_proposals(
     predictions: RPNPredictions, image_sizes: list[tuple[int, int]], budget: ProposalBudget
 ) -> list[Proposals]:
     """All stages for a batch of images of (height, width), network pixels without the padding."""
-    kept = []
-    candidates = top_candidates(predictions, budget.pre_nms)
-    for candidate, image_size in zip(candidates, image_sizes, strict=True):
-        visible = clip_and_filter(candidate, image_size, budget.min_size)
-        kept.append(suppress_overlaps(visible, budget.nms_threshold))
-    keep = keep_per_batch if budget.share_in_batch else keep_per_image
-    return keep(kept, budget.post_nms)
+    kept = [
+        suppress_overlaps(clip_and_filter(candidates, size, budget.min_size), budget.nms_threshold)
+        for candidates, size in zip(top_candidates(predictions, budget.pre_nms), image_sizes, strict=True)
+    ]
+    if budget.share_in_batch:
+        return keep_per_batch(kept, budget.post_nms)
+    return [proposals[: budget.post_nms] for proposals in kept]
 
 
 def top_candidates(predictions: RPNPredictions, count: int) -> list[Proposals]:
@@ -79,7 +79,10 @@ def top_candidates(predictions: RPNPredictions, count: int) -> list[Proposals]:
     indices, levels, start = [], [], 0
     objectness = predictions.objectness.detach().float()  # top-k and sigmoid of bfloat16 would make ties
     for level, logits in enumerate(objectness.split(predictions.level_sizes, dim=1)):
-        top = _highest(logits, count)
+        if is_tracing():
+            top = logits.sort(dim=1, descending=True).indices[:, :count]
+        else:
+            top = logits.topk(min(count, logits.shape[1]), dim=1).indices
         indices.append(top + start)
         levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
         start += predictions.level_sizes[level]
@@ -91,18 +94,10 @@ def top_candidates(predictions: RPNPredictions, count: int) -> list[Proposals]:
     return candidates
 
 
-def _highest(logits: Tensor, count: int) -> Tensor:
-    """Anchors int64 [N, min(count, A)] with the highest of logits [N, A], highest first."""
-    if is_tracing():
-        return logits.sort(dim=1, descending=True).indices[:, :count]
-    return logits.topk(min(count, logits.shape[1]), dim=1).indices
-
-
 def clip_and_filter(candidates: Proposals, image_size: tuple[int, int], min_size: float) -> Proposals:
     """Candidates clipped to the image (height, width) without the padding; too small ones dropped."""
-    boxes = clip_boxes(candidates.boxes, image_size)
-    clipped = replace(candidates, boxes=boxes)
-    return clipped[torch.where(not_small(boxes, min_size))[0]]
+    clipped = replace(candidates, boxes=clip_boxes(candidates.boxes, image_size))
+    return clipped[torch.where(not_small(clipped.boxes, min_size))[0]]
 
 
 def suppress_overlaps(candidates: Proposals, threshold: float) -> Proposals:
@@ -114,17 +109,9 @@ def suppress_overlaps(candidates: Proposals, threshold: float) -> Proposals:
 
 def _nms_of_each_level(candidates: Proposals, threshold: float) -> Tensor:
     """As `batched_nms` of many boxes. In a trace that would shift the levels apart, which rounds their coordinates."""
-    kept = []
-    for level in range(NUM_LEVELS):
-        own = torch.where(candidates.levels == level)[0]
-        kept.append(own[nms(candidates.boxes[own], candidates.scores[own], threshold)])
-    keep = torch.cat(kept)
+    levels = [torch.where(candidates.levels == level)[0] for level in range(NUM_LEVELS)]
+    keep = torch.cat([own[nms(candidates.boxes[own], candidates.scores[own], threshold)] for own in levels])
     return keep[candidates.scores[keep].sort(descending=True).indices]
-
-
-def keep_per_image(sorted_proposals: list[Proposals], count: int) -> list[Proposals]:
-    """The `count` highest of each image, over all levels."""
-    return [proposals[:count] for proposals in sorted_proposals]
 
 
 def keep_per_batch(sorted_proposals: list[Proposals], count: int) -> list[Proposals]:

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from maskrcnn_train.model.box_head import build_box_head
 from maskrcnn_train.model.mask_head import MaskPredictor, build_mask_head
-from maskrcnn_train.model.mask_targets import crops_from_dense, targets_in_boxes
-from maskrcnn_train.model.matching import match_boxes
+from maskrcnn_train.model.mask_targets import targets_in_boxes
+from maskrcnn_train.model.matching import match_boxes, sample_balanced
 from maskrcnn_train.model.outputs import PROPOSAL_CODER, DetectionRules, select_detections
-from maskrcnn_train.model.pooling import MultiLevelPooler, build_pooler
-from maskrcnn_train.model.sampling import sample_balanced
-from maskrcnn_train.settings.schema import MaskHeadConfig, NumericsConfig, PoolerConfig, ROIHeadConfig
-from maskrcnn_train.structures.batch import MaskCrops, Target
+from maskrcnn_train.model.pooling import MultiLevelPooler
+from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.detections import Detections
 
 
@@ -30,6 +29,9 @@ class Samples:
     matches: Tensor
     labels: Tensor
     deltas: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Samples:
+        return Samples(self.boxes[rows], self.matches[rows], self.labels[rows], self.deltas[rows])
 
 
 class ROIHeads(nn.Module):
@@ -96,15 +98,20 @@ class ROIHeads(nn.Module):
             labels = torch.zeros_like(matches)
             matched = torch.where(matches >= 0)[0]
             labels[matched] = target["labels"][matches[matched]]
-            drawn = sample_balanced(labels, batch_size=self.batch_size, positive_fraction=self.positive_fraction)
-            index = torch.cat(drawn).sort().values
-            samples.append(_sample_at(index, boxes, matches.clamp(min=0), labels, gt_boxes))
+            index = torch.cat(sample_balanced(labels, self.batch_size, self.positive_fraction)).sort().values
+            boxes, matches, labels = boxes[index], matches.clamp(min=0)[index], labels[index]
+            deltas = torch.zeros_like(boxes)
+            foreground = torch.where(labels > 0)[0]
+            deltas[foreground] = PROPOSAL_CODER.encode(gt_boxes[matches[foreground]], boxes[foreground])
+            samples.append(Samples(boxes, matches, labels, deltas))
         return samples
 
     def losses(self, features: list[Tensor], proposals: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """loss_classifier, loss_box_reg and, with a mask head, loss_mask. Proposals: [P, 4] of each image."""
         samples = self.sample(proposals, targets)
-        self._count(proposals, samples)
+        drawn = max(sum(len(sample.labels) for sample in samples), 1)
+        self.statistics["rpn/proposals_kept"] = sum(map(len, proposals)) / max(len(proposals), 1)
+        self.statistics["roi/foreground_share"] = sum((sample.labels > 0).sum() for sample in samples) / drawn
         losses = self._box_losses(features, samples)
         if self.has_masks:
             losses["loss_mask"] = self._mask_loss(features, samples, targets)
@@ -124,27 +131,19 @@ class ROIHeads(nn.Module):
         return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": box_reg / len(labels)}
 
     def _mask_loss(self, features: list[Tensor], samples: list[Samples], targets: list[Target]) -> Tensor:
-        foreground = [torch.where(sample.labels > 0)[0] for sample in samples]
-        labels = torch.cat([sample.labels[index] for sample, index in zip(samples, foreground, strict=True)])
+        foreground = [sample[torch.where(sample.labels > 0)[0]] for sample in samples]
+        labels = torch.cat([sample.labels for sample in foreground])
         if len(labels) == 0:  # a batch norm would take statistics of nothing
             return _zero_of(self.mask_head, self.mask_predictor)
-        boxes = [sample.boxes[index] for sample, index in zip(samples, foreground, strict=True)]
-        logits = self.predict_masks(features, boxes, labels)
-        resolution, rule = logits.shape[-1], self.mask_target_rule
-        mask_targets = torch.cat(
-            [
-                targets_in_boxes(_as_crops(target["masks"]), each, sample.matches[index], resolution, rule=rule)
-                for target, sample, each, index in zip(targets, samples, boxes, foreground, strict=True)
-                if len(index)
-            ]
-        )
+        logits = self.predict_masks(features, [sample.boxes for sample in foreground], labels)
+        drawn = [
+            targets_in_boxes(target["masks"], own.boxes, own.matches, logits.shape[-1], rule=self.mask_target_rule)
+            for target, own in zip(targets, foreground, strict=True)
+            if len(own.labels)
+        ]
+        mask_targets = torch.cat(drawn)
         self.statistics["roi/mask_accuracy"] = ((logits.detach() > 0) == (mask_targets > 0.5)).float().mean()
         return F.binary_cross_entropy_with_logits(logits, mask_targets)
-
-    def _count(self, proposals: list[Tensor], samples: list[Samples]) -> None:
-        drawn = max(sum(len(sample.labels) for sample in samples), 1)
-        self.statistics["rpn/proposals_kept"] = sum(map(len, proposals)) / max(len(proposals), 1)
-        self.statistics["roi/foreground_share"] = sum((sample.labels > 0).sum() for sample in samples) / drawn
 
     @torch.no_grad()
     def detect_boxes(
@@ -160,12 +159,8 @@ class ROIHeads(nn.Module):
         """
         counts = [len(boxes) for boxes in proposals]
         logits, deltas = self.predict_boxes(features, proposals)
-        return [
-            select_detections(scores, moves, boxes, size, rules or self.rules)
-            for scores, moves, boxes, size in zip(
-                logits.softmax(-1).split(counts), deltas.split(counts), proposals, image_sizes, strict=True
-            )
-        ]
+        images = zip(logits.softmax(-1).split(counts), deltas.split(counts), proposals, image_sizes, strict=True)
+        return [select_detections(*image, rules or self.rules) for image in images]
 
     @torch.no_grad()
     def add_masks(self, features: list[Tensor], detections: list[Detections]) -> list[Detections]:
@@ -183,45 +178,23 @@ class ROIHeads(nn.Module):
         return list(self.predict_masks(features, boxes, torch.cat(labels)).sigmoid()[:, None].split(counts))
 
 
-def _sample_at(index: Tensor, boxes: Tensor, matches: Tensor, labels: Tensor, gt_boxes: Tensor) -> Samples:
-    boxes, matches, labels = boxes[index], matches[index], labels[index]
-    deltas = torch.zeros_like(boxes)
-    foreground = torch.where(labels > 0)[0]
-    deltas[foreground] = PROPOSAL_CODER.encode(gt_boxes[matches[foreground]], boxes[foreground])
-    return Samples(boxes, matches, labels, deltas)
-
-
-def _as_crops(masks: MaskCrops | Tensor) -> MaskCrops:
-    return masks if isinstance(masks, MaskCrops) else crops_from_dense(masks)
-
-
 def _zero_of(*modules: nn.Module | None) -> Tensor:
     """0 that depends on every parameter, so that a distributed step still finds all gradients."""
     parameters = [parameter.sum() for module in modules if module is not None for parameter in module.parameters()]
     return 0 * torch.stack(parameters).sum()
 
 
-def build_roi_heads(
-    section: ROIHeadConfig,
-    pooler: PoolerConfig,
-    mask_head: MaskHeadConfig,
-    numerics: NumericsConfig,
-    *,
-    in_channels: int,
-    num_classes: int,
-) -> ROIHeads:
-    """The heads that the sections describe; num_classes with background."""
-    level_rule = numerics.level_assignment
-    box_head, box_predictor = build_box_head(
-        section, in_channels=in_channels, resolution=pooler.resolution, num_classes=num_classes
-    )
+def build_roi_heads(config: TrainConfig, *, in_channels: int, num_classes: int) -> ROIHeads:
+    """The heads that the config describes; num_classes with background."""
+    section, numerics = config.roi_head, config.numerics
+    box_head, box_predictor = build_box_head(section, in_channels, config.pooler.resolution, num_classes)
     masks: dict[str, Any] = {}
-    if mask_head.enabled:
-        head, predictor = build_mask_head(mask_head, in_channels=in_channels, num_classes=num_classes)
-        mask_pooler = build_pooler(mask_head.pooler, level_rule=level_rule)
+    if config.mask_head.enabled:
+        head, predictor = build_mask_head(config.mask_head, in_channels, num_classes)
+        mask_pooler = MultiLevelPooler(**vars(config.mask_head.pooler), level_rule=numerics.level_assignment)
         masks = {"mask_pooler": mask_pooler, "mask_head": head, "mask_predictor": predictor}
     return ROIHeads(
-        box_pooler=build_pooler(pooler, level_rule=level_rule),
+        box_pooler=MultiLevelPooler(**vars(config.pooler), level_rule=numerics.level_assignment),
         box_head=box_head,
         box_predictor=box_predictor,
         iou=section.iou,

@@ -7,16 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_train.model.anchors import AnchorGrid
-from maskrcnn_train.model.matching import IGNORED, match_boxes
-from maskrcnn_train.model.proposals import (
-    ANCHOR_CODER,
-    ProposalBudget,
-    Proposals,
-    RPNPredictions,
-    select_proposals,
-)
+from maskrcnn_train.model.matching import IGNORED, match_boxes, sample_balanced
+from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, Proposals, RPNPredictions, select_proposals
 from maskrcnn_train.model.rpn_head import SampledRPNHead
-from maskrcnn_train.model.sampling import sample_balanced
 from maskrcnn_train.settings.schema import NumericsConfig, RPNConfig
 from maskrcnn_train.structures.batch import Target
 
@@ -66,10 +59,7 @@ class RegionProposalNetwork(nn.Module):
         )
 
     def propose(
-        self,
-        predictions: RPNPredictions,
-        image_sizes: list[tuple[int, int]],
-        budget: ProposalBudget | None = None,
+        self, predictions: RPNPredictions, image_sizes: list[tuple[int, int]], budget: ProposalBudget | None = None
     ) -> list[Proposals]:
         """The proposals of each image, without gradient. budget: None for that of training or test."""
         budget = budget or (self.train_budget if self.training else self.test_budget)
@@ -97,9 +87,7 @@ class RegionProposalNetwork(nn.Module):
             gt_boxes = target["boxes"]
             matches = match_boxes(gt_boxes, anchors, upper=self.upper, lower=self.lower, keep_best=True)
             labels = (matches >= 0).to(torch.int8).masked_fill_(matches == IGNORED, -1)
-            positive, negative = sample_balanced(
-                labels, batch_size=self.batch_size, positive_fraction=self.positive_fraction
-            )
+            positive, negative = sample_balanced(labels, self.batch_size, self.positive_fraction)
             positives.append(positive + image * len(anchors))
             negatives.append(negative + image * len(anchors))
             regression_targets.append(ANCHOR_CODER.encode(gt_boxes[matches[positive]], anchors[positive]))
@@ -109,13 +97,8 @@ class RegionProposalNetwork(nn.Module):
 def build_rpn(section: RPNConfig, numerics: NumericsConfig, *, in_channels: int) -> RegionProposalNetwork:
     """The RPN that the `rpn` section describes, on feature maps of `in_channels`."""
     nms = section.nms
-    anchors = AnchorGrid(
-        sizes=section.anchors.sizes,
-        aspect_ratios=section.anchors.aspect_ratios,
-        rounding=numerics.anchor_rounding,
-        strides=numerics.anchor_strides,
-    )
-    shared = nms.train_scope == "batch"
+    anchors = AnchorGrid(**vars(section.anchors), rounding=numerics.anchor_rounding, strides=numerics.anchor_strides)
+    limits = nms.threshold, numerics.min_proposal_size
     return RegionProposalNetwork(
         head=SampledRPNHead(in_channels, anchors.num_per_position, conv_depth=section.num_convs),
         anchors=anchors,
@@ -123,10 +106,8 @@ def build_rpn(section: RPNConfig, numerics: NumericsConfig, *, in_channels: int)
         lower=section.iou.lower,
         batch_size=section.sampling.batch_size,
         positive_fraction=section.sampling.positive_fraction,
-        train_budget=ProposalBudget(
-            nms.pre_train, nms.post_train, nms.threshold, numerics.min_proposal_size, share_in_batch=shared
-        ),
-        test_budget=ProposalBudget(nms.pre_test, nms.post_test, nms.threshold, numerics.min_proposal_size),
+        train_budget=ProposalBudget(nms.pre_train, nms.post_train, *limits, nms.train_scope == "batch"),
+        test_budget=ProposalBudget(nms.pre_test, nms.post_test, *limits),
         smooth_l1_beta=numerics.rpn_smooth_l1_beta,
         normalizer=numerics.rpn_normalizer,
     )

@@ -65,12 +65,8 @@ def create_features(name: str, *, pretrained: bool, **options: Any) -> Any:
         raise UserError(
             f"backbone.timm_name={name} has maps of strides {reductions}; an FPN needs 4, 8, 16 and 32, one each"
         )
-    options = {
-        "features_only": True,
-        "out_indices": [reductions.index(stride) for stride in STRIDES],
-        "pretrained": pretrained,
-        **options,
-    }
+    levels = [reductions.index(stride) for stride in STRIDES]
+    options |= {"features_only": True, "out_indices": levels, "pretrained": pretrained}
     try:  # models of fixed image size say so only if they are asked to
         return timm.create_model(name, strict_img_size=False, **options)
     except TypeError:
@@ -88,10 +84,9 @@ def _is_channels_last(features: nn.Module, name: str, widths: list[int]) -> bool
         ) from error
     features.train(training)
     sizes = {tuple(each.shape[1:]) for each in maps}
-    if sizes == {(width, 64 // stride, 96 // stride) for width, stride in zip(widths, STRIDES, strict=True)}:
-        return False
-    if sizes == {(64 // stride, 96 // stride, width) for width, stride in zip(widths, STRIDES, strict=True)}:
-        return True
+    expected = {(width, 64 // stride, 96 // stride) for width, stride in zip(widths, STRIDES, strict=True)}
+    if sizes == expected or sizes == {(height, width, channels) for channels, height, width in expected}:
+        return sizes != expected
     raise UserError(f"backbone.timm_name={name} gives maps of sizes {sorted(sizes)} for an image of 64 x 96")
 
 

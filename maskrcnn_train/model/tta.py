@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,13 +25,13 @@ class _View:
 
     def to_original(self, found: Detections, image: int) -> Detections:
         """Detections of this view in image pixels."""
-        boxes = self._mirror(found.boxes, found.size[1])
-        return replace(found, boxes=boxes).resized(self.inputs.original_sizes[image])
+        found = replace(found, boxes=self._mirror(found.boxes, found.size[1]))
+        return found.resized(self.inputs.original_sizes[image])
 
     def boxes_of(self, found: Detections, image: int) -> Tensor:
         """The boxes [N, 4] of detections in image pixels, in the pixels of this view."""
-        size = self.inputs.sizes[image]
-        return self._mirror(found.resized(size).boxes, size[1])
+        moved = found.resized(self.inputs.sizes[image])
+        return self._mirror(moved.boxes, moved.size[1])
 
     def _mirror(self, boxes: Tensor, width: int) -> Tensor:
         if not self.mirrored:
@@ -61,8 +60,16 @@ class TestTimeAugmentation(nn.Module):
         rules = rules or self.model.roi_heads.rules
         sides = (False, True) if self.flip else (False,)
         views = [self._view(batch, mirrored) for batch in images.versions for mirrored in sides]
-        found = [self._detect(view, rules) for view in views]
-        joined = [_join(each, rules) for each in zip(*found, strict=True)]
+        found = []
+        for view in views:
+            proposals = [each.boxes for each in self.model.proposals(view.features, view.inputs)]
+            batch = self.model.roi_heads.detect_boxes(view.features, proposals, view.inputs.sizes, rules)
+            found.append([view.to_original(each, image) for image, each in enumerate(batch)])
+        joined = []
+        for parts in zip(*found, strict=True):
+            every = join_detections(parts)
+            kept = batched_nms(every.boxes, every.scores, every.labels, rules.nms_threshold)
+            joined.append(every[kept[: rules.count]])
         return self._add_masks(views, joined) if self.model.roi_heads.has_masks else joined
 
     def _view(self, batch: ImageBatch, mirrored: bool) -> _View:
@@ -71,11 +78,6 @@ class TestTimeAugmentation(nn.Module):
             for image, (_, width) in zip(inputs.pixels, inputs.sizes, strict=True):  # the padding stays on the right
                 image[..., :width] = image[..., :width].flip(-1)
         return _View(inputs, self.model.features(inputs), mirrored)
-
-    def _detect(self, view: _View, rules: DetectionRules) -> list[Detections]:
-        proposals = [each.boxes for each in self.model.proposals(view.features, view.inputs)]
-        found = self.model.roi_heads.detect_boxes(view.features, proposals, view.inputs.sizes, rules)
-        return [view.to_original(each, image) for image, each in enumerate(found)]
 
     def _add_masks(self, views: list[_View], joined: list[Detections]) -> list[Detections]:
         labels = [each.labels for each in joined]
@@ -86,8 +88,3 @@ class TestTimeAugmentation(nn.Module):
             masks = [each.flip(-1) for each in masks] if view.mirrored else masks
             sums = [total + each for total, each in zip(sums, masks, strict=True)] if sums else masks
         return [replace(each, probabilities=total / len(views)) for each, total in zip(joined, sums, strict=True)]
-
-
-def _join(found: Sequence[Detections], rules: DetectionRules) -> Detections:
-    joined = join_detections(found)
-    return joined[batched_nms(joined.boxes, joined.scores, joined.labels, rules.nms_threshold)[: rules.count]]

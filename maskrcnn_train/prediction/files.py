@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import itertools
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,63 +23,68 @@ LONGEST_JPEG = 65_500  # pixels
 
 @dataclass
 class PredictionFiles:
-    """The files of one call, in `folder`. video: takes the pictures of all images as its frames.
+    """The files of one call, in `folder`.
 
-    results: COCO results so far; files: the file of each image id.
+    pictures: their folder, or the video, of which every picture is then a frame. results: COCO results so far; images:
+    the file of each image id; failed: a line for each image that was skipped.
     """
 
     folder: Path
     config: PredictConfig
     classes: ClassMap
+    pictures: Path
     video: VideoWriter | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
-    files: dict[int, str] = field(default_factory=dict)
+    images: dict[int, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
 
     def add(self, image: Prepared, found: Detections, name: str, image_id: int) -> None:
         """Write what was asked for of one image."""
         if self.config.save.pictures:
-            picture = draw_detections(image.original, found, self.classes.names, self.config.draw)
+            section = self.config.draw
+            if section.color_by == "auto" and self.video is not None:  # colours stay the same from frame to frame
+                section = replace(section, color_by="class")
+            picture = draw_detections(image.original, found, self.classes.names, section)
             if self.video is not None:
                 self.video.add(picture)
             else:
                 suffix = "jpg" if max(picture.size) <= LONGEST_JPEG else "png"
-                _save(picture, self.folder / "pictures" / f"{name}.{suffix}", quality=90)
+                _save(picture, self.pictures / f"{name}.{suffix}", quality=90)
         if self.config.save.masks:
             for number, (x0, y0, bitmap) in enumerate(found.crops(), start=1):
                 full = Image.new("L", (found.size[1], found.size[0]))
                 full.paste(Image.fromarray(bitmap * np.uint8(255)), (x0, y0))
                 _save(full, self.folder / "masks" / f"{name}_{number}.png")
         self.results += found.to_coco(image_id)
-        self.files[image_id] = image.source or name
+        self.images[image_id] = image.source or name
 
     def finish(self) -> None:
         """Write predictions.json and, if asked for, detections.csv."""
         write_json(self.folder / "predictions.json", self.results)
         if self.config.save.csv:
-            self._write_table(self.folder / "detections.csv")
-
-    def _write_table(self, path: Path) -> None:
-        names = self.classes.name_of_id
-        lines: list[list[Any]] = [["file", "class", "score", "x", "y", "width", "height"]]
-        for result in self.results:
-            file = self.files[result["image_id"]]
-            lines.append([file, names[result["category_id"]], result["score"], *result["bbox"]])
-        write_csv(path, lines)
+            names = self.classes.name_of_id
+            lines: list[list[Any]] = [["file", "class", "score", "x", "y", "width", "height"]]
+            for each in self.results:
+                lines.append([self.images[each["image_id"]], names[each["category_id"]], each["score"], *each["bbox"]])
+            write_csv(self.folder / "detections.csv", lines)
 
 
 def draw_detections(image: Image.Image, found: Detections, class_names: list[str], section: DrawConfig) -> Image.Image:
     """The image with its detections, as the `draw` section says."""
+    labels, color_by = found.labels.tolist(), section.color_by
+    if color_by == "auto":  # several objects of one class would look like one
+        color_by = "instance" if len(labels) > 1 and len(set(labels)) == 1 else "class"
     return draw_objects(
         np.asarray(image),
         boxes=found.boxes.numpy(),
-        labels=found.labels.tolist(),
+        labels=labels,
         names=class_names,
         scores=found.scores.tolist(),
         masks=found.crops() if found.has_masks else None,
         opacity=section.mask_opacity,
         thickness=section.box_thickness,
         text_size=section.text_size,
-        color_by=section.color_by,
+        color_by=color_by,
     )
 
 
@@ -89,13 +95,10 @@ def _save(picture: Image.Image, path: Path, **options: Any) -> None:
 
 def unique_stems(paths: list[Path]) -> list[str]:
     """The stem of each file, with a number where several files have it."""
-    taken: set[str] = set()
-    names = []
+    names: dict[str, None] = {}
     for path in paths:
-        name, number = path.stem, 1
-        while name in taken:
-            number += 1
-            name = f"{path.stem}_{number}"
-        taken.add(name)
-        names.append(name)
-    return names
+        name, number = path.stem, itertools.count(2)
+        while name in names:
+            name = f"{path.stem}_{next(number)}"
+        names[name] = None
+    return list(names)

@@ -40,22 +40,15 @@ def prepare(config: TrainConfig, picture: Picture, tiles: Tiles | None = None) -
     source = str(picture) if isinstance(picture, str | Path) else None
     image = _open(picture, MAX_PIXELS if tiles is None else MAX_TILED_PIXELS)
     windows = [] if tiles is None else tiles.windows((image.height, image.width))
-    if len(windows) > 1:
-        return Prepared(image, source, None, windows)
-    return Prepared(image, source, network_pixels(config, image), [])
+    return Prepared(image, source, None, windows) if len(windows) > 1 else resize(config, image, source)
 
 
-def cut_tiles(config: TrainConfig, image: Prepared, windows: list[Window]) -> list[Prepared]:
-    """Windows of an image, each as an image of its own."""
-    parts = [image.original.crop(window) for window in windows]
-    return [Prepared(part, None, network_pixels(config, part), []) for part in parts]
-
-
-def network_pixels(config: TrainConfig, image: Image.Image) -> Tensor:
-    """Pixels as the model takes them: uint8 [3, h, w]."""
+def resize(config: TrainConfig, image: Image.Image, source: str | None = None) -> Prepared:
+    """An image, or one tile of it, with its pixels as the model takes them."""
     transform = build_transform(config.data, None, config.numerics.pixel_mean)
     geometry = transform.geometry((image.height, image.width), None)
-    return torch.from_numpy(geometry.window(geometry.resize(image), transform.fill)).permute(2, 0, 1)
+    pixels = torch.from_numpy(geometry.window(geometry.resize(image), transform.fill)).permute(2, 0, 1)
+    return Prepared(image, source, pixels, [])
 
 
 def _open(picture: Picture, max_pixels: int) -> Image.Image:
@@ -64,16 +57,11 @@ def _open(picture: Picture, max_pixels: int) -> Image.Image:
     if isinstance(picture, Image.Image):
         return to_rgb(picture)
     if isinstance(picture, Tensor):
-        picture = _to_array(picture)
+        floating, kind = picture.is_floating_point(), f"{picture.dtype} {tuple(picture.shape)}"
+        if picture.ndim != 3 or picture.shape[0] != 3 or not (floating or picture.dtype == torch.uint8):
+            raise UserError(f"an image tensor must be uint8, or float in 0..1, [3, height, width], not {kind}")
+        pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8) if floating else picture
+        picture = pixels.permute(1, 2, 0).cpu().numpy()
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise UserError(f"an image array must be uint8 [height, width, 3], not {picture.dtype} {picture.shape}")
     return Image.fromarray(np.ascontiguousarray(picture))
-
-
-def _to_array(picture: Tensor) -> NDArray[np.uint8]:
-    floating = picture.is_floating_point()
-    if picture.ndim != 3 or picture.shape[0] != 3 or not (floating or picture.dtype == torch.uint8):
-        kind = f"{picture.dtype} {tuple(picture.shape)}"
-        raise UserError(f"an image tensor must be uint8, or float in 0..1, [3, height, width], not {kind}")
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8) if floating else picture
-    return pixels.permute(1, 2, 0).cpu().numpy()

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -31,15 +31,17 @@ class Source:
     image_id: int
 
 
+Batch = list[tuple[Source, Prepared]]
+
+
 @dataclass
 class Pipeline:
-    """One call of `predict`. images: how many are done; failed: a line for each image that was skipped."""
+    """One call of `predict`. images: how many the model has done."""
 
     predictor: Predictor
     config: PredictConfig
     files: PredictionFiles
     images: int = 0
-    failed: list[str] = field(default_factory=list)
 
     def run(self, sources: Iterable[Source], on_batch: Callable[[], None]) -> None:
         """Detect on every image and write its files; unreadable images are named and skipped."""
@@ -48,10 +50,8 @@ class Pipeline:
         with _thread() as decoders, _thread() as writers:
             waiting: deque[Future[None]] = deque()
             for batch in self._batches(sources, decoders):
-                prepared = [image for _, image in batch]
-                detections = detect_pictures(
-                    self.predictor, prepared, score_threshold=config.score_threshold, batch_size=config.batch_size
-                )
+                prepared, limits = [image for _, image in batch], (config.score_threshold, config.batch_size)
+                detections = detect_pictures(self.predictor, prepared, *limits)
                 for (source, image), found in zip(batch, detections, strict=True):
                     if config.classes is not None:
                         found = found.keep_classes(config.classes)
@@ -63,12 +63,10 @@ class Pipeline:
             for future in waiting:
                 future.result()
 
-    def _batches(
-        self, sources: Iterable[Source], decoders: ThreadPoolExecutor
-    ) -> Iterator[list[tuple[Source, Prepared]]]:
+    def _batches(self, sources: Iterable[Source], decoders: ThreadPoolExecutor) -> Iterator[Batch]:
         """Batches of readable images, decoded ahead of the model; with tiles a batch is of one image."""
         size = self.config.batch_size if self.config.tile.size is None else 1
-        batch: list[tuple[Source, Prepared]] = []
+        batch: Batch = []
         for source, future in self._decoding(sources, decoders):
             try:
                 batch.append((source, future.result()))
@@ -98,7 +96,7 @@ class Pipeline:
         yield from ahead
 
     def _skip(self, error: ImageError) -> None:
-        self.failed.append(str(error))
+        self.files.failed.append(str(error))
         logger.warning("skipped: %s", error)
 
 

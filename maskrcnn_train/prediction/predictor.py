@@ -18,7 +18,7 @@ from maskrcnn_train.engine.precision import autocast, resolve_device, to_device
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.model.outputs import DetectionRules
 from maskrcnn_train.model.tta import TestTimeAugmentation
-from maskrcnn_train.prediction.pictures import Picture, Prepared, cut_tiles, prepare
+from maskrcnn_train.prediction.pictures import Picture, Prepared, prepare, resize
 from maskrcnn_train.prediction.tiling import Tiles, merge_tiles
 from maskrcnn_train.settings.command_schema import TestSettings
 from maskrcnn_train.settings.compose import config_from_plain
@@ -95,7 +95,12 @@ def load_checkpoint(
     content = read_checkpoint(Path(path))
     config = config_from_plain(content["config"])
     if settings is not None:
-        config = with_test_settings(config, settings)
+        config = replace(
+            config,
+            rpn=replace(config.rpn, nms=with_given(config.rpn.nms, settings.rpn.nms)),
+            roi_head=with_given(config.roi_head, settings.roi_head),
+            mask_head=with_given(config.mask_head, settings.mask_head),
+        )
         if settings.mask_head.threshold is not None and not config.mask_head.enabled:
             logger.warning("mask_head.threshold has no effect: the model of %s finds boxes only", path)
     if precision is not None:
@@ -105,16 +110,6 @@ def load_checkpoint(
     model.load_state_dict(content.get("ema") or content["model"])
     model = to_device(model, resolve_device(device, key="device"), channels_last=config.trainer.channels_last)
     return Predictor(model.eval(), classes, config)
-
-
-def with_test_settings(config: TrainConfig, settings: TestSettings) -> TrainConfig:
-    """The configuration with every setting that is not None."""
-    return replace(
-        config,
-        rpn=replace(config.rpn, nms=with_given(config.rpn.nms, settings.rpn.nms)),
-        roi_head=with_given(config.roi_head, settings.roi_head),
-        mask_head=with_given(config.mask_head, settings.mask_head),
-    )
 
 
 def with_given(section: Section, given: object) -> Section:
@@ -149,30 +144,23 @@ def predict(
     step = 1 if tiles is not None else batch_size  # with tiles a batch is of one image
     for start in range(0, len(images), step):
         prepared = [prepare(predictor.config, image, tiles) for image in images[start : start + step]]
-        found += detect_pictures(predictor, prepared, score_threshold=score_threshold, batch_size=batch_size)
+        found += detect_pictures(predictor, prepared, score_threshold, batch_size)
     return found
 
 
 def detect_pictures(
-    predictor: Predictor, images: Sequence[Prepared], *, score_threshold: float, batch_size: int
+    predictor: Predictor, images: Sequence[Prepared], score_threshold: float, batch_size: int
 ) -> list[Detections]:
-    """Detections of each image: of a batch without tiles in one pass, of tiles in passes of `batch_size` tiles."""
-    if not any(image.windows for image in images):
+    """Detections of a batch without tiles, in one pass; or of a single image, in passes of `batch_size` tiles."""
+    image = images[0]
+    if not image.windows:
         return detect_batch(predictor, images, score_threshold=score_threshold)
-    return [
-        _detect_tiles(predictor, image, score_threshold, batch_size)
-        if image.windows
-        else detect_batch(predictor, [image], score_threshold=score_threshold)[0]
-        for image in images
-    ]
-
-
-def _detect_tiles(predictor: Predictor, image: Prepared, score_threshold: float, batch_size: int) -> Detections:
     found: list[Detections] = []
     for start in range(0, len(image.windows), batch_size):
-        batch = cut_tiles(predictor.config, image, image.windows[start : start + batch_size])
+        windows = image.windows[start : start + batch_size]
+        batch = [resize(predictor.config, image.original.crop(window)) for window in windows]
         found += detect_batch(predictor, batch, score_threshold=score_threshold)
-    return replace(merge_tiles(image.windows, found, image.size), source=image.source)
+    return [replace(merge_tiles(image.windows, found, image.size), source=image.source)]
 
 
 def detect_batch(predictor: Predictor, images: Sequence[Prepared], *, score_threshold: float) -> list[Detections]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_train.data.coco.results import read_ground_truth, read_results
-from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader, scaled_loader
+from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader
+from maskrcnn_train.data.splits.choosing import with_choice
 from maskrcnn_train.data.splits.splitting import Split, read_split
 from maskrcnn_train.engine.distributed import ALONE
 from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS, CocoResult, score_coco
@@ -59,9 +60,10 @@ def open_on_split(path: Path, config: EvaluateConfig | AnalyzeConfig) -> tuple[P
 def on_split(predictor: Predictor, config: OnSplitConfig, *, num_workers: int) -> tuple[Predictor, Split]:
     """A predictor with `data` and `evaluation` of `config`, and the split, at the network size of its training."""
     trained = predictor.config
+    data = with_choice(config.data, trained.data)
     trained = replace(
         trained,
-        data=replace(config.data or trained.data, min_size=trained.data.min_size, max_size=trained.data.max_size),
+        data=replace(data, min_size=trained.data.min_size, max_size=trained.data.max_size),
         evaluation=with_given(trained.evaluation, config.evaluation),
         trainer=replace(trained.trainer, num_workers=num_workers),
     )
@@ -78,7 +80,7 @@ def open_checkpoint(path: Path, config: EvaluateConfig) -> Candidate:
     loader: DetectionLoader | ScaledLoader
     if config.tta.flip or config.tta.scales:
         predictor = replace(predictor, augmentation=TestTimeAugmentation(predictor.model, flip=config.tta.flip))
-        loader = scaled_loader(trained, split, predictor.classes, config.tta.scales or [trained.data.min_size])
+        loader = ScaledLoader(trained, split, predictor.classes, config.tta.scales or [trained.data.min_size])
     else:
         loader = evaluation_loader(trained, split, predictor.classes)
     validation = Validation(loader, trained, ALONE)

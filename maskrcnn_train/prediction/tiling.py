@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.structures.detections import Crop, Detections, join_detections
+from maskrcnn_train.structures.detections import Detections, join_detections
+from maskrcnn_train.structures.pasting import Crop
 
 Window = tuple[int, int, int, int]  # x0 y0 x1 y1, x1 and y1 exclusive, pixels of the image
 AGREEMENT = 0.5
@@ -70,12 +71,8 @@ def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], size: tu
     everything = join_detections([_moved(each, window, size) for each, window in zip(found, windows, strict=True)])
     owners = [window for each, window in zip(found, windows, strict=True) for _ in range(len(each))]
     masks = everything.crops() if everything.has_masks else [None] * len(everything)
-    pieces = [
-        _Piece(row, window, label, box, mask, _is_cut(box, window, size))
-        for row, (window, label, box, mask) in enumerate(
-            zip(owners, everything.labels.tolist(), everything.boxes.tolist(), masks, strict=True)
-        )
-    ]
+    columns = zip(owners, everything.labels.tolist(), everything.boxes.tolist(), masks, strict=True)
+    pieces = [_Piece(row, *each, cut=_is_cut(each[2], each[0], size)) for row, each in enumerate(columns)]
     groups = _groups(pieces)
     best = [max(group, key=lambda row: float(everything.scores[row])) for group in groups]
     merged = everything[torch.tensor(best, dtype=torch.int64)]

@@ -72,10 +72,8 @@ class Validation:
         self.scored = of_images(self.ground_truth, set(distributed.gather(seen, self.world)))
         losses = self._losses(predictor) if self.config.evaluation.loss else {}
         if self.world.is_main:
-            names, config = predictor.classes.name_of_id, self.config
-            self.result = score_coco(
-                self.scored, self.results, config.evaluation, kinds=config.kinds, class_names=names
-            )
+            names, kinds = predictor.classes.name_of_id, self.config.kinds
+            self.result = score_coco(self.scored, self.results, self.config.evaluation, kinds=kinds, class_names=names)
         metrics: dict[str, float] = distributed.broadcast(self.result.metrics if self.result else None, self.world)
         return metrics | losses
 

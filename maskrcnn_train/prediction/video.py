@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from PIL import Image
@@ -24,13 +23,15 @@ def is_video(given: str) -> bool:
 
 
 class Video:
-    """A file's picture stream. rate: frames per second. Raises UserError without PyAV or a picture stream."""
+    """A file's picture stream. Raises UserError without PyAV or a picture stream.
+
+    rate: frames per second. num_frames: as the file says; None where it doesn't.
+    """
 
     def __init__(self, path: Path) -> None:
         if not find_spec("av"):
             raise UserError(f"images={path} is a video and needs the package av; pip install 'maskrcnn-train[video]'")
-        av: Any = import_module("av")
-
+        self._av = av = import_module("av")
         self.path = path
         try:
             self._container = av.open(str(path))
@@ -41,16 +42,10 @@ class Video:
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self.rate = self._stream.average_rate or self._stream.guessed_rate or 25
-
-    @property
-    def num_frames(self) -> int | None:
-        """As the file says; None where it doesn't."""
-        return int(self._stream.frames) or None
+        self.num_frames = int(self._stream.frames) or None
 
     def frames(self) -> Iterator[Image.Image]:
         """R G B frames in order, upright. Raises ImageError where the file is damaged."""
-        av: Any = import_module("av")
-
         number = 0
         try:
             for frame in self._container.decode(self._stream):
@@ -58,18 +53,17 @@ class Video:
                 picture: Image.Image = frame.to_image()
                 turn = getattr(frame, "rotation", 0) % 360
                 yield picture.rotate(turn, expand=True) if turn else picture
-        except av.error.FFmpegError as error:
+        except self._av.error.FFmpegError as error:
             raise ImageError(f"{self.path} is damaged after frame {number}: {error.strerror}") from error
         finally:
             self._container.close()
 
 
 class VideoWriter:
-    """Writes pictures of one size as H.264, or MPEG-4 where the build of PyAV has no other; to use with `with`."""
+    """Writes pictures of one size as H.264, or MPEG-4 where the build of PyAV has no other; `close` ends the file."""
 
     def __init__(self, path: Path, rate: Any) -> None:
-        av: Any = import_module("av")
-
+        self._av = av = import_module("av")
         self._container = av.open(str(path), "w")
         codec = next(name for name in CODECS if name in av.codecs_available)
         self._stream: Any = self._container.add_stream(codec, rate=rate)
@@ -77,20 +71,13 @@ class VideoWriter:
         self._size: tuple[int, int] | None = None
 
     def add(self, picture: Image.Image) -> None:
-        av: Any = import_module("av")
-
         if self._size is None:  # the format halves colours, so both sides are even
             self._size = picture.width // 2 * 2, picture.height // 2 * 2
             self._stream.width, self._stream.height = self._size
-        frame = av.VideoFrame.from_image(picture.crop((0, 0, *self._size)))
+        frame = self._av.VideoFrame.from_image(picture.crop((0, 0, *self._size)))
         self._container.mux(self._stream.encode(frame))
 
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self._size is not None:
             self._container.mux(self._stream.encode())
         self._container.close()

@@ -33,10 +33,8 @@ def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
     """Rules between the settings of an evaluation."""
     given = [name for name in ("checkpoint", "predictions", "compare") if getattr(config, name) is not None]
     if len(given) != 1:
-        raise UserError(
-            "give exactly one of checkpoint=RUN/checkpoints/best.pt, predictions=RESULTS.json and compare=[A,B]"
-        )
-    files = [config.predictions] if config.predictions else [each for each in config.compare or [] if is_results(each)]
+        raise UserError("give one of checkpoint=RUN/checkpoints/best.pt, predictions=RESULTS.json and compare=[A,B]")
+    files = [config.predictions] if config.predictions else list(filter(is_results, config.compare or []))
     if files and config.annotations is None:
         raise UserError(f"annotations is not set; {files[0]} needs the ground truth: annotations=FILE.json")
     if config.compare is not None:
@@ -47,14 +45,11 @@ def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
         if config.evaluation.bootstrap == 0:
             raise UserError("compare resamples the images; set evaluation.bootstrap to at least 100")
     _check_split(config)
-    warnings = []
-    if not files and config.annotations is not None:
-        warnings.append("annotations has no effect with a checkpoint; choose the data with data= and split=")
-    if files:
-        warnings += _idle(config, MODEL_ONLY, "on finished results")
     if config.evaluation.loss and (config.tta.flip or config.tta.scales):
         raise UserError("evaluation.loss cannot be computed with tta; use one of them")
-    return warnings
+    if not files and config.annotations is not None:
+        return ["annotations has no effect with a checkpoint; choose the data with data= and split="]
+    return _idle(config, MODEL_ONLY, "on finished results") if files else []
 
 
 def _idle(config: Any, keys: Iterable[str], cause: str) -> list[str]:
@@ -93,17 +88,14 @@ def check_predict_rules(config: PredictConfig) -> list[str]:
     if config.classes == []:
         raise UserError("classes is empty and would drop every detection; name at least one: classes=[door,window]")
     own, asked = config.roi_head.score_threshold, config.score_threshold
-    if own is not None and own > asked:
-        return [
-            f"roi_head.score_threshold={own} is above score_threshold={asked}, so detections between them are left out"
-        ]
-    return []
+    if own is None or own <= asked:
+        return []
+    return [f"roi_head.score_threshold={own} is above score_threshold={asked}; detections between them are left out"]
 
 
 def check_preflight_rules(config: CheckConfig) -> list[str]:
     """Rules between the settings of a check: those of the training."""
-    warnings = check_train_rules(config)
-    return [*warnings, "replay has no effect on a check"] if config.replay is not None else warnings
+    return check_train_rules(config) + ["replay has no effect on a check"] * (config.replay is not None)
 
 
 def check_tune_rules(config: TuneConfig) -> list[str]:
@@ -111,16 +103,14 @@ def check_tune_rules(config: TuneConfig) -> list[str]:
     warnings = check_train_rules(config)
     if config.replay is not None or config.resume is not None:
         raise UserError("replay and resume are for one training; continue a search with output_dir=ITS FOLDER")
-    _check_metric(config)
+    if config.metric is not None:
+        _check_metric(config, config.metric)
     if config.pruning != "none" and config.trainer.evaluate_every == 0:
         warnings.append("pruning has no effect: with trainer.evaluate_every=0 a training is evaluated only at its end")
     return warnings
 
 
-def _check_metric(config: TuneConfig) -> None:
-    metric = config.metric
-    if metric is None:
-        return
+def _check_metric(config: TuneConfig, metric: str) -> None:
     if not re.fullmatch(rf"(bbox|segm)/(AP(50|75|s|m|l|/.+)?|AR\d+)|val_loss/({VALIDATION_LOSSES})", metric):
         raise UserError(
             f"metric={metric} is not a score of a training; use e.g. segm/AP, bbox/AP50, segm/AR100, bbox/AP/CLASS "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Optional
 
 from maskrcnn_train.settings.schema import (
@@ -10,6 +10,7 @@ from maskrcnn_train.settings.schema import (
     MAX_SEED,
     MAX_SIDE,
     DataConfig,
+    Section,
     TrainConfig,
     between,
     fraction,
@@ -20,35 +21,28 @@ from maskrcnn_train.settings.schema import (
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape")  # of the data section
 
-# ---------------------------------------------------------------- settings that may differ from the training
 
-
-@dataclass(kw_only=True)
-class TestNMSConfig:
+class TestNMSConfig(Section):
     pre_test: Optional[int] = between(1)
     post_test: Optional[int] = between(1)
     threshold: Optional[float] = fraction()
 
 
-@dataclass(kw_only=True)
-class TestRPNConfig:
+class TestRPNConfig(Section):
     nms: TestNMSConfig
 
 
-@dataclass(kw_only=True)
-class TestROIHeadConfig:
+class TestROIHeadConfig(Section):
     score_threshold: Optional[float] = fraction()
     nms_threshold: Optional[float] = fraction()
     detections_per_image: Optional[int] = between(1)
 
 
-@dataclass(kw_only=True)
-class TestMaskHeadConfig:
+class TestMaskHeadConfig(Section):
     threshold: Optional[float] = fraction()
 
 
-@dataclass(kw_only=True)
-class TestSettings:
+class TestSettings(Section):
     """Settings that a command may change after the training. None: as in the checkpoint."""
 
     rpn: TestRPNConfig
@@ -56,8 +50,7 @@ class TestSettings:
     mask_head: TestMaskHeadConfig
 
 
-@dataclass(kw_only=True)
-class MeasuresConfig:
+class MeasuresConfig(Section):
     """How mAP is computed. None: as in the training; for a results file as COCO does."""
 
     backend: Optional[str] = one_of(*EVALUATORS)
@@ -66,7 +59,6 @@ class MeasuresConfig:
     size_limits: Optional[list[float]] = between(1, MAX_SIDE)
 
 
-@dataclass(kw_only=True)
 class OnSplitConfig(TestSettings):
     """A checkpoint evaluated on one split. data: None for the data of its training."""
 
@@ -76,28 +68,21 @@ class OnSplitConfig(TestSettings):
     output_dir: Optional[str]
 
 
-# ---------------------------------------------------------------- commands
-
-
-@dataclass(kw_only=True)
-class TTAConfig:
+class TTAConfig(Section):
     flip: bool
     scales: Optional[list[int]] = between(16)
 
 
-@dataclass(kw_only=True)
 class BatchedMeasuresConfig(MeasuresConfig):
     batch_size: Optional[int] = between(1)
 
 
-@dataclass(kw_only=True)
 class StudyConfig(BatchedMeasuresConfig):
     loss: bool
     study: bool
     bootstrap: int = between(0)
 
 
-@dataclass(kw_only=True)
 class EvaluateConfig(OnSplitConfig):
     """Everything that `python -m maskrcnn_train.evaluate` reads. None: as in the checkpoint."""
 
@@ -114,20 +99,17 @@ class EvaluateConfig(OnSplitConfig):
     seed: int = between(0, MAX_SEED)
 
 
-@dataclass(kw_only=True)
-class FunnelConfig:
+class FunnelConfig(Section):
     iou: float = fraction()
 
 
-@dataclass(kw_only=True)
-class ProposalReportConfig:
+class ProposalReportConfig(Section):
     counts: list[int] = between(1)
     upper: list[float] = fraction()
     lower: list[float] = fraction()
 
 
-@dataclass(kw_only=True)
-class BudgetsConfig:
+class BudgetsConfig(Section):
     pre_test: list[int] = between(1)
     post_test: list[int] = between(1)
     rpn_threshold: list[float] = fraction()
@@ -140,7 +122,6 @@ class BudgetsConfig:
     timed_images: int = between(0)
 
 
-@dataclass(kw_only=True)
 class AnalyzeConfig(OnSplitConfig):
     """Everything that `python -m maskrcnn_train.analyze` reads. None: as in the checkpoint."""
 
@@ -157,28 +138,24 @@ class AnalyzeConfig(OnSplitConfig):
     seed: int = between(0, MAX_SEED)
 
 
-@dataclass(kw_only=True)
-class DrawConfig:
+class DrawConfig(Section):
     mask_opacity: float = fraction()
     box_thickness: Optional[int] = between(0)
     text_size: Optional[int] = between(6)
-    color_by: str = one_of("class", "instance")
+    color_by: str = one_of("auto", "class", "instance")
 
 
-@dataclass(kw_only=True)
-class SaveConfig:
+class SaveConfig(Section):
     pictures: bool
     masks: bool
     csv: bool
 
 
-@dataclass(kw_only=True)
-class TileConfig:
+class TileConfig(Section):
     size: Optional[int] = between(32)
     overlap: float = between(0, 0.9)
 
 
-@dataclass(kw_only=True)
 class PredictConfig(TestSettings):
     """Everything that `python -m maskrcnn_train.predict` reads. None: as in the checkpoint."""
 
@@ -195,7 +172,6 @@ class PredictConfig(TestSettings):
     output_dir: Optional[str]
 
 
-@dataclass(kw_only=True)
 class CheckConfig(TrainConfig):
     """Everything that `python -m maskrcnn_train.check` reads: the settings of the training to judge, and its own."""
 
@@ -206,7 +182,6 @@ class CheckConfig(TrainConfig):
     view_count: int = between(1)
 
 
-@dataclass(kw_only=True)
 class TuneConfig(TrainConfig):
     """Everything that `python -m maskrcnn_train.tune` reads: the settings of each training, and those of the search."""
 
@@ -219,8 +194,7 @@ class TuneConfig(TrainConfig):
     unpruned: int = between(0)
 
 
-@dataclass(kw_only=True)
-class SplitCommandConfig:
+class SplitCommandConfig(Section):
     """Everything that `python -m maskrcnn_train.split` reads."""
 
     annotations: str
@@ -236,14 +210,12 @@ class SplitCommandConfig:
     seed: int = between(0, MAX_SEED)
 
 
-@dataclass(kw_only=True)
-class ToleranceConfig:
+class ToleranceConfig(Section):
     boxes: float = between(0)
     scores: float = between(0)
     mask_iou: float = fraction()
 
 
-@dataclass(kw_only=True)
 class ExportConfig(OnSplitConfig):
     """Everything that `python -m maskrcnn_train.export` reads. None: as in the checkpoint."""
 
@@ -257,15 +229,13 @@ class ExportConfig(OnSplitConfig):
     evaluate: bool
 
 
-@dataclass(kw_only=True)
-class GalleryConfig:
+class GalleryConfig(Section):
     worst: int = between(0)
     best: int = between(0)
     size: int = between(64, 4000)
 
 
-@dataclass(kw_only=True)
-class ReportConfig:
+class ReportConfig(Section):
     """Everything that `python -m maskrcnn_train.report` reads."""
 
     run: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import flat_settings, quoted
-from maskrcnn_train.settings.rules import check_train_rules, check_values, idle_keys
+from maskrcnn_train.settings.rules import check_model_rules, check_train_rules, check_values, idle_keys
 from maskrcnn_train.settings.schema import TrainConfig
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def load_config(overrides: list[str] | None = None) -> TrainConfig:
     >>> load_config(["backbone=resnet18"]).backbone.name
     'resnet18'
     """
-    config, _ = load_command_config("train", TrainConfig, check_train_rules, overrides or [])
-    return config
+    return load_command_config("train", TrainConfig, check_train_rules, overrides or [])[0]
 
 
 def load_command_config(
@@ -58,37 +57,33 @@ def load_command_config(
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir} does not exist")
     _refuse_idle(schema, overrides)
+    path = [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"]
     outer = GlobalHydra.instance().hydra  # a sweep's own; composing must not end it
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            extra = (
-                [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"]
-            )
-            try:
-                composed = compose(name, [*overrides, *extra])
-            except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: pooler=3, a group
-                raise UserError(_explain(schema, overrides, config_dir, error)) from error
-            overruled = _overruled(composed, overrides, config_dir)
+            composed = compose(name, [*overrides, *path])
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: pooler=3, a group
+        raise UserError(_explain(schema, overrides, config_dir, error)) from error
     finally:
         GlobalHydra.instance().clear()
         if outer is not None:
             GlobalHydra.instance().initialize(outer)
     config, warnings = to_dataclass(composed, schema, check_rules)
-    if isinstance(config, TrainConfig) and config.resume in (None, "auto"):  # else the run's own settings come first
-        warnings = [*warnings, *idle_keys(config, [text.split("=", 1)[0] for text in overrides])]
-    return config, [*overruled, *warnings]
+    given = {key: value for key, _, value in (text.partition("=") for text in overrides)}
+    warnings = _overruled(composed, given, groups(config_dir)) + warnings
+    if getattr(config, "resume", None) in (None, "auto"):  # else the run's own settings come first
+        warnings = repeated_keys(overrides) + warnings
+        if isinstance(config, TrainConfig):
+            warnings += idle_keys(config, list(given))
+    return config, warnings
 
 
-def _overruled(composed: DictConfig, overrides: list[str], config_dir: str | None) -> list[str]:
+def _overruled(composed: DictConfig, given: dict[str, str], options: dict[str, list[str]]) -> list[str]:
     """A warning for each preset on the command line whose values an experiment replaces."""
     from omegaconf import OmegaConf
 
-    given, options = {}, groups(config_dir)
-    for text in overrides:
-        key, _, value = text.partition("=")
-        given[key] = value
-    warnings = _repeated(overrides)
+    warnings = []
     for group, option in given.items():
         path = conf_dir() / group / f"{option}.yaml"
         if group not in options or group == "experiment" or "experiment" not in given or not path.is_file():
@@ -103,13 +98,10 @@ def _overruled(composed: DictConfig, overrides: list[str], config_dir: str | Non
     return warnings
 
 
-def _repeated(overrides: list[str]) -> list[str]:
-    """A warning for each key or group with two values. With resume=PATH the run's own values come first: no warning."""
-    if any(text.startswith("resume=") and text not in ("resume=auto", "resume=null") for text in overrides):
-        return []
+def repeated_keys(overrides: list[str]) -> list[str]:
+    """A warning for each key or group with two values."""
     values: dict[str, list[str]] = {}
-    for text in overrides:
-        key, _, value = text.partition("=")
+    for key, _, value in (text.partition("=") for text in overrides):
         values.setdefault(key, []).append(value)
     several = {key: found for key, found in values.items() if len(set(found)) > 1}
     return [f"{key} is given {len(found)} times; the last counts: {key}={found[-1]}" for key, found in several.items()]
@@ -123,19 +115,9 @@ def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
     from omegaconf import OmegaConf
 
     saved: Any = OmegaConf.create(plain)
-    if not set(_schema_keys(TrainConfig)) <= set(_dotted(plain)):
+    if any(OmegaConf.select(saved, key, default=plain) is plain for key in _schema_keys(TrainConfig)):
         saved = OmegaConf.merge(OmegaConf.create(asdict(load_config())), saved)
-    config, _ = to_dataclass(saved, TrainConfig, check_train_rules)
-    return config
-
-
-def _dotted(plain: dict[str, Any], prefix: str = "") -> list[str]:
-    """Every dotted key of a nested dict, including sections."""
-    found = [prefix + name for name in plain]
-    for name, value in plain.items():
-        if isinstance(value, dict):
-            found += _dotted(value, f"{prefix}{name}.")
-    return found
+    return to_dataclass(saved, TrainConfig, check_model_rules)[0]
 
 
 def to_dataclass(
@@ -148,31 +130,22 @@ def to_dataclass(
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
         config = cast(Schema, OmegaConf.to_object(merged))
-    except ConfigKeyError as error:
-        key = str(error.full_key)
-        raise UserError(f"{key} is not a setting{_nearest(key, _schema_keys(schema))}") from error
-    except MissingMandatoryValue as error:
-        key = str(error.full_key)
-        raise UserError(f"{key} is not set; give it on the command line: {key}=...") from error
     except OmegaConfBaseException as error:
-        reason = str(error).split("\n", 1)[0]
-        if "is not a ListConfig" in reason:
-            raise UserError(f"{error.full_key} is a list; write {error.full_key}=[A,B]") from error
-        if "is not a subclass of" in reason:
-            raise UserError(_section_hint(str(error.full_key), composed)) from error
-        raise UserError(f"{error.full_key}: {reason[:1].lower()}{reason[1:]}") from error
+        key, reason = str(error.full_key), str(error).split("\n", 1)[0]
+        message, group = f"{key}: {reason[:1].lower()}{reason[1:]}", key.replace(".", "/")
+        if isinstance(error, ConfigKeyError):
+            message = f"{key} is not a setting{_nearest(key, _schema_keys(schema))}"
+        elif isinstance(error, MissingMandatoryValue):
+            message = f"{key} is not set; give it on the command line: {key}=..."
+        elif "is not a ListConfig" in reason:
+            message = f"{key} is a list; write {key}=[A,B]"
+        elif "is not a subclass of" in reason and group in groups() and group != key:
+            message = f"{key} is a section with presets; write {group}={OmegaConf.select(composed, key)}"
+        elif "is not a subclass of" in reason:
+            message = f"{key} is a section, not a value; set its keys: {key}.KEY=VALUE"
+        raise UserError(message) from error
     check_values(config)
     return config, check_rules(config)
-
-
-def _section_hint(key: str, composed: DictConfig) -> str:
-    """How to set a section that was given one value."""
-    from omegaconf import OmegaConf
-
-    group = key.replace(".", "/")
-    if group in groups() and group != key:
-        return f"{key} is a section with presets; write {group}={OmegaConf.select(composed, key)}"
-    return f"{key} is a section, not a value; set its keys: {key}.KEY=VALUE"
 
 
 def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, error: Exception) -> str:
@@ -211,18 +184,17 @@ def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, er
 
 def _refuse_idle(schema: type[Any], overrides: list[str]) -> None:
     """Raises UserError for a key of a section that this command takes from elsewhere."""
-    for section in fields(schema):
-        for name in section.metadata.get("idle", ()):
-            key = f"{section.name}.{name}"
-            if any(text.startswith(f"{key}=") for text in overrides):
-                raise UserError(f"{key} is a setting of the training and has no effect here; leave it out")
+    idle = {f"{section.name}.{name}" for section in fields(schema) for name in section.metadata.get("idle", ())}
+    for key in (text.split("=", 1)[0] for text in overrides):
+        if key in idle:
+            raise UserError(f"{key} is a setting of the training and has no effect here; leave it out")
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not matches:  # the right leaf under a wrong section, e.g. nms.post_train
-        leaf = name.rsplit(".", 1)[-1]
-        matches = [known for known in names if known.rsplit(".", 1)[-1] == leaf][:1]
+    # the second: the right leaf under a wrong section, e.g. nms.post_train
+    matches = difflib.get_close_matches(name, names, n=1) or [
+        known for known in names if known.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]
+    ]
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
@@ -230,10 +202,9 @@ def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
     """Every dotted key of a schema, including sections."""
     found = []
     for name, kind in get_type_hints(schema).items():
-        found.append(prefix + name)
-        for each in (kind, *get_args(kind)):  # a section that may be None is a union
-            if is_dataclass(each):
-                found += _schema_keys(cast(type[Any], each), f"{prefix}{name}.")
+        sections = filter(is_dataclass, (kind, *get_args(kind)))  # one that may be None is a union
+        inside = [key for each in sections for key in _schema_keys(cast(type[Any], each), f"{prefix}{name}.")]
+        found += [prefix + name, *inside]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import textwrap
 
 # a full disk, missing permissions, a broken disk: never a bug of ours
 DISK_FAULTS = {
@@ -24,7 +25,16 @@ def as_user_error(error: BaseException) -> UserError | None:
         return error
     if isinstance(error, OSError) and error.errno in DISK_FAULTS:
         return UserError(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
+    if is_out_of_memory(error):
+        reason = textwrap.shorten(str(error), 120, placeholder="...") or type(error).__name__
+        return UserError(f"out of memory ({reason}); lower the batch size or the size of the images")
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, numpy or torch, on a GPU or a processor, could not allocate memory. Does not import torch."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
 
 
 def one_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,17 @@ NOT_PART_OF_A_RUN = ("resume", "replay", "output_dir")  # may change when a run 
 
 def overrides_of(config: Any, defaults: Any) -> list[str]:
     """The differences from the defaults, as overrides that rebuild the configuration: ["backbone.name=resnet18"]."""
-    given, usual = flat_settings(asdict(config)), flat_settings(asdict(defaults))
-    return [
-        f"{key}={override_value(value)}"
-        for key, value in given.items()
-        if value != usual.get(key) and key not in NOT_PART_OF_A_RUN
-    ]
+    usual = flat_settings(asdict(defaults))
+    changed = {key: value for key, value in flat_settings(asdict(config)).items() if value != usual.get(key)}
+    return [f"{key}={override_value(value)}" for key, value in changed.items() if key not in NOT_PART_OF_A_RUN]
 
 
 def saved_overrides(path: Path) -> list[str]:
     """The overrides of a run, from its overrides.yaml. Raises UserError for a file with other content."""
-    overrides = yaml.safe_load(path.read_text())
+    try:
+        overrides = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        overrides = None
     if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
         raise UserError(f"{path} is not a list of overrides; restore it, or give the settings again without resume")
     return overrides
@@ -42,10 +43,7 @@ def option_text(head: Sequence[str], settings: Mapping[str, Any]) -> str:
     tree: dict[str, Any] = {}
     for key, value in settings.items():
         *sections, leaf = key.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch.setdefault(section, {})
-        branch[leaf] = value
+        reduce(lambda branch, section: branch.setdefault(section, {}), sections, tree)[leaf] = value
     body = yaml.safe_dump(tree, default_flow_style=None, sort_keys=False, allow_unicode=True) if tree else "{}\n"
     return "\n".join(["# @package _global_", *(f"# {line}" for line in head), body])
 
@@ -54,7 +52,7 @@ def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value of every setting that is not a section."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict) and not key.endswith("class_map"):
+        if isinstance(value, dict) and not key.endswith(("class_map", "rename", "merge")):
             flat |= flat_settings(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
@@ -63,17 +61,15 @@ def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def override_value(value: Any) -> str:
     """A value in Hydra's override grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, (int, float)):
         return repr(value).removesuffix(".0")
     if isinstance(value, list):
-        return "[" + ",".join(override_value(item) for item in value) + "]"
+        return f"[{','.join(map(override_value, value))}]"
     if isinstance(value, dict):
         if all(_is_plain(str(key)) for key in value):
-            return "{" + ",".join(f"{key}:{override_value(item)}" for key, item in value.items()) + "}"
+            return f"{{{','.join(f'{key}:{override_value(item)}' for key, item in value.items())}}}"
         text = json.dumps(value, ensure_ascii=False)  # as YAML in a string: Hydra has no quoted keys
         return quoted("${oc.create:" + quoted(text, '"') + "}")
     return str(value) if _is_plain(str(value)) else quoted(str(value), '"')

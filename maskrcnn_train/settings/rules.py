@@ -33,28 +33,20 @@ def check_values(section: Any, prefix: str = "") -> None:
 def _check_value(key: str, value: Any, rule: dict[str, Any]) -> None:
     if value is None or not rule:
         return
+    values = value if isinstance(value, list) else [value]
     if "options" in rule:
-        for each in value if isinstance(value, list) else [value]:
-            if each not in rule["options"]:
-                options = ", ".join(str(option) for option in rule["options"])
-                raise UserError(f"{key}={each} is not an option; choose one of {options}")
+        if wrong := [each for each in values if each not in rule["options"]]:
+            options = ", ".join(map(str, rule["options"]))
+            raise UserError(f"{key}={wrong[0]} is not an option; choose one of {options}")
         return
-    low, high, above = rule.get("low"), rule.get("high"), rule.get("above")
-    for number in value if isinstance(value, list) else [value]:
-        if not math.isfinite(number):
-            raise UserError(f"{key}={value} is not a finite number")
-        if (
-            (above is not None and number <= above)
-            or (low is not None and number < low)
-            or (high is not None and number > high)
-        ):
-            raise UserError(f"{key}={value} is out of range; it must be {_range_text(low, high, above)}")
-
-
-def _range_text(low: float | None, high: float | None, above: float | None) -> str:
-    if above is not None:
-        return f"above {above}" if high is None else f"above {above} and at most {high}"
-    return f"at least {low}" if high is None else f"from {low} to {high}"
+    if not all(map(math.isfinite, values)):
+        raise UserError(f"{key}={value} is not a finite number")
+    low, high, is_open = rule["low"], rule["high"], rule["open"]
+    if any(number < low or (is_open and number == low) or (high is not None and number > high) for number in values):
+        least, most = ("above", "and at most") if is_open else ("at least" if high is None else "from", "to")
+        raise UserError(
+            f"{key}={value} is out of range; it must be {least} {low}{'' if high is None else f' {most} {high}'}"
+        )
 
 
 def check_model_rules(config: Any) -> list[str]:
@@ -64,10 +56,8 @@ def check_model_rules(config: Any) -> list[str]:
     """
     iou, anchors, head = config.rpn.iou, config.rpn.anchors, config.roi_head
     if iou.lower >= iou.upper:
-        raise UserError(
-            f"rpn.iou.lower={iou.lower} must be below rpn.iou.upper={iou.upper}; "
-            f"lower it, e.g. rpn.iou.lower={max(0.0, round(iou.upper - 0.4, 2))}"
-        )
+        lower = max(0.0, round(iou.upper - 0.4, 2))
+        raise UserError(f"rpn.iou.lower={iou.lower} must be below rpn.iou.upper={iou.upper}; lower it to e.g. {lower}")
     if len(anchors.sizes) != len(FPN_LEVELS):
         raise UserError(
             f"rpn.anchors.sizes={anchors.sizes} has {len(anchors.sizes)} sizes; "
@@ -76,37 +66,34 @@ def check_model_rules(config: Any) -> list[str]:
     if not anchors.aspect_ratios:
         raise UserError("rpn.anchors.aspect_ratios is empty; give at least one ratio, e.g. [0.5,1,2]")
     if head.num_convs == 0 and head.num_fcs == 0:
-        raise UserError(
-            "roi_head.num_convs=0 and roi_head.num_fcs=0 leave the ROI box head empty; set at least one of them above 0"
-        )
+        raise UserError("roi_head.num_convs=0 and roi_head.num_fcs=0 leave the ROI box head empty; raise one of them")
     if len(config.numerics.pixel_mean) != 3 or len(config.numerics.pixel_std) != 3:
         raise UserError("numerics.pixel_mean and numerics.pixel_std need three values each, for R, G, B")
     _check_norms(config)
     return _idle_model_settings(config)
 
 
+def _heads(config: Any) -> list[tuple[str, Any, str, Any]]:
+    """Name, section, and the same of its pooler, of each head of the model."""
+    heads = [("roi_head", config.roi_head, "pooler", config.pooler)]
+    if config.mask_head.enabled:
+        heads.append(("mask_head", config.mask_head, "mask_head.pooler", config.mask_head.pooler))
+    return heads
+
+
 def _check_norms(config: Any) -> None:
-    backbone = {"backbone.norm": backbone_norm(config), "backbone.fpn_norm": config.backbone.fpn_norm}
-    for key, norm in backbone.items():
-        if norm in ("batch", "group") and config.backbone.norm_eps == 0:
+    backbone, roi_head, mask_head = config.backbone, config.roi_head, config.mask_head
+    for key, norm in (("backbone.norm", backbone_norm(config)), ("backbone.fpn_norm", backbone.fpn_norm)):
+        if norm in ("batch", "group") and backbone.norm_eps == 0:
             raise UserError(f"backbone.norm_eps=0 divides by zero with {key}={norm}; set backbone.norm_eps=1.0e-5")
-    heads = {
-        "roi_head": (config.roi_head, config.pooler, "pooler"),
-        "mask_head": (config.mask_head, config.mask_head.pooler, "mask_head.pooler"),
-    }
-    for name, (head, pooler, key) in heads.items():
-        off = name == "mask_head" and head.name == "none"
-        if not off and head.norm != "none" and head.num_convs > 0 and pooler.resolution == 1:
-            raise UserError(
-                f"{name}.norm={head.norm} has one value a channel with {key}.resolution=1; "
-                f"set {key}.resolution to at least 2"
-            )
-    widths = {
-        "backbone.fpn_channels": (config.backbone.fpn_norm, config.backbone.fpn_channels),
-        "roi_head.conv_dim": (config.roi_head.norm, config.roi_head.conv_dim),
-        "mask_head.conv_dim": (config.mask_head.norm, config.mask_head.conv_dim),
-    }
-    for key, (norm, width) in widths.items():
+    for name, head, key, pooler in _heads(config):
+        if head.norm != "none" and head.num_convs > 0 and pooler.resolution == 1:
+            raise UserError(f"{name}.norm={head.norm} has one value a channel with {key}.resolution=1; set at least 2")
+    for key, norm, width in (
+        ("backbone.fpn_channels", backbone.fpn_norm, backbone.fpn_channels),
+        ("roi_head.conv_dim", roi_head.norm, roi_head.conv_dim),
+        ("mask_head.conv_dim", mask_head.norm, mask_head.conv_dim),
+    ):
         if norm == "group" and width % min(32, width):
             raise UserError(f"{key}={width} cannot be split into 32 groups for group norm; use a multiple of 32")
 
@@ -121,23 +108,17 @@ def backbone_norm(config: Any) -> str:
 
 def _idle_model_settings(config: Any) -> list[str]:
     warnings = []
-    poolers = {"pooler": config.pooler}
-    if config.mask_head.enabled:
-        poolers["mask_head.pooler"] = config.mask_head.pooler
-    for key, pooler in poolers.items():
+    for name, head, key, pooler in _heads(config):
         if pooler.type == "pool" and (pooler.sampling_ratio or pooler.aligned):
             warnings.append(f"{key}.sampling_ratio and {key}.aligned have no effect with {key}.type=pool")
-    if config.roi_head.num_convs == 0 and config.roi_head.norm != "none":
-        warnings.append(f"roi_head.norm={config.roi_head.norm} has no effect without convs (roi_head.num_convs=0)")
-    if config.mask_head.enabled and config.mask_head.num_convs == 0 and config.mask_head.norm != "none":
-        warnings.append(f"mask_head.norm={config.mask_head.norm} has no effect without convs (mask_head.num_convs=0)")
-    nms = config.rpn.nms
+        if head.num_convs == 0 and head.norm != "none":
+            warnings.append(f"{name}.norm={head.norm} has no effect without convs ({name}.num_convs=0)")
     for stage in ("train", "test"):
-        before, after = getattr(nms, f"pre_{stage}"), getattr(nms, f"post_{stage}")
-        if after > before * len(FPN_LEVELS):
+        before, after = (getattr(config.rpn.nms, f"{when}_{stage}") for when in ("pre", "post"))
+        if after > (most := before * len(FPN_LEVELS)):
             warnings.append(
                 f"rpn.nms.post_{stage}={after} is never reached: pre_{stage}={before} on each of "
-                f"{len(FPN_LEVELS)} levels gives at most {before * len(FPN_LEVELS)} proposals"
+                f"{len(FPN_LEVELS)} levels gives at most {most} proposals"
             )
     return warnings
 
@@ -147,14 +128,11 @@ def check_data_rules(data: DataConfig, splits: Sequence[str] = ("train", "val"))
     if data.min_size > data.max_size:
         raise UserError(f"data.min_size={data.min_size} must not exceed data.max_size={data.max_size}")
     if data.name in ("coco", "roboflow") and data.root is None:
-        raise UserError(
-            f"data.root is not set; data={data.name} needs the folder of the data set: data.root=/path/to/it"
-        )
+        raise UserError(f"data.root is not set; data={data.name} needs the folder of the data: data.root=FOLDER")
     if data.name == "custom":
         for split in ["train"] if data.split.fractions else splits:
-            paths = getattr(data, split)
-            for key in ("images", "annotations"):
-                if getattr(paths, key) is None:
+            for key, value in vars(getattr(data, split)).items():
+                if value is None:
                     raise UserError(
                         f"data.{split}.{key} is not set; data=custom needs data.{split}.images=FOLDER and "
                         f"data.{split}.annotations=FILE.json"
@@ -172,32 +150,29 @@ def check_fractions(key: str, fractions: Sequence[float]) -> None:
 
 
 def _check_weights(config: TrainConfig) -> list[str]:
-    source, path, backbone = config.weights.source, config.weights.path, config.backbone
-    warnings = []
-    if source in ("file", "detectron2") and path is None:
-        raise UserError(f"weights.path is not set; weights={source} needs the file to load: weights.path=FILE")
-    if source not in ("file", "detectron2") and path is not None:
+    source, path, backbone, warnings = config.weights.source, config.weights.path, config.backbone, []
+    if source in ("file", "detectron2"):
+        if path is None:
+            raise UserError(f"weights.path is not set; weights={source} needs the file to load: weights.path=FILE")
+    elif path is not None:
         warnings.append(f"weights.path has no effect with weights={source}; did you mean weights=file?")
     if source in ("none", "imagenet") and config.weights.class_map:
         warnings.append(f"weights.class_map has no effect with weights={source}, which has no classes")
-    if backbone.norm == "frozen" and source == "none":
-        warnings.append("backbone.norm=frozen without pretrained weights keeps every norm at its initial identity")
-    if backbone.name == "timm" and backbone.timm_name is None:
-        raise UserError("backbone.timm_name is not set; backbone=timm needs it, e.g. backbone.timm_name=convnext_tiny")
-    if backbone.name == "timm" and backbone.norm in ("batch", "group"):
-        raise UserError(f"backbone.norm={backbone.norm} cannot be set for a model of timm; use auto or frozen")
-    if backbone.name != "timm" and backbone.timm_name is not None:
+    if backbone.name == "timm":
+        if backbone.timm_name is None:
+            raise UserError("backbone.timm_name is not set; give the model, e.g. backbone.timm_name=convnext_tiny")
+        if backbone.norm in ("batch", "group"):
+            raise UserError(f"backbone.norm={backbone.norm} cannot be set for a model of timm; use auto or frozen")
+    elif backbone.timm_name is not None:
         warnings.append(f"backbone.timm_name has no effect with backbone={backbone.name}; add backbone=timm")
     return warnings
 
 
 def _check_augmentation(config: TrainConfig) -> list[str]:
-    augmentation, warnings = config.augmentation, []
-    if augmentation.scale_jitter is not None:
-        if len(augmentation.scale_jitter) != 2:
-            raise UserError("augmentation.scale_jitter needs two numbers: [smallest, largest] scale")
-        if augmentation.scale_jitter[0] > augmentation.scale_jitter[1]:
-            raise UserError(f"augmentation.scale_jitter={augmentation.scale_jitter} must be [smallest, largest] scale")
+    augmentation, jitter, warnings = config.augmentation, config.augmentation.scale_jitter, []
+    if jitter is not None:
+        if len(jitter) != 2 or jitter[0] > jitter[1]:
+            raise UserError(f"augmentation.scale_jitter={jitter} must be two numbers: [smallest, largest] scale")
         if augmentation.min_crop < 1:
             warnings.append("augmentation.min_crop has no effect with augmentation.scale_jitter, which crops already")
     if augmentation.copy_paste and not config.mask_head.enabled:
@@ -212,8 +187,7 @@ def check_train_rules(config: TrainConfig) -> list[str]:
     """
     warnings = check_model_rules(config)
     check_data_rules(config.data)
-    warnings += _check_weights(config)
-    warnings += _check_augmentation(config)
+    warnings += _check_weights(config) + _check_augmentation(config)
     _check_smallest_batch(config)
     betas = config.optimizer.betas
     if config.optimizer.name == "adamw" and (len(betas) != 2 or max(betas) >= 1):
@@ -252,22 +226,20 @@ IDLE = (  # keys without effect, or the start of such keys; the setting, and its
 
 def idle_keys(config: TrainConfig, given: Sequence[str]) -> list[str]:
     """A warning for each key of `given` that has no effect beside the other settings."""
-    warnings = []
-    for key in given:
-        for start, cause, values in IDLE:
-            value: Any = reduce(getattr, cause.split("."), config)
-            if key != cause and (key == start or (start.endswith(".") and key.startswith(start))) and value in values:
-                warnings.append(f"{key} has no effect with {cause.removesuffix('.name')}={str(value).lower()}")
-    return warnings
+    current: Any = {cause: reduce(getattr, cause.split("."), config) for _, cause, _ in IDLE}
+    return [
+        f"{key} has no effect with {cause.removesuffix('.name')}={str(current[cause]).lower()}"
+        for key in given
+        for start, cause, values in IDLE
+        if key != cause and (key == start or (start[-1] == "." and key.startswith(start))) and current[cause] in values
+    ]
 
 
 def check_measures(section: EvaluationConfig | MeasuresConfig) -> None:
     """Raises UserError for values of the `evaluation` section that COCO's evaluators do not support."""
     draws = getattr(section, "bootstrap", 0)
     if 0 < draws < 100:
-        raise UserError(
-            f"evaluation.bootstrap={draws} is too few for an interval; use at least 100, or 0 for no interval"
-        )
+        raise UserError(f"evaluation.bootstrap={draws} is too few for an interval; use at least 100, or 0 for none")
     counts, ious, sizes = section.max_detections, section.iou_thresholds, section.size_limits
     if counts is not None and (len(counts) != 3 or sorted(set(counts)) != list(counts)):
         raise UserError("evaluation.max_detections needs three ascending numbers, e.g. [1,10,100]")

@@ -6,8 +6,8 @@ stops within a second.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from dataclasses import Field, dataclass, field
+from typing import Any, ClassVar, Optional, Union, dataclass_transform
 
 RESNETS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
@@ -24,26 +24,30 @@ def one_of(*options: str | int | None) -> Any:
     return field(metadata={"options": options})
 
 
-def between(low: float | None = None, high: float | None = None) -> Any:
-    """A number, or a list of numbers, with low <= value <= high; None: no limit."""
-    return field(metadata={"low": low, "high": high})
+def between(low: float, high: float | None = None, *, above: bool = False) -> Any:
+    """A number, or a list of numbers, with low <= value <= high, or low < value with `above`; None: no limit."""
+    return field(metadata={"low": low, "high": high, "open": above})
 
 
 def positive(high: float | None = None) -> Any:
-    """A number, or a list of numbers, above zero and at most `high`."""
-    return field(metadata={"above": 0, "high": high})
+    return between(0, high, above=True)
 
 
 def fraction() -> Any:
-    """A number from 0 to 1."""
     return between(0, 1)
 
 
-# ---------------------------------------------------------------- the model
+@dataclass_transform(kw_only_default=True)
+class Section:
+    """A section of the settings; every subclass is a dataclass with keywords only."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(kw_only=True)(cls)
 
 
-@dataclass(kw_only=True)
-class BackboneConfig:
+class BackboneConfig(Section):
     name: str = one_of(*RESNETS, "timm")
     timm_name: Optional[str]
     norm: str = one_of("auto", "frozen", "batch", "group")
@@ -53,34 +57,29 @@ class BackboneConfig:
     fpn_norm: str = one_of("none", "batch", "group")
 
 
-@dataclass(kw_only=True)
-class WeightsConfig:
+class WeightsConfig(Section):
     source: str = one_of("none", "imagenet", "coco", "coco_v2", "detectron2", "file")
     path: Optional[str]
     class_map: Optional[dict[str, str]]
     verify: bool
 
 
-@dataclass(kw_only=True)
-class AnchorsConfig:
+class AnchorsConfig(Section):
     sizes: list[float] = positive()
     aspect_ratios: list[float] = positive()
 
 
-@dataclass(kw_only=True)
-class IoUConfig:
+class IoUConfig(Section):
     upper: float = fraction()
     lower: float = fraction()
 
 
-@dataclass(kw_only=True)
-class SamplingConfig:
+class SamplingConfig(Section):
     batch_size: int = between(1)
     positive_fraction: float = fraction()
 
 
-@dataclass(kw_only=True)
-class ProposalNMSConfig:
+class ProposalNMSConfig(Section):
     pre_train: int = between(1)
     pre_test: int = between(1)
     post_train: int = between(1)
@@ -89,8 +88,7 @@ class ProposalNMSConfig:
     threshold: float = fraction()
 
 
-@dataclass(kw_only=True)
-class RPNConfig:
+class RPNConfig(Section):
     num_convs: int = between(1)
     anchors: AnchorsConfig
     iou: IoUConfig
@@ -98,8 +96,7 @@ class RPNConfig:
     nms: ProposalNMSConfig
 
 
-@dataclass(kw_only=True)
-class ROIHeadConfig:
+class ROIHeadConfig(Section):
     num_convs: int = between(0)
     conv_dim: int = between(1)
     num_fcs: int = between(0)
@@ -112,16 +109,14 @@ class ROIHeadConfig:
     detections_per_image: int = between(1)
 
 
-@dataclass(kw_only=True)
-class PoolerConfig:
+class PoolerConfig(Section):
     type: str = one_of("align", "pool")
     resolution: int = between(1)
     sampling_ratio: int = between(0)
     aligned: bool
 
 
-@dataclass(kw_only=True)
-class MaskHeadConfig:
+class MaskHeadConfig(Section):
     name: str = one_of("conv4", "none")
     num_convs: int = between(0)
     conv_dim: int = between(1)
@@ -135,8 +130,7 @@ class MaskHeadConfig:
         return self.name != "none"
 
 
-@dataclass(kw_only=True)
-class NumericsConfig:
+class NumericsConfig(Section):
     name: str = one_of("torchvision", "detectron2")
     anchor_rounding: bool
     anchor_strides: str = one_of("inferred", "fixed")
@@ -153,23 +147,17 @@ class NumericsConfig:
     pixel_std: list[float] = positive()
 
 
-# ---------------------------------------------------------------- the data
-
-
-@dataclass(kw_only=True)
-class SplitPathsConfig:
+class SplitPathsConfig(Section):
     images: Optional[str]
     annotations: Optional[str]
 
 
-@dataclass(kw_only=True)
-class SplitConfig:
+class SplitConfig(Section):
     fractions: Optional[list[float]] = fraction()
     seed: int = between(0, MAX_SEED)
 
 
-@dataclass(kw_only=True)
-class ShapesConfig:
+class ShapesConfig(Section):
     num_train: int = between(1)
     num_val: int = between(1)
     num_test: int = between(1)
@@ -177,8 +165,7 @@ class ShapesConfig:
     seed: int = between(0, MAX_SEED)
 
 
-@dataclass(kw_only=True)
-class DataConfig:
+class DataConfig(Section):
     name: str = one_of("shapes", "coco", "roboflow", "custom")
     root: Optional[str]
     train: SplitPathsConfig
@@ -186,6 +173,9 @@ class DataConfig:
     test: SplitPathsConfig
     split: SplitConfig
     shapes: ShapesConfig
+    rename: Optional[dict[str, str]]
+    merge: Optional[dict[str, list[str]]]
+    classes: Optional[list[str]]
     min_size: int = between(16)
     max_size: int = between(16)
     keep_empty: bool
@@ -194,8 +184,7 @@ class DataConfig:
     group_by_shape: bool
 
 
-@dataclass(kw_only=True)
-class AugmentationConfig:
+class AugmentationConfig(Section):
     horizontal_flip: float = fraction()
     vertical_flip: float = fraction()
     min_sizes: Optional[list[int]] = between(16)
@@ -206,11 +195,7 @@ class AugmentationConfig:
     copy_paste: float = fraction()
 
 
-# ---------------------------------------------------------------- training
-
-
-@dataclass(kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(Section):
     name: str = one_of("sgd", "adamw")
     lr: float = positive()
     weight_decay: float = between(0)
@@ -222,8 +207,7 @@ class OptimizerConfig:
     backbone_lr_factor: float = between(0)
 
 
-@dataclass(kw_only=True)
-class ScheduleConfig:
+class ScheduleConfig(Section):
     name: str = one_of("multistep", "cosine", "constant")
     warmup_steps: int = between(0)
     warmup_factor: float = fraction()
@@ -232,8 +216,7 @@ class ScheduleConfig:
     final_factor: float = fraction()
 
 
-@dataclass(kw_only=True)
-class TrainerConfig:
+class TrainerConfig(Section):
     device: str
     batch_size: int = between(1)
     num_workers: int = between(0)
@@ -259,8 +242,7 @@ class TrainerConfig:
     profile: bool
 
 
-@dataclass(kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Section):
     backend: str = one_of(*EVALUATORS)
     max_detections: list[int] = between(1)
     iou_thresholds: list[float] = positive(1)
@@ -273,8 +255,7 @@ class EvaluationConfig:
     picture_threshold: float = fraction()
 
 
-@dataclass(kw_only=True)
-class TrainConfig:
+class TrainConfig(Section):
     """Everything that `python -m maskrcnn_train` reads."""
 
     backbone: BackboneConfig

@@ -84,12 +84,9 @@ class MaskCrops:
         return masks
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MaskCrops:
-        return MaskCrops(
-            self.pixels.to(device, non_blocking=non_blocking),
-            self.boxes.to(device, non_blocking=non_blocking),
-            self.offsets.to(device, non_blocking=non_blocking),
-            self.size,
-        )
+        tensors = (self.pixels, self.boxes, self.offsets)
+        pixels, boxes, offsets = (each.to(device, non_blocking=non_blocking) for each in tensors)
+        return MaskCrops(pixels, boxes, offsets, self.size)
 
     def pin_memory(self) -> MaskCrops:
         return MaskCrops(self.pixels.pin_memory(), self.boxes.pin_memory(), self.offsets.pin_memory(), self.size)

@@ -51,11 +51,16 @@ class ClassMap:
         return {"names": list(self.names), "ids": list(self.ids)}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> ClassMap:
+    def from_plain(cls, plain: Any) -> ClassMap:
         """Raises UserError where it is no map."""
-        if not all(isinstance(plain.get(key), list) for key in ("names", "ids")):
-            raise UserError("the classes lack their names or ids; take them from a checkpoint's classes.json")
-        return cls(names=[str(name) for name in plain["names"]], ids=[int(number) for number in plain["ids"]])
+        names: Any
+        ids: Any
+        names, ids = (plain.get(key) if isinstance(plain, dict) else None for key in ("names", "ids"))
+        lists = isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids)
+        if not lists or not all(type(number) is int for number in ids):
+            hint = "one text and one whole number for each class; copy a checkpoint's classes.json"
+            raise UserError(f"the classes need `names` and `ids`, {hint}")
+        return cls([str(name) for name in names], list(ids))
 
     def __str__(self) -> str:
         return ", ".join(f"{name} (id {number})" for name, number in zip(self.names, self.ids, strict=True))

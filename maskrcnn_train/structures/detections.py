@@ -14,10 +14,8 @@ from torch import Tensor
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.boxes import resize_boxes, xyxy_to_xywh
 from maskrcnn_train.structures.classes import ClassMap
-from maskrcnn_train.structures.pasting import MaskPasting, paste_masks
+from maskrcnn_train.structures.pasting import Crop, MaskPasting, paste_masks
 from maskrcnn_train.structures.rle import compress_runs, crop_runs
-
-Crop = tuple[int, int, NDArray[np.uint8]]  # x0, y0, bitmap [h, w], inside the image
 
 
 @dataclass
@@ -46,17 +44,10 @@ class Detections:
 
     def __getitem__(self, rows: Tensor) -> Detections:
         """Those of the rows int64 [R], in their order, or where a bool [N] holds."""
-        pasted = self.pasted
-        if pasted is not None:
-            pasted = [pasted[row] for row in torch.arange(len(self))[rows].tolist()]
-        return replace(
-            self,
-            boxes=self.boxes[rows],
-            labels=self.labels[rows],
-            scores=self.scores[rows],
-            probabilities=None if self.probabilities is None else self.probabilities[rows],
-            pasted=pasted,
-        )
+        kept: dict[str, Any] = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if self.pasted is not None:
+            kept["pasted"] = [self.pasted[row] for row in torch.arange(len(self))[rows].tolist()]
+        return replace(self, **kept)
 
     @property
     def has_masks(self) -> bool:
@@ -83,14 +74,8 @@ class Detections:
         return replace(self, boxes=resize_boxes(self.boxes, self.size, size), size=size)
 
     def cpu(self) -> Detections:
-        probabilities = None if self.probabilities is None else self.probabilities.cpu()
-        return replace(
-            self,
-            boxes=self.boxes.cpu(),
-            labels=self.labels.cpu(),
-            scores=self.scores.cpu(),
-            probabilities=probabilities,
-        )
+        moved: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def crops(self) -> list[Crop]:
         """Each mask inside its box only: x0, y0 and a bitmap uint8 [h, w]. Raises UserError without masks."""
@@ -98,8 +83,7 @@ class Detections:
             if self.probabilities is None:
                 raise UserError("this model gives boxes only; train with mask_head=conv4 for masks")
             assert self.pasting is not None
-            pasted = paste_masks(self.probabilities, self.boxes, self.size, self.pasting)
-            self.pasted = [(each.x0, each.y0, each.bitmap.numpy()) for each in pasted]
+            self.pasted = paste_masks(self.probabilities, self.boxes, self.size, self.pasting)
         return self.pasted
 
     def rle(self) -> list[dict[str, Any]]:
@@ -145,12 +129,8 @@ class Detections:
 
 def join_detections(parts: Sequence[Detections]) -> Detections:
     """All detections of several parts of one image in one object, part after part; `parts` isn't empty."""
-    masks = [part.probabilities for part in parts if part.probabilities is not None]
-    return replace(
-        parts[0],
-        boxes=torch.cat([part.boxes for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        scores=torch.cat([part.scores for part in parts]),
-        probabilities=torch.cat(masks) if masks else None,
-        pasted=None if parts[0].pasted is None else [crop for part in parts for crop in part.crops()],
-    )
+    names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    if parts[0].pasted is not None:
+        joined["pasted"] = [crop for part in parts for crop in part.crops()]
+    return replace(parts[0], **joined)

@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from maskrcnn_train.structures.arrays import Ints
-
 Bitmap = npt.NDArray[Any]  # uint8 or bool [h, w]
 Runs = npt.NDArray[np.uint32]
 RLE = dict[str, Any]
@@ -42,17 +40,11 @@ def crop_runs(bitmap: Bitmap, x0: int, y0: int, size: tuple[int, int]) -> Runs:
     column, row = np.divmod(edges, crop_height + 1)
     edges = (column + x0) * height + row + y0
     if crop_height == height:
-        edges = _join_touching_runs(edges)
+        # drop the edges where a run reaches the image's bottom and the next begins at the next column's top
+        touching = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1
+        edges = np.delete(edges, np.concatenate([touching, touching + 1]))
     runs = np.diff(edges, prepend=0, append=height * width)
     return (runs if runs[-1] or len(runs) == 1 else runs[:-1]).astype(np.uint32)
-
-
-def _join_touching_runs(edges: Ints) -> Ints:
-    """Drop the edges where a run reaches the image's bottom and the next begins at the next column's top."""
-    if len(edges) < 4:
-        return edges
-    touching = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1
-    return np.delete(edges, np.concatenate([touching, touching + 1]))
 
 
 def compress_runs(runs: Sequence[Runs], size: tuple[int, int]) -> list[RLE]:
@@ -69,13 +61,10 @@ def compressed(shape: RLE | list[list[float]], size: Sequence[int]) -> RLE:
 
     size: (height, width) of the image.
     """
-    code: RLE
-    if isinstance(shape, list):
-        code = coco_mask.merge(coco_mask.frPyObjects(shape, *size))
-    elif isinstance(shape["counts"], list):
-        code = coco_mask.frPyObjects(shape, *size)
-    else:
-        code = shape
+    if isinstance(shape, dict) and not isinstance(shape["counts"], list):
+        return shape
+    packed = coco_mask.frPyObjects(shape, *size)
+    code: RLE = coco_mask.merge(packed) if isinstance(shape, list) else packed
     return code
 
 

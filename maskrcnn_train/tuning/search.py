@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
+from itertools import product, starmap
 from typing import Any
 
 from maskrcnn_train.settings.command_schema import TuneConfig
@@ -65,11 +65,10 @@ class Search:
 
     def combinations(self) -> list[dict[str, Value]]:
         """All combinations of values; empty if there are too many to list."""
-        columns = [each.values or [] for each in self.space]
-        if math.prod(map(len, columns)) > MOST_VALUES:
+        values = {each.key: each.values or [] for each in self.space}
+        if math.prod(map(len, values.values())) > MOST_VALUES:
             return []
-        keys = [each.key for each in self.space]
-        return [dict(zip(keys, values, strict=True)) for values in itertools.product(*columns)]
+        return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
 
     def training(self, varied: Sequence[str]) -> TrainConfig:
         """The settings of one trial. Raises UserError for values that contradict each other."""
@@ -99,16 +98,14 @@ def load_search(
     search = Search(config, fixed, space, config_dir, check_rules)
     if search.metric.startswith("segm/") and search.varies_masks:
         raise UserError(f"metric={search.metric} needs masks, which not all trials have; use metric=bbox/AP")
-    first = [override_of(key, value) for key, value in search.first_values().items()]
-    for each in space:
-        for value in each.ends:
-            tried = [*first, override_of(each.key, value)]
-            composed, notes = search.compose(tried)
-            warnings += [note for note in notes if note not in warnings]
-            try:
-                check_rules(composed)
-            except UserError as error:  # a rule between settings, which may hold with other values
-                warnings.append(f"some trials with {tried[-1]} will fail: {error}")
+    first = search.first_values()
+    for key, value in ((each.key, value) for each in space for value in each.ends):
+        composed, notes = search.compose(list(starmap(override_of, (first | {key: value}).items())))
+        warnings += [note for note in notes if note not in warnings]
+        try:
+            check_rules(composed)
+        except UserError as error:  # a rule between settings, which may hold with other values
+            warnings.append(f"some trials with {override_of(key, value)} will fail: {error}")
     return search, warnings
 
 
@@ -123,18 +120,14 @@ def _in_whole_numbers(dimension: Dimension, config: TuneConfig) -> Dimension:
 
 def _check_keys(space: Sequence[Dimension], fixed: Sequence[str]) -> None:
     if not space:
-        raise UserError(
-            "no setting has several values; give some, e.g. optimizer.lr='tag(log,interval(1e-3,1e-1))' "
-            "backbone=resnet50,resnet101"
-        )
+        raise UserError("no setting has several values; give some, e.g. optimizer.lr='tag(log,interval(1e-3,1e-1))'")
     given = {text.split("=", 1)[0] for text in fixed}
-    seen: set[str] = set()
     for key in (each.key for each in space):
         if key in NOT_VARIED:
             raise UserError(f"{key} cannot be searched; give it one value")
-        if key in given or key in seen:
+        if key in given:
             raise UserError(f"{key} is given twice; keep one of them")
-        seen.add(key)
+        given.add(key)
 
 
 def _current(config: Any, key: str) -> Any:

@@ -13,21 +13,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.settings.errors import UserError
 
+if TYPE_CHECKING:
+    from optuna import Trial
+
 Value = str | int | float
 MOST_VALUES = 10_000
-
-
-class Suggests(Protocol):
-    """The part of Optuna's trial that is used here."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any: ...
-    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -38,20 +34,15 @@ class Choice:
     options: list[str]
 
     @property
-    def ends(self) -> list[Value]:
-        """Values to check before the search starts."""
+    def values(self) -> list[Value]:
         return list(self.options)
 
-    @property
-    def values(self) -> list[Value] | None:
-        """All values; None if there are too many to list."""
-        return list(self.options)
+    ends = values
 
     def first(self, current: Any) -> Value:
-        """The value of the first trial: the first in the list."""
         return self.options[0]
 
-    def suggest(self, trial: Suggests) -> Value:
+    def suggest(self, trial: Trial) -> Value:
         return str(trial.suggest_categorical(self.key, self.options))
 
 
@@ -83,17 +74,15 @@ class Numbers:
     def first(self, current: Any) -> Value:
         """The value of the first trial: the setting's own value, or the middle if that is outside the range."""
         number = isinstance(current, (int, float)) and not isinstance(current, bool)
-        if number and self.low <= current <= self.high and self._on_step(current):
+        steps = (current - self.low) / self.step if number and self.step else 0.0
+        if number and self.low <= current <= self.high and math.isclose(steps, round(steps), abs_tol=1e-6):
             return int(current) if self.whole else float(current)
         middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
         if self.step is not None:
             middle = self.low + round((middle - self.low) / self.step) * self.step
         return round(middle) if self.whole else middle
 
-    def _on_step(self, value: float) -> bool:
-        return self.step is None or math.isclose((value - self.low) / self.step % 1, 0, abs_tol=1e-6)
-
-    def suggest(self, trial: Suggests) -> Value:
+    def suggest(self, trial: Trial) -> Value:
         if self.whole:
             step = 1 if self.step is None else int(self.step)
             return trial.suggest_int(self.key, int(self.low), int(self.high), step=step, log=self.log)
@@ -128,15 +117,13 @@ def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    single: list[str] = []
-    several: list[str] = []
+    parts: dict[bool, list[str]] = {False: [], True: []}
     for text in overrides:
-        try:
+        varies = False
+        with suppress(HydraException):  # composing reports what is wrong with it
             varies = OverridesParser.create().parse_override(text).is_sweep_override()
-        except HydraException:  # composing reports what is wrong with it
-            varies = False
-        (several if varies else single).append(text)
-    return single, several
+        parts[varies].append(text)
+    return parts[False], parts[True]
 
 
 def read_dimension(text: str) -> Dimension:

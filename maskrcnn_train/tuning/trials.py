@@ -10,7 +10,6 @@ import logging
 import math
 import random
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
@@ -39,13 +38,14 @@ logger = logging.getLogger("maskrcnn_train")
 
 def score_in(metrics: dict[str, float], metric: str) -> float:
     """The score to compare. Raises UserError if it is missing, not finite or absent."""
-    if metric not in metrics:
+    score = metrics.get(metric)
+    if score is None:
         raise UserError(f"the training has no {metric}; it has {', '.join(sorted(metrics))}")
-    if not math.isfinite(metrics[metric]):
-        raise UserError(f"{metric} is {metrics[metric]}")
-    if metrics[metric] == ABSENT:
+    if not math.isfinite(score):
+        raise UserError(f"{metric} is {score}")
+    if score == ABSENT:
         raise UserError(f"{metric} is absent: the validation split has no such object; choose another metric")
-    return metrics[metric]
+    return score
 
 
 class Pruned(BaseException):
@@ -116,18 +116,18 @@ class Trials:
         self._combinations = search.combinations()
 
     def _refuse_another_search(self) -> None:
-        ours = [
-            f"metric={self.search.metric}",
-            *(str(each) for each in self.search.space),
-            *_shared(self.search.fixed),
-        ]
+        # all workers share these; not its folder, its length or a worker's machine
+        free = (*OF_THE_SEARCH, "output_dir", "trainer.device", "trainer.num_workers")
+        fixed = [text for text in self.search.fixed if text.split("=", 1)[0] not in free]
+        ours = [f"metric={self.search.metric}", *map(str, self.search.space), *fixed]
         known = self.study.user_attrs.get("search")
         if known is None:
             self.study.set_user_attr("search", ours)
         elif set(known) != set(ours):
+            differing = ", ".join(sorted(set(known) ^ set(ours)))
             raise UserError(
-                f"output_dir={self.folder} holds another search; they differ in "
-                f"{', '.join(sorted(set(known) ^ set(ours)))}. Give the same settings, or another folder"
+                f"output_dir={self.folder} holds another search; they differ in {differing}. "
+                "Give the same settings, or another folder"
             )
 
     def begin(self) -> Trial | None:
@@ -141,20 +141,19 @@ class Trials:
             else:
                 return None
             trial.set_user_attr("overrides", overrides)
-            lock = self._lock_of(trial.number)
+            lock = FileLock(self._locks / str(trial.number))
             lock.acquire(timeout=0)
-        folder = self.folder / str(trial.user_attrs.get("number", trial.number))
-        return Trial(overrides, folder, trial, lock, self.search.metric)
+        return Trial(overrides, self.folder / str(_number(trial)), trial, lock, self.search.metric)
 
     def _next(self) -> optuna.Trial | None:
         known = self.study.get_trials(deepcopy=False)
-        waiting = any(trial.state == TrialState.WAITING for trial in known)
         count = sum(not {"attempt", "repeats"} & trial.user_attrs.keys() for trial in known)
-        if not waiting and count >= self.search.config.trials:
-            return None
-        if not waiting and self._untried() == []:
-            logger.info("every combination of values has been tried")
-            return None
+        if all(trial.state != TrialState.WAITING for trial in known):
+            if count >= self.search.config.trials:
+                return None
+            if self._untried() == []:
+                logger.info("every combination of values has been tried")
+                return None
         self.study.sampler = self._sampler(len(known))
         return self.study.ask()
 
@@ -176,25 +175,19 @@ class Trials:
             self.study.enqueue_trial(random.Random(trial.number).choice(untried))
         return True
 
-    def complete(self, trial: Trial, score: float) -> None:
-        self._settle(trial, TrialState.COMPLETE, score)
-
-    def prune(self, trial: Trial) -> None:
-        self._settle(trial, TrialState.PRUNED)
-
-    def fail(self, trial: Trial, reason: str) -> None:
-        trial._optuna.set_user_attr("reason", reason)
-        self._settle(trial, TrialState.FAIL)
+    def end(self, trial: Trial, *, score: float | None = None, reason: str = "") -> None:
+        """The trial is complete with a score, failed with a reason, pruned with neither."""
+        state = TrialState.COMPLETE if score is not None else TrialState.FAIL if reason else TrialState.PRUNED
+        if reason:
+            trial._optuna.set_user_attr("reason", reason)
+        with self.lock:  # else another worker could see it running but not locked
+            self.study.tell(trial._optuna, score, state=state)
+            _release(trial._lock)
 
     def hand_back(self, trial: Trial) -> None:
         """Queue a trial that was stopped by a signal; the next worker continues it."""
         with self.lock:
             self._requeue(trial._optuna, int(trial._optuna.user_attrs.get("attempt", 1)))
-            _release(trial._lock)
-
-    def _settle(self, trial: Trial, state: TrialState, score: float | None = None) -> None:
-        with self.lock:  # else another worker could see it running but not locked
-            self.study.tell(trial._optuna, score, state=state)
             _release(trial._lock)
 
     def _sampler(self, draws: int) -> optuna.samplers.BaseSampler:
@@ -207,13 +200,10 @@ class Trials:
             # running trials count as bad, so that workers do not all try the same values
             return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
-    def _lock_of(self, number: int) -> FileLock:
-        return FileLock(self._locks / str(number))
-
     def _requeue_lost_trials(self) -> None:
         """End the trials of dead workers as failed, and queue them again."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            lock = self._lock_of(frozen.number)
+            lock = FileLock(self._locks / str(frozen.number))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -229,7 +219,7 @@ class Trials:
 
     def _requeue(self, trial: optuna.Trial, attempt: int) -> None:
         """End a trial and queue another with its values, in the same folder if that has a checkpoint."""
-        number = int(trial.user_attrs.get("number", trial.number))
+        number = _number(trial)
         self.study.tell(trial, state=TrialState.FAIL)
         if "overrides" not in trial.user_attrs:
             return  # its worker died before it had values
@@ -238,20 +228,18 @@ class Trials:
             attributes["number"] = number
         self.study.enqueue_trial(trial.params, user_attrs=attributes)
 
-    # ------------------------------------------------------------ results
-
     def records(self) -> list[TrialRecord]:
         """All trials, best first, those without a score last. Of a trial queued again, the last attempt."""
-        found: dict[int, TrialRecord] = {}
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.state == TrialState.WAITING or (trial.state == TrialState.FAIL and not _reason(trial)):
-                continue  # queued again, or a repeat
-            record = _record(trial)
-            found[record.number] = record
-        sign = 1 if self.search.maximizes else -1
+        found = {
+            _number(trial): _record(trial)
+            for trial in self.study.get_trials(deepcopy=False)
+            if trial.state != TrialState.WAITING
+            and (trial.state != TrialState.FAIL or "reason" in trial.user_attrs)  # else queued again, or a repeat
+        }
+        sign = -1 if self.search.maximizes else 1
         complete = [each for each in found.values() if each.state == "complete"]
         others = [each for each in found.values() if each.state != "complete"]
-        return [*sorted(complete, key=lambda each: -sign * (each.score or 0)), *others]
+        return [*sorted(complete, key=lambda each: sign * (each.score or 0)), *others]
 
     def importances(self) -> dict[str, float]:
         """Each setting's share in the difference between good and bad trials; empty with too few trials.
@@ -271,13 +259,9 @@ def _release(lock: FileLock) -> None:
     Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _number(trial: FrozenTrial) -> int:
+def _number(trial: FrozenTrial | optuna.Trial) -> int:
     """The number of its folder: a trial queued again continues in the folder of its first attempt."""
     return int(trial.user_attrs.get("number", trial.number))
-
-
-def _reason(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs.get("reason", ""))
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
@@ -289,11 +273,5 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         score=trial.value if trial.state == TrialState.COMPLETE else last,
         overrides=list(trial.user_attrs.get("overrides", [])),
         seconds=None if trial.duration is None else trial.duration.total_seconds(),
-        reason=_reason(trial),
+        reason=str(trial.user_attrs.get("reason", "")),
     )
-
-
-def _shared(overrides: Sequence[str]) -> list[str]:
-    """The overrides that all workers of a search must share: not its folder, its length or a worker's machine."""
-    free = (*OF_THE_SEARCH, "output_dir", "trainer.device", "trainer.num_workers")
-    return [text for text in overrides if text.split("=", 1)[0] not in free]

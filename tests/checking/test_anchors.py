@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,8 @@ def test_the_best_iou_is_that_over_all_anchors_of_the_network(rounding: bool, st
     grid = AnchorGrid(sizes=SIZES, aspect_ratios=RATIOS, rounding=rounding, strides=strides)
     anchors = grid(padded, grids, torch.device("cpu"))
     expected, places = pairwise_iou(torch.from_numpy(objects.boxes).float(), anchors).max(dim=1)
-    fit = fit_anchors(objects, SIZES, RATIOS, rounding=rounding, fixed_strides=strides == "fixed")
+    numerics = replace(load_config().numerics, anchor_rounding=rounding, anchor_strides=strides)
+    fit = fit_anchors(objects, SIZES, RATIOS, numerics)
     np.testing.assert_allclose(fit.best, expected.numpy(), atol=1e-5)
     ends = np.cumsum([rows * columns * len(RATIOS) for rows, columns in grids])
     levels = np.searchsorted(ends, places.numpy(), side="right")
@@ -44,9 +47,8 @@ def test_anchors_of_the_objects_size_are_advised_and_good_ones_left_alone() -> N
 
     def kinds(sizes: list[float]) -> dict[str, dict[str, object]]:
         config.rpn.anchors.sizes = sizes
-        anchors = config.rpn.anchors
-        fit = fit_anchors(tiny, sizes, anchors.aspect_ratios, rounding=True, fixed_strides=False)
-        assert sum(row[2] for row in anchor_table(fit, config)) == 500
+        fit = fit_anchors(tiny, sizes, config.rpn.anchors.aspect_ratios, config.numerics)
+        assert sum(row.objects for row in anchor_table(fit, config)) == 500
         return {finding.kind: finding.override for finding in check_anchors(tiny, fit, config)}
 
     found = kinds([64, 128, 256, 512, 1024])

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from maskrcnn_train import load_config
-from maskrcnn_train.checking.data import quick_check
+from maskrcnn_train.checking.settings import quick_check
 from maskrcnn_train.data.splits.splitting import read_splits
 
 

@@ -17,6 +17,7 @@ from maskrcnn_train import build_model
 from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.loading import DetectionLoader, build_loaders
 from maskrcnn_train.data.order import EpochBatchSampler, repeat_factors
+from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.engine.distributed import ALONE
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.reporting.tensorboard import MetricWriter
@@ -263,10 +264,11 @@ def test_mask_head_none_leaves_masks_out(tmp_path: Path, configure: Configure) -
     assert all("masks" not in target for target in targets)
 
 
-def test_the_loaders_report_classes_and_what_was_skipped(tmp_path: Path, configure: Configure) -> None:
+def test_the_splits_report_classes_and_what_was_skipped(tmp_path: Path, configure: Configure) -> None:
     coco = small_coco()
     coco["annotations"][0]["bbox"] = [0, 0, 0, 0]
     roboflow(tmp_path / "data", coco, small_coco())
-    loaders = build_loaders(configure())
-    assert loaders.classes.num_classes == 3
-    assert {name: table.num_dropped for name, table in loaders.skipped.items()} == {"train": 1, "val": 0}
+    splits = read_splits(configure())
+    assert build_loaders(configure(), splits=splits).classes == splits.classes
+    assert splits.classes.num_classes == 3
+    assert {name: table.num_dropped for name, table in splits.skipped.items()} == {"train": 1, "val": 0}

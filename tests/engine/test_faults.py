@@ -21,9 +21,8 @@ from maskrcnn_train.data.loading import LostWorker
 from maskrcnn_train.data.packing import PackedBatch
 from maskrcnn_train.engine import failed_steps, loop
 from maskrcnn_train.engine.checkpoint import read_checkpoint, save_plain
-from maskrcnn_train.engine.faults import OutOfMemory
 from maskrcnn_train.engine.replay import replay
-from maskrcnn_train.engine.step import BadStep
+from maskrcnn_train.engine.step import BadStep, OutOfMemory
 from maskrcnn_train.reporting.tensorboard import read_metrics
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig

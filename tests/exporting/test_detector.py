@@ -12,7 +12,8 @@ from tiny import TINY
 
 from maskrcnn_train import Predictor, build_model, load_config
 from maskrcnn_train.exporting import files, runtimes
-from maskrcnn_train.exporting.comparing import Differences, compare
+from maskrcnn_train.exporting.comparing import Differences
+from maskrcnn_train.exporting.detector import TraceableDetector
 from maskrcnn_train.prediction.pictures import prepare
 from maskrcnn_train.prediction.predictor import detect_batch
 from maskrcnn_train.structures.detections import Detections
@@ -57,7 +58,7 @@ def differences(predictor: Predictor, run: runtimes.Runtime) -> Differences:
         (ours,) = detect_batch(predictor, [prepare(predictor.config, image)], score_threshold=0.0)
         theirs = replace(run(image), pasting=predictor.pasting)
         assert theirs.has_masks == ours.has_masks
-        total.merge(compare(ours, theirs, predictor.config, score_tolerance=1e-4))
+        total.add(ours, theirs, predictor.config, 1e-4)
     return total
 
 
@@ -73,7 +74,7 @@ def check(total: Differences, with_masks: bool) -> None:
 def test_torchscript_finds_what_the_model_finds(kind: str, tmp_path: Path) -> None:
     predictor = spread_predictor(KINDS[kind])
     with files.without_exporter_noise():
-        detector = files.build_detector(predictor.model, predictor.config, pasting=None)
+        detector = TraceableDetector(predictor.model, None)
     files.write_torchscript(detector, tmp_path / "model.torchscript", {"a": 1})
     check(differences(predictor, runtimes.open_torchscript(tmp_path / "model.torchscript")), kind != "boxes only")
     assert [path.name for path in tmp_path.iterdir()] == ["model.torchscript"]
@@ -84,7 +85,7 @@ def test_onnx_finds_what_the_model_finds(kind: str, tmp_path: Path) -> None:
     predictor = spread_predictor(KINDS[kind])
     pasting = predictor.pasting if kind == "shapes" else None
     with files.without_exporter_noise():
-        detector = files.build_detector(predictor.model, predictor.config, pasting=pasting)
+        detector = TraceableDetector(predictor.model, pasting)
     files.write_onnx(detector, tmp_path / "model.onnx", {"a": [1]}, predictor.config, 17)
     check(differences(predictor, runtimes.open_onnx(tmp_path / "model.onnx")), kind != "boxes only")
 
@@ -93,7 +94,7 @@ def test_an_image_without_objects_gives_empty_outputs(tmp_path: Path) -> None:
     predictor = spread_predictor(["roi_head.score_threshold=1"])
     for pasting in (None, predictor.pasting):
         with files.without_exporter_noise():
-            detector = files.build_detector(predictor.model, predictor.config, pasting=pasting)
+            detector = TraceableDetector(predictor.model, pasting)
         files.write_torchscript(detector, tmp_path / "model.torchscript", {})
         found = runtimes.open_torchscript(tmp_path / "model.torchscript")(np.zeros((70, 90, 3), np.uint8))
         assert found.boxes.shape == (0, 4)
@@ -102,33 +103,34 @@ def test_an_image_without_objects_gives_empty_outputs(tmp_path: Path) -> None:
         assert (found.probabilities is None) == (found.pasted == [])
 
 
+def compared(ours: Detections, theirs: Detections) -> Differences:
+    found = Differences()
+    found.add(ours, theirs, load_config([*TINY, "roi_head.score_threshold=0.05"]), 1e-4)
+    return found
+
+
 def test_a_shifted_box_another_score_and_a_lost_object_are_told() -> None:
-    config = load_config([*TINY, "roi_head.score_threshold=0.05"])
     boxes, labels = torch.tensor([[0.0, 0, 10, 20], [30, 30, 50, 50]]), torch.tensor([1, 2])
     ours = Detections(boxes, labels, torch.tensor([0.9, 0.5]), (60, 60))
 
-    def told(theirs: Detections, ours: Detections = ours) -> Differences:
-        return compare(ours, theirs, config, score_tolerance=1e-4)
-
-    same = told(ours)
+    same = compared(ours, ours)
     assert (same.pixels, same.scores, same.missing, same.mask_iou) == (0, 0, 0, None)
-    moved = told(replace(ours, boxes=boxes + torch.tensor([0.0, 0, 0, 1]), scores=torch.tensor([0.9, 0.4])))
+    moved = compared(ours, replace(ours, boxes=boxes + torch.tensor([0.0, 0, 0, 1]), scores=torch.tensor([0.9, 0.4])))
     assert moved.pixels == 1
     assert moved.boxes == pytest.approx(0.05)
     assert moved.scores == pytest.approx(0.1)
     lost = ours[torch.tensor([0])]
-    assert told(lost).missing == 1
-    assert told(replace(ours, labels=torch.tensor([1, 3]))).missing == 2
+    assert compared(ours, lost).missing == 1
+    assert compared(ours, replace(ours, labels=torch.tensor([1, 3]))).missing == 2
     at_the_edge = replace(ours, scores=torch.tensor([0.9, 0.05]))
-    assert told(lost, at_the_edge).missing == 0
+    assert compared(at_the_edge, lost).missing == 0
 
 
 def test_pasted_masks_and_those_inside_boxes_are_compared_in_the_image() -> None:
-    config = load_config([*TINY, "roi_head.score_threshold=0.05"])
     boxes, scores = torch.tensor([[10.0, 20, 30, 40]]), torch.tensor([0.9])
     ours = Detections(boxes, torch.tensor([1]), scores, (60, 60), torch.ones(1, 1, 28, 28))
     ours.pasting = MaskPasting(0.5, "continuous")
     half = np.zeros((60, 60), np.uint8)
     half[20:40, 10:20] = 1
     theirs = Detections(boxes, torch.tensor([1]), scores, (60, 60), pasted=[(0, 0, half)])
-    assert compare(ours, theirs, config, score_tolerance=1e-4).mask_iou == 0.5
+    assert compared(ours, theirs).mask_iou == 0.5

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_model import dense_targets
+from small_model import dense_targets, paste_full
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 from torchvision.ops import roi_align
 
 from maskrcnn_train.model.mask_targets import crops_from_dense, targets_in_boxes
-from maskrcnn_train.structures.pasting import MaskPasting, paste_full, paste_masks
+from maskrcnn_train.structures.pasting import MaskPasting, paste_masks
 
 SIZE = (64, 80)
 
@@ -87,23 +88,23 @@ def test_continuous_pasting_equals_sampling_the_whole_image() -> None:
 
 def test_the_two_rules_by_hand() -> None:
     full, box = torch.ones(1, 1, 28, 28), torch.tensor([[2.0, 3.0, 6.0, 9.0]])
-    continuous = paste_masks(full, box, (20, 20), MaskPasting(0.5, "continuous"))[0]
-    assert int(continuous.bitmap.sum()) == 24  # exactly the box
-    integer = paste_masks(full, box, (20, 20), MaskPasting(0.5, "integer"))[0]
-    assert (integer.x0, integer.y0) == (1, 2)
-    assert int(integer.bitmap.sum()) == 6 * 8  # grown by 30/28, cut to whole pixels, both corners count
-    assert integer.bitmap.dtype == torch.uint8
+    _, _, continuous = paste_masks(full, box, (20, 20), MaskPasting(0.5, "continuous"))[0]
+    assert int(continuous.sum()) == 24  # exactly the box
+    x0, y0, integer = paste_masks(full, box, (20, 20), MaskPasting(0.5, "integer"))[0]
+    assert (x0, y0) == (1, 2)
+    assert int(integer.sum()) == 6 * 8  # grown by 30/28, cut to whole pixels, both corners count
+    assert integer.dtype == np.uint8
 
 
 def test_bitmaps_cover_their_boxes_only() -> None:
     probabilities, boxes = predictions()
     for rule in ("integer", "continuous"):
-        for pasted, box in zip(
+        for (x0, y0, bitmap), box in zip(
             paste_masks(probabilities, boxes, SIZE, MaskPasting(0.5, rule)), boxes.tolist(), strict=True
         ):
-            height, width = pasted.bitmap.shape
+            height, width = bitmap.shape
             assert height <= (box[3] - box[1]) * 30 / 28 + 4
             assert width <= (box[2] - box[0]) * 30 / 28 + 4
-            assert pasted.x0 >= 0
-            assert pasted.y0 + height <= SIZE[0]
+            assert x0 >= 0
+            assert y0 + height <= SIZE[0]
     assert paste_masks(probabilities[:0], boxes[:0], SIZE, MaskPasting(0.5, "integer")) == []

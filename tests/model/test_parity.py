@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from small_model import dense_targets
+from small_model import dense_targets, paste_full
 from torch import Tensor
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -15,7 +15,7 @@ from maskrcnn_train import build_model, load_config
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.mask_targets import crops_from_dense
 from maskrcnn_train.structures.batch import ImageBatch
-from maskrcnn_train.structures.pasting import MaskPasting, paste_full
+from maskrcnn_train.structures.pasting import MaskPasting
 
 NUM_CLASSES = 4
 SIZE = ["data.min_size=64", "data.max_size=128", "roi_head.score_threshold=0.001"]

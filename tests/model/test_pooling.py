@@ -41,9 +41,7 @@ def test_bag_equals_the_operator_on_any_box(aligned: bool, samples: int) -> None
     first, second = feature.clone().requires_grad_(), feature.clone().requires_grad_()
     expected = roi_align(first, STRANGE, 7, 0.25, samples, aligned)
     levels = torch.zeros(len(STRANGE), dtype=torch.int64)
-    found = bag_roi_align(
-        [second], STRANGE, levels, scales=[0.25], resolution=7, sampling_ratio=samples, aligned=aligned
-    )
+    found = bag_roi_align([second], STRANGE, levels, [0.25], 7, samples, aligned)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (expected * weights).sum().backward()
@@ -67,6 +65,21 @@ def test_all_levels_equal_torchvisions_pooler() -> None:
         assign_levels(boxes, "torchvision"),
     )
     torch.testing.assert_close(by_level, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{}, {"type": "pool"}, {"sampling_ratio": 0}])
+def test_boxes_that_are_not_finite_pool_zeros_as_torchvisions_do(change: dict[str, object]) -> None:
+    nan, inf = float("nan"), float("inf")
+    fine = torch.tensor([[3.0, 5, 70, 60]])
+    boxes = torch.cat((torch.tensor([[nan, nan, nan, nan], [3, 5, nan, 60], [0, 0, inf, 9]]), fine))
+    features = pyramid()
+    pooled = pooler(**change)(features, [boxes, fine])
+    assert pooled.shape == (5, 8, 7, 7)
+    assert not pooled[:3].any()
+    assert torch.equal(pooled[3:], pooler(**change)(features, [fine, fine]))
+    named = {str(level): feature for level, feature in enumerate(features)}
+    theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)(named, [boxes[:1], fine], [(128, 128)] * 2)
+    assert not theirs[0].any()
 
 
 def test_each_setting_changes_the_result_as_its_name_says() -> None:

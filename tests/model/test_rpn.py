@@ -13,10 +13,9 @@ from torchvision.ops import box_iou
 from maskrcnn_train.model import boxes, matching
 from maskrcnn_train.model.anchors import AnchorGrid, cell_anchors
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
-from maskrcnn_train.model.matching import BACKGROUND, IGNORED, match_boxes
-from maskrcnn_train.model.proposals import Proposals, keep_per_batch, keep_per_image
+from maskrcnn_train.model.matching import BACKGROUND, IGNORED, match_boxes, sample_balanced
+from maskrcnn_train.model.proposals import Proposals, keep_per_batch
 from maskrcnn_train.model.rpn_head import SampledRPNHead
-from maskrcnn_train.model.sampling import sample_balanced
 from maskrcnn_train.structures.batch import ImageBatch, Target
 
 Build = Callable[..., MaskRCNN]
@@ -90,7 +89,7 @@ def test_an_object_that_touches_no_anchor_does_not_make_all_anchors_objects() ->
 def test_samples_are_torchvisions_for_the_same_seed_and_the_fraction_is_a_cap() -> None:
     labels = torch.randint(-1, 2, (2000,), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(4)
-    positive, negative = sample_balanced(labels, batch_size=100, positive_fraction=0.3)
+    positive, negative = sample_balanced(labels, 100, 0.3)
     torch.manual_seed(4)
     masks = BalancedPositiveNegativeSampler(100, 0.3)([labels])
     assert torch.equal(positive, torch.where(masks[0][0])[0])
@@ -98,8 +97,8 @@ def test_samples_are_torchvisions_for_the_same_seed_and_the_fraction_is_a_cap() 
     assert (len(positive), len(negative)) == (30, 70)
     few = torch.zeros(500)
     few[:7] = 1
-    assert [len(each) for each in sample_balanced(few, batch_size=100, positive_fraction=0.5)] == [7, 93]
-    assert [len(each) for each in sample_balanced(few[:20], batch_size=100, positive_fraction=0.5)] == [7, 13]
+    assert [len(each) for each in sample_balanced(few, 100, 0.5)] == [7, 93]
+    assert [len(each) for each in sample_balanced(few[:20], 100, 0.5)] == [7, 13]
 
 
 def scored(*scores: float) -> Proposals:
@@ -112,8 +111,6 @@ def test_budget_of_the_batch_and_of_each_image() -> None:
     assert [len(each) for each in keep_per_batch([a, b], 3)] == [3, 0]
     assert [len(each) for each in keep_per_batch([a, b], 4)] == [3, 1]
     assert [len(each) for each in keep_per_batch([a, b], 9)] == [3, 3]
-    assert [len(each) for each in keep_per_image([a, b], 3)] == [3, 3]
-    assert keep_per_image([a, b], 2)[0].scores.tolist() == pytest.approx([0.9, 0.8])
 
 
 def test_nms_settings_change_the_number_of_proposals(small_model: Build, batch: Batch) -> None:

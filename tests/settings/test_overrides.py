@@ -64,7 +64,9 @@ def test_settings_read_as_on_the_command_line() -> None:
     )
 
 
-def test_a_file_that_holds_no_overrides_is_named(tmp_path: Path) -> None:
-    path = write_text(tmp_path / "overrides.yaml", "seed: 3\n")
+@pytest.mark.parametrize("content", [b"seed: 3\n", b"- seed=3\n- 'half", b"- seed=\xff3", b""])
+def test_a_file_that_holds_no_overrides_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "overrides.yaml"
+    path.write_bytes(content)
     with pytest.raises(UserError, match=r"overrides\.yaml is not a list of overrides"):
         saved_overrides(path)

@@ -55,7 +55,7 @@ def test_a_search_repeats_itself_from_its_seed(tmp_path: Path) -> None:
         trials, found = Trials(tmp_path / name, search("trials=14", *overrides)), []
         while trial := trials.begin():
             found.append(trial.overrides)
-            trials.complete(trial, float(trial.overrides[0].split("=")[1]))
+            trials.end(trial, score=float(trial.overrides[0].split("=")[1]))
         return found
 
     first = draws("a")
@@ -70,7 +70,7 @@ def test_tpe_goes_where_the_score_is_high(tmp_path: Path) -> None:
     values = []
     while trial := trials.begin():
         values.append(float(trial.overrides[0].split("=")[1]))
-        trials.complete(trial, -abs(values[-1] - 8))
+        trials.end(trial, score=-abs(values[-1] - 8))
     later = sorted(abs(value - 8) for value in values[15:])
     assert later[len(later) // 2] < 2  # random ones would be 3 away
 
@@ -87,7 +87,7 @@ def test_a_lost_trial_is_handed_on_with_its_values(tmp_path: Path) -> None:
     assert again is not None
     assert (again.overrides, again.folder) == (lost.overrides, lost.folder)
     assert trials.begin() is None  # the other one is held by a living worker
-    trials.complete(again, 0.5)
+    trials.end(again, score=0.5)
     assert [(each.number, each.state) for each in trials.records()] == [(0, "complete"), (1, "running")]
 
 
@@ -126,7 +126,7 @@ def test_a_trial_that_is_stopped_in_order_goes_on_however_often(tmp_path: Path) 
         trials.hand_back(trial)
     last = trials.begin()
     assert last is not None
-    trials.complete(last, 0.5)
+    trials.end(last, score=0.5)
     assert trials.begin() is None
 
 
@@ -135,7 +135,7 @@ def test_no_combination_is_trained_twice_and_a_small_space_ends(tmp_path: Path) 
     seen = []
     while trial := trials.begin():
         seen.append(tuple(trial.overrides))
-        trials.complete(trial, float(len(seen)))
+        trials.end(trial, score=float(len(seen)))
     assert len(seen) == len(set(seen)) == 8
     assert len(trials.records()) == 8
 
@@ -154,13 +154,13 @@ def test_a_bad_trial_is_pruned_but_not_early_and_not_the_first_ones(tmp_path: Pa
         assert trial is not None
         for progress in (early, late, 1.0):
             trial.report(progress, {"segm/AP": score})
-        trials.complete(trial, score)
+        trials.end(trial, score=score)
     bad = trials.begin()
     assert bad is not None
     bad.report(early, {"segm/AP": 0.05})
     with pytest.raises(Pruned, match="35%"):
         bad.report(late, {"segm/AP": 0.05})
-    trials.prune(bad)
+    trials.end(bad)
     good = trials.begin()
     assert good is not None
     good.report(late, {"segm/AP": 0.6})
@@ -181,10 +181,10 @@ def test_records_are_sorted_by_the_metric_and_losses_upwards(tmp_path: Path) -> 
         for score in scores:
             trial = trials.begin()
             assert trial is not None
-            trials.complete(trial, score)
+            trials.end(trial, score=score)
         failed = trials.begin()
         assert failed is not None
-        trials.fail(failed, "too hot")
+        trials.end(failed, reason="too hot")
         records = trials.records()
         assert [each.score for each in records] == [*order, None]
         assert (records[-1].state, records[-1].reason) == ("failed", "too hot")
@@ -194,7 +194,7 @@ def test_what_matters_is_said_once_there_are_enough_trials(tmp_path: Path) -> No
     trials = Trials(tmp_path, search("trials=24", "sampler=random"))
     while trial := trials.begin():
         assert len(trials.records()) > 9 or trials.importances() == {}
-        trials.complete(trial, float(trial.overrides[1].split("=")[1]))  # the number of convs alone
+        trials.end(trial, score=float(trial.overrides[1].split("=")[1]))  # the number of convs alone
     shares = trials.importances()
     assert max(shares, key=lambda key: shares[key]) == "roi_head.num_convs"
     assert sum(shares.values()) == pytest.approx(1)

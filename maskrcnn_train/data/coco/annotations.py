@@ -46,9 +46,8 @@ def check_annotations(
     report("iscrowd is neither 0 nor 1", raw.crowd < 0, True)
     boxes = _check_boxes(raw, own_sizes, report)
     extents, mask_areas, good_parts = _check_polygons(raw, own_sizes, report)
-    _check_codes(raw, own_sizes, extents, mask_areas, report)
     report("segmentation is neither polygons nor RLE", raw.kinds == UNKNOWN, True)
-    extents = _clip_extents(extents, own_sizes, report)
+    extents = _check_codes(raw, own_sizes, extents, mask_areas, report)
     has_box, has_mask = raw.box_states == GIVEN, raw.kinds != NO_MASK
     report("neither box nor segmentation", ~has_box & ~has_mask, True)
     report("box computed from the segmentation", ~has_box & has_mask, False)
@@ -56,7 +55,9 @@ def check_annotations(
     _compare(boxes, extents, has_box & has_mask, report)
     extents[~has_mask] = boxes[~has_mask]
     boxes[:, 2:] -= boxes[:, :2]
-    areas = _check_areas(raw.areas, np.where(has_mask, mask_areas, boxes[:, 2] * boxes[:, 3]), report)
+    report("area missing: computed", np.isnan(raw.areas), False)
+    report("area is not a positive number: computed", raw.areas == 0, False)
+    areas = np.where(raw.areas > 0, raw.areas, np.where(has_mask, mask_areas, boxes[:, 2] * boxes[:, 3]))
     order = np.argsort(image_rows, kind="stable")
     order = order[keep[order]]
     return {
@@ -129,21 +130,19 @@ def _check_polygons(raw: RawAnnotations, sizes: Ints, report: Report) -> tuple[F
     return np.where(sound[:, None], bounds, np.nan), np.where(sound, total, np.nan), good
 
 
-def _check_codes(raw: RawAnnotations, sizes: Ints, extents: Floats, areas: Floats, report: Report) -> None:
-    """Check the RLE and fill in their rows of `extents` and `areas`."""
+def _check_codes(raw: RawAnnotations, sizes: Ints, extents: Floats, areas: Floats, report: Report) -> Floats:
+    """Check the RLE and fill in their rows of `areas`; returns the extents of all masks, clipped to their images."""
     coded = raw.kinds == RLE
     report("RLE has another size than its image", coded & (raw.rle_sizes != sizes).any(axis=1), True)
     report("RLE has counts that cannot be read", coded & (raw.rle_pixels < 0), True)
     report("RLE counts do not add up to the image", coded & (raw.rle_pixels != sizes.prod(axis=1)), True)
     report("mask is empty", coded & (raw.rle_areas == 0), True)
-    extents[coded], areas[coded] = raw.rle_boxes[coded], raw.rle_areas[coded]
-
-
-def _clip_extents(extents: Floats, sizes: Ints, report: Report) -> Floats:
-    clipped = np.clip(extents, 0, np.tile(sizes[:, ::-1].astype(np.float64), 2))
+    areas[coded] = raw.rle_areas[coded]
+    extents = np.where(coded[:, None], raw.rle_boxes, extents)
+    extents = np.asarray(np.clip(extents, 0, np.tile(sizes[:, ::-1].astype(np.float64), 2)))
     with np.errstate(invalid="ignore"):
-        report("segmentation lies outside the image", (clipped[:, 2:] <= clipped[:, :2]).any(axis=1), True)
-    return np.asarray(clipped)
+        report("segmentation lies outside the image", (extents[:, 2:] <= extents[:, :2]).any(axis=1), True)
+    return extents
 
 
 def _compare(boxes: Floats, extents: Floats, both: Flags, report: Report) -> None:
@@ -153,13 +152,6 @@ def _compare(boxes: Floats, extents: Floats, both: Flags, report: Report) -> Non
         areas = [(corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (boxes, extents)]
         overlap = shared / (areas[0] + areas[1] - shared)
         report("box and segmentation differ (boxes are x, y, width, height)", both & (overlap < MIN_AGREEMENT), False)
-
-
-def _check_areas(given: Floats, computed: Floats, report: Report) -> Floats:
-    missing = np.isnan(given)
-    report("area missing: computed", missing, False)
-    report("area is not a positive number: computed", given == 0, False)
-    return np.where(missing | (given == 0), computed, given)
 
 
 def _select_masks(raw: RawAnnotations, good_parts: Flags, order: Ints) -> dict[str, NDArray[Any]]:

@@ -5,6 +5,7 @@ A training stops at the first fault; `check` lists all of them and goes on with 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,8 +65,7 @@ class Faults:
 
     def __iter__(self) -> Iterator[Fault]:
         """In the order of KINDS."""
-        order = list(KINDS)
-        return iter(sorted(self._found.values(), key=lambda fault: order.index(fault.kind)))
+        return iter(sorted(self._found.values(), key=lambda fault: [*KINDS].index(fault.kind)))
 
     def __len__(self) -> int:
         return len(self._found)
@@ -82,29 +82,18 @@ class Entries:
         self.numbers: Sequence[int] = range(first, first + len(items))
         self.lost: set[int] = set()
         if {*map(type, items)} - {dict}:
-            self.check(
-                lambda item: (
-                    None if type(item) is dict else ("not-an-object", f"is {shown(item)}; it should be an object")
-                )
-            )
+            kind, should = "not-an-object", "; it should be an object"
+            self.check(lambda item: None if type(item) is dict else (kind, f"is {shown(item)}{should}"))
 
     def check(self, problem: Callable[[Any], Problem]) -> None:
         """Leave out the entries in which `problem` finds one."""
-        self._drop([problem(item) for item in self.items])
-
-    def _drop(self, problems: Sequence[Problem]) -> None:
-        sound = []
-        for row, problem in enumerate(problems):
-            if problem is None:
-                sound.append(row)
-                continue
-            item = self.items[row]
-            number = item.get("id") if type(item) is dict and number_problem(item, "id") is None else None
-            self.faults.add(
-                problem[0], self.noun, f"number {self.numbers[row]}" if number is None else number, problem[1]
-            )
-            if number is not None:
-                self.lost.add(number)
+        problems = [problem(item) for item in self.items]
+        for number, item, found in zip(self.numbers, self.items, problems, strict=True):
+            if found is not None:
+                has_id = type(item) is dict and number_problem(item, "id") is None
+                self.faults.add(found[0], self.noun, item["id"] if has_id else f"number {number}", found[1])
+                self.lost |= {item["id"]} if has_id else set()
+        sound = [row for row, found in enumerate(problems) if found is None]
         if len(sound) < len(problems):
             self.items, self.numbers = [self.items[row] for row in sound], [self.numbers[row] for row in sound]
 
@@ -114,18 +103,17 @@ class Entries:
 
     def unique_ids(self) -> Ints:
         """Column `id`, checked before: int64 [n]. Of several entries with one id only the first stays."""
-        ids = self.column("id")
-        values, first, counts = np.unique(ids, return_index=True, return_counts=True)
-        if len(values) == len(ids):
-            return ids
-        times = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        problems: list[Problem] = [
-            (f"{self.noun}-id-repeated", f"has an id that occurs {times[number]} times; give each {self.noun} its own")
-            for number in ids.tolist()
-        ]
-        for row in first.tolist():
-            problems[row] = None
-        self._drop(problems)
+        times, seen = Counter(item["id"] for item in self.items), set[int]()
+
+        def repeated(item: dict[str, Any]) -> Problem:
+            if item["id"] not in seen:
+                seen.add(item["id"])
+                return None
+            often = f"has an id that occurs {times[item['id']]} times; give each {self.noun} its own"
+            return f"{self.noun}-id-repeated", often
+
+        if len(times) < len(self.items):
+            self.check(repeated)
         return self.column("id")
 
 

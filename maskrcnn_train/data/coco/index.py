@@ -10,9 +10,8 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-FORMAT_VERSION = 4  # raise it when a column or meta.json changes: older caches are then rebuilt
+from maskrcnn_train.files import folder_written_aside
+
+FORMAT_VERSION = 5  # raise it when a column or meta.json changes: older caches are then rebuilt
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
 SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that are hashed, and bytes of each
 EXAMPLES = 5  # named for each reason in `SkippedTable`
@@ -80,13 +81,6 @@ class SkippedTable:
         """Annotations and images that are left out."""
         return sum(row.count for row in self.rows.values() if row.dropped)
 
-    def to_plain(self) -> list[dict[str, Any]]:
-        return [asdict(row) for row in self.rows.values()]
-
-    @classmethod
-    def from_plain(cls, rows: list[dict[str, Any]]) -> SkippedTable:
-        return cls({row["reason"]: SkippedRow(**row) for row in rows})
-
 
 @dataclass
 class AnnotationIndex:
@@ -133,6 +127,16 @@ class AnnotationIndex:
     @property
     def num_annotations(self) -> int:
         return len(self.annotation_ids)
+
+    @property
+    def short_name(self) -> str:
+        """Name of its file that tells the JSONs of a data set apart; Roboflow gives all of them one file name."""
+        return "/".join(Path(self.source).parts[-2:])
+
+    @property
+    def used_categories(self) -> set[int]:
+        """Ids of the categories that annotations have."""
+        return set(np.unique(self.category_ids).tolist())
 
     def file_name(self, row: int) -> str:
         """`file_name` of image `row`, relative to the folder of images."""
@@ -231,7 +235,7 @@ def load_index(folder: Path) -> AnnotationIndex:
         return AnnotationIndex(
             source=meta["source"],
             categories=[Category(**category) for category in meta["categories"]],
-            skipped=SkippedTable.from_plain(meta["skipped"]),
+            skipped=SkippedTable({reason: SkippedRow(**row) for reason, row in meta["skipped"].items()}),
             folder=folder,
             **columns,
         )
@@ -246,44 +250,28 @@ def _form(column: NDArray[Any]) -> list[Any]:
 def save_index(index: AnnotationIndex, folder: Path) -> AnnotationIndex:
     """Write the index to `folder` and return it mapped from there; where that fails, in memory and with a warning.
 
-    Several processes may do so at once: each writes its own temporary folder, and the first to rename it wins.
+    Several processes may do so at once.
     """
-    temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
-        _write(index, temporary)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-        _remove_outdated(folder)
+        with folder_written_aside(folder) as aside:
+            _write(index, aside)
+        for other in folder.parent.glob(folder.name.split("-")[0] + "-*"):
+            if other != folder:  # an earlier state of the JSON; processes that map it keep their pages
+                shutil.rmtree(other, ignore_errors=True)
         return load_index(folder)
     except (OSError, BrokenIndex) as error:
         logger.warning("%s: annotations cannot be cached (%s); set MASKRCNN_TRAIN_CACHE", folder.parent, error)
         return index
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(index: AnnotationIndex, folder: Path) -> None:
     columns = {name: getattr(index, name) for name in _column_names()}
     for name, column in columns.items():
         np.save(folder / f"{name}.npy", column)
-    categories = [asdict(category) for category in index.categories]
     meta = {
         "source": index.source,
-        "categories": categories,
-        "skipped": index.skipped.to_plain(),
+        "categories": index.categories,
+        "skipped": index.skipped.rows,
         "columns": {name: _form(column) for name, column in columns.items()},
     }
     (folder / "meta.json").write_bytes(orjson.dumps(meta, option=orjson.OPT_INDENT_2))
-
-
-def _remove_outdated(folder: Path) -> None:
-    """Delete the indices of earlier states of the same JSON; processes that map them keep their pages."""
-    for other in folder.parent.glob(folder.name.split("-")[0] + "-*"):
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)

@@ -36,9 +36,8 @@ def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}. Export the annotations as COCO JSON again") from None
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds a {type(content).__name__}, not a COCO object with images, annotations and categories"
-        )
+        kind = type(content).__name__
+        raise UserError(f"{path} holds a {kind}, not a COCO object with images, annotations and categories")
     for key in ("images", "annotations", "categories"):
         if key not in content:
             raise UserError(f"{path} has no `{key}`; a COCO JSON has images, annotations and categories")
@@ -54,12 +53,8 @@ def read_text(path: Path) -> bytes:
 def _loads(text: bytes) -> Any:
     # Python's json module writes NaN, which JSON forbids: read such files to say which object is wrong
     if b"NaN" in text or b"Infinity" in text:
-        return json.loads(text, parse_int=_number)
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
     return orjson.loads(text)
-
-
-def _number(digits: str) -> int | float:
-    return int(digits) if len(digits) < 20 else float(digits)
 
 
 def in_blocks(text: bytes, block_size: int) -> tuple[dict[str, Any], Iterator[list[Any]]]:
@@ -77,13 +72,8 @@ def in_blocks(text: bytes, block_size: int) -> tuple[dict[str, Any], Iterator[li
         except (ValueError, RecursionError):
             continue
         elsewhere = text.count(b'"annotations"', 0, begin.start()) + text.count(b'"annotations"', end.end())
-        if (
-            elsewhere == 0
-            and isinstance(rest, dict)
-            and rest.get("annotations") == []
-            and "images" in rest
-            and "categories" in rest
-        ):
+        sound = isinstance(rest, dict) and {"images", "categories"} <= rest.keys() and rest.get("annotations") == []
+        if sound and elsewhere == 0:
             return rest, _blocks(text, begin.end(), end.end(), block_size)
     raise NotInBlocks
 

@@ -31,15 +31,6 @@ MAX_PIXELS = 2**31  # of an image that an RLE describes
 # ---------------------------------------------------------------- polygons
 
 
-def flatten_polygons(parts: Sequence[Any]) -> tuple[Floats, Ints, NDArray[np.bool_]]:
-    """Polygons as one array: (coordinates, offsets [P + 1], readable [P]).
-
-    A part that is not a list of at least three points in pairs of numbers is not readable, and empty.
-    """
-    readable = [type(part) is list and len(part) >= 6 and len(part) % 2 == 0 for part in parts]
-    return flatten_numbers(parts, readable)
-
-
 def flatten_numbers(lists: Sequence[Any], usable: Sequence[bool]) -> tuple[Floats, Ints, NDArray[np.bool_]]:
     """Lists of numbers as one array: (numbers, offsets, which lists hold numbers only); the others are empty."""
     used = [values if ok else [] for values, ok in zip(lists, usable, strict=True)]
@@ -132,24 +123,15 @@ def bitmap_extent(bitmap: Bitmap) -> Box | None:
 def read_code(code: dict[str, Any]) -> tuple[tuple[int, int], Ints | None]:
     """(height, width) that an RLE names, and its run lengths; (0, 0) and None where these cannot be read."""
     size, counts = code.get("size"), code.get("counts")
-    if type(size) is not list or len(size) != 2 or not all(_is_length(number) for number in size):
-        size = [0, 0]
-    if isinstance(counts, str):
-        counts = counts.encode("ascii", errors="replace")
-    runs = decode_counts(counts) if isinstance(counts, bytes) else _count_list(counts)
-    if runs is None or (runs < 0).any():
-        runs = None
-    return (int(size[0]), int(size[1])), runs
-
-
-def _is_length(number: Any) -> bool:
-    return type(number) in (int, float) and 0 < number < MAX_PIXELS
-
-
-def _count_list(counts: Any) -> Ints | None:
-    if not isinstance(counts, list) or not all(type(number) is int and 0 <= number < MAX_PIXELS for number in counts):
-        return None
-    return np.array(counts, dtype=np.int64)
+    if type(size) is not list or not all(type(side) in (int, float) and 0 < side < MAX_PIXELS for side in size):
+        size = []
+    height, width = size if len(size) == 2 else (0, 0)
+    runs = None
+    if isinstance(counts, list) and all(type(number) is int and 0 <= number < MAX_PIXELS for number in counts):
+        runs = np.array(counts, dtype=np.int64)
+    elif isinstance(counts, str):
+        runs = decode_counts(counts.encode("ascii", errors="replace"))
+    return (int(height), int(width)), None if runs is None or (runs < 0).any() else runs
 
 
 def decode_counts(text: bytes) -> Ints | None:

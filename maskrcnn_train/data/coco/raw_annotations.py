@@ -19,6 +19,7 @@ from maskrcnn_train.data.coco.index import NO_MASK, POLYGON, RLE
 from maskrcnn_train.structures.arrays import Floats, Ints
 
 UNKNOWN = 3  # RawAnnotations.kinds: a segmentation that is neither polygons nor RLE
+MASK_KINDS = {list: POLYGON, dict: RLE, type(None): NO_MASK}
 NO_ID = np.iinfo(np.int64).min  # an id that is missing or no whole number
 ABSENT, GIVEN, MALFORMED = 0, 1, 2  # RawAnnotations.box_states
 
@@ -86,6 +87,8 @@ def read_items(items: list[Any], faults: Faults, first: int = 0) -> RawAnnotatio
     usable = [number if type(number) is int and abs(number) < TOO_LARGE else NO_ID for number in ids]
     crowd = [item.get("iscrowd") or 0 for item in items]
     boxes, box_states = _read_boxes([item.get("bbox") for item in items])
+    masks_given = [_normalised(item.get("segmentation")) for item in items]
+    kinds = np.array([MASK_KINDS.get(type(value), UNKNOWN) for value in masks_given], dtype=np.uint8)
     return RawAnnotations(
         numbers=np.array(entries.numbers),
         ids=np.array(usable, dtype=np.int64),
@@ -95,7 +98,9 @@ def read_items(items: list[Any], faults: Faults, first: int = 0) -> RawAnnotatio
         boxes=boxes,
         box_states=box_states,
         areas=np.array([_area(item.get("area")) for item in items], dtype=np.float64),
-        **_read_segmentations([item.get("segmentation") for item in items]),
+        kinds=kinds,
+        **_read_polygons(masks_given, kinds),
+        **_read_codes(masks_given, kinds),
     )
 
 
@@ -125,19 +130,11 @@ def _read_boxes(values: list[Any]) -> tuple[Floats, NDArray[np.uint8]]:
     flat, _, numeric = masks.flatten_numbers(values, [type(value) is list and len(value) == 4 for value in values])
     boxes = np.full((len(values), 4), np.nan)
     boxes[numeric] = flat.reshape(-1, 4)
-    states = [
-        GIVEN if ok else ABSENT if value in (None, []) else MALFORMED for value, ok in zip(values, numeric, strict=True)
-    ]
-    return boxes, np.array(states, dtype=np.uint8)
+    absent = np.array([value in (None, []) for value in values], dtype=bool)
+    return boxes, np.select([numeric, absent], [GIVEN, ABSENT], MALFORMED).astype(np.uint8)
 
 
 # ---------------------------------------------------------------- segmentations
-
-
-def _read_segmentations(values: list[Any]) -> dict[str, NDArray[Any]]:
-    values = [_normalised(value) for value in values]
-    kinds = np.array([_kind(value) for value in values], dtype=np.uint8)
-    return {"kinds": kinds, **_read_polygons(values, kinds), **_read_codes(values, kinds)}
 
 
 def _normalised(value: Any) -> Any:
@@ -149,20 +146,14 @@ def _normalised(value: Any) -> Any:
     return None if value == {} else value
 
 
-def _kind(value: Any) -> int:
-    if type(value) is list:
-        return POLYGON
-    if type(value) is dict:
-        return RLE
-    return NO_MASK if value is None else UNKNOWN
-
-
 def _read_polygons(values: list[Any], kinds: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     num_parts = np.zeros(len(values), dtype=np.int64)
     rows = np.flatnonzero(kinds == POLYGON)
     lists = [values[row] for row in rows.tolist()]
     num_parts[rows] = [len(parts) for parts in lists]
-    flat, offsets, readable = masks.flatten_polygons(list(chain.from_iterable(lists)))
+    parts = list(chain.from_iterable(lists))
+    points = [type(part) is list and len(part) >= 6 and len(part) % 2 == 0 for part in parts]
+    flat, offsets, readable = masks.flatten_numbers(parts, points)
     extents, areas, outlines = masks.measure_polygons(flat, offsets, readable)
     return {
         "num_parts": num_parts,

@@ -33,7 +33,6 @@ from maskrcnn_train.structures.arrays import Flags, Ints
 logger = logging.getLogger(__name__)
 
 
-LISTS = {"images": "image", "categories": "category"}
 MAX_SIDE = 2**20  # of an image, pixels
 
 
@@ -65,7 +64,8 @@ def read_coco(
     """
     found = Faults(path.name) if faults is None else faults
     content, raw = _read_file(path, block_size, found) if content is None else (content, _whole(content, found))
-    images, categories = (Entries(noun, _list(content, key, found.file), found) for key, noun in LISTS.items())
+    images = Entries("image", _list(content, "images", found), found)
+    categories = Entries("category", _list(content, "categories", found), found)
     del content
     images.check(_image_problem)
     categories.check(_category_problem)
@@ -117,13 +117,13 @@ def _read_file(path: Path, block_size: int, faults: Faults) -> tuple[dict[str, A
 
 
 def _whole(content: dict[str, Any], faults: Faults) -> RawAnnotations:
-    return read_items(_list(content, "annotations", faults.file), faults)
+    return read_items(_list(content, "annotations", faults), faults)
 
 
-def _list(content: dict[str, Any], key: str, file: str) -> list[Any]:
+def _list(content: dict[str, Any], key: str, faults: Faults) -> list[Any]:
     items = content[key]
     if not isinstance(items, list):
-        raise UserError(f"`{key}` in {file} is a {type(items).__name__}; it should be a list")
+        raise UserError(f"`{key}` in {faults.file} is a {type(items).__name__}; it should be a list")
     return items
 
 
@@ -142,16 +142,15 @@ def _category_problem(item: dict[str, Any]) -> Problem:
 def _category(item: dict[str, Any]) -> Category:
     """A checked category. Line breaks leave its names: they would break every message and table."""
     parent = item.get("supercategory")
-    return Category(
-        int(item["id"]), " ".join(item["name"].split()), " ".join(parent.split()) if is_text(parent) else None
-    )
+    parent = " ".join(parent.split()) if is_text(parent) else None
+    return Category(int(item["id"]), " ".join(item["name"].split()), parent)
 
 
 def _image_problem(item: dict[str, Any]) -> Problem:
     if problem := number_problem(item, "id"):
         return "image-id", problem
     name = item.get("file_name")
-    if not is_path(name):
+    if not is_text(name) or min(name) < " ":  # control characters cannot name a file
         return "image-file-name", f"has file_name {shown(name)}; it should be a path"
     if leaves_folder(name):
         outside = "outside the folder of images; use a path relative to that folder"
@@ -163,11 +162,6 @@ def _image_problem(item: dict[str, Any]) -> Problem:
     if 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE and height * width < masks.MAX_PIXELS:
         return None
     return "image-size", f"has size {width} x {height}; width and height must be pixels"
-
-
-def is_path(name: Any) -> TypeGuard[str]:
-    """Whether it is a text that can name a file: without control characters."""
-    return is_text(name) and min(name) >= " "
 
 
 def leaves_folder(name: str) -> bool:
@@ -203,6 +197,5 @@ def _id_range(ids: Ints) -> str:
         return "none"
     if len(values) > 2 and values[-1] - values[0] == len(set(values)) - 1:
         return f"{values[0]}..{values[-1]}"
-    return ", ".join(str(value) for value in values[:10]) + (
-        f", ... ({len(values)} in all)" if len(values) > 10 else ""
-    )
+    more = f", ... ({len(values)} in all)" if len(values) > 10 else ""
+    return ", ".join(map(str, values[:10])) + more

@@ -50,14 +50,12 @@ def group_by_pattern(images: Items, pattern: str) -> Ints:
 def _numbered(values: list[str | None]) -> Ints:
     """The row of the first equal value; None gets its own row."""
     first: dict[str, int] = {}
-    return np.array(
-        [row if value is None else first.setdefault(value, row) for row, value in enumerate(values)],
-        dtype=np.int64,
-    )
+    rows = [row if value is None else first.setdefault(value, row) for row, value in enumerate(values)]
+    return np.array(rows, dtype=np.int64)
 
 
 def group_by_looks(
-    images: Items, folder: Path, *, distance: int, workers: int, progress: Callable[[int, int], None]
+    images: Items, folder: Path, *, distance: int, workers: int | None, progress: Callable[[int, int], None]
 ) -> tuple[Ints, list[str]]:
     """Group of each image, nearly equal pictures together: int64 [M]; and why some files could not be read.
 

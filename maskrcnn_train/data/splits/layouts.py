@@ -6,7 +6,7 @@ from pathlib import Path
 
 from maskrcnn_train.data.paths import require_file, require_folder
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.schema import DataConfig
+from maskrcnn_train.settings.schema import DataConfig, SplitPathsConfig
 
 NAMES = ("train", "val", "test")
 LAYOUTS = {  # of each split: (folder of images, annotations), below data.root
@@ -38,20 +38,16 @@ def locate(data: DataConfig, root: Path | None, name: str) -> tuple[Path, Path] 
 
     Paths given for the split win over those of the layout. Raises UserError naming a missing file.
     """
-    given = {"train": data.train, "val": data.val, "test": data.test}[name]
-    cut = data.split.fractions is not None
-    if cut and name != "train":
-        if given.annotations is not None:
-            raise UserError(
-                f"data.{name}.annotations is set, but data.split.fractions cuts {name} from the training JSON; "
-                "remove one of them"
-            )
-        return None
+    given: SplitPathsConfig = getattr(data, name)
+    if data.split.fractions is not None and name != "train":
+        if given.annotations is None:
+            return None
+        what = f"data.split.fractions cuts {name} from the training JSON"
+        raise UserError(f"data.{name}.annotations is set, but {what}; remove one of them")
     images, annotations = LAYOUTS[data.name][name] if data.name in LAYOUTS else (None, None)
-    base = root or Path()
-    images_path = Path(given.images).expanduser() if given.images else base / images if images else None
-    json_path = (
-        Path(given.annotations).expanduser() if given.annotations else base / annotations if annotations else None
+    images_path, json_path = (
+        Path(own).expanduser() if own else (root or Path()) / usual if usual else None
+        for own, usual in ((given.images, images), (given.annotations, annotations))
     )
     if name == "test" and given.annotations is None and not (json_path and json_path.is_file()):
         return None
@@ -69,8 +65,3 @@ def _hint(data: DataConfig, name: str) -> str:
         f"data={data.name} looks for {LAYOUTS[data.name][name][1]} in data.root={data.root}. "
         f"Correct data.root, name the file with data.{name}.annotations{cut}"
     )
-
-
-def source_name(annotations: Path) -> str:
-    """A short name that tells the JSONs of a data set apart; Roboflow gives all of them one file name."""
-    return f"{annotations.parent.name}/{annotations.name}"

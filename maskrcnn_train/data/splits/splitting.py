@@ -6,21 +6,23 @@ This module never imports torch: a command reads its data first, so that a wrong
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
 from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.paths import require_folder
+from maskrcnn_train.data.splits.choosing import check_choice
 from maskrcnn_train.data.splits.classes import build_class_map, map_categories
-from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate, source_name
+from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.schema import DataConfig, TrainConfig
+from maskrcnn_train.settings.schema import DataConfig, SplitConfig, TrainConfig
 from maskrcnn_train.structures.arrays import Flags, Ints
 from maskrcnn_train.structures.classes import ClassMap
 
@@ -29,7 +31,7 @@ from maskrcnn_train.structures.classes import ClassMap
 class Split:
     """The images of one split, with their labels and folder.
 
-    rows: int64 [n], its images in `index`. labels: int64 [A], label of each annotation of `index`.
+    rows: int64 [n], its images in `index`. labels: int64 [A], label of each annotation of `index`, 0: of no class.
     images: the folder that file names are relative to. skipped: what is not used of its JSON as it stands.
     """
 
@@ -45,13 +47,13 @@ class Split:
 
     @property
     def num_objects(self) -> int:
-        """Annotations of its images, crowd regions included."""
-        return int((self.index.first[self.rows + 1] - self.index.first[self.rows]).sum())
+        """Annotations of its images that have a class, crowd regions included."""
+        return int(np.isin(self.index.image_rows[self.labels > 0], self.rows).sum())
 
     @property
     def is_object(self) -> Flags:
-        """Which annotations of the index are objects of its images and no crowd regions: bool [A]."""
-        return ~np.asarray(self.index.crowd) & np.isin(self.index.image_rows, self.rows)
+        """Which annotations of the index are objects of its images, with a class and no crowd regions: bool [A]."""
+        return (self.labels > 0) & ~self.index.crowd & np.isin(self.index.image_rows, self.rows)
 
 
 @dataclass
@@ -65,39 +67,48 @@ class Splits:
     notes: list[str]
 
     @property
+    def by_name(self) -> dict[str, Split]:
+        return {split.name: split for split in (self.train, self.val, self.test) if split is not None}
+
+    @property
     def skipped(self) -> dict[str, SkippedTable]:
-        return {split.name: split.skipped for split in (self.train, self.val, self.test) if split is not None}
+        return {name: split.skipped for name, split in self.by_name.items()}
 
 
 def read_splits(config: TrainConfig) -> Splits:
     """Find, read and check all data of a training. Raises UserError with one line for the first fault."""
-    data, with_masks = config.data, config.mask_head.enabled
-    root = data_root(data)
+    data, root = config.data, data_root(config.data)
     paths = {name: pair for name in NAMES if (pair := locate(data, root, name)) is not None}
     indices = {name: _open(*pair) for name, pair in paths.items()}
-    source = source_name(paths["train"][1])
-    used = set(indices["train"].category_ids.tolist())
-    classes, notes = build_class_map(indices["train"].categories, used, source)
+    check_choice(indices["train"], data)
+    classes, notes = build_class_map(indices["train"], data)
     parts = {}
     for name, index in indices.items():
-        labels, more = _labels(index, classes, source_name(paths[name][1]), source)
+        labels, more = map_categories(classes, index, data, indices["train"].short_name)
         notes += more if name != "train" else []
-        parts[name] = Split(name, index, np.arange(index.num_images), labels, paths[name][0], deepcopy(index.skipped))
+        parts[name] = whole_split(name, index, labels, paths[name][0])
     if data.split.fractions is not None:
-        parts = cut_split(parts["train"], len(classes.names), data.split.fractions, data.split.seed)
+        parts = cut_split(parts["train"], len(classes.names), data.split)
     for split in parts.values():
-        check_split(split, with_masks=with_masks, on_bad_image=data.on_bad_image)
+        _check(split, data, config.mask_head.enabled)
     if parts["val"].num_objects == 0:
-        notes.append(f"{source_name(Path(parts['val'].index.source))} has no objects for val: its mAP is undefined")
+        notes.append(f"{parts['val'].index.short_name} has no objects for val: its mAP is undefined")
     return Splits(parts["train"], parts["val"], parts.get("test"), classes, notes)
 
 
-def cut_split(whole: Split, num_classes: int, fractions: Sequence[float], seed: int) -> dict[str, Split]:
+def whole_split(name: str, index: AnnotationIndex, labels: dict[int, int], images: Path) -> Split:
+    """All images of a JSON as one split. labels: by category id; annotations of other categories get 0."""
+    used, inverse = np.unique(index.category_ids, return_inverse=True)
+    of_each = np.array([labels.get(number, 0) for number in used.tolist()], dtype=np.int64)[inverse]
+    return Split(name, index, np.arange(index.num_images), of_each, images, deepcopy(index.skipped))
+
+
+def cut_split(whole: Split, num_classes: int, section: SplitConfig) -> dict[str, Split]:
     """Parts of one split; what was skipped of its JSON stays with the first."""
     counts = count_objects(whole.index, whole.labels, num_classes)
     return {
         name: replace(whole, name=name, rows=rows, skipped=whole.skipped if name == "train" else SkippedTable())
-        for name, rows in zip(NAMES, stratify(counts, fractions, seed), strict=False)
+        for name, rows in zip(NAMES, stratify(counts, section.fractions or [1.0], section.seed), strict=False)
     }
 
 
@@ -111,19 +122,15 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
         raise UserError(f"data.split.fractions={fractions} has no part for {name}; give three numbers")
     paths = locate(data, data_root(data), name if fractions is None else "train")
     if paths is None:
-        raise UserError(
-            f"data={data.name} has no {name} split; give it with data.{name}.images and data.{name}.annotations"
-        )
+        keys = f"data.{name}.images and data.{name}.annotations"
+        raise UserError(f"data={data.name} has no {name} split; give it with {keys}")
     index = _open(*paths)
-    labels, notes = _labels(index, classes, source_name(paths[1]), "the model")
-    split = Split(name, index, np.arange(index.num_images), labels, paths[0], deepcopy(index.skipped))
+    labels, notes = map_categories(classes, index, data, "the model")
+    split = whole_split(name, index, labels, paths[0])
     if fractions is not None:
-        split = cut_split(split, len(classes.names), fractions, data.split.seed)[name]
-    check_split(split, with_masks=with_masks, on_bad_image=data.on_bad_image)
+        split = cut_split(split, len(classes.names), data.split)[name]
+    _check(split, data, with_masks)
     return split, notes
-
-
-# ---------------------------------------------------------------- checks
 
 
 def _open(images: Path, annotations: Path) -> AnnotationIndex:
@@ -134,67 +141,68 @@ def _open(images: Path, annotations: Path) -> AnnotationIndex:
     return index
 
 
-def _labels(index: AnnotationIndex, classes: ClassMap, source: str, train_source: str) -> tuple[Ints, list[str]]:
-    """Label of each annotation: int64 [A]."""
-    used = set(np.unique(index.category_ids).tolist())
-    labels, notes = map_categories(classes, index.categories, used, source, train_source)
-    return labels_of(index, labels), notes
-
-
-def labels_of(index: AnnotationIndex, labels: dict[int, int]) -> Ints:
-    """Label of each annotation, int64 [A]: by category id, 0 for one without a label."""
-    used, inverse = np.unique(index.category_ids, return_inverse=True)
-    return np.array([labels.get(number, 0) for number in used.tolist()], dtype=np.int64)[inverse]
-
-
-def check_split(split: Split, *, with_masks: bool, on_bad_image: str) -> None:
+def _check(split: Split, data: DataConfig, with_masks: bool) -> None:
     """Check that masks and image files are there; missing files raise, or leave `split` with on_bad_image=skip."""
-    source = source_name(Path(split.index.source))
-    missing = find_missing(split.index, split.rows, split.images)
-    if len(missing) and on_bad_image == "error":
-        names = ", ".join(split.index.file_name(row)[:200] for row in missing[:3].tolist())
+    index = split.index
+    missing = find_missing(index, split.rows, split.images)
+    names = [index.file_name(row) for row in missing.tolist()]
+    if names and data.on_bad_image == "error":
         raise UserError(
-            f"{len(missing)} of {len(split)} images named in {source} are missing in {split.images}, first: {names}. "
-            "Correct the folder of images, or leave them out with data.on_bad_image=skip"
+            f"{len(names)} of {len(split)} images named in {index.short_name} are missing in {split.images}, first: "
+            f"{', '.join(name[:200] for name in names[:3])}. Correct the folder of images, or leave them out with "
+            "data.on_bad_image=skip"
         )
-    for row in missing.tolist():
-        name = split.index.file_name(row)
-        split.skipped.add("image file missing", int(split.index.image_ids[row]), name)
+    for image_id, name in zip(index.image_ids[missing].tolist(), names, strict=True):
+        split.skipped.add("image file missing", image_id, name)
     split.rows = np.setdiff1d(split.rows, missing)
     if split.name == "train" and split.num_objects == 0:
         reasons = [f"{row.count} left out: {row.reason}" for row in split.skipped if row.dropped]
-        raise UserError(f"{source} has no usable objects to train on ({'; '.join(reasons[:3]) or 'no annotations'})")
-    if with_masks:
-        _require_masks(split, source)
-
-
-def _require_masks(split: Split, source: str) -> None:
-    bare = (split.index.kinds == NO_MASK) & split.is_object
-    if bare.any():
-        first = int(split.index.annotation_ids[np.flatnonzero(bare)[0]])
+        why = "; ".join(reasons[:3]) or "no annotations"
+        raise UserError(f"{index.short_name} has no usable objects to train on ({why})")
+    bare = index.annotation_ids[(index.kinds == NO_MASK) & split.is_object] if with_masks else []
+    if len(bare):
         raise UserError(
-            f"{int(bare.sum())} of {split.num_objects} annotations in {source} have no segmentation, first: annotation "
-            f"{first}; add the masks, or train boxes only with mask_head=none"
+            f"{len(bare)} of {split.num_objects} annotations in {index.short_name} have no segmentation, first: "
+            f"annotation {bare[0]}; add the masks, or train boxes only with mask_head=none"
         )
 
 
 def find_missing(index: AnnotationIndex, rows: Ints, folder: Path) -> Ints:
     """Rows of the images without a file in `folder`. Lists each folder once."""
-    listed: dict[str, set[str]] = {}
-    missing = []
-    for row in rows.tolist():
-        name = index.file_name(row)
+
+    @cache
+    def listed(parent: str) -> set[str]:
+        try:
+            return set(os.listdir(folder / parent))
+        except OSError:
+            return set()
+
+    def is_there(name: str) -> bool:
         parent, _, base = name.rpartition("/")
-        if parent not in listed:
-            listed[parent] = _list_folder(folder / parent)
         # a name in another letter case or Unicode form may still open
-        if base not in listed[parent] and not os.path.isfile(folder / PurePosixPath(name)):
-            missing.append(row)
-    return np.array(missing, dtype=np.int64)
+        return base in listed(parent) or os.path.isfile(folder / PurePosixPath(name))
+
+    return np.array([row for row in rows.tolist() if not is_there(index.file_name(row))], dtype=np.int64)
 
 
-def _list_folder(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except OSError:
-        return set()
+def summarize(splits: Splits) -> dict[str, Any]:
+    """For JSON: numbers of images and objects of each split, what is not used of its JSON as it stands, and notes."""
+    parts = {name: _summary(split, splits.classes.names) for name, split in splits.by_name.items()}
+    return {"splits": parts, "notes": splits.notes}
+
+
+def _summary(split: Split, names: list[str]) -> dict[str, Any]:
+    real = split.is_object
+    of_class = np.bincount(split.labels[real], minlength=len(names) + 1)[1:].tolist()
+    return {
+        "annotations": split.index.source,
+        "images": len(split),
+        "empty_images": len(split) - len(np.unique(split.index.image_rows[real])),
+        "objects": int(real.sum()),
+        "crowd": split.num_objects - int(real.sum()),
+        "classes": dict(zip(names, of_class, strict=True)),
+        "not_used": [
+            {"reason": row.reason, "count": row.count, "dropped": row.dropped, "first": row.examples[0]}
+            for row in split.skipped
+        ],
+    }

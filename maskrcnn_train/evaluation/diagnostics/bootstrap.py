@@ -15,6 +15,7 @@ from maskrcnn_train.evaluation.diagnostics.matches import Matches, average_preci
 from maskrcnn_train.structures.arrays import Floats, Ints
 
 CONFIDENCE = 0.95
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 FEWEST_IMAGES = 2  # with objects; with one, every draw gives the same score
 TOO_FEW_IMAGES = f"fewer than {FEWEST_IMAGES} images have such objects"
 NUMBERS_AT_ONCE = 4_000_000  # weights of detections: bounds the memory to about 200 MB
@@ -108,11 +109,20 @@ def interval(scores: Floats) -> Interval | None:
 
 
 def difference(first: Floats, second: Floats) -> Difference | None:
-    """second - first, draw by draw; None where either is absent."""
+    """second - first, draw by draw; None where either is absent.
+
+    Moving the draws (see `_middle`) takes no end beyond -1 or 1, and none across 0: it makes no difference clear.
+    """
     change = second - first
     if np.isnan(change[0]):
         return None
-    low, high = _middle(change) or (None, None)
+    middle = _middle(change)
+    if middle is None:
+        return Difference(float(change[0]), None, None)
+    low, high = max(middle[0], -1.0), min(middle[1], 1.0)
+    drawn_low, drawn_high = np.nanquantile(change[1:], TAILS)
+    if drawn_low <= 0 <= drawn_high:
+        low, high = min(low, 0.0), max(high, 0.0)
     return Difference(float(change[0]), low, high)
 
 
@@ -124,5 +134,5 @@ def _middle(scores: Floats) -> tuple[float, float] | None:
     draws = scores[1:][~np.isnan(scores[1:])]
     if not len(draws):
         return None
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) - draws.mean() + scores[0]
+    low, high = np.quantile(draws, TAILS) - draws.mean() + scores[0]
     return float(low), float(high)

@@ -40,25 +40,21 @@ def from_detectron2(layers: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.cls_score.bias"):
         if name in renamed:
             renamed[name] = renamed[name].roll(1, dims=0)
-    for name, rows in (("roi_heads.box_predictor.bbox_pred", 4), ("roi_heads.mask_predictor.mask_fcn_logits", 1)):
-        for kind in ("weight", "bias"):
-            if f"{name}.{kind}" in renamed:
-                tensor = renamed[f"{name}.{kind}"]
-                renamed[f"{name}.{kind}"] = torch.cat([tensor.new_zeros((rows, *tensor.shape[1:])), tensor])
+    for layer, rows in (("roi_heads.box_predictor.bbox_pred", 4), ("roi_heads.mask_predictor.mask_fcn_logits", 1)):
+        for name in {f"{layer}.weight", f"{layer}.bias"} & renamed.keys():
+            tensor = renamed[name]
+            renamed[name] = torch.cat([tensor.new_zeros((rows, *tensor.shape[1:])), tensor])
     return renamed
 
 
 def _torchvision_name(name: str) -> str:
-    match = re.match(r"^backbone\.fpn_(lateral|output)(\d)\.(norm\.)?(.+)$", name)
-    if match:
+    if match := re.match(r"^backbone\.fpn_(lateral|output)(\d)\.(norm\.)?(.+)$", name):
         blocks = "inner_blocks" if match[1] == "lateral" else "layer_blocks"
         return f"backbone.fpn.{blocks}.{int(match[2]) - 2}.{1 if match[3] else 0}.{match[4]}"
-    match = re.match(r"^roi_heads\.(box_head\.conv|mask_head\.mask_fcn)(\d)\.(norm\.)?(.+)$", name)
-    if match:
+    if match := re.match(r"^roi_heads\.(box_head\.conv|mask_head\.mask_fcn)(\d)\.(norm\.)?(.+)$", name):
         head = match[1].split(".")[0]
         return f"roi_heads.{head}.{int(match[2]) - 1}.{1 if match[3] else 0}.{match[4]}"
-    match = re.match(r"^roi_heads\.box_head\.fc(\d)\.(.+)$", name)
-    if match:
+    if match := re.match(r"^roi_heads\.box_head\.fc(\d)\.(.+)$", name):
         return f"roi_heads.box_head.fc{int(match[1]) + 5}.{match[2]}"
     name = re.sub(r"^backbone\.bottom_up\.res(\d)\.", lambda found: f"backbone.body.layer{int(found[1]) - 1}.", name)
     for pattern, replacement in RENAMES:

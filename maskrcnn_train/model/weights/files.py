@@ -9,10 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy._core.multiarray import _reconstruct, scalar
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +23,7 @@ from maskrcnn_train.model.weights.detectron2 import from_detectron2, is_detectro
 from maskrcnn_train.settings.errors import UserError
 
 Layers = dict[str, Tensor]
+NUMPY_CORE = r"^numpy\._?core\b"  # its name in numpy 1 and 2
 
 
 @dataclass
@@ -42,23 +44,19 @@ class StoredWeights:
 def read_weights(path: Path, source: str) -> StoredWeights:
     """Read a file for `weights=source`. Raises UserError for a file that cannot be read or is of another kind."""
     content, notes = _read(path)
-    if isinstance(content.get("model"), dict):
-        layers = _tensors(content.get("ema") or content["model"], path)
-    else:
-        layers = _tensors(content, path)
-    stored = StoredWeights(path.name, layers, settings=notes.get("config") or content.get("config"))
+    is_checkpoint = isinstance(content.get("model"), dict)
+    layers = _tensors((content.get("ema") or content["model"]) if is_checkpoint else content, path)
     classes = notes.get("classes") or content.get("classes")
-    if classes is not None:
-        stored.class_names = [None, *classes["names"]]
+    names = None if classes is None else [None, *classes["names"]]
+    stored = StoredWeights(path.name, layers, names, settings=notes.get("config") or content.get("config"))
     if is_detectron2(layers) != (source == "detectron2"):
         found, right = ("Detectron2's", "detectron2") if is_detectron2(layers) else ("not Detectron2's", "file")
         raise UserError(f"the layer names in {path} are {found}; load it with weights={right} weights.path={path}")
     if source == "detectron2":
         stored.layers = from_detectron2(layers)
-    elif source == "imagenet":
-        stored.layers = {f"backbone.body.{name}": tensor for name, tensor in layers.items()}
     else:
-        stored.layers = {_todays_name(name): tensor for name, tensor in layers.items()}
+        prefix = "backbone.body." if source == "imagenet" else ""
+        stored.layers = {prefix + _todays_name(name): tensor for name, tensor in layers.items()}
     if not any(name.startswith("backbone.") for name in stored.layers):
         raise UserError(f"{path} has no backbone layers: these are not the weights of a detection model")
     return stored
@@ -97,29 +95,30 @@ def read_torch(path: Path, name: str) -> Any:
         raise UserError(f"{name} cannot be read: it is damaged, or not a file of torch") from error
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Allows numpy arrays and plain containers only; anything else could run code of the file's author."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed: dict[tuple[str, str], Callable[..., Any]] = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("collections", "OrderedDict"): OrderedDict,
-            ("_codecs", "encode"): _encode_latin1,
-        }
-        for home in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            allowed[home, "_reconstruct"] = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-            allowed[home, "scalar"] = np._core.multiarray.scalar  # type: ignore[attr-defined]
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return allowed[module, name]
-
-
 def _encode_latin1(text: str, encoding: str) -> bytes:
     """Decoding of Python 2 bytes in a pickle of protocol 2; no other codec is needed."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"codec {encoding}")
     return text.encode("latin1")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Allows numpy arrays and plain containers only; anything else could run code of the file's author."""
+
+    ALLOWED: ClassVar[dict[str, Callable[..., Any]]] = {
+        "numpy.ndarray": np.ndarray,
+        "numpy.dtype": np.dtype,
+        "numpy.multiarray._reconstruct": _reconstruct,
+        "numpy.multiarray.scalar": scalar,
+        "collections.OrderedDict": OrderedDict,
+        "_codecs.encode": _encode_latin1,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.ALLOWED[f"{re.sub(NUMPY_CORE, 'numpy', module)}.{name}"]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name}") from None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -153,9 +152,6 @@ def _todays_name(name: str) -> str:
     name = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
     match = re.match(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$", name)
     return f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}" if match else name
-
-
-# ---------------------------------------------------------------- writing
 
 
 def torchvision_state(model: torch.nn.Module) -> Layers:

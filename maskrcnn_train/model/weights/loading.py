@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
-from maskrcnn_train.model.weights.files import StoredWeights
+from maskrcnn_train.model.weights.files import Layers, StoredWeights
 from maskrcnn_train.model.weights.names import (
     PARTS,
     canonical_names,
@@ -21,6 +20,7 @@ from maskrcnn_train.model.weights.names import (
     is_batch_norm,
 )
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import flat_settings
 from maskrcnn_train.settings.schema import TrainConfig
 
 CLASS_ROWS = {  # predictor layers, and how many rows each has for a class
@@ -28,7 +28,6 @@ CLASS_ROWS = {  # predictor layers, and how many rows each has for a class
     "roi_heads.box_predictor.bbox_pred": 4,
     "roi_heads.mask_predictor.mask_fcn_logits": 1,
 }
-BACKGROUND = "__background__"
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,22 @@ def load_weights(model: MaskRCNN, stored: StoredWeights, config: TrainConfig, cl
     """
     report = WeightsReport(stored.origin)
     ours, theirs = _by_canonical_name(model.state_dict()), _by_canonical_name(stored.layers)
-    _fill_statistics(theirs)
+    for layer in [layer for layer in theirs if layer.endswith("running_mean")]:
+        # frozen norms of old files have a mean but no variance; it is 1, as Detectron2 reads them
+        theirs.setdefault(layer.replace("running_mean", "running_var"), torch.ones_like(theirs[layer]))
     rows = _match_classes(stored, theirs, class_names, config.weights.class_map or {}, report)
     with torch.no_grad():
         _copy_layers(ours, theirs, rows, report)
         if stored.settings is not None:
             _scale_pixels(model, stored.settings, report)
-    if stored.settings is not None:
-        _warn_of_numerics(config, stored.settings, report, backbone_only=rows is None)
+            _warn_of_numerics(config, stored.settings, report, backbone_only=rows is None)
     report.unused = sorted(set(theirs) - set(report.loaded) - set(report.adapted))
-    report.warnings += _random_but_frozen(model, report)
+    starts = {stage: f"backbone.body.{stage}." for stage in model.backbone.frozen_stages}
+    random = [each.layer for each in report.reinitialized]
+    if stuck := [stage for stage, start in starts.items() if any(layer.startswith(start) for layer in random)]:
+        report.warnings.append(
+            f"{', '.join(stuck)} kept random weights but do not train; set backbone.trainable_stages=5"
+        )
     return report
 
 
@@ -95,39 +100,23 @@ def _copy_layers(
     settings = implied_settings(ours), implied_settings(theirs)
     for layer, tensor in ours.items():
         value, width = theirs.get(layer), CLASS_ROWS.get(layer.rpartition(".")[0])
-        if width is not None:
-            if value is not None and rows is not None and tensor.shape[1:] == value.shape[1:]:
-                _copy_rows(tensor, value, rows, width)
-                report.adapted.append(layer)
-                continue
-        elif (
-            value is not None
-            and value.shape == tensor.shape
-            and is_batch_norm(layer, ours) == is_batch_norm(layer, theirs)
-        ):
+        here, there = tuple(tensor.shape), None if value is None else tuple(value.shape)
+        same_norm = is_batch_norm(layer, ours) == is_batch_norm(layer, theirs)
+        if width is None and value is not None and there == here and same_norm:
             tensor.copy_(value)
             report.loaded.append(layer)
-            continue
-        there = None if value is None else tuple(value.shape)
-        reason = _reason(layer, *settings, theirs, no_rows=rows is None)
-        report.reinitialized.append(Reinitialized(layer, tuple(tensor.shape), there, reason))
-
-
-def _fill_statistics(layers: dict[str, Tensor]) -> None:
-    """Frozen norms of old files have a mean but no variance; it is 1, as Detectron2 reads them."""
-    for layer in [layer for layer in layers if layer.endswith("running_mean")]:
-        layers.setdefault(layer.replace("running_mean", "running_var"), torch.ones_like(layers[layer]))
-
-
-# ---------------------------------------------------------------- classes
+        elif width is not None and value is not None and rows is not None and tensor.shape[1:] == value.shape[1:]:
+            for row, found in enumerate(rows):
+                if found is not None:
+                    tensor[row * width : (row + 1) * width] = value[found * width : (found + 1) * width]
+            report.adapted.append(layer)
+        else:
+            reason = _reason(layer, *settings, theirs, no_rows=rows is None)
+            report.reinitialized.append(Reinitialized(layer, here, there, reason))
 
 
 def _match_classes(
-    stored: StoredWeights,
-    layers: Mapping[str, Tensor],
-    class_names: list[str],
-    class_map: Mapping[str, str],
-    report: WeightsReport,
+    stored: StoredWeights, layers: Layers, class_names: list[str], class_map: dict[str, str], report: WeightsReport
 ) -> list[int | None] | None:
     """For each row of our predictors, background first, its row in the file; None without predictors that fit."""
     scores = layers.get("roi_heads.box_predictor.cls_score.weight")
@@ -151,7 +140,11 @@ def _row_names(
     stored: StoredWeights, num_rows: int, class_names: list[str], report: WeightsReport
 ) -> list[str | None] | None:
     """The class of each predictor row in the file; None, with a warning, if that is unknown."""
-    names = stored.class_names or _coco_names(num_rows)
+    # COCO's classes: torchvision has 91 rows, after the original ids; Detectron2 81, without gaps
+    categories = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    rows = [None if name in ("N/A", "__background__") else name for name in categories]
+    coco = {len(each): each for each in (rows, [None, *filter(None, rows)])}
+    names = stored.class_names or coco.get(num_rows)
     if names is not None and len(names) == num_rows:
         return names
     unnamed = f"{stored.origin} does not name its {num_rows - 1} classes"
@@ -167,26 +160,6 @@ def _simplified(name: str) -> str:
     return name.casefold().replace("_", " ").replace("-", " ").strip()
 
 
-def _coco_names(rows: int) -> list[str | None] | None:
-    """COCO's class of each row: torchvision has 91 rows, after the original ids; Detectron2 81, without gaps."""
-    slots: list[str | None] = [
-        None if name in ("N/A", BACKGROUND) else name
-        for name in MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    ]
-    named: list[str | None] = [None, *(name for name in slots if name is not None)]
-    return {len(slots): slots, len(named): named}.get(rows)
-
-
-def _copy_rows(target: Tensor, source: Tensor, rows: list[int | None], width: int) -> None:
-    """Copy the `width` rows of each class that the file has."""
-    for row, found in enumerate(rows):
-        if found is not None:
-            target[row * width : (row + 1) * width] = source[found * width : (found + 1) * width]
-
-
-# ---------------------------------------------------------------- reasons
-
-
 def _reason(
     layer: str, settings: dict[str, Any], their_settings: dict[str, Any], theirs: Mapping[str, Tensor], *, no_rows: bool
 ) -> str:
@@ -199,21 +172,6 @@ def _reason(
     return ", ".join(keys) or ("not in the weights" if layer not in theirs else "another shape")
 
 
-def _random_but_frozen(model: MaskRCNN, report: WeightsReport) -> list[str]:
-    layers = [each.layer for each in report.reinitialized]
-    stuck = [
-        stage
-        for stage in model.backbone.frozen_stages
-        if any(layer.startswith(f"backbone.body.{stage}.") for layer in layers)
-    ]
-    if not stuck:
-        return []
-    return [f"{', '.join(stuck)} kept random weights but do not train; set backbone.trainable_stages=5"]
-
-
-# ---------------------------------------------------------------- numerics
-
-
 def _scale_pixels(model: MaskRCNN, settings: Mapping[str, Any], report: WeightsReport) -> None:
     """Scale the first conv to the model's pixel_std if the weights were trained with another."""
     first = "backbone.body.conv1.weight"
@@ -224,27 +182,19 @@ def _scale_pixels(model: MaskRCNN, settings: Mapping[str, Any], report: WeightsR
         report.warnings.append(f"{first} is scaled from the pixel_std of the weights to numerics.pixel_std")
 
 
-COMPARED = ("pooler.sampling_ratio", "pooler.aligned", "mask_head.pooler.sampling_ratio", "mask_head.pooler.aligned")
-
-
 def _warn_of_numerics(
     config: TrainConfig, settings: Mapping[str, Any], report: WeightsReport, *, backbone_only: bool
 ) -> None:
     """Add one warning that names every setting by which the model computes otherwise than that of the weights."""
-    keys = [f"numerics.{key}" for key in settings["numerics"] if key not in ("name", "pixel_std")] + [*COMPARED]
-    if backbone_only:
-        keys = ["numerics.stride_in", "numerics.pixel_mean"]
-    elif config.backbone.norm_eps != settings["backbone"]["norm_eps"]:
+    keys = ["numerics.stride_in", "numerics.pixel_mean"]
+    if not backbone_only:
+        keys = [f"numerics.{key}" for key in settings["numerics"] if key not in ("name", "pixel_std")]
+        keys += [
+            f"{pooler}.{key}" for pooler in ("pooler", "mask_head.pooler") for key in ("sampling_ratio", "aligned")
+        ]
         keys.append("backbone.norm_eps")
-    ours = asdict(config)
-    differing = []
-    for key in keys:
-        here, there = (
-            functools.reduce(lambda tree, name: tree[name], key.split("."), tree) for tree in (ours, settings)
-        )
-        if here != there:
-            differing.append(f"{key}={here} (weights: {there})")
-    if differing:
+    ours, theirs = flat_settings(asdict(config)), flat_settings(dict(settings))
+    if differing := [f"{key}={ours[key]} (weights: {theirs[key]})" for key in keys if ours[key] != theirs[key]]:
         report.warnings.append(
             f"the weights were trained with other numerics than the model has: {', '.join(differing)}; "
             "accuracy suffers until the model has adapted; or set these keys as the weights have them"

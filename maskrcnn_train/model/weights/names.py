@@ -28,9 +28,8 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     for name in names:
         layer = re.sub(rf"^{BOX}(\d+)\.0\.", rf"{BOX}conv\1.", name)
         layer = re.sub(rf"^{BOX}(\d+)\.1\.", rf"{BOX}norm\1.", layer)
-        result[name] = re.sub(
-            rf"^{BOX}(?:fc)?(\d+)\.(\w+)$", lambda match: f"{BOX}fc{positions.index(int(match[1]))}.{match[2]}", layer
-        )
+        fc = re.match(rf"{BOX}(?:fc)?(\d+)\.(\w+)$", layer)
+        result[name] = f"{BOX}fc{positions.index(int(fc[1]))}.{fc[2]}" if fc else layer
     return result
 
 
@@ -68,9 +67,8 @@ def _implied_by_box_head(shapes: dict[str, tuple[int, ...]], channels: int | Non
         "roi_head.num_fcs": _count(shapes, rf"{BOX}fc(\d+)\.weight"),
         "roi_head.fc_dim": _size(shapes, BOX + "fc0.weight", 0),
     }
-    pooled = _size(
-        shapes, BOX + "fc0.weight" if implied["roi_head.num_fcs"] else "roi_heads.box_predictor.cls_score.weight", 1
-    )
+    first = BOX + "fc0.weight" if implied["roi_head.num_fcs"] else "roi_heads.box_predictor.cls_score.weight"
+    pooled = _size(shapes, first, 1)
     channels = implied["roi_head.conv_dim"] or channels
     if pooled and channels:
         implied["pooler.resolution"] = math.isqrt(pooled // channels)
@@ -133,7 +131,6 @@ def differing_settings(layer: str, ours: Mapping[str, Any], theirs: Mapping[str,
     if absent:
         return [key for key in existence if ours.get(key) != theirs.get(key)][:1]
     found = [key for key in shape if ours.get(key) != theirs.get(key)]
-    takes_pooled = layer == f"{BOX}fc0.weight" or layer.startswith("roi_heads.box_predictor.")
-    if not found and takes_pooled:
+    if not found and layer.startswith((f"{BOX}fc0.weight", "roi_heads.box_predictor.")):
         found = [key for key in _BOX_INPUT if ours.get(key) != theirs.get(key)]
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.timm_body import TimmBody, load_pretrained
-from maskrcnn_train.model.weights.files import StoredWeights, read_weights
+from maskrcnn_train.model.weights.files import read_weights
 from maskrcnn_train.model.weights.loading import WeightsReport, load_weights
 from maskrcnn_train.model.weights.published import find_weights
 from maskrcnn_train.settings.compose import load_config
@@ -29,20 +29,14 @@ def start_from_weights(
 
     path: the file, if it was found before. Raises UserError when the weights cannot be found, downloaded or read.
     """
-    if config.weights.source == "none":
-        return None
+    path = path or find_weights(config)
     body = model.backbone.body
     if isinstance(body, TimmBody) and config.weights.source == "imagenet":
         name = str(config.backbone.timm_name)
         return WeightsReport(f"timm {name}", loaded=load_pretrained(body, name))
-    return load_weights(model, _read(config, path), config, class_names)
-
-
-def _read(config: TrainConfig, path: Path | None) -> StoredWeights:
-    source = config.weights.source
-    path = path or find_weights(config.weights, config.backbone.name)
-    assert path is not None
-    stored = read_weights(path, source)
-    if stored.settings is None and source in TRAINED_WITH:
-        stored.settings = asdict(load_config(TRAINED_WITH[source]))
-    return stored
+    if path is None:
+        return None
+    stored = read_weights(path, config.weights.source)
+    if stored.settings is None and config.weights.source in TRAINED_WITH:
+        stored.settings = asdict(load_config(TRAINED_WITH[config.weights.source]))
+    return load_weights(model, stored, config, class_names)

@@ -15,25 +15,17 @@ from pathlib import Path
 
 from maskrcnn_train.files import written_aside
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.schema import WeightsConfig
+from maskrcnn_train.settings.schema import TrainConfig
 
 ADDRESS = "https://download.pytorch.org/models/"
-# torchvision's IMAGENET1K_V1: what its own detection models start from
-IMAGENET = {
-    "resnet18": "resnet18-f37072fd.pth",
-    "resnet34": "resnet34-b627a593.pth",
-    "resnet50": "resnet50-0676ba61.pth",
-    "resnet101": "resnet101-63fe2227.pth",
-    "resnet152": "resnet152-394f9c45.pth",
-    "resnext50_32x4d": "resnext50_32x4d-7cdf4587.pth",
-    "resnext101_32x8d": "resnext101_32x8d-8ba56ff5.pth",
-    "resnext101_64x4d": "resnext101_64x4d-173b62eb.pth",
-    "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth",
-    "wide_resnet101_2": "wide_resnet101_2-32ee1156.pth",
-}
+_HASHES = {  # of torchvision's IMAGENET1K_V1: what its own detection models start from
+    "resnet18": "f37072fd", "resnet34": "b627a593", "resnet50": "0676ba61", "resnet101": "63fe2227",
+    "resnet152": "394f9c45", "resnext50_32x4d": "7cdf4587", "resnext101_32x8d": "8ba56ff5",
+    "resnext101_64x4d": "173b62eb", "wide_resnet50_2": "95faca4d", "wide_resnet101_2": "32ee1156",
+}  # fmt: skip
+IMAGENET = {name: f"{name}-{start}.pth" for name, start in _HASHES.items()}
 COCO = {"coco": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "coco_v2": "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"}
 CONNECT_SECONDS = 10
-CHUNK = 1 << 20
 
 logger = logging.getLogger("maskrcnn_train")
 
@@ -44,12 +36,23 @@ def weights_cache() -> Path:
     return Path(os.environ.get("TORCH_HOME") or f"{base}/torch").expanduser() / "hub/checkpoints"
 
 
-def find_weights(section: WeightsConfig, backbone: str) -> Path | None:
+def find_weights(config: TrainConfig) -> Path | None:
     """The file that `weights=` stands for, downloaded if necessary; None if it needs no file.
 
-    Raises UserError for a missing file, for no network (with the address, and where to put the file), and for a
-    published file whose content does not match the hash in its name.
+    Raises UserError for a missing file, for no network (with the address, and where to put the file), for a
+    published file whose content does not match the hash in its name, and for a backbone that the weights do not fit.
     """
+    section, backbone = config.weights, config.backbone.name
+    if section.source == "none" and config.backbone.norm == "frozen":
+        raise UserError(
+            "backbone.norm=frozen with weights=none would keep every norm at its initial identity; "
+            "start from weights, e.g. weights=imagenet, or set backbone.norm=batch"
+        )
+    if section.source in COCO and backbone != "resnet50":
+        raise UserError(
+            f"weights={section.source} holds a resnet50, which does not fit backbone={backbone}; "
+            f"use backbone=resnet50, or weights=imagenet for {backbone}"
+        )
     if section.source in ("file", "detectron2"):
         assert section.path is not None
         path = Path(section.path).expanduser()
@@ -72,14 +75,12 @@ def check_hash(path: Path) -> None:
     match = re.search(r"-([0-9a-f]{8,})\.", path.name)
     if match is None:
         return
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    if not digest.hexdigest().startswith(match[1]):
+        start = hashlib.file_digest(file, "sha256").hexdigest()[: len(match[1])]
+    if start != match[1]:
         raise UserError(
-            f"{path} is not the published file: its SHA-256 begins with {digest.hexdigest()[: len(match[1])]}, its "
-            f"name says {match[1]}. Delete it to download it again, or keep it with weights.verify=false"
+            f"{path} is not the published file: its SHA-256 begins with {start}, its name says {match[1]}. "
+            "Delete it to download it again, or keep it with weights.verify=false"
         )
 
 
@@ -89,7 +90,7 @@ def download(address: str, path: Path) -> None:
         with urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as answer, written_aside(path) as aside:
             logger.info("downloading %s (%.0f MB)", address, int(answer.headers.get("Content-Length", 0)) / 1e6)
             with open(aside, "wb") as file:
-                shutil.copyfileobj(answer, file, CHUNK)
+                shutil.copyfileobj(answer, file)
     except OSError as error:  # URLError is one
         reason = getattr(error, "reason", None) or error
         raise UserError(f"cannot download {address} ({reason}); put the file at {path}") from error

@@ -232,6 +232,13 @@ def test_intervals_hold_the_score_of_all_such_images_about_95_times_in_100():
     assert 68 <= held <= 79  # 76 expected; below 68 once in a thousand, all 80 once in sixty
 
 
+def test_a_difference_is_no_larger_than_scores_allow_and_clear_only_if_its_draws_are() -> None:
+    # two images, one of which only a gets right: a draw holds it twice, once or not at all
+    change = difference(np.full(201, 0.0), -np.array([0.5, *[0.0] * 51, *[0.5] * 100, *[1.0] * 49]))
+    assert change is not None
+    assert (change.low, change.high, change.clear) == (-1.0, 0.0, False)
+
+
 def test_an_interval_is_the_middle_95_percent_of_the_draws_around_the_value():
     found = interval(np.array([0.5, *np.linspace(0.2, 0.6, 401)]))  # their mean is 0.4: moved up by 0.1
     assert (found.low, found.high) == (pytest.approx(0.31), pytest.approx(0.69))

@@ -12,7 +12,8 @@ from torchvision.models import get_model_weights
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
 
 from maskrcnn_train.model.weights.published import ADDRESS, COCO, IMAGENET, check_hash, download, find_weights
-from maskrcnn_train.settings.schema import WeightsConfig
+from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.errors import UserError
 
 
 @pytest.fixture
@@ -23,8 +24,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def section(source: str, verify: bool = True) -> WeightsConfig:
-    return WeightsConfig(source=source, path=None, class_map=None, verify=verify)
+def found(*overrides: str) -> Path | None:
+    return find_weights(load_config(list(overrides)))
 
 
 def test_addresses_are_torchvisions() -> None:
@@ -37,10 +38,10 @@ def test_addresses_are_torchvisions() -> None:
 def test_a_wrong_file_of_the_right_name_is_noticed(cache: Path) -> None:
     (cache / COCO["coco"]).write_bytes(b"another file")
     with pytest.raises(ValueError, match="is not the published file") as error:
-        find_weights(section("coco"), "resnet50")
+        found("weights=coco")
     assert str(cache / COCO["coco"]) in str(error.value)
     assert "weights.verify=false" in str(error.value)
-    assert find_weights(section("coco", verify=False), "resnet50") == cache / COCO["coco"]
+    assert found("weights=coco", "weights.verify=false") == cache / COCO["coco"]
 
 
 def test_the_right_content_passes(tmp_path: Path) -> None:
@@ -56,10 +57,27 @@ def test_without_file_and_network_the_line_has_address_and_place(cache: Path, mo
 
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     with pytest.raises(ValueError, match="no route to host") as error:
-        find_weights(section("imagenet"), "resnet101")
+        found("weights=imagenet", "backbone=resnet101")
     assert ADDRESS + IMAGENET["resnet101"] in str(error.value)
     assert str(cache / IMAGENET["resnet101"]) in str(error.value)
     assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "way_out"),
+    [
+        (["experiment=finetune", "backbone=resnet18"], "use backbone=resnet50, or weights=imagenet for resnet18"),
+        (["weights=coco_v2", "backbone=timm", "backbone.timm_name=resnet10t"], "weights=imagenet for timm"),
+        (["experiment=finetune", "weights=none"], "weights=imagenet, or set backbone.norm=batch"),
+    ],
+)
+def test_weights_that_do_not_fit_stop_a_training_before_a_download(
+    overrides: list[str], way_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("downloads"))
+    with pytest.raises(UserError, match=way_out):
+        found(*overrides)
+    assert found("experiment=finetune", "weights=none", "backbone.norm=batch", "backbone.norm_eps=1e-5") is None
 
 
 def test_a_download_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ from planted_data import DataSet
 
 from maskrcnn_train import load_config
 from maskrcnn_train.checking.advice import combined
-from maskrcnn_train.checking.data import quick_check
-from maskrcnn_train.checking.findings import Finding
+from maskrcnn_train.checking.findings import Finding, findings_table
 from maskrcnn_train.checking.objects import resized_sizes
-from maskrcnn_train.checking.table import findings_table
+from maskrcnn_train.checking.settings import quick_check
 from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.data.transforms import resized_size
 

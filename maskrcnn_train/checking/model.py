@@ -1,7 +1,8 @@
-"""Forecasts the memory of a training step before one is taken."""
+"""Checks the model that the training would build: its initial weights, and the memory of a step."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +10,19 @@ import torch
 from torch import Tensor
 
 from maskrcnn_train.checking.findings import Finding
+from maskrcnn_train.checking.objects import largest_size
+from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.engine.precision import resolve_device, resolve_precision
-from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
+from maskrcnn_train.model.weights.loading import WeightsReport
+from maskrcnn_train.model.weights.pretrained import start_from_weights
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.classes import ClassMap
 
 WORKSPACE = 1.25  # gradients of activations and work areas, on top of what is kept for the backward pass
 LIBRARIES = 0.6e9  # bytes that a process holds on a processor before its first step
 MOST_OF_IT = 0.9  # share of the memory that a step may take without a finding
-FULL = 4  # bytes of a float32
 SMALLEST = 64  # side of an image; below it a batch norm may see a single value
 
 
@@ -33,6 +39,35 @@ class MemoryForecast:
         return f"about {self.step / 1e9:.1f} GB{there} on {self.device}"
 
 
+def check_model(config: TrainConfig, train: Split, classes: ClassMap) -> tuple[list[Finding], MemoryForecast]:
+    """Initial weights and memory, with the model that the training would build."""
+    torch.manual_seed(config.seed)
+    model = build_model(config, classes.num_classes)
+    try:
+        report = start_from_weights(model, config, classes.names)
+        findings = [] if report is None else list(check_weights(report))
+    except UserError as error:
+        findings = [Finding("error", "weights", str(error))]
+    forecast = forecast_memory(model, config, largest_size(train, config))
+    return [*findings, *check_memory(forecast, config)], forecast
+
+
+def check_weights(report: WeightsReport) -> Iterator[Finding]:
+    """Which layers the initial weights leave random and why, which classes start fresh, and warnings."""
+    reasons: dict[str, list[str]] = {}
+    for each in report.reinitialized:
+        reasons.setdefault(each.reason, []).append(each.layer)
+    for reason, layers in reasons.items():
+        fix = f"set {reason} as in the weights to keep them" if "." in reason else ""
+        yield Finding("advice", "weights-fresh", f"layers re-initialised: {reason}", "", "layer", layers, fix=fix)
+    if fresh_classes := [name for name, source in report.classes.items() if source is None]:
+        what = f"classes that {report.origin} does not know: their predictor rows start fresh"
+        fix = "weights.class_map={name in the weights: name here}, where they are the same thing"
+        yield Finding("advice", "weights-classes", what, "", "class", fresh_classes, fix=fix)
+    for warning in report.warnings:
+        yield Finding("warning", "weights-differ", warning)
+
+
 def forecast_memory(model: MaskRCNN, config: TrainConfig, size: tuple[int, int]) -> MemoryForecast:
     """Forecast of one step. size: (height, width) of the largest padded image. Leaves `model` without its weights.
 
@@ -40,16 +75,14 @@ def forecast_memory(model: MaskRCNN, config: TrainConfig, size: tuple[int, int])
     that have a shape and no content, with as many proposals as are sampled.
     """
     device = resolve_device(config.trainer.device)
-    number = FULL if resolve_precision(config.trainer.precision, device) == "fp32" else FULL // 2
-    weights = sum(each.numel() for each in model.parameters()) * FULL
-    trained = sum(each.numel() for each in model.parameters() if each.requires_grad) * FULL
+    number = 4 if resolve_precision(config.trainer.precision, device) == "fp32" else 2
+    weights = sum(each.nbytes for each in model.parameters())
+    trained = sum(each.nbytes for each in model.parameters() if each.requires_grad)
     moments = {"sgd": 1, "adamw": 2}[config.optimizer.name]
     fixed = weights * (2 if config.trainer.ema else 1) + trained * (1 + moments)
     size = (max(SMALLEST, size[0]), max(SMALLEST, size[1]))
-    kept = _kept_numbers(model.to("meta").train(), config, size) * number
-    return MemoryForecast(
-        fixed + WORKSPACE * kept + (LIBRARIES if device.type == "cpu" else 0), _available(device), str(device)
-    )
+    step = fixed + WORKSPACE * number * _kept_numbers(model.to("meta").train(), config, size)
+    return MemoryForecast(step + (LIBRARIES if device.type == "cpu" else 0), _available(device), str(device))
 
 
 def _kept_numbers(model: MaskRCNN, config: TrainConfig, size: tuple[int, int]) -> int:
@@ -79,18 +112,17 @@ def _kept_numbers(model: MaskRCNN, config: TrainConfig, size: tuple[int, int]) -
     return sum(each.untyped_storage().nbytes() // each.element_size() for each in kept.values())
 
 
-def check_memory(forecast: MemoryForecast, config: TrainConfig) -> list[Finding]:
+def check_memory(forecast: MemoryForecast, config: TrainConfig) -> Iterator[Finding]:
     """A step that will likely not fit."""
-    if forecast.available is None or forecast.step <= MOST_OF_IT * forecast.available:
-        return []
-    batch = config.trainer.batch_size
-    what = f"a training step will likely need more memory than there is: {forecast}"
-    if batch == 1:
-        smaller = int(0.75 * config.data.min_size) // 32 * 32
-        override = {"data.min_size": max(32, smaller)}
-    else:
+    if forecast.available is not None and forecast.step > MOST_OF_IT * forecast.available:
+        what, batch = (
+            f"a training step will likely need more memory than there is: {forecast}",
+            config.trainer.batch_size,
+        )
         override = {"trainer.batch_size": batch // 2, "trainer.accumulate": 2 * config.trainer.accumulate}
-    return [Finding("warning", "memory", what, override=override)]
+        if batch == 1:
+            override = {"data.min_size": max(32, int(0.75 * config.data.min_size) // 32 * 32)}
+        yield Finding("warning", "memory", what, override=override)
 
 
 def _available(device: torch.device) -> float | None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_train import build_model, load_config
-from maskrcnn_train.checking.memory import WORKSPACE, MemoryForecast, check_memory, forecast_memory
+from maskrcnn_train.checking.model import WORKSPACE, MemoryForecast, check_memory, forecast_memory
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
@@ -65,7 +65,7 @@ def test_it_grows_with_pixels_and_optimizer_and_shrinks_with_precision_and_froze
 
 def test_a_step_that_does_not_fit_is_a_warning_that_keeps_the_images_a_step() -> None:
     config = configured("trainer.batch_size=4", "trainer.accumulate=2")
-    assert check_memory(MemoryForecast(8e9, 16e9, "cuda:0"), config) == []
-    assert check_memory(MemoryForecast(8e9, None, "cpu"), config) == []
+    assert list(check_memory(MemoryForecast(8e9, 16e9, "cuda:0"), config)) == []
+    assert list(check_memory(MemoryForecast(8e9, None, "cpu"), config)) == []
     (finding,) = check_memory(MemoryForecast(8e9, 8e9, "cuda:0"), config)
     assert finding.override == {"trainer.batch_size": 2, "trainer.accumulate": 4}

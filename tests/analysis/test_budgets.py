@@ -12,7 +12,7 @@ import torch
 from planted_model import BUDGET, RULES, SETTING
 from torch import nn
 
-from maskrcnn_train.analysis.timing import time_settings
+from maskrcnn_train.analysis.budgets import time_settings
 from maskrcnn_train.model.outputs import DetectionRules
 from maskrcnn_train.model.proposals import ProposalBudget
 from maskrcnn_train.structures.batch import ImageBatch, Target
@@ -44,9 +44,7 @@ def timed(num_images: int, settings: dict[str, Any]) -> tuple[dict[str, float], 
             yield ImageBatch(torch.full((1,), number), [(1, 1)] * 2, [(1, 1)] * 2), []
 
     model = Recorder()
-    times = time_settings(
-        model, settings, loader(), num_images=num_images, device=torch.device("cpu"), autocast=nullcontext
-    )  # type: ignore[arg-type]
+    times = time_settings(model, settings, loader(), num_images, torch.device("cpu"), nullcontext)  # type: ignore[arg-type]
     return times, model, loaded
 
 

@@ -1,0 +1,95 @@
+"""Settings against objects and against each other, without opening an image: in `check` and as a training starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from maskrcnn_train.checking.anchors import AnchorRow, anchor_table, check_anchors, fit_anchors
+from maskrcnn_train.checking.classes import check_class_balance, check_classes
+from maskrcnn_train.checking.findings import Finding, in_order
+from maskrcnn_train.checking.objects import network_objects, training_min_size
+from maskrcnn_train.checking.sizes import check_object_sizes, check_objects_per_image
+from maskrcnn_train.data.splits.splitting import Split, Splits
+from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.classes import ClassMap
+
+HIGHEST_LR = {"sgd": 0.04, "adamw": 1e-3}  # sgd: for 16 images a step; twice the usual
+FROM_NOTHING = 2000  # training images, below which pretrained weights help much
+
+
+def quick_check(config: TrainConfig, splits: Splits) -> list[Finding]:
+    """Doubts about a training that can start: settings against objects. Reads no image, imports no torch."""
+    return in_order(check_settings(config, splits.by_name, splits.classes)[0])
+
+
+def check_settings(
+    config: TrainConfig, splits: dict[str, Split], classes: ClassMap
+) -> tuple[list[Finding], list[AnchorRow]]:
+    """Classes, sizes and numbers of objects against the settings; and the anchors of the training objects.
+
+    splits: those that can be read.
+    """
+    findings = list(check_classes(splits, classes)) if "train" in splits else []
+    anchors: list[AnchorRow] = []
+    for name, split in splits.items():
+        min_size = training_min_size(config) if name == "train" else config.data.min_size
+        objects = network_objects(split, min_size=min_size, max_size=config.data.max_size)
+        findings += check_objects_per_image(split, objects, config)
+        if name == "train" and len(objects):
+            findings += check_object_sizes(split, objects, config)
+            fit = fit_anchors(objects, config.rpn.anchors.sizes, config.rpn.anchors.aspect_ratios, config.numerics)
+            anchors = anchor_table(fit, config)
+            findings += _after_resizing(check_anchors(objects, fit, config), findings)
+    if "train" in splits:
+        findings += check_class_balance(splits["train"], classes, config.data.repeat_threshold)
+        findings += check_training(config, len(splits["train"]))
+    return findings, anchors
+
+
+def _after_resizing(anchors: Iterable[Finding], others: list[Finding]) -> list[Finding]:
+    """Anchors are fitted to one network size: if another size is advised, anchors must be checked again."""
+    if any("data.min_size" in finding.override for finding in others):
+        return [replace(finding, override={}, fix="check again at the size advised") for finding in anchors]
+    return list(anchors)
+
+
+def check_training(config: TrainConfig, num_images: int) -> Iterator[Finding]:
+    """Settings of the training against each other and against the number of training images."""
+    yield from _learning_rate(config)
+    yield from _steps(config, num_images)
+    trains_norms = config.backbone.norm == "batch" or (
+        config.backbone.norm == "auto" and config.weights.source == "none"
+    )
+    if trains_norms and config.trainer.batch_size == 1 and not config.trainer.sync_batchnorm:
+        what = "batch norms take their statistics from single images"
+        yield Finding("warning", "norm-of-one", what, override={"backbone.norm": "group"})
+    if config.weights.source == "none" and config.data.name != "shapes" and 0 < num_images < FROM_NOTHING:
+        what = f"random initial weights with {num_images} training images"
+        fix = "weights=coco gains more still, where the backbone is resnet50"
+        yield Finding("advice", "weights-none", what, override={"weights.source": "imagenet"}, fix=fix)
+
+
+def _learning_rate(config: TrainConfig) -> Iterator[Finding]:
+    section = config.optimizer
+    images = config.trainer.batch_size * config.trainer.accumulate
+    reference = section.reference_batch_size if section.scale_lr else images
+    for_16 = section.lr * 16 / reference if section.name == "sgd" else section.lr
+    limit = HIGHEST_LR[section.name]
+    if for_16 > limit:
+        lr = limit / 2 * (1 if section.name == "adamw" else reference / 16)
+        what = f"learning rate {section.lr:g} for {reference} images a step is far above the usual {lr:.2g}"
+        yield Finding("warning", "learning-rate-high", what, override={"optimizer.lr": float(f"{lr:.3g}")})
+
+
+def _steps(config: TrainConfig, num_images: int) -> Iterator[Finding]:
+    trainer, warmup = config.trainer, config.schedule.warmup_steps
+    steps = trainer.epochs * math.ceil(max(num_images, 1) / (trainer.batch_size * trainer.accumulate))
+    steps = min(steps, trainer.max_steps or steps)
+    if trainer.max_minutes is None and warmup * 2 > steps:
+        what = f"warm-up of {warmup} steps in a training of {steps}"
+        yield Finding("warning", "warmup-long", what, override={"schedule.warmup_steps": steps // 10})
+    if trainer.batch_size > num_images > 0:
+        what = f"a batch of {trainer.batch_size} is more than the {num_images} training images"
+        yield Finding("warning", "batch-large", what, override={"trainer.batch_size": num_images})

@@ -1,0 +1,94 @@
+"""The categories that `data.rename`, `data.merge` and `data.classes` make of those of a JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from difflib import get_close_matches
+
+import numpy as np
+
+from maskrcnn_train.data.coco.index import AnnotationIndex, Category
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import DataConfig
+
+
+def chosen_categories(index: AnnotationIndex, data: DataConfig) -> dict[int, Category]:
+    """What each category counts as, by its id in the JSON; those left out are missing.
+
+    Names change first, then categories are merged, then `data.classes` are kept. Merged categories are one category
+    with the smallest of their ids. Names that the JSON does not have are passed over.
+    """
+    chosen: dict[int, Category] = {}
+    first: dict[str, int] = {}  # of merged categories
+    for category in sorted(index.categories, key=lambda category: category.id):
+        name, id_ = category.name, category.id
+        for table in (data.rename or {}, _merged(data)):
+            name = table.get(f"{name} (id {id_})", table.get(name, name))
+        if name in (data.merge or {}):
+            id_ = first.setdefault(name, id_)
+        if data.classes is None or {name, f"{name} (id {category.id})"} & {*data.classes}:
+            chosen[category.id] = replace(category, id=id_, name=name)
+    return chosen
+
+
+def _merged(data: DataConfig) -> dict[str, str]:
+    """Name -> name of the class that it is merged into."""
+    return {name: new for new, names in (data.merge or {}).items() for name in names}
+
+
+def choice_notes(index: AnnotationIndex, data: DataConfig) -> list[str]:
+    """What the choice does to this JSON, with numbers of annotations."""
+    chosen, numbers = chosen_categories(index, data), index.category_ids
+    counts = dict(zip(*(column.tolist() for column in np.unique(numbers, return_counts=True)), strict=True))
+    notes = []
+    for key, new_names in (("rename", {*(data.rename or {}).values()}), ("merge", {*(data.merge or {})})):
+        for new in sorted(new_names):
+            old = [each for each in index.categories if each.id in chosen and chosen[each.id].name == new]
+            if any(each.name != new for each in old):
+                notes.append(f"{index.short_name}: {_counted(old, counts)} are now {new} (data.{key})")
+    if left_out := [each for each in index.categories if each.id not in chosen]:
+        notes.append(f"{index.short_name}: {_counted(left_out, counts)} are left out (data.classes)")
+    return notes
+
+
+def _counted(categories: list[Category], counts: dict[int, int]) -> str:
+    named = [f"{category.name} ({counts.get(category.id, 0)})" for category in categories]
+    return "annotations of " + ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+
+
+def check_choice(index: AnnotationIndex, data: DataConfig) -> None:
+    """Raises UserError for a name that the training JSON does not have, and for one that would mean two classes."""
+    rename, merge, merged = data.rename or {}, data.merge or {}, _merged(data)
+    times = Counter(category.name for category in index.categories)
+    names = {*times} | {f"{each.name} (id {each.id})" for each in index.categories if times[each.name] > 1}
+    for key, asked, new in (("rename", rename, [*rename.values()]), ("merge", merged, [*merge])):
+        _require(f"data.{key}", asked, names, index.short_name)
+        names -= {*asked}
+        twice = [name for name in new if name in names or new.count(name) > 1]
+        if twice:
+            raise UserError(
+                f"data.{key} gives the name {twice[0]} to two classes; to join them, list both in data.merge"
+            )
+        names |= {*new}
+    _require("data.classes", data.classes or [], names, index.short_name)
+    if data.classes == []:
+        raise UserError("data.classes=[] keeps no class; name some, or null for all")
+    if len(merged) < sum(map(len, merge.values())):
+        raise UserError("data.merge names a class twice; each can become part of one class only")
+
+
+def _require(key: str, asked: Iterable[str], names: set[str], source: str) -> None:
+    for name in asked:
+        if name not in names:
+            near = get_close_matches(name, names, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(names)[:20])}"
+            raise UserError(f"{key} names {name}, a class that {source} has not; {hint}")
+
+
+def with_choice(data: DataConfig | None, trained: DataConfig) -> DataConfig:
+    """The data that a trained model is scored on; other data counts as in its training, unless it says otherwise."""
+    if data is None or data.rename or data.merge or data.classes:
+        return data or trained
+    return replace(data, rename=trained.rename, merge=trained.merge, classes=trained.classes)
