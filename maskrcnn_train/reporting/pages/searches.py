@@ -27,18 +27,26 @@ MOST_ROWS = 10  # of the terminal's table
 @dataclass
 class SearchPage:
     """metric: what was searched for. chart: of the trials. importances: (key, share), largest first.
-    unfinished: rows of the trials without a result. counts: trials by state, in words."""
+    unfinished: rows of the trials without a result. counts: trials by state, in words. warning: of `nothing_learnt`."""
 
     metric: str
     chart: Chart | None
     importances: list[tuple[str, float]]
     unfinished: list[dict[str, Any]]
     counts: str
+    warning: str
 
 
 def is_score(metric: str) -> bool:
     """Whether a metric is a fraction, shown times 100, and the larger the better; else it is a loss."""
     return not metric.startswith("val_loss/")
+
+
+def nothing_learnt(scores: Sequence[float | None], metric: str) -> str:
+    """Why no trial is recommended, as a sentence; empty if one is. scores: of the trials that ended."""
+    if not scores or not is_score(metric) or any(scores):
+        return ""
+    return f"Nothing was learnt: {metric} is 0 in every trial. Train longer, and look at the data with check"
 
 
 def write_trials(
@@ -68,6 +76,7 @@ def read_search(folder: Path) -> SearchPage | None:
         importances=sorted(plain["importances"].items(), key=lambda item: -item[1]),
         unfinished=[each for each in plain["trials"] if each["state"] != "complete"],
         counts=counts_text(each["state"] for each in plain["trials"]),
+        warning=nothing_learnt([each["score"] for each in complete], plain["metric"]),
     )
 
 
