@@ -14,7 +14,7 @@ from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_char
 from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.scores import points_of
 from maskrcnn_train.reporting.pages.searches import SearchPage, is_score, read_search
-from maskrcnn_train.reporting.runs import read_json, read_overrides, read_yaml
+from maskrcnn_train.reporting.runs import read_overrides, read_scores, read_yaml
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 from maskrcnn_train.settings.errors import UserError
 
@@ -65,7 +65,7 @@ def read_sweep(folder: Path) -> Sweep:
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     varied = [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
     for job in jobs:  # a value that is the default is no override
-        config = read_yaml(folder / job.name / "config.yaml") or {}
+        config = read_yaml(folder / job.name / "config.yaml")
         job.settings = {key: _value(config, key) for key in varied} | job.settings
     shared = [f"{key}={jobs[0].settings[key]}" for key in keys if key not in varied]
     return Sweep(jobs, varied, shared, columns, search)
@@ -74,15 +74,14 @@ def read_sweep(folder: Path) -> Sweep:
 def _read_job(path: Path) -> Job:
     pairs = [override.partition("=") for override in read_overrides(path)]
     report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
-    return Job(path.name, {key: value for key, _, value in pairs}, read_json(path / "metrics.json"), report)
+    return Job(path.name, {key: value for key, _, value in pairs}, read_scores(path), report)
 
 
-def _value(config: dict[str, Any], key: str) -> str:
+def _value(config: Any, key: str) -> str:
     """The value of a dotted key, as text; empty where it is not known."""
-    tree: Any = config
     for name in key.split("."):
-        tree = tree.get(name) if isinstance(tree, dict) else None
-    return str(tree).lower() if isinstance(tree, bool) else "" if tree is None else str(tree)
+        config = config.get(name) if isinstance(config, dict) else None
+    return str(config).lower() if isinstance(config, bool) else "" if config is None else str(config)
 
 
 def _by_number(path: Path) -> tuple[int, str]:
@@ -132,9 +131,8 @@ def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
     """Loss and main score over the steps, of the best jobs."""
     histories = {}
     for job in sweep.jobs[:MOST_CURVES]:
-        file = folder / job.name / METRICS_FILE
         settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:2])
-        histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(file) if file.exists() else []
+        histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(folder / job.name / METRICS_FILE)
     series = {f"{key}, x 100": {n: points_of(h, key, 100) for n, h in histories.items()} for key in sweep.columns[:1]}
     series["Loss"] = {name: points_of(history, "loss/total") for name, history in histories.items()}
     return to_charts("jobs", {title: line_figure(title, lines) for title, lines in series.items()})
