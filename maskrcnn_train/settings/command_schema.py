@@ -199,6 +199,9 @@ class SplitCommandConfig(Section):
 
     annotations: str
     images: Optional[str]
+    rename: Optional[dict[str, str]]
+    merge: Optional[dict[str, list[str]]]
+    classes: Optional[list[str]]
     fractions: list[float] = fraction()
     folds: Optional[int] = between(2)
     group_by: Optional[str]

@@ -217,6 +217,16 @@ class BrokenIndex(Exception):
     """A saved index that lacks files, or whose columns are not those that were written."""
 
 
+def open_saved(folder: Path) -> AnnotationIndex | None:
+    """The saved index; None where there is none, or a damaged one, which is deleted."""
+    try:
+        return load_index(folder) if folder.is_dir() else None
+    except BrokenIndex as error:
+        logger.warning("%s: the cached annotations are damaged (%s); rebuilding them", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
 def load_index(folder: Path) -> AnnotationIndex:
     """Open a saved index without reading its columns. Raises BrokenIndex."""
     try:
