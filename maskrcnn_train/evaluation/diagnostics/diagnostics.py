@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
 from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, CocoResult, area_ranges
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Interval, draw_images, headline_draws, interval
@@ -49,11 +47,6 @@ class Diagnostics:
     sizes: list[SizeBucket]
     intervals: dict[str, Interval]
     draws: dict[str, Floats] = field(default_factory=dict)
-
-    @property
-    def without_interval(self) -> list[str]:
-        """The measures that were drawn and have a value, but objects in too few images for an interval."""
-        return [name for name, each in self.draws.items() if name not in self.intervals and not np.isnan(each[0])]
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON, without the draws."""
