@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from maskrcnn_train.checking.advice import split_again
 from maskrcnn_train.checking.findings import Finding, Severity
 from maskrcnn_train.checking.reading import bad_image_answer
-from maskrcnn_train.data.duplicates import find_near
-from maskrcnn_train.data.scanning import ImageFacts, scan_images
+from maskrcnn_train.data.scanning import ImageFacts, find_similar, scan_images
 from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.settings.command_schema import CheckConfig
@@ -64,14 +61,10 @@ def _unlisted(splits: dict[str, Split]) -> Iterator[Finding]:
 
 def _leaks(names: Names, files: list[Path], facts: list[ImageFacts], distance: int, again: str) -> Iterator[Finding]:
     """Pictures that are in two splits, or twice in one. again: how to cut the data so that they are not."""
-    usable = np.array([row for row, fact in enumerate(facts) if fact.fault is None], dtype=np.int64)
-    if not len(usable):
-        return
-    hashes = np.frombuffer(b"".join(facts[row].looks for row in usable), dtype=np.uint8).reshape(len(usable), -1)
-    near = usable[find_near(hashes, distance)].tolist()
+    near = find_similar(facts, distance).tolist()
     alike = [(a, b) for a, b in near if facts[a].content != facts[b].content and names[a][0] != names[b][0]]
     first: dict[bytes, int] = {}
-    same = [(first.setdefault(facts[row].content, row), row) for row in usable.tolist()]
+    same = [(first.setdefault(fact.content, row), row) for row, fact in enumerate(facts) if fact.fault is None]
     shared = [(a, b) for a, b in same if names[a][0] != names[b][0]]
     yield from _leak("error", "leak", "the same picture in two splits", names, shared, again)
     yield from _leak("warning", "leak-similar", "nearly the same picture in two splits", names, alike, again)

@@ -115,10 +115,8 @@ def _kept_numbers(model: MaskRCNN, config: TrainConfig, size: tuple[int, int]) -
 def check_memory(forecast: MemoryForecast, config: TrainConfig) -> Iterator[Finding]:
     """A step that will likely not fit."""
     if forecast.available is not None and forecast.step > MOST_OF_IT * forecast.available:
-        what, batch = (
-            f"a training step will likely need more memory than there is: {forecast}",
-            config.trainer.batch_size,
-        )
+        what = f"a training step will likely need more memory than there is: {forecast}"
+        batch = config.trainer.batch_size
         override = {"trainer.batch_size": batch // 2, "trainer.accumulate": 2 * config.trainer.accumulate}
         if batch == 1:
             override = {"data.min_size": max(32, int(0.75 * config.data.min_size) // 32 * 32)}

@@ -1,14 +1,25 @@
-"""The objects of a split as the network sees them: boxes in network pixels."""
+"""The objects of a split in network pixels, and their sizes and numbers against the limits of the settings."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from maskrcnn_train.checking.findings import Finding, percent
 from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.data.transforms import MIN_SIDE
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.arrays import Floats, Ints
+
+VANISHING_SHARE = 0.01  # of the objects; above it a larger network size is worth its cost
+SMALL = 12.0  # network pixels, square root of the area: hardly more than one cell of the finest feature map
+SMALL_SHARE = 0.2
+MASK_PIXEL = 8.0  # network pixels that one pixel of the predicted mask may cover
+COARSE_SHARE = 0.25
+UPSCALED = 1.5
 
 
 @dataclass
@@ -46,12 +57,13 @@ def training_min_size(config: TrainConfig) -> int:
     return sizes[len(sizes) // 2]
 
 
-def network_objects(split: Split, *, min_size: int, max_size: int) -> NetworkObjects:
+def network_objects(split: Split, config: TrainConfig) -> NetworkObjects:
     """The objects of a split at the network size, before random scaling and cropping."""
     index = split.index
     single = np.flatnonzero(split.is_object)
     sizes = np.asarray(index.image_sizes)
-    resized, scales = resized_sizes(sizes, min_size, max_size)
+    min_size = training_min_size(config) if split.name == "train" else config.data.min_size
+    resized, scales = resized_sizes(sizes, min_size, config.data.max_size)
     rows = index.image_rows[single]
     boxes = np.asarray(index.boxes)[single]
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
@@ -76,3 +88,70 @@ def largest_size(split: Split, config: TrainConfig) -> tuple[int, int]:
     padded = -(-resized_sizes(sizes, training_min_size(config), config.data.max_size)[0] // 32) * 32
     height, width = padded[int(padded.prod(axis=1).argmax())].tolist()
     return height, width
+
+
+def check_objects_per_image(split: Split, objects: NetworkObjects, config: TrainConfig) -> Iterator[Finding]:
+    """Images with more objects than can be found, scored or sampled."""
+    most = int(objects.per_image.max(initial=0))
+    enough = -(-most // 50) * 50
+
+    def crowded(limit: int) -> list[str]:
+        return [split.index.file_name(row) for row in split.rows[objects.per_image > limit].tolist()]
+
+    kept, scored = config.roi_head.detections_per_image, config.evaluation.max_detections
+    if most > (limit := min(kept, scored[-1])):
+        override: dict[str, Any] = {"roi_head.detections_per_image": max(kept, enough)}
+        if scored[-1] < enough:
+            override["evaluation.max_detections"] = [*scored[:-1], enough]
+        what = f"images with more objects than detections are kept ({kept}) or scored ({scored[-1]}); up to {most}"
+        yield Finding("warning", "detections-too-few", what, split.name, "image", crowded(limit), override)
+    if most > (limit := config.rpn.nms.post_test):
+        what = f"images with more objects than proposals are kept in evaluation ({limit})"
+        override = {"rpn.nms.post_test": 2 * enough}
+        yield Finding("warning", "proposals-too-few", what, split.name, "image", crowded(limit), override)
+    sampled = {"rpn": config.rpn.sampling, "roi_head": config.roi_head.sampling} if split.name == "train" else {}
+    for key, sampling in sampled.items():
+        if most > (limit := int(sampling.batch_size * sampling.positive_fraction)):
+            kind, needed = key.removesuffix("_head"), int(np.ceil(enough / max(sampling.positive_fraction, 0.01)))
+            what = f"images with more objects than the {kind.upper()} sampling takes as positives ({limit})"
+            override = {f"{key}.sampling.batch_size": needed}
+            yield Finding("advice", f"{kind}-sampling", what, "train", "image", crowded(limit), override)
+
+
+def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfig) -> Iterator[Finding]:
+    """Objects too small for the network, or too large for the mask head."""
+    shortest = objects.lengths.min(axis=1)
+    vanishing, small = shortest < MIN_SIDE, (objects.sides < SMALL) & (shortest >= MIN_SIDE)
+    sides = np.asarray(split.index.image_sizes)[split.rows]
+    short, long = int(np.median(sides.min(axis=1))), int(np.median(sides.max(axis=1)))
+    larger = {"data.min_size": max(short, config.data.min_size), "data.max_size": max(long, config.data.max_size)}
+    if short <= config.data.min_size and long <= config.data.max_size:
+        larger = {}
+    if vanishing.any():
+        what, ids = "objects thinner than a network pixel: left out of training", objects.ids[vanishing].tolist()
+        many = vanishing.sum() > VANISHING_SHARE * len(objects)
+        override, fix = (larger, "") if many and larger else ({}, "look at them; if they matter, cut images into tiles")
+        yield Finding("warning", "object-vanishes", what, split.name, "annotation", ids, override, fix)
+    if small.sum() > SMALL_SHARE * len(objects):
+        what = f"{percent(int(small.sum()), len(objects))} of the objects are smaller than {SMALL:.0f} network pixels"
+        fix, ids = "" if larger else "larger data.min_size, or tiles", objects.ids[small].tolist()
+        yield Finding("advice", "objects-small", what, split.name, "annotation", ids, larger, fix)
+    if config.mask_head.enabled:
+        yield from _coarse_masks(split, objects, config)
+    factor = float(np.median(objects.scales)) if len(objects.scales) else 1.0
+    if factor > UPSCALED and (objects.sides < 2 * SMALL).mean() <= SMALL_SHARE:
+        what = f"images are enlarged {factor:.1f} times, which costs time and adds nothing to see"
+        smaller = {"data.min_size": max(16, short), "data.max_size": max(16, long)}
+        yield Finding("advice", "images-enlarged", what, split.name, override=smaller)
+
+
+def _coarse_masks(split: Split, objects: NetworkObjects, config: TrainConfig) -> Iterator[Finding]:
+    resolution = 2 * config.mask_head.pooler.resolution
+    coarse = objects.lengths.max(axis=1) > MASK_PIXEL * resolution
+    if coarse.sum() > COARSE_SHARE * len(objects):
+        what = (
+            f"{percent(int(coarse.sum()), len(objects))} of the objects are so large that a pixel of their "
+            f"{resolution} x {resolution} mask covers more than {MASK_PIXEL:.0f} network pixels"
+        )
+        override, ids = {"mask_head.pooler.resolution": resolution}, objects.ids[coarse].tolist()
+        yield Finding("advice", "masks-coarse", what, split.name, "annotation", ids, override)

@@ -83,7 +83,7 @@ def _read_json(path: Path, split: str, findings: list[Finding]) -> AnnotationInd
     except UserError as error:
         findings.append(Finding("error", "json", str(error), split, "file", [str(path)]))
         return None
-    for each in faults:
+    for each in faults.in_order:
         fix = f"first: {each.message}"
         findings.append(Finding("error", each.kind, KINDS[each.kind], split, each.noun, each.items, fix=fix))
     return index

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from maskrcnn_train.checking.anchors import AnchorRow, anchor_table, check_anchors, fit_anchors
 from maskrcnn_train.checking.classes import check_class_balance, check_classes
 from maskrcnn_train.checking.findings import Finding, in_order
-from maskrcnn_train.checking.objects import network_objects, training_min_size
-from maskrcnn_train.checking.sizes import check_object_sizes, check_objects_per_image
+from maskrcnn_train.checking.objects import check_object_sizes, check_objects_per_image, network_objects
 from maskrcnn_train.data.splits.splitting import Split, Splits
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
@@ -34,38 +33,32 @@ def check_settings(
     findings = list(check_classes(splits, classes)) if "train" in splits else []
     anchors: list[AnchorRow] = []
     for name, split in splits.items():
-        min_size = training_min_size(config) if name == "train" else config.data.min_size
-        objects = network_objects(split, min_size=min_size, max_size=config.data.max_size)
+        objects = network_objects(split, config)
         findings += check_objects_per_image(split, objects, config)
         if name == "train" and len(objects):
             findings += check_object_sizes(split, objects, config)
             fit = fit_anchors(objects, config.rpn.anchors.sizes, config.rpn.anchors.aspect_ratios, config.numerics)
             anchors = anchor_table(fit, config)
-            findings += _after_resizing(check_anchors(objects, fit, config), findings)
+            found = list(check_anchors(objects, fit, config))
+            if any("data.min_size" in finding.override for finding in findings):  # anchors are fitted to one size
+                found = [replace(each, override={}, fix="check again at the size advised") for each in found]
+            findings += found
     if "train" in splits:
         findings += check_class_balance(splits["train"], classes, config.data.repeat_threshold)
         findings += check_training(config, len(splits["train"]))
     return findings, anchors
 
 
-def _after_resizing(anchors: Iterable[Finding], others: list[Finding]) -> list[Finding]:
-    """Anchors are fitted to one network size: if another size is advised, anchors must be checked again."""
-    if any("data.min_size" in finding.override for finding in others):
-        return [replace(finding, override={}, fix="check again at the size advised") for finding in anchors]
-    return list(anchors)
-
-
 def check_training(config: TrainConfig, num_images: int) -> Iterator[Finding]:
     """Settings of the training against each other and against the number of training images."""
     yield from _learning_rate(config)
     yield from _steps(config, num_images)
-    trains_norms = config.backbone.norm == "batch" or (
-        config.backbone.norm == "auto" and config.weights.source == "none"
-    )
+    norm, from_nothing = config.backbone.norm, config.weights.source == "none"
+    trains_norms = norm == "batch" or (norm == "auto" and from_nothing)
     if trains_norms and config.trainer.batch_size == 1 and not config.trainer.sync_batchnorm:
         what = "batch norms take their statistics from single images"
         yield Finding("warning", "norm-of-one", what, override={"backbone.norm": "group"})
-    if config.weights.source == "none" and config.data.name != "shapes" and 0 < num_images < FROM_NOTHING:
+    if from_nothing and config.data.name != "shapes" and 0 < num_images < FROM_NOTHING:
         what = f"random initial weights with {num_images} training images"
         fix = "weights=coco gains more still, where the backbone is resnet50"
         yield Finding("advice", "weights-none", what, override={"weights.source": "imagenet"}, fix=fix)

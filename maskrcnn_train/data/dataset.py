@@ -144,8 +144,6 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
             return sample
         raise ImageError(f"none of the {len(self)} images of {self.split.name} can be read, first: {faults[0]}")
 
-    # ------------------------------------------------------------ ground truth
-
     def ground_truth(self) -> dict[str, Any]:
         """The checked split in COCO's format: in image pixels, with crowd regions.
 

@@ -123,7 +123,9 @@ def draw_image(rng: Generator, size: int) -> tuple[NDArray[np.uint8], list[Shape
     for _ in range(rng.integers(1, 5)):
         paint(canvas, clutter_coverage(rng, size), rng.uniform(0, 255, 3).astype(np.float32))
     for shape in shapes:
-        x0, y0, x1, y1 = box = surroundings(shape.outlines[0], size)
+        outer = shape.outlines[0]
+        around = np.clip([outer.min(axis=0) - 3, outer.max(axis=0) + 4], 0, size).astype(int)  # three pixels more
+        x0, y0, x1, y1 = box = tuple(around.ravel().tolist())
         patch = canvas[y0:y1, x0:x1]
         first, second = contrasting_colors(rng, patch)
         fill = first + texture(rng, size)[y0:y1, x0:x1] * (second - first)
@@ -206,12 +208,6 @@ def coverage(outlines: list[Points], size: int, box: Box) -> Array:
 def shrink(fine: Image.Image) -> Array:
     """A supersampled black and white image as coverage, 0 to 1."""
     return np.asarray(fine.convert("L").reduce(SUPERSAMPLING), dtype=np.float32) / 255
-
-
-def surroundings(outline: Points, size: int) -> Box:
-    """The box around an outline [P, 2] and three pixels more, inside the image."""
-    (x0, y0), (x1, y1) = np.clip([outline.min(axis=0) - 3, outline.max(axis=0) + 4], 0, size).astype(int).tolist()
-    return x0, y0, x1, y1
 
 
 def paint(canvas: Array, cover: Array, fill: Array) -> None:

@@ -83,12 +83,9 @@ class Geometry:
         height, width = self.source
         return self.points(np.array([0, 0, width, 0, width, height, 0, height], dtype=np.float64))
 
-    def unmirrored(self, box: masks.Box) -> masks.Box:
-        """A box of the window as a box of the scaled image before mirroring, without rotation."""
-        return self._unmirrored(self._shifted(box))
-
     def _shifted(self, box: masks.Box) -> masks.Box:
-        (y, x) = self.corner
+        """A box of the window as a box of the scaled image."""
+        y, x = self.corner
         return box[0] + x, box[1] + y, box[2] + x, box[3] + y
 
     def _unmirrored(self, box: masks.Box) -> masks.Box:
@@ -107,7 +104,7 @@ class Geometry:
         """The pixels of an RLE of the source inside `box` of the window: uint8 [h, w]."""
         if self.angle:
             return self._rotated_runs_crop(runs, box)
-        crop = masks.scaled_runs_crop(runs, self.source, self.unmirrored(box), self.scale)
+        crop = masks.scaled_runs_crop(runs, self.source, self._unmirrored(self._shifted(box)), self.scale)
         return np.ascontiguousarray(self.mirror(crop))
 
     def _rotated_runs_crop(self, runs: NDArray[np.uint32], box: masks.Box) -> masks.Bitmap:
@@ -150,7 +147,7 @@ class Geometry:
         if not self.crops:  # columns first: left to itself Pillow chooses the order, and so the rounding, by the size
             image = image.resize((width, image.height), Image.Resampling.BILINEAR, reducing_gap=3.0)
             return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-        x0, y0, x1, y1 = self.unmirrored((0, 0, width, height))
+        x0, y0, x1, y1 = self._unmirrored(self._shifted((0, 0, width, height)))
         factor_x, factor_y = image.width / self.scaled[1], image.height / self.scaled[0]
         box = (x0 * factor_x, y0 * factor_y, min(x1 * factor_x, image.width), min(y1 * factor_y, image.height))
         return image.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)

@@ -6,7 +6,7 @@ A training stops at the first fault; `check` lists all of them and goes on with 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,27 +48,22 @@ class Fault:
     items: list[int | str] = field(default_factory=list)
 
 
-class Faults:
-    """The faults of one JSON. file: its name, for messages."""
+class Faults(dict[tuple[str, str], Fault]):
+    """The faults of one JSON by kind and noun. file: its name, for messages."""
 
     def __init__(self, file: str) -> None:
+        super().__init__()
         self.file = file
-        self._found: dict[tuple[str, str], Fault] = {}
 
     def add(self, kind: str, noun: str, item: int | str, problem: str) -> None:
         """Note an entry. problem: what is wrong with it, to follow its name and the file's."""
-        fault = self._found.setdefault((kind, noun), Fault(kind, noun, f"{noun} {item} in {self.file} {problem}"))
+        fault = self.setdefault((kind, noun), Fault(kind, noun, f"{noun} {item} in {self.file} {problem}"))
         fault.items.append(item)
 
-    def clear(self) -> None:
-        self._found.clear()
-
-    def __iter__(self) -> Iterator[Fault]:
+    @property
+    def in_order(self) -> list[Fault]:
         """In the order of KINDS."""
-        return iter(sorted(self._found.values(), key=lambda fault: [*KINDS].index(fault.kind)))
-
-    def __len__(self) -> int:
-        return len(self._found)
+        return sorted(self.values(), key=lambda fault: [*KINDS].index(fault.kind))
 
 
 class Entries:

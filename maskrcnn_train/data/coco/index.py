@@ -187,16 +187,8 @@ def _column_names() -> list[str]:
     return [item.name for item in fields(AnnotationIndex) if str(item.type).startswith("NDArray")]
 
 
-def cache_root() -> Path:
-    """Folder of all cached indices: $MASKRCNN_TRAIN_CACHE, or maskrcnn_train in the user's cache folder."""
-    if os.environ.get("MASKRCNN_TRAIN_CACHE"):
-        return Path(os.environ["MASKRCNN_TRAIN_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "maskrcnn_train"
-
-
 def cache_folder(annotations: Path) -> Path:
-    """The cache folder of this JSON in its present state.
+    """The cache folder of this JSON in its present state: in $MASKRCNN_TRAIN_CACHE, or in the user's cache folder.
 
     The state is the size, the times of the last change (mtime, and ctime, which programs cannot set back) and a hash
     of samples of the content. Hashing all of a large file would take longer than all the rest.
@@ -205,7 +197,9 @@ def cache_folder(annotations: Path) -> Path:
     stat = path.stat()
     state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {sample_hash(path)} {FORMAT_VERSION}"
     name, content = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (str(path), state))
-    return cache_root() / f"{name}-{content}"
+    given, base = os.environ.get("MASKRCNN_TRAIN_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    root = Path(given) if given else Path(base or Path.home() / ".cache") / "maskrcnn_train"
+    return root / f"{name}-{content}"
 
 
 def sample_hash(path: Path) -> str:

@@ -28,9 +28,6 @@ MIN_AREA = 1e-3  # square pixels; polygons below it are lines
 MAX_PIXELS = 2**31  # of an image that an RLE describes
 
 
-# ---------------------------------------------------------------- polygons
-
-
 def flatten_numbers(lists: Sequence[Any], usable: Sequence[bool]) -> tuple[Floats, Ints, NDArray[np.bool_]]:
     """Lists of numbers as one array: (numbers, offsets, which lists hold numbers only); the others are empty."""
     used = [values if ok else [] for values, ok in zip(lists, usable, strict=True)]
@@ -60,20 +57,16 @@ def measure_polygons(flat: Floats, offsets: Ints, readable: NDArray[np.bool_]) -
         with np.errstate(invalid="ignore", over="ignore"):
             extents[readable, :2] = np.minimum.reduceat(points, starts, axis=0)
             extents[readable, 2:] = np.maximum.reduceat(points, starts, axis=0)
-            areas[readable], outlines[readable] = _areas_and_outlines(points, starts)
+            following = np.arange(1, len(points) + 1)
+            following[np.append(starts[1:], len(points)) - 1] = starts
+            # relative to the first point of each polygon: large coordinates would cost digits
+            local = points - np.repeat(points[starts], np.diff(np.append(starts, len(points))), axis=0)
+            after = local[following]
+            cross = local[:, 0] * after[:, 1] - after[:, 0] * local[:, 1]
+            areas[readable] = np.abs(np.add.reduceat(cross, starts)) / 2
+            outlines[readable] = np.add.reduceat(np.abs(after - local).max(axis=1), starts)
     extents[~np.isfinite(extents).all(axis=1)] = np.nan
     return extents, areas, outlines
-
-
-def _areas_and_outlines(points: Floats, starts: Ints) -> tuple[Floats, Floats]:
-    following = np.arange(1, len(points) + 1)
-    following[np.append(starts[1:], len(points)) - 1] = starts
-    # relative to the first point of each polygon: large coordinates would cost digits
-    local = points - np.repeat(points[starts], np.diff(np.append(starts, len(points))), axis=0)
-    after = local[following]
-    cross = local[:, 0] * after[:, 1] - after[:, 0] * local[:, 1]
-    steps = np.abs(after - local).max(axis=1)
-    return np.abs(np.add.reduceat(cross, starts)) / 2, np.add.reduceat(steps, starts)
 
 
 def polygon_faults(
@@ -115,9 +108,6 @@ def bitmap_extent(bitmap: Bitmap) -> Box | None:
     if len(rows) == 0:
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-# ---------------------------------------------------------------- run lengths
 
 
 def read_code(code: dict[str, Any]) -> tuple[tuple[int, int], Ints | None]:

@@ -134,9 +134,6 @@ def _read_boxes(values: list[Any]) -> tuple[Floats, NDArray[np.uint8]]:
     return boxes, np.select([numeric, absent], [GIVEN, ABSENT], MALFORMED).astype(np.uint8)
 
 
-# ---------------------------------------------------------------- segmentations
-
-
 def _normalised(value: Any) -> Any:
     """None for a segmentation that says nothing; a flat list of numbers becomes a list of one polygon."""
     if type(value) is list:

@@ -76,8 +76,8 @@ def read_coco(
     sound = np.ones(len(raw), dtype=bool)
     _drop_unknown(raw, raw.image_ids, image_ids, images, sound)
     _drop_unknown(raw, raw.category_ids, category_ids, categories, sound)
-    if faults is None and len(found):
-        raise UserError(next(iter(found)).message)
+    if faults is None and found:
+        raise UserError(found.in_order[0].message)
     skipped = SkippedTable()
     columns = check_annotations(raw, image_ids, sizes, sound, skipped)
     return AnnotationIndex(
@@ -92,9 +92,6 @@ def read_coco(
         folder=None,
         **columns,
     )
-
-
-# ---------------------------------------------------------------- the file
 
 
 def _read_file(path: Path, block_size: int, faults: Faults) -> tuple[dict[str, Any], RawAnnotations]:

@@ -40,22 +40,18 @@ def _merged(data: DataConfig) -> dict[str, str]:
 
 def choice_notes(index: AnnotationIndex, data: DataConfig) -> list[str]:
     """What the choice does to this JSON, with numbers of annotations."""
-    chosen, numbers = chosen_categories(index, data), index.category_ids
-    counts = dict(zip(*(column.tolist() for column in np.unique(numbers, return_counts=True)), strict=True))
-    notes = []
-    for key, new_names in (("rename", {*(data.rename or {}).values()}), ("merge", {*(data.merge or {})})):
-        for new in sorted(new_names):
-            old = [each for each in index.categories if each.id in chosen and chosen[each.id].name == new]
-            if any(each.name != new for each in old):
-                notes.append(f"{index.short_name}: {_counted(old, counts)} are now {new} (data.{key})")
-    if left_out := [each for each in index.categories if each.id not in chosen]:
-        notes.append(f"{index.short_name}: {_counted(left_out, counts)} are left out (data.classes)")
-    return notes
-
-
-def _counted(categories: list[Category], counts: dict[int, int]) -> str:
-    named = [f"{category.name} ({counts.get(category.id, 0)})" for category in categories]
-    return "annotations of " + ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+    chosen = chosen_categories(index, data)
+    counted: dict[str, list[str]] = {}
+    for each in index.categories:
+        becomes = f"are now {chosen[each.id].name}" if each.id in chosen else "are left out (data.classes)"
+        if each.id not in chosen or chosen[each.id].name != each.name:
+            number = np.count_nonzero(index.category_ids == each.id)
+            counted.setdefault(becomes, []).append(f"{each.name} ({number})")
+    return [
+        f"{index.short_name}: annotations of {', '.join(old[:5])}"
+        f"{f' and {len(old) - 5} more' if len(old) > 5 else ''} {becomes}"
+        for becomes, old in counted.items()
+    ]
 
 
 def check_choice(index: AnnotationIndex, data: DataConfig) -> None:
@@ -68,9 +64,7 @@ def check_choice(index: AnnotationIndex, data: DataConfig) -> None:
         names -= {*asked}
         twice = [name for name in new if name in names or new.count(name) > 1]
         if twice:
-            raise UserError(
-                f"data.{key} gives the name {twice[0]} to two classes; to join them, list both in data.merge"
-            )
+            raise UserError(f"data.{key} calls two classes {twice[0]}; to join them, list both in data.merge")
         names |= {*new}
     _require("data.classes", data.classes or [], names, index.short_name)
     if data.classes == []:

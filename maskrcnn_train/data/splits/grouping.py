@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_train.data.duplicates import find_near, group_pairs
-from maskrcnn_train.data.scanning import scan_images
+from maskrcnn_train.data.scanning import find_similar, group_pairs, scan_images
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Ints
 
@@ -63,10 +62,8 @@ def group_by_looks(
     """
     files = [(folder / image["file_name"], (int(image["height"]), int(image["width"]))) for image in images]
     facts = scan_images(files, workers, progress)
-    seen = np.array([row for row, fact in enumerate(facts) if fact.looks], dtype=np.int64)
-    hashes = np.frombuffer(b"".join(fact.looks for fact in facts), dtype=np.uint8).reshape(len(seen), -1)
-    pairs = seen[find_near(hashes, distance)] if len(seen) else np.zeros((0, 2), dtype=np.int64)
-    return group_pairs(len(files), pairs), [fact.fault for fact in facts if fact.fault is not None]
+    groups = group_pairs(len(files), find_similar(facts, distance))
+    return groups, [fact.fault for fact in facts if fact.fault is not None]
 
 
 def joined(groupings: Sequence[Ints], count: int) -> Ints:

@@ -57,34 +57,25 @@ def stratify(
         part_of[unit] = part
         filled[part] += own
         room[part] -= sizes[unit]
-    kept = counts.shape[1] if favour_first else 0
-    _swap(part_of, columns, sizes, filled, expected, weights, rng, kept)
+    sample = rng.permutation(num_units)[:SWAPPED]
+    _swap(part_of, columns, sizes, filled, expected, weights, sample, counts.shape[1] if favour_first else 0)
     return [np.flatnonzero(part_of[unit_of] == part) for part in range(len(fractions))]
 
 
 def _swap(
-    part_of: Ints,
-    columns: Floats,
-    sizes: Ints,
-    filled: Floats,
-    expected: Floats,
-    weights: Floats,
-    rng: np.random.Generator,
-    kept: int,
+    parts: Ints, units: Floats, sizes: Ints, filled: Floats, expected: Floats, weights: Floats, sample: Ints, kept: int
 ) -> None:
     """Exchange units of equal size between parts where that brings both nearer to their shares, in place.
 
-    kept: number of first columns that must not become empty in the first part. Of many units only a sample is tried:
-    their shares are already good.
+    sample: the units that are tried. kept: number of first columns that must not become empty in the first part.
     """
-    sample = rng.permutation(len(part_of))[:SWAPPED]
     for unit in np.tile(sample, ROUNDS).tolist():
-        here = part_of[unit]
-        others = sample[(part_of[sample] != here) & (sizes[sample] == sizes[unit])]
+        here = parts[unit]
+        others = sample[(parts[sample] != here) & (sizes[sample] == sizes[unit])]
         if not len(others):
             continue
-        gained = columns[others] - columns[unit]
-        error, there = filled - expected, part_of[others]
+        gained = units[others] - units[unit]
+        error, there = filled - expected, parts[others]
         growth = (gained * (gained + 2 * error[here]) * weights[here]).sum(axis=1)
         growth += (gained * (gained - 2 * error[there]) * weights[there]).sum(axis=1)
         best = int(np.argmin(growth))
@@ -92,7 +83,7 @@ def _swap(
         after[here] += gained[best]
         after[there[best]] -= gained[best]
         if growth[best] < -1e-12 and not ((filled[0] > 0) & (after[0] <= 0))[:kept].any():
-            part_of[unit], part_of[others[best]] = there[best], here
+            parts[unit], parts[others[best]] = there[best], here
             filled[:] = after
 
 

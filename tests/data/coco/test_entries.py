@@ -15,7 +15,7 @@ from maskrcnn_train.data.coco.reader import open_index, read_coco
 def listed(path: Path, **options: Any) -> tuple[AnnotationIndex, dict[str, list[int | str]]]:
     faults = Faults(path.name)
     index = read_coco(path, faults=faults, **options)
-    return index, {fault.kind: fault.items for fault in faults}
+    return index, {fault.kind: fault.items for fault in faults.in_order}
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_a_file_with_faults_is_not_cached(tmp_path: Path) -> None:
     for _ in range(2):
         faults = Faults(path.name)
         assert open_index(path, faults).folder is None
-        assert [fault.items for fault in faults] == [[1]]
+        assert [fault.items for fault in faults.values()] == [[1]]

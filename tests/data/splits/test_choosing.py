@@ -50,7 +50,7 @@ def test_merged_classes_are_one_in_training_and_in_the_ground_truth(configure: C
     assert numbers(splits) == {"door": 4, "window": 4, "vehicle": 3, "van": 0}
     assert sorted(dataset[0][1]["labels"].tolist()) == [1, 2, 3, 3, 3]
     assert [each["category_id"] for each in dataset.ground_truth()["annotations"]].count(9) == 3
-    note = "train/_annotations.coco.json: annotations of car (1), bus (2) are now vehicle (data.merge)"
+    note = "train/_annotations.coco.json: annotations of car (1), bus (2) are now vehicle"
     assert note in splits.notes
     assert note.replace("train", "valid") in splits.notes
 
@@ -96,9 +96,9 @@ def test_the_cut_of_one_json_knows_the_choice(configure: Configure) -> None:
         ("data.classes=[]", "keeps no class"),
         ("data.merge={vehicle:[car,lorry]}", r"data\.merge names lorry"),
         ("data.merge={vehicle:[car,bus],big:[bus]}", "names a class twice"),
-        ("data.merge={door:[car,bus]}", "gives the name door to two classes"),
+        ("data.merge={door:[car,bus]}", "calls two classes door"),
         ("data.rename={cra:auto}", r"data\.rename names cra.*did you mean car"),
-        ("data.rename={car:bus}", "gives the name bus to two classes"),
+        ("data.rename={car:bus}", "calls two classes bus"),
     ],
 )
 def test_a_choice_that_cannot_be_is_told(configure: Configure, choice: str, message: str) -> None:

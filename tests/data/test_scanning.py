@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.duplicates import find_near, group_pairs, perceptual_hash
-from maskrcnn_train.data.scanning import scan_images
+from maskrcnn_train.data.scanning import find_near, group_pairs, perceptual_hash, scan_images
 
 
 def picture(seed: int, size: tuple[int, int] = (300, 200)) -> Image.Image:
