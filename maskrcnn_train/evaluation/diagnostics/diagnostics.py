@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
-from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, CocoResult, area_ranges
+from maskrcnn_train.evaluation.coco.metrics import CocoResult
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Interval, draw_images, headline_draws, interval
 from maskrcnn_train.evaluation.diagnostics.calibration import Calibration, calibrate
 from maskrcnn_train.evaluation.diagnostics.curves import (
@@ -80,7 +80,7 @@ def _diagnose(
     confidence = confidence_curves(at_half, names, iou=IOU)
     threshold, _ = best_cut(confidence)
     sure = [image.first(int((image.scores >= threshold).sum())) for image in own]
-    scores = {} if draws is None else _headline(own, result, draws)
+    scores = {} if draws is None else headline_draws(own, result, draws)
     intervals = {name: interval(each) for name, each in scores.items()}
     return Diagnostics(
         kind=kind,
@@ -95,11 +95,3 @@ def _diagnose(
         intervals={name: each for name, each in intervals.items() if each is not None},
         draws=scores,
     )
-
-
-def _headline(overlaps: list[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Floats]:
-    matches = {
-        name: match_detections(overlaps, iou_thresholds=result.iou_thresholds, area_range=limits)
-        for name, limits in zip(AREA_NAMES, area_ranges(result.size_limits), strict=True)
-    }
-    return headline_draws(matches, draws, result.iou_thresholds, result.max_detections[-1])
