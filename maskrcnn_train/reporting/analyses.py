@@ -46,8 +46,8 @@ def write_analysis(folder: Path, analysis: Analysis, checkpoint: Path | None = N
 def _model(checkpoint: Path | None) -> dict[str, Any]:
     if checkpoint is None:
         return {}
-    position = read_json(checkpoint.with_suffix(".json")).get("position", {})
-    return {"checkpoint": checkpoint.name, "step": position.get("step")}
+    position = read_json(checkpoint.with_suffix(".json")).get("position")
+    return {"checkpoint": checkpoint.name, "step": position.get("step") if isinstance(position, dict) else None}
 
 
 def _plain(analysis: Analysis) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from maskrcnn_train.data.coco.entries import shown
 from maskrcnn_train.settings.errors import UserError
 
 SCALARS: dict[Any, set[type]] = {float: {float, int}, int: {int}, str: {str}, bool: {bool}}
@@ -42,11 +43,10 @@ def fitted(form: Any, plain: Any, where: str) -> Any:
         return _of_keys(form, plain, where)
     if not isinstance(form, (dict, list)) and type(plain) in SCALARS.get(form, set()):
         return plain
-    text = repr(plain) if len(repr(plain)) <= 60 else f"{repr(plain)[:57]}..."
     word = (
         "a list" if isinstance(form, list) else "an object" if isinstance(form, dict) else WORDS.get(kind, "an object")
     )
-    raise UserError(f"{where} is {text} rather than {word}; make the file again or remove it")
+    raise UserError(f"{where} is {shown(plain)} rather than {word}; make the file again or remove it")
 
 
 def _of_keys(form: Any, plain: dict[str, Any], where: str) -> Any:

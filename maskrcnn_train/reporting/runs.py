@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,17 @@ class RunFiles:
     """
 
     folder: Path
-    config: str = ""
-    overrides: list[str] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    class_names: list[str] = field(default_factory=list)
-    environment: dict[str, Any] = field(default_factory=dict)
-    weights: str = ""
-    pictures: list[Path] = field(default_factory=list)
-    data: dict[str, Any] = field(default_factory=dict)
-    diagnostics: dict[str, Diagnostics] = field(default_factory=dict)
-    analysis: dict[str, Any] = field(default_factory=dict)
+    config: str
+    overrides: list[str]
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+    class_names: list[str]
+    environment: dict[str, Any]
+    weights: str
+    pictures: list[Path]
+    data: dict[str, Any]
+    diagnostics: dict[str, Diagnostics]
+    analysis: dict[str, Any]
 
     @property
     def scored_step(self) -> int | None:

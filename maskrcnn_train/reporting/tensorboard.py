@@ -34,9 +34,11 @@ class MetricWriter:
         if not enabled:
             return
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        path = self.run_dir / METRICS_FILE
         if purge_step is not None:
-            drop_lines_after(self.run_dir / METRICS_FILE, purge_step)
-        self._lines = (self.run_dir / METRICS_FILE).open("a", encoding="utf-8")
+            kept = [json.dumps(line) for line in read_metrics(path) if line["step"] <= purge_step]
+            write_text(path, "".join(f"{line}\n" for line in kept))
+        self._lines = path.open("a", encoding="utf-8")
         self._events = _summary_writer(self.run_dir, None if purge_step is None else purge_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -78,12 +80,6 @@ def _summary_writer(run_dir: Path, purge_step: int | None) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(run_dir), purge_step=purge_step)
-
-
-def drop_lines_after(path: Path, step: int) -> None:
-    """Rewrite a metrics.jsonl without lines beyond `step` and without a last line that a crash cut short."""
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
-from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, CocoResult, area_ranges
+from maskrcnn_train.evaluation.coco.metrics import CocoResult
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Interval, draw_images, headline_draws, interval
 from maskrcnn_train.evaluation.diagnostics.calibration import Calibration, calibrate
 from maskrcnn_train.evaluation.diagnostics.curves import (
@@ -50,11 +48,6 @@ class Diagnostics:
     intervals: dict[str, Interval]
     draws: dict[str, Floats] = field(default_factory=dict)
 
-    @property
-    def without_interval(self) -> list[str]:
-        """The measures that were drawn and have a value, but objects in too few images for an interval."""
-        return [name for name, each in self.draws.items() if name not in self.intervals and not np.isnan(each[0])]
-
     def to_plain(self) -> dict[str, Any]:
         """For JSON, without the draws."""
         plain = {name: value for name, value in asdict(self).items() if name != "draws"}
@@ -87,7 +80,7 @@ def _diagnose(
     confidence = confidence_curves(at_half, names, iou=IOU)
     threshold, _ = best_cut(confidence)
     sure = [image.first(int((image.scores >= threshold).sum())) for image in own]
-    scores = {} if draws is None else _headline(own, result, draws)
+    scores = {} if draws is None else headline_draws(own, result, draws)
     intervals = {name: interval(each) for name, each in scores.items()}
     return Diagnostics(
         kind=kind,
@@ -102,11 +95,3 @@ def _diagnose(
         intervals={name: each for name, each in intervals.items() if each is not None},
         draws=scores,
     )
-
-
-def _headline(overlaps: list[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Floats]:
-    matches = {
-        name: match_detections(overlaps, iou_thresholds=result.iou_thresholds, area_range=limits)
-        for name, limits in zip(AREA_NAMES, area_ranges(result.size_limits), strict=True)
-    }
-    return headline_draws(matches, draws, result.iou_thresholds, result.max_detections[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -15,26 +15,12 @@ from maskrcnn_train.reporting.runs import read_json
 from maskrcnn_train.reporting.terminal.tables import percent, table
 
 if TYPE_CHECKING:
-    from maskrcnn_train.reporting.drawing.figures import Chart
     from maskrcnn_train.tuning.trials import TrialRecord
 
 TRIALS_FILE = "trials.json"
 TRIAL = {"number": int, "state": str, "score": Optional[float], "overrides": list[str], "reason": str}
 TRIALS = {"metric": str, "importances": dict[str, float], "trials": [TRIAL]}
 MOST_ROWS = 10  # of the terminal's table
-
-
-@dataclass
-class SearchPage:
-    """metric: what was searched for. chart: of the trials. importances: (key, share), largest first.
-    unfinished: rows of the trials without a result. counts: trials by state, in words. warning: of `nothing_learnt`."""
-
-    metric: str
-    chart: Chart | None
-    importances: list[tuple[str, float]]
-    unfinished: list[dict[str, Any]]
-    counts: str
-    warning: str
 
 
 def is_score(metric: str) -> bool:
@@ -57,8 +43,8 @@ def write_trials(
     write_json(folder / TRIALS_FILE, plain, indent=2)
 
 
-def read_search(folder: Path) -> SearchPage | None:
-    """What the folder's `trials.json` says; None where it is no search's folder."""
+def read_search(folder: Path) -> dict[str, Any] | None:
+    """What `sweep.html.j2` shows of the folder's `trials.json`; None where it is no search's folder."""
     from maskrcnn_train.reporting.drawing.figures import line_figure, to_charts  # half a second of matplotlib
 
     if not (folder / TRIALS_FILE).is_file():
@@ -70,14 +56,14 @@ def read_search(folder: Path) -> SearchPage | None:
     best = list(zip((number for number, _ in points), accumulate((score for _, score in points), better), strict=True))
     curves = {"best so far": best, "each trial": points}
     figure = line_figure(_titled(plain["metric"]), curves, x_label="trial", from_zero=False, last=False)
-    return SearchPage(
-        metric=plain["metric"],
-        chart=next(iter(to_charts("search", {"trials": figure})), None),
-        importances=sorted(plain["importances"].items(), key=lambda item: -item[1]),
-        unfinished=[each for each in plain["trials"] if each["state"] != "complete"],
-        counts=counts_text(each["state"] for each in plain["trials"]),
-        warning=nothing_learnt([each["score"] for each in complete], plain["metric"]),
-    )
+    return {
+        "metric": plain["metric"],
+        "chart": next(iter(to_charts("search", {"trials": figure})), None),
+        "importances": sorted(plain["importances"].items(), key=lambda item: -item[1]),
+        "unfinished": [each for each in plain["trials"] if each["state"] != "complete"],
+        "counts": counts_text(each["state"] for each in plain["trials"]),
+        "warning": nothing_learnt([each["score"] for each in complete], plain["metric"]),
+    }
 
 
 def counts_text(states: Any) -> str:

@@ -13,7 +13,7 @@ from maskrcnn_train.files import write_csv, write_text
 from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
 from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.scores import points_of
-from maskrcnn_train.reporting.pages.searches import SearchPage, is_score, read_search
+from maskrcnn_train.reporting.pages.searches import is_score, read_search
 from maskrcnn_train.reporting.runs import read_overrides, read_scores, read_yaml
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 from maskrcnn_train.settings.errors import UserError
@@ -42,7 +42,7 @@ class Sweep:
     varied: list[str]
     shared: list[str]
     columns: list[str]
-    search: SearchPage | None
+    search: dict[str, Any] | None
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -53,13 +53,14 @@ def read_sweep(folder: Path) -> Sweep:
     folders = {path.parent for name in ("overrides.yaml", "metrics.json") for path in folder.glob(f"*/{name}")}
     if not folders:
         raise UserError(f"{folder} holds no jobs: no folder in it has an overrides.yaml or a metrics.json")
-    jobs = [_read_job(path) for path in sorted(folders, key=_by_number)]
+    # folders are numbers: 2 comes before 10
+    jobs = [_read_job(path) for path in sorted(folders, key=lambda path: (len(path.name), path.name))]
     columns = [f"{kind}/{name}" for kind in reversed(KINDS) for name in MEASURES]
     search = read_search(folder)
-    if search is not None and is_score(search.metric):
-        columns.insert(0, search.metric)
+    if search is not None and is_score(search["metric"]):
+        columns.insert(0, search["metric"])
     columns = [column for column in dict.fromkeys(columns) if any(column in job.metrics for job in jobs)]
-    sorted_by = search.metric if search is not None else columns[0] if columns else ""
+    sorted_by = search["metric"] if search is not None else columns[0] if columns else ""
     sign = -1 if is_score(sorted_by) else 1
     jobs.sort(key=lambda job: (sorted_by not in job.metrics, sign * job.metrics.get(sorted_by, 0.0)))
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
@@ -82,11 +83,6 @@ def _value(config: Any, key: str) -> str:
     for name in key.split("."):
         config = config.get(name) if isinstance(config, dict) else None
     return str(config).lower() if isinstance(config, bool) else "" if config is None else str(config)
-
-
-def _by_number(path: Path) -> tuple[int, str]:
-    """Job folders are numbers: 2 comes before 10."""
-    return (int(path.name) if path.name.isdigit() else 10**9, path.name)
 
 
 def _write_table(folder: Path, sweep: Sweep) -> None:
