@@ -1,7 +1,5 @@
 """`python -m maskrcnn_train.split`: cuts one COCO JSON into train, val and test, or into folds."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 from dataclasses import dataclass

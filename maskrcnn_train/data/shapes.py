@@ -4,8 +4,6 @@ Six classes told apart by geometry alone; colours, textures, background and clut
 the image, and are labelled by what is visible of them, as polygons or RLE, so that both readers are used.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

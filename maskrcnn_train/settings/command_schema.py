@@ -1,7 +1,5 @@
 """The schema of the other commands' settings. As in `schema.py`, types stand here and values in `conf/`."""
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Optional
 

@@ -4,8 +4,6 @@ Worker processes share the pages of the mapped files; Python lists of annotation
 every worker, a page at a time, as their reference counts change. This module never imports torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -3,8 +3,6 @@
 This module never imports torch: a wrong file must be reported at once.
 """
 
-from __future__ import annotations
-
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 

@@ -1,7 +1,5 @@
 """The categories that the keys `rename`, `merge` and `classes` make of those of a JSON."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Where the files of a data set are: folder of images and COCO JSON of each split, by layout."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from maskrcnn_train.data.paths import require_file, require_folder
