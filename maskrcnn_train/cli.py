@@ -125,10 +125,7 @@ def _dispatch(command: Command) -> None:
 
 
 def _read_arguments(words: list[str]) -> argparse.Namespace:
-    """Flags and overrides as Hydra reads them.
-
-    Raises UserError for an unknown flag, such as `--lr 0.01`, and for Hydra's own keys of a folder.
-    """
+    """Flags and overrides as Hydra reads them. Raises UserError for an unknown flag, such as `--lr 0.01`."""
     from hydra._internal.utils import get_args_parser
 
     def refuse(message: str) -> NoReturn:
@@ -164,10 +161,8 @@ def _refuse_missing_files(config: Any) -> None:
 
 
 def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> None:
-    """All jobs of `-m`: every one is checked before the first starts; a failed one does not end the others.
-
-    Raises the first bug that ended a job, else the first UserError.
-    """
+    """All jobs of `-m`: all are checked before the first starts, and a failed one does not end the others.
+    Raises the first bug that ended a job, else the first UserError."""
     given = [text for text in overrides if text.startswith("output_dir=")]
     usual = f"runs/sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder = Path(given[-1].split("=", 1)[1] if given else usual)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from maskrcnn_train.data.dataset import CocoDataset
     from maskrcnn_train.exporting.comparing import Differences
-    from maskrcnn_train.exporting.runtimes import Runtime
+    from maskrcnn_train.exporting.files import Runtime
     from maskrcnn_train.prediction.predictor import Predictor
     from maskrcnn_train.structures.detections import Detections
 
@@ -90,7 +90,7 @@ def export(config: ExportConfig) -> Export:
 
 def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runtime | None:
     """Write the file; returns what runs it, None for a file that does not run by itself."""
-    from maskrcnn_train.exporting import files, runtimes
+    from maskrcnn_train.exporting import files
     from maskrcnn_train.exporting.detector import TraceableDetector
     from maskrcnn_train.exporting.metadata import describe_model
     from maskrcnn_train.model.weights.files import save_safetensors
@@ -107,9 +107,9 @@ def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runti
         detector = TraceableDetector(predictor.model, predictor.pasting if config.paste_masks else None)
     if config.format == "torchscript":
         files.write_torchscript(detector, path, about)
-        return runtimes.open_torchscript(path)
+        return files.open_torchscript(path)
     files.write_onnx(detector, path, about, predictor.config, config.opset)
-    return runtimes.open_onnx(path)
+    return files.open_onnx(path)
 
 
 def _check_weights(predictor: Predictor, path: Path) -> None:

@@ -74,7 +74,7 @@ def tune(search: Search) -> TuneResult:
     setup_logging()
     records = trials.records()
     logger.info("%s", search_table(records, search.metric))
-    logger.info("%s", _next_steps(folder, records))
+    logger.info("%s", _next_steps(folder, records, search.metric))
     return TuneResult(records, folder)
 
 
@@ -147,10 +147,14 @@ def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
     write_text(folder / "experiment" / "best.yaml", option_text(head, values))
 
 
-def _next_steps(folder: Path, records: list[TrialRecord]) -> str:
+def _next_steps(folder: Path, records: list[TrialRecord], metric: str) -> str:
     """The result's files, and the commands to run next."""
+    from maskrcnn_train.reporting.pages.searches import nothing_learnt
+
     lines = [f"search:   {folder}", f"report:   {folder / 'report.html'}"]
     complete = [each.number for each in records if each.state == "complete"]
+    if warning := nothing_learnt([each.score for each in records if each.state == "complete"], metric):
+        return "\n".join([*lines, warning])
     if complete:
         train = shlex.join(["--config-dir", str(folder), "experiment=best"])
         lines.append(f"train with the best settings: python -m maskrcnn_train {train}")

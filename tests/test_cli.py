@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -86,33 +85,37 @@ def test_warnings_of_a_sweep_come_once(
     ]
 
 
-@pytest.mark.parametrize(
-    ("module", "overrides", "said"),
-    [
-        ("maskrcnn_train", ["data=coco", "data.root=gone"], "gone does not exist; set data.root"),
-        ("maskrcnn_train", ["weights=file", "weights.path=gone.pt"], "weights.path=gone.pt does not exist"),
-        ("maskrcnn_train", ["resume=gone"], "resume=gone names no run"),
-        ("maskrcnn_train", ["replay=gone.pt"], "gone.pt does not exist; set replay"),
-        ("maskrcnn_train.evaluate", ["checkpoint=gone.pt"], "gone.pt does not exist; set checkpoint"),
-        ("maskrcnn_train.evaluate", ["predictions=gone.json", "annotations=a"], "gone.json does not exist"),
-        ("maskrcnn_train.evaluate", ["compare=[conf,gone]"], "gone does not exist; set compare"),
-        ("maskrcnn_train.predict", ["checkpoint=conf", "images=gone"], "gone does not exist; set images"),
-        ("maskrcnn_train.export", ["checkpoint=gone.pt", "format=onnx"], "gone.pt does not exist; set checkpoint"),
-        ("maskrcnn_train.analyze", ["checkpoint=gone.pt"], "gone.pt does not exist; set checkpoint"),
-        ("maskrcnn_train.report", ["run=gone"], "gone does not exist; set run"),
-    ],
-)
-def test_a_wrong_path_is_told_before_torch_is_imported(
-    module: str, overrides: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
-    monkeypatch.setattr(sys, "argv", [module, *overrides])
-    monkeypatch.setitem(sys.modules, "torch", None)  # importing it is an error now
-    for name in [name for name in sys.modules if name.startswith("maskrcnn_train.")]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(SystemExit, match="2"):
-        import_module("maskrcnn_train.__main__" if module == "maskrcnn_train" else module).main()
-    assert said in capsys.readouterr().err
+WRONG_PATHS = {  # a command line and what it says
+    "__main__ data=coco data.root=gone": "gone does not exist; set data.root",
+    "__main__ weights=file weights.path=gone.pt": "weights.path=gone.pt does not exist",
+    "__main__ resume=gone": "resume=gone names no run",
+    "__main__ replay=gone.pt": "gone.pt does not exist; set replay",
+    "evaluate checkpoint=gone.pt": "gone.pt does not exist; set checkpoint",
+    "evaluate predictions=gone.json annotations=.": "gone.json does not exist; set predictions",
+    "evaluate compare=[.,gone]": "gone does not exist; set compare",
+    "predict checkpoint=. images=gone": "gone does not exist; set images",
+    "export checkpoint=gone.pt format=onnx": "gone.pt does not exist; set checkpoint",
+    "analyze checkpoint=gone.pt": "gone.pt does not exist; set checkpoint",
+    "report run=gone": "gone does not exist; set run",
+}
+
+
+def test_a_wrong_path_is_told_without_importing_torch(tmp_path: Path) -> None:
+    code = """
+import contextlib, sys
+from importlib import import_module
+sys.modules["torch"] = None
+for line in sys.argv[1:]:
+    module, *overrides = line.split()
+    sys.argv = [module, *overrides]
+    with contextlib.suppress(SystemExit):
+        import_module(f"maskrcnn_train.{module}").main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *WRONG_PATHS], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    for line, said in zip(done.stderr.splitlines(), WRONG_PATHS.values(), strict=True):
+        assert line.startswith(f"error: {said}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -133,7 +133,7 @@ def test_a_file_beyond_the_tolerance_is_said_by_the_exit_code(
     ("change", "said"),
     [
         ("format=tflite", "format=tflite"),
-        ("images=nowhere", "images=nowhere"),
+        ("images=nowhere", "nowhere does not exist; set images"),
         ("checkpoint=gone.pt", "does not exist"),
         ("opset=9", "opset=9"),
         ("data=custom", "data"),

@@ -90,7 +90,7 @@ def test_a_file_of_a_job_that_was_cut_short_is_named(name: str, run: Path, tmp_p
 def test_classes_without_names_cost_the_new_pictures_only(run: Path) -> None:
     (run / "classes.json").write_text("{}")
     path, reason = report(configured(f"run={run}"))
-    assert "lack their names" in reason
+    assert "the classes need `names` and `ids`" in reason
     assert path.is_file()
 
 

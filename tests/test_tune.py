@@ -23,9 +23,10 @@ from maskrcnn_train.settings.command_schema import TuneConfig
 from maskrcnn_train.settings.compose import load_command_config
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
-from maskrcnn_train.tune import TuneResult, tune
+from maskrcnn_train.tune import TuneResult, _next_steps, tune
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import Numbers
+from maskrcnn_train.tuning.trials import TrialRecord
 
 SMALL = [*TINY, "trainer.max_steps=2", "trials=4"]
 SPACE = ["backbone=resnet18,resnet34", "roi_head.num_convs=0,1", "roi_head.num_fcs=1,0"]
@@ -77,6 +78,19 @@ def test_the_folder_has_table_page_and_the_best_settings(result: TuneResult) -> 
     page = (result.folder / "report.html").read_text()
     assert "Mask R-CNN search" in page
     assert "each trial" in page
+
+
+@pytest.mark.parametrize(
+    ("metric", "scores", "recommended"),
+    [("segm/AP", [0.0, 0.0], False), ("segm/AP", [0.1, 0.0], True), ("val_loss/total", [0.0, 0.0], True)],
+)
+def test_settings_are_recommended_only_where_something_was_learnt(
+    metric: str, scores: list[float], recommended: bool, tmp_path: Path
+) -> None:
+    records = [TrialRecord(number, "complete", score, [], 1.0, "") for number, score in enumerate(scores)]
+    text = _next_steps(tmp_path, records, metric)
+    assert ("experiment=best" in text) == recommended
+    assert ("Nothing was learnt: segm/AP is 0 in every trial" in text) != recommended
 
 
 def test_the_best_settings_are_an_experiment_that_needs_nothing_else(result: TuneResult) -> None:

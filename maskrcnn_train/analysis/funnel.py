@@ -80,12 +80,9 @@ class FunnelTracer:
         """Follow one batch; returns its detections without masks, network pixels."""
         proposals = self.model.rpn.propose(trace.predictions, trace.inputs.sizes)
         logits, deltas = self.model.roi_heads.predict_boxes(trace.features, [each.boxes for each in proposals])
-        counts = [len(each) for each in proposals]
+        counts, rules = [len(each) for each in proposals], self.model.roi_heads.rules
+        parts = zip(logits.softmax(-1).split(counts), deltas.split(counts), strict=True)
         found = []
-        rules, parts = (
-            self.model.roi_heads.rules,
-            zip(logits.softmax(-1).split(counts), deltas.split(counts), strict=True),
-        )
         for image, (scores, moves) in enumerate(parts):
             size, boxes = trace.inputs.sizes[image], proposals[image].boxes
             every = candidates_above(scores, moves, boxes, size, replace(rules, score_threshold=-1.0))
@@ -126,12 +123,13 @@ class FunnelTracer:
 
     def _covered(self, own: Objects, boxes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Whether some box (of the object's class) overlaps each object enough: bool [G]."""
-        if labels is None:
-            return _overlapped(own.boxes, boxes, self.iou)
         covered = torch.zeros(len(own.rows), dtype=torch.bool, device=own.boxes.device)
-        for label in own.labels.unique():
-            same = own.labels == label
-            covered[same] = _overlapped(own.boxes[same], boxes[labels == label], self.iou)
+        groups = [(own.labels > 0, boxes)]
+        if labels is not None:
+            groups = [(own.labels == label, boxes[labels == label]) for label in own.labels.unique()]
+        for same, others in groups:
+            if len(others):  # nearest in pieces: all anchors may be among the boxes
+                covered[same] = nearest_objects(own.boxes[same], others).object_ious >= self.iou
         return covered
 
     def finish(
@@ -149,13 +147,6 @@ class FunnelTracer:
             name, size = class_names[annotation["category_id"]], self.objects.sizes[row]
             objects.append(LostObject(row, annotation["id"], annotation["image_id"], name, size, stage))
         return Funnel(kind, self.iou, objects)
-
-
-def _overlapped(gt_boxes: Tensor, boxes: Tensor, iou: float) -> Tensor:
-    """Whether some of the boxes [B, 4] overlaps each of gt_boxes [G, 4] by `iou` at least: bool [G]."""
-    if len(boxes) == 0:
-        return torch.zeros(len(gt_boxes), dtype=torch.bool, device=gt_boxes.device)
-    return nearest_objects(gt_boxes, boxes).object_ious >= iou  # in pieces: all anchors may be among the boxes
 
 
 def _found_objects(

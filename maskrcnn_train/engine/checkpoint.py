@@ -76,10 +76,7 @@ class Checkpoints:
         write_json(self.folder / f"{name}.json", summary, indent=2)
 
     def load_last(self) -> tuple[dict[str, Any], str | None]:
-        """The newest readable state, and what is wrong with a newer one (None: nothing).
-
-        Raises UserError when there is none.
-        """
+        """The newest readable state, and what is wrong with a newer one, if anything. Raises UserError without any."""
         trouble = None
         for path in (self.folder / name for name in RESUMABLE if (self.folder / name).exists()):
             try:

@@ -83,10 +83,7 @@ def largest(number: float, world: World, device: torch.device) -> float:
 
 
 def wrap(model: nn.Module, world: World, device: torch.device, *, sync_batchnorm: bool = False) -> nn.Module:
-    """DistributedDataParallel for several processes; the model itself for one.
-
-    Raises UserError for sync_batchnorm on a CPU, where torch has none.
-    """
+    """DistributedDataParallel for several processes; the model itself for one."""
     if world.size == 1:
         return model
     if sync_batchnorm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,10 @@ from torch import nn
 
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.distributed import World
-from maskrcnn_train.engine.ema import MovingAverage
 from maskrcnn_train.engine.optimizer import build_optimizer, images_per_step
 from maskrcnn_train.settings.schema import TrainConfig
+
+EMA_EVERY = 4  # steps between updates; one at every step costs a tenth of a small model's time
 
 
 @dataclass
@@ -38,6 +40,30 @@ class Position:
             return False
         self.epoch, self.batch = self.epoch + 1, 0
         return True
+
+
+class MovingAverage:
+    """A copy of a model whose weights follow it slowly; evaluated and saved in its place.
+
+    decay: share of the old average kept at each step; it starts low and grows to this value, so that
+    the random initial weights are forgotten ((1 + step) / (10 + step), as in the TensorFlow rule). Every fourth step
+    makes up for four.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        if step % EMA_EVERY:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step)) ** EMA_EVERY
+        for average, current in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if average.dtype.is_floating_point:
+                average.lerp_(current, 1 - decay)  # on a processor eight times faster than the `foreach` form
+            else:
+                average.copy_(current)  # counters of batch norm
 
 
 @dataclass

@@ -1,22 +1,28 @@
-"""Writes the files of each format. ONNX and TorchScript come from one trace."""
+"""The files of each format, written from one trace, and run as their users will: from an image to detections."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from maskrcnn_train.exporting.detector import TraceableDetector
 from maskrcnn_train.exporting.metadata import output_names
 from maskrcnn_train.files import written_aside
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.detections import Detections
 
+Runtime = Callable[[NDArray[np.uint8]], Detections]  # of an image uint8 [H, W, 3]; classes and pasting aren't known
 EXAMPLE_SIZE = (96, 128)  # height, width of the image that is traced; the trace holds for all
 # torch's newer exporters fail on the model's data-dependent shapes, so these stay in use
 NOISE: tuple[tuple[type[Warning], str], ...] = (
@@ -68,5 +74,45 @@ def write_onnx(detector: TraceableDetector, path: Path, about: dict[str, Any], c
         onnx.save(content, aside)
 
 
-def _example() -> torch.Tensor:
+def _example() -> Tensor:
     return torch.randint(0, 256, (*EXAMPLE_SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+# ---------------------------------------------------------------- running
+
+
+def open_onnx(path: Path) -> Runtime:
+    """The file in onnxruntime, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its notes on shapes that it cannot infer say nothing to a person
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(image: NDArray[np.uint8]) -> Detections:
+        return _detections([torch.from_numpy(output) for output in session.run(None, {"image": image})], image)
+
+    return run
+
+
+def open_torchscript(path: Path) -> Runtime:
+    """The file in torch's own interpreter, on the CPU."""
+    with without_exporter_noise():
+        module = torch.jit.load(str(path), map_location="cpu")
+
+    def run(image: NDArray[np.uint8]) -> Detections:
+        with torch.inference_mode():
+            return _detections(module(torch.from_numpy(np.array(image))), image)
+
+    return run
+
+
+def _detections(outputs: Sequence[Tensor], image: NDArray[np.uint8]) -> Detections:
+    """boxes, labels, scores and, with a mask head, masks: [N, 1, M, M] inside boxes, or pasted uint8 [N, H, W]."""
+    boxes, labels, scores, *masks = outputs
+    found = Detections(boxes, labels, scores, (image.shape[0], image.shape[1]))
+    if not masks:
+        return found
+    if masks[0].dim() == 4:
+        return replace(found, probabilities=masks[0])
+    return replace(found, pasted=[(0, 0, mask.numpy()) for mask in masks[0]])

@@ -102,16 +102,12 @@ def clip_and_filter(candidates: Proposals, image_size: tuple[int, int], min_size
 
 def suppress_overlaps(candidates: Proposals, threshold: float) -> Proposals:
     """NMS within each level; the result is sorted by score, highest first."""
-    if is_tracing():
-        return candidates[_nms_of_each_level(candidates, threshold)]
-    return candidates[batched_nms(candidates.boxes, candidates.scores, candidates.levels, threshold)]
-
-
-def _nms_of_each_level(candidates: Proposals, threshold: float) -> Tensor:
-    """As `batched_nms` of many boxes. In a trace that would shift the levels apart, which rounds their coordinates."""
+    if not is_tracing():
+        return candidates[batched_nms(candidates.boxes, candidates.scores, candidates.levels, threshold)]
+    # in a trace `batched_nms` would shift the levels apart, which rounds their coordinates
     levels = [torch.where(candidates.levels == level)[0] for level in range(NUM_LEVELS)]
     keep = torch.cat([own[nms(candidates.boxes[own], candidates.scores[own], threshold)] for own in levels])
-    return keep[candidates.scores[keep].sort(descending=True).indices]
+    return candidates[keep[candidates.scores[keep].sort(descending=True).indices]]
 
 
 def keep_per_batch(sorted_proposals: list[Proposals], count: int) -> list[Proposals]:

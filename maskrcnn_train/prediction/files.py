@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.files import write_csv, write_json, written_aside
+from maskrcnn_train.prediction.image_list import write_image_list
 from maskrcnn_train.prediction.pictures import Prepared
 from maskrcnn_train.prediction.video import VideoWriter
 from maskrcnn_train.reporting.drawing.objects import draw_objects
@@ -26,7 +27,7 @@ class PredictionFiles:
     """The files of one call, in `folder`.
 
     pictures: their folder, or the video, of which every picture is then a frame. results: COCO results so far; images:
-    the file of each image id; failed: a line for each image that was skipped.
+    the file, or name, of each image id, its height and width; failed: a line for each image that was skipped.
     """
 
     folder: Path
@@ -35,7 +36,7 @@ class PredictionFiles:
     pictures: Path
     video: VideoWriter | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
-    images: dict[int, str] = field(default_factory=dict)
+    images: dict[int, tuple[str, int, int]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
     def add(self, image: Prepared, found: Detections, name: str, image_id: int) -> None:
@@ -56,16 +57,19 @@ class PredictionFiles:
                 full.paste(Image.fromarray(bitmap * np.uint8(255)), (x0, y0))
                 _save(full, self.folder / "masks" / f"{name}_{number}.png")
         self.results += found.to_coco(image_id)
-        self.images[image_id] = image.source or name
+        self.images[image_id] = (image.source or name, *image.size)
 
     def finish(self) -> None:
-        """Write predictions.json and, if asked for, detections.csv."""
+        """Write predictions.json, images.json and, if asked for, detections.csv."""
         write_json(self.folder / "predictions.json", self.results)
+        write_image_list(self.folder, self.images, self.classes)
         if self.config.save.csv:
             names = self.classes.name_of_id
             lines: list[list[Any]] = [["file", "class", "score", "x", "y", "width", "height"]]
             for each in self.results:
-                lines.append([self.images[each["image_id"]], names[each["category_id"]], each["score"], *each["bbox"]])
+                lines.append(
+                    [self.images[each["image_id"]][0], names[each["category_id"]], each["score"], *each["bbox"]]
+                )
             write_csv(self.folder / "detections.csv", lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.errors import UserError, is_out_of_memory
 
 BUDGETS = "rpn.nms.post_test or roi_head.detections_per_image"  # what most of the memory follows
 
@@ -16,7 +16,6 @@ def naming_memory_faults(remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        on_gpu, on_cpu = type(error).__name__ == "OutOfMemoryError", "can't allocate memory" in str(error)  # torch's
-        if not (isinstance(error, MemoryError) or on_gpu or on_cpu):
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"out of memory; {remedy}") from error

@@ -16,6 +16,7 @@ from maskrcnn_train.engine.distributed import ALONE
 from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS, CocoResult, score_coco
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics, diagnose
 from maskrcnn_train.model.tta import TestTimeAugmentation
+from maskrcnn_train.prediction.image_list import with_ids_of
 from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint, with_given
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.settings.command_schema import AnalyzeConfig, EvaluateConfig, MeasuresConfig, OnSplitConfig
@@ -94,8 +95,12 @@ def open_checkpoint(path: Path, config: EvaluateConfig) -> Candidate:
 
 
 def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Candidate:
-    """A results file against a JSON; boxes and masks count where both have them. Raises UserError for faulty files."""
-    truth, results = read_ground_truth(annotations), read_results(predictions)
+    """A results file against a JSON; boxes and masks count where both have them. Raises UserError for faulty files.
+
+    Images of our own `predict` are matched by file name where the ids differ.
+    """
+    truth = read_ground_truth(annotations)
+    results = with_ids_of(truth, annotations, read_results(predictions), predictions)
     kinds = _common_kinds(predictions, results, annotations, truth)
     names = {category["id"]: category["name"] for category in truth["categories"]}
     section = with_given(load_config().evaluation, given)  # a training's own are COCO's

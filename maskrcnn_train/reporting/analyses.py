@@ -46,8 +46,8 @@ def write_analysis(folder: Path, analysis: Analysis, checkpoint: Path | None = N
 def _model(checkpoint: Path | None) -> dict[str, Any]:
     if checkpoint is None:
         return {}
-    position = read_json(checkpoint.with_suffix(".json")).get("position", {})
-    return {"checkpoint": checkpoint.name, "step": position.get("step")}
+    position = read_json(checkpoint.with_suffix(".json")).get("position")
+    return {"checkpoint": checkpoint.name, "step": position.get("step") if isinstance(position, dict) else None}
 
 
 def _plain(analysis: Analysis) -> dict[str, Any]:
@@ -86,9 +86,9 @@ def stage_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     words: Mapping[str, tuple[str, str]] = {FOUND: ("detected", "")} | STAGES
     return [
         {"name": name, "meaning": meaning, "key": key, "count": counts[name], "share": counts[name] / total}
-        | {"sizes": [row[name] for row in by_size]}
+        | {"sizes": [row.get(name, 0) for row in by_size]}
         for name, (meaning, key) in words.items()
-        if counts[name] or name == FOUND
+        if counts.get(name) or name == FOUND
     ]
 
 

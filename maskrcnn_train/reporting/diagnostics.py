@@ -56,8 +56,8 @@ def diagnostics_tables(found: Diagnostics) -> str:
     if found.intervals:
         shown = [(name, *map(percent, (each.value, each.low, each.high))) for name, each in found.intervals.items()]
         parts.append(table(f"{kind}: 95 % intervals over the images, x 100", ["", "value", "low", "high"], shown))
-    if found.without_interval:
-        parts.append(f"{kind}: no interval of {', '.join(found.without_interval)}: {TOO_FEW_IMAGES}")
+    if alone := [name for name, each in found.draws.items() if name not in found.intervals and each[0] >= 0]:
+        parts.append(f"{kind}: no interval of {', '.join(alone)}: {TOO_FEW_IMAGES}")  # has a value: it is not NaN
     rows = [(each.name, each.count, percent(each.ap_gain), each.meaning) for each in found.errors.kinds]
     title = (
         f"{kind}: where the missing AP at IoU {found.errors.iou:g} went (now {percent(found.errors.ap)}); "

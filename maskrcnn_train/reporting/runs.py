@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
+from maskrcnn_train.reporting.forms import fitted
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 from maskrcnn_train.settings.errors import UserError
 
 ANALYSIS_FILE = "analysis.json"
 DATA_FILE = "data.json"
+NOT_USED = {"reason": str, "count": int, "dropped": bool, "first": str}
+SPLIT: dict[str, Any] = dict.fromkeys(("images", "empty_images", "objects", "crowd"), int)
+SPLIT |= {"annotations": str, "classes": dict[str, int], "not_used": [NOT_USED]}
 
 
 @dataclass
 class RunFiles:
     """The files of a run; an absent one is empty here.
 
-    overrides: "key=value" each. metrics: metrics.json. history: the lines of metrics.jsonl. data: of `summarize`.
+    overrides: "key=value" each. metrics: metrics.json. history: the lines of metrics.jsonl. data: data.json.
     diagnostics: by kind, of study/study.json. analysis: analysis.json.
     """
 
     folder: Path
-    config: str = ""
-    overrides: list[str] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    class_names: list[str] = field(default_factory=list)
-    environment: dict[str, Any] = field(default_factory=dict)
-    weights: str = ""
-    pictures: list[Path] = field(default_factory=list)
-    data: dict[str, Any] = field(default_factory=dict)
-    diagnostics: dict[str, Any] = field(default_factory=dict)
-    analysis: dict[str, Any] = field(default_factory=dict)
+    config: str
+    overrides: list[str]
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+    class_names: list[str]
+    environment: dict[str, Any]
+    weights: str
+    pictures: list[Path]
+    data: dict[str, Any]
+    diagnostics: dict[str, Diagnostics]
+    analysis: dict[str, Any]
 
     @property
     def scored_step(self) -> int | None:
@@ -60,19 +65,20 @@ def read_run(folder: Path, analysis: Path | None = None) -> RunFiles:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder of a run, e.g. runs/train/<date>_<time>")
-    history = folder / METRICS_FILE
+    classes, study = folder / "classes.json", folder / "study" / "study.json"
+    data = {"splits": {}, "notes": []} | read_json(folder / DATA_FILE)
     run = RunFiles(
         folder=folder,
         config=_text(folder / "config.yaml"),
         overrides=read_overrides(folder),
-        metrics=_scores(read_json(folder / "metrics.json")),
-        history=read_metrics(history) if history.exists() else [],
-        class_names=list(read_json(folder / "classes.json").get("names", [])),
+        metrics=read_scores(folder),
+        history=read_metrics(folder / METRICS_FILE),
+        class_names=fitted(list[str], read_json(classes).get("names", []), f"{classes}, names"),
         environment=read_json(folder / "environment.json"),
         weights=_text(folder / "weights.txt"),
         pictures=sorted((folder / "pictures").glob("*.jpg")),
-        data=read_json(folder / DATA_FILE),
-        diagnostics=read_json(folder / "study" / "study.json"),
+        data=fitted({"splits": {str: SPLIT}, "notes": list[str]}, data, str(folder / DATA_FILE)),
+        diagnostics=fitted(dict[str, Diagnostics], read_json(study), str(study)),
         analysis=_analysis(folder, analysis),
     )
     if not (run.config or run.metrics or run.history):
@@ -103,7 +109,9 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path} is not YAML; was its run cut short? Remove it or make it again") from None
 
 
-def _scores(metrics: dict[str, Any]) -> dict[str, float]:
+def read_scores(folder: Path) -> dict[str, float]:
+    """metrics.json: the numbers in it."""
+    metrics = read_json(folder / "metrics.json")
     return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
 
 
@@ -117,4 +125,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ class MetricWriter:
         if not enabled:
             return
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        path = self.run_dir / METRICS_FILE
         if purge_step is not None:
-            drop_lines_after(self.run_dir / METRICS_FILE, purge_step)
-        self._lines = (self.run_dir / METRICS_FILE).open("a", encoding="utf-8")
+            kept = [json.dumps(line) for line in read_metrics(path) if line["step"] <= purge_step]
+            write_text(path, "".join(f"{line}\n" for line in kept))
+        self._lines = path.open("a", encoding="utf-8")
         self._events = _summary_writer(self.run_dir, None if purge_step is None else purge_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -79,22 +82,10 @@ def _summary_writer(run_dir: Path, purge_step: int | None) -> Any:
         return SummaryWriter(str(run_dir), purge_step=purge_step)
 
 
-def drop_lines_after(path: Path, step: int) -> None:
-    """Rewrite a metrics.jsonl without lines beyond `step` and without a last line that a crash cut short."""
-    if not path.exists():
-        return
-    kept = [json.dumps(line) for line in read_metrics(path) if line["step"] <= step]
-    write_text(path, "".join(line + "\n" for line in kept))
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; one that a crash cut short is left out."""
+    """The lines of a metrics.jsonl, none where it is absent; one that a crash cut short is left out."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(line)
-    return lines
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict) and type(line.get("step")) is int]

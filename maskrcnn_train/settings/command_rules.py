@@ -7,17 +7,7 @@ from collections.abc import Iterable
 from functools import reduce
 from typing import Any
 
-from maskrcnn_train.settings.command_schema import (
-    AnalyzeConfig,
-    CheckConfig,
-    EvaluateConfig,
-    ExportConfig,
-    OnSplitConfig,
-    PredictConfig,
-    ReportConfig,
-    SplitCommandConfig,
-    TuneConfig,
-)
+from maskrcnn_train.settings import command_schema as schema
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.rules import check_data_rules, check_fractions, check_measures, check_train_rules
 
@@ -29,11 +19,11 @@ MODEL_ONLY = (
 )  # settings of an evaluation that have no effect on a results file
 
 
-def check_evaluate_rules(config: EvaluateConfig) -> list[str]:
+def check_evaluate_rules(config: schema.EvaluateConfig) -> list[str]:
     """Rules between the settings of an evaluation."""
     given = [name for name in ("checkpoint", "predictions", "compare") if getattr(config, name) is not None]
     if len(given) != 1:
-        raise UserError("give one of checkpoint=RUN/checkpoints/best.pt, predictions=RESULTS.json and compare=[A,B]")
+        raise UserError("give exactly one of checkpoint=RUN/checkpoints/best.pt, predictions=FILE.json, compare=[A,B]")
     files = [config.predictions] if config.predictions else list(filter(is_results, config.compare or []))
     if files and config.annotations is None:
         raise UserError(f"annotations is not set; {files[0]} needs the ground truth: annotations=FILE.json")
@@ -58,7 +48,7 @@ def _idle(config: Any, keys: Iterable[str], cause: str) -> list[str]:
     return [f"{key} has no effect {cause}" for key in given]
 
 
-def _check_split(config: OnSplitConfig) -> None:
+def _check_split(config: schema.OnSplitConfig) -> None:
     """Rules for the data that a checkpoint is scored on, and for its scores."""
     if config.data is not None:
         check_data_rules(config.data, [config.split])
@@ -70,7 +60,7 @@ def is_results(path: str) -> bool:
     return path.lower().endswith(".json")
 
 
-def check_analyze_rules(config: AnalyzeConfig) -> list[str]:
+def check_analyze_rules(config: schema.AnalyzeConfig) -> list[str]:
     """Rules between the settings of an analysis."""
     if not config.what:
         raise UserError("what is empty; name at least one of funnel, proposals, budgets")
@@ -83,7 +73,7 @@ def check_analyze_rules(config: AnalyzeConfig) -> list[str]:
     return []
 
 
-def check_predict_rules(config: PredictConfig) -> list[str]:
+def check_predict_rules(config: schema.PredictConfig) -> list[str]:
     """Rules between the settings of a prediction."""
     if config.classes == []:
         raise UserError("classes is empty and would drop every detection; name at least one: classes=[door,window]")
@@ -93,12 +83,12 @@ def check_predict_rules(config: PredictConfig) -> list[str]:
     return [f"roi_head.score_threshold={own} is above score_threshold={asked}; detections between them are left out"]
 
 
-def check_preflight_rules(config: CheckConfig) -> list[str]:
+def check_preflight_rules(config: schema.CheckConfig) -> list[str]:
     """Rules between the settings of a check: those of the training."""
     return check_train_rules(config) + ["replay has no effect on a check"] * (config.replay is not None)
 
 
-def check_tune_rules(config: TuneConfig) -> list[str]:
+def check_tune_rules(config: schema.TuneConfig) -> list[str]:
     """Rules between the settings of a search and of its trainings."""
     warnings = check_train_rules(config)
     if config.replay is not None or config.resume is not None:
@@ -110,7 +100,7 @@ def check_tune_rules(config: TuneConfig) -> list[str]:
     return warnings
 
 
-def _check_metric(config: TuneConfig, metric: str) -> None:
+def _check_metric(config: schema.TuneConfig, metric: str) -> None:
     if not re.fullmatch(rf"(bbox|segm)/(AP(50|75|s|m|l|/.+)?|AR\d+)|val_loss/({VALIDATION_LOSSES})", metric):
         raise UserError(
             f"metric={metric} is not a score of a training; use e.g. segm/AP, bbox/AP50, segm/AR100, bbox/AP/CLASS "
@@ -124,7 +114,7 @@ def _check_metric(config: TuneConfig, metric: str) -> None:
         raise UserError(f"metric={metric} needs evaluation.loss=true; add it")
 
 
-def check_split_rules(config: SplitCommandConfig) -> list[str]:
+def check_split_rules(config: schema.SplitCommandConfig) -> list[str]:
     """Rules between the settings of a split."""
     if config.folds is None:
         check_fractions("fractions", config.fractions)
@@ -140,7 +130,7 @@ def check_split_rules(config: SplitCommandConfig) -> list[str]:
     return []
 
 
-def check_export_rules(config: ExportConfig) -> list[str]:
+def check_export_rules(config: schema.ExportConfig) -> list[str]:
     """Rules between the settings of an export."""
     _check_split(config)
     if config.format in ("onnx", "torchscript"):
@@ -148,7 +138,7 @@ def check_export_rules(config: ExportConfig) -> list[str]:
     return _idle(config, ("paste_masks", "evaluate", "images", "data"), f"with format={config.format}")
 
 
-def check_report_rules(config: ReportConfig) -> list[str]:
+def check_report_rules(config: schema.ReportConfig) -> list[str]:
     """Rules between the settings of a page."""
     if config.output is not None and not config.output.lower().endswith((".html", ".htm")):
         raise UserError(f"output={config.output} must be a file, e.g. output={config.output.rstrip('/')}/report.html")

@@ -108,10 +108,7 @@ def repeated_keys(overrides: list[str]) -> list[str]:
 
 
 def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
-    """The configuration in a checkpoint; settings newer than the checkpoint get their values from conf/.
-
-    Raises UserError for a setting that this version no longer has.
-    """
+    """The settings in a checkpoint; newer ones get their values from conf/. Raises UserError for one that is gone."""
     from omegaconf import OmegaConf
 
     saved: Any = OmegaConf.create(plain)

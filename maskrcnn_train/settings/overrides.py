@@ -36,10 +36,7 @@ def saved_overrides(path: Path) -> list[str]:
 
 
 def option_text(head: Sequence[str], settings: Mapping[str, Any]) -> str:
-    """The YAML of an option of a config group such as `experiment`, whose keys count from the top.
-
-    head: lines of its comment. settings: values by dotted key.
-    """
+    """The YAML of an option of the group `experiment`. head: lines of its comment. settings: values by dotted key."""
     tree: dict[str, Any] = {}
     for key, value in settings.items():
         *sections, leaf = key.split(".")

@@ -44,10 +44,6 @@ class ImageVersions:
     def __len__(self) -> int:
         return len(self.versions[0])
 
-    @property
-    def original_sizes(self) -> list[tuple[int, int]]:
-        return self.versions[0].original_sizes
-
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageVersions:
         return ImageVersions([batch.to(device, non_blocking=non_blocking) for batch in self.versions])
 

@@ -77,10 +77,7 @@ class Search:
         return TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
 
     def compose(self, varied: Sequence[str]) -> tuple[TuneConfig, list[str]]:
-        """The settings with the given values, and warnings. Rules between settings are not checked.
-
-        Raises UserError for a value that its setting does not allow.
-        """
+        """The settings with the given values, and warnings. Rules between settings are not checked, only values."""
         return load_command_config("tune", TuneConfig, lambda _: [], [*self.fixed, *varied], self.config_dir)
 
 

@@ -11,7 +11,7 @@ import torch
 from tiny import TINY
 
 from maskrcnn_train import Predictor, build_model, load_config
-from maskrcnn_train.exporting import files, runtimes
+from maskrcnn_train.exporting import files
 from maskrcnn_train.exporting.comparing import Differences
 from maskrcnn_train.exporting.detector import TraceableDetector
 from maskrcnn_train.prediction.pictures import prepare
@@ -52,7 +52,7 @@ def images() -> list[np.ndarray]:
     return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
 
 
-def differences(predictor: Predictor, run: runtimes.Runtime) -> Differences:
+def differences(predictor: Predictor, run: files.Runtime) -> Differences:
     total = Differences()
     for image in images():
         (ours,) = detect_batch(predictor, [prepare(predictor.config, image)], score_threshold=0.0)
@@ -76,7 +76,7 @@ def test_torchscript_finds_what_the_model_finds(kind: str, tmp_path: Path) -> No
     with files.without_exporter_noise():
         detector = TraceableDetector(predictor.model, None)
     files.write_torchscript(detector, tmp_path / "model.torchscript", {"a": 1})
-    check(differences(predictor, runtimes.open_torchscript(tmp_path / "model.torchscript")), kind != "boxes only")
+    check(differences(predictor, files.open_torchscript(tmp_path / "model.torchscript")), kind != "boxes only")
     assert [path.name for path in tmp_path.iterdir()] == ["model.torchscript"]
 
 
@@ -87,7 +87,7 @@ def test_onnx_finds_what_the_model_finds(kind: str, tmp_path: Path) -> None:
     with files.without_exporter_noise():
         detector = TraceableDetector(predictor.model, pasting)
     files.write_onnx(detector, tmp_path / "model.onnx", {"a": [1]}, predictor.config, 17)
-    check(differences(predictor, runtimes.open_onnx(tmp_path / "model.onnx")), kind != "boxes only")
+    check(differences(predictor, files.open_onnx(tmp_path / "model.onnx")), kind != "boxes only")
 
 
 def test_an_image_without_objects_gives_empty_outputs(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_an_image_without_objects_gives_empty_outputs(tmp_path: Path) -> None:
         with files.without_exporter_noise():
             detector = TraceableDetector(predictor.model, pasting)
         files.write_torchscript(detector, tmp_path / "model.torchscript", {})
-        found = runtimes.open_torchscript(tmp_path / "model.torchscript")(np.zeros((70, 90, 3), np.uint8))
+        found = files.open_torchscript(tmp_path / "model.torchscript")(np.zeros((70, 90, 3), np.uint8))
         assert found.boxes.shape == (0, 4)
         assert found.has_masks
         assert found.probabilities is None or found.probabilities.shape == (0, 1, 28, 28)

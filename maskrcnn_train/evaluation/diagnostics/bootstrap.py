@@ -6,12 +6,14 @@ not. Two models are compared on the same draws, so that easy and hard images wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from maskrcnn_train.evaluation.diagnostics.matches import Matches, average_precision
+from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, CocoResult, area_ranges
+from maskrcnn_train.evaluation.diagnostics.matches import Matches, average_precision, match_detections
+from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps
 from maskrcnn_train.structures.arrays import Floats, Ints
 
 CONFIDENCE = 0.95
@@ -84,21 +86,20 @@ def _class_ap(matches: Matches, number: int, draws: Ints, totals: Ints) -> Float
     return np.concatenate([average_precision(hits, ignored, draws[part, images], totals[part]) for part in parts])
 
 
-def headline_draws(
-    matches: Mapping[str, Matches], draws: Ints, iou_thresholds: Sequence[float], most_detections: int
-) -> dict[str, Floats]:
-    """AP, AP50, AP75, APs, APm, APl and AR of each draw: float [1 + B], the first that of all images.
-
-    matches: of the areas all, small, medium, large.
-    """
-    everything = drawn_scores(matches["all"], draws)
-    scores = {"AP": everything.mean(axis=1)}
-    for row, iou in enumerate(iou_thresholds):
+def headline_draws(overlaps: Sequence[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Floats]:
+    """AP, AP50, AP75, APs, APm, APl and AR of each draw: float [1 + B], the first that of all images."""
+    everything, *sizes = (
+        match_detections(overlaps, iou_thresholds=result.iou_thresholds, area_range=limits)
+        for limits in area_ranges(result.size_limits)
+    )
+    of_all = drawn_scores(everything, draws)
+    scores = {"AP": of_all.mean(axis=1)}
+    for row, iou in enumerate(result.iou_thresholds):
         if round(iou, 6) in (0.5, 0.75):
-            scores[f"AP{100 * iou:.0f}"] = everything[:, row]
-    for area in ("small", "medium", "large"):
-        scores[f"AP{area[0]}"] = drawn_scores(matches[area], draws).mean(axis=1)
-    scores[f"AR{most_detections}"] = drawn_scores(matches["all"], draws, recall=True).mean(axis=1)
+            scores[f"AP{100 * iou:.0f}"] = of_all[:, row]
+    for name, matches in zip(AREA_NAMES[1:], sizes, strict=True):
+        scores[f"AP{name[0]}"] = drawn_scores(matches, draws).mean(axis=1)
+    scores[f"AR{result.max_detections[-1]}"] = drawn_scores(everything, draws, recall=True).mean(axis=1)
     return scores
 
 

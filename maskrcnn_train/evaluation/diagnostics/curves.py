@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,13 +27,14 @@ class PrecisionRecall:
 class ConfidenceCurve:
     """One class at one IoU: what is left above each of the scores `cuts`. Precision is 1 where nothing is left.
 
-    cuts: 0, .01, ... 1, of all classes the same; where some score lies outside 0 to 1, as many over the wider range.
+    cuts: 0, .01, ... 1, of all classes the same; where some score lies outside 0 to 1, as many over the wider range
+    (older files do not say).
     best_threshold: the score of the detection down to which F1 is highest, with the three numbers there.
     """
 
     class_name: str
     iou: float
-    cuts: list[float]
+    cuts: list[float] = field(kw_only=True, default_factory=np.linspace(0, 1, NUM_CUTS).tolist)
     precision: list[float]
     recall: list[float]
     f1: list[float]
@@ -77,7 +78,7 @@ def _confidence_curve(matches: Matches, number: int, name: str, iou: float, cuts
         all_precision, all_recall, all_f1 = _rates(right[ends], ends, num_objects)
         row = all_f1.argmax()
         best = [float(each[row]) for each in (scores[ends - 1], all_f1, all_precision, all_recall)]
-    return ConfidenceCurve(name, iou, cuts.tolist(), precision.tolist(), recall.tolist(), f1.tolist(), *best)
+    return ConfidenceCurve(name, iou, precision.tolist(), recall.tolist(), f1.tolist(), *best, cuts=cuts.tolist())
 
 
 def _rates(right: Ints, kept: Ints, num_objects: int) -> tuple[Floats, Floats, Floats]:

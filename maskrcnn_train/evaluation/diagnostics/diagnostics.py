@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
-from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, CocoResult, area_ranges
+from maskrcnn_train.evaluation.coco.metrics import CocoResult
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Interval, draw_images, headline_draws, interval
 from maskrcnn_train.evaluation.diagnostics.calibration import Calibration, calibrate
 from maskrcnn_train.evaluation.diagnostics.curves import (
-    NUM_CUTS,
     ConfidenceCurve,
     PrecisionRecall,
     best_cut,
     confidence_curves,
     precision_recall_curves,
 )
-from maskrcnn_train.evaluation.diagnostics.errors import ErrorKind, Errors, classify, confusion_matrix, count_errors
+from maskrcnn_train.evaluation.diagnostics.errors import Errors, classify, confusion_matrix, count_errors
 from maskrcnn_train.evaluation.diagnostics.matches import match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps, image_overlaps
 from maskrcnn_train.evaluation.diagnostics.sizes import SizeBucket, size_buckets
 from maskrcnn_train.structures.arrays import Floats, Ints
 
 IOU = 0.5  # of everything that is taken at one IoU
-UNIT_CUTS = np.linspace(0, 1, NUM_CUTS).tolist()  # of older files, which do not say
 
 
 @dataclass
@@ -50,30 +46,7 @@ class Diagnostics:
     calibration: Calibration | None
     sizes: list[SizeBucket]
     intervals: dict[str, Interval]
-    draws: dict[str, Floats]
-
-    @property
-    def without_interval(self) -> list[str]:
-        """The measures that were drawn and have a value, but objects in too few images for an interval."""
-        return [name for name, each in self.draws.items() if name not in self.intervals and not np.isnan(each[0])]
-
-    @classmethod
-    def from_plain(cls, kind: str, plain: Mapping[str, Any]) -> Diagnostics:
-        """As `to_plain` gave it, without the draws; what older files lack has a default."""
-        errors, calibration = plain["errors"], plain["calibration"]
-        return cls(
-            kind=kind,
-            class_names=list(plain["class_names"]),
-            threshold=plain["threshold"],
-            precision_recall=[PrecisionRecall(**each) for each in plain["precision_recall"]],
-            confidence=[ConfidenceCurve(**({"cuts": UNIT_CUTS} | each)) for each in plain["confidence"]],
-            confusion=np.array(plain["confusion"], np.int64),
-            errors=Errors(errors["iou"], errors["ap"], [ErrorKind(**each) for each in errors["kinds"]]),
-            calibration=Calibration(**calibration) if calibration else None,
-            sizes=[SizeBucket(**each) for each in plain["sizes"]],
-            intervals={name: Interval(**each) for name, each in plain["intervals"].items()},
-            draws={},
-        )
+    draws: dict[str, Floats] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON, without the draws."""
@@ -107,7 +80,7 @@ def _diagnose(
     confidence = confidence_curves(at_half, names, iou=IOU)
     threshold, _ = best_cut(confidence)
     sure = [image.first(int((image.scores >= threshold).sum())) for image in own]
-    scores = {} if draws is None else _headline(own, result, draws)
+    scores = {} if draws is None else headline_draws(own, result, draws)
     intervals = {name: interval(each) for name, each in scores.items()}
     return Diagnostics(
         kind=kind,
@@ -122,11 +95,3 @@ def _diagnose(
         intervals={name: each for name, each in intervals.items() if each is not None},
         draws=scores,
     )
-
-
-def _headline(overlaps: list[ImageOverlaps], result: CocoResult, draws: Ints) -> dict[str, Floats]:
-    matches = {
-        name: match_detections(overlaps, iou_thresholds=result.iou_thresholds, area_range=limits)
-        for name, limits in zip(AREA_NAMES, area_ranges(result.size_limits), strict=True)
-    }
-    return headline_draws(matches, draws, result.iou_thresholds, result.max_detections[-1])

@@ -155,10 +155,7 @@ def _todays_name(name: str) -> str:
 
 
 def torchvision_state(model: torch.nn.Module) -> Layers:
-    """A copy of the weights on the CPU, by torchvision's names.
-
-    `load_state_dict(strict=True)` of torchvision's model of the same layout takes them.
-    """
+    """A copy of the weights on the CPU, as `load_state_dict` of torchvision's model of the same layout takes them."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
 
 

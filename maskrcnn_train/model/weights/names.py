@@ -34,10 +34,7 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def implied_settings(layers: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The settings that the shapes of layers imply, by config key; keys about which they say nothing are absent.
-
-    layers: by canonical name.
-    """
+    """The settings, by config key, that the shapes of layers, by canonical name, imply; no others."""
     shapes = {layer: tuple(tensor.shape) for layer, tensor in layers.items()}
     body = {layer: shape for layer, shape in shapes.items() if layer.startswith(BODY) and len(shape) == 4}
     implied: dict[str, Any] = {

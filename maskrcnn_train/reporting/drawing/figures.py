@@ -189,7 +189,9 @@ def _to_chart(figure: Figure, name: str) -> Chart:
 
 def _set_margins(figure: Figure, axes: Axes) -> None:
     """Make room for the labels and the legend by their letters: matplotlib's own layout doubles the time of a chart."""
-    texts = [axis.get_major_formatter().format_ticks(axis.get_majorticklocs()) for axis in (axes.xaxis, axes.yaxis)]
+    texts = [
+        axis.get_major_formatter().format_ticks(axis.get_majorticklocs().tolist()) for axis in (axes.xaxis, axes.yaxis)
+    ]
     widest_x, widest_y = (LETTER * max(map(len, each), default=0) for each in texts)
     left = 0.12 + widest_y + (LINE if axes.get_ylabel() else 0)
     bottom = 0.14 + LINE * (2 + axes.get_xlabel().count("\n")) + figure.get_figheight() - HEIGHT  # the legend

@@ -44,7 +44,8 @@ def draw_objects(
         class_color(int(label) if color_by == "class" else number) for number, label in enumerate(labels, start=1)
     ]
     order = np.argsort(-(corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), kind="stable").tolist()
-    picture = _enlarged(image, scale)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
     line = max(2, round(max(picture.size) / 500)) if thickness is None else thickness
     if masks is not None:
         _paint_masks(picture, [masks[i] for i in order], [colors[i] for i in order], scale, max(line, 1), opacity)
@@ -73,13 +74,6 @@ def side_by_side(
         sheet.paste(picture, (x, bar))
         draw.text((x + picture.width / 2, bar / 2), caption, (30, 30, 30), font=font, anchor="mm")
     return sheet
-
-
-def _enlarged(image: npt.NDArray[np.uint8], scale: int) -> Image.Image:
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    if scale == 1:
-        return picture
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
 
 
 def _paint_masks(

@@ -11,22 +11,28 @@ from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
 from maskrcnn_train.reporting.drawing.diagnostics_figures import curve_figures
 from maskrcnn_train.reporting.drawing.figures import to_charts
+from maskrcnn_train.settings.errors import UserError
 
 MOST_MISTAKES = 10
 
 
-def diagnostics_pages(plain: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What `diagnostics.html.j2` shows of each kind, masks first. plain: as study.json holds it."""
-    return [_page(Diagnostics.from_plain(kind, plain[kind])) for kind in ("segm", "bbox") if kind in plain]
+def diagnostics_pages(diagnostics: Mapping[str, Diagnostics]) -> list[dict[str, Any]]:
+    """What `diagnostics.html.j2` shows of each kind, masks first."""
+    return [_page(diagnostics[kind]) for kind in ("segm", "bbox") if kind in diagnostics]
 
 
 def _page(found: Diagnostics) -> dict[str, Any]:
+    if len(found.confusion) != len(found.class_names) + 1:
+        raise UserError(
+            f"study.json, {found.kind}: there must be one row of the confusion for each class, and one more"
+        )
     charts = to_charts(found.kind, curve_figures(found))
     return {"word": KIND_WORDS[found.kind], "found": found, "charts": charts, "mistakes": _mistakes(found)}
 
 
 def _mistakes(found: Diagnostics) -> list[tuple[str, str, int]]:
     """(is, taken for, count) of classes, most frequent first; misses and false alarms are in the table's borders."""
-    names, counts = found.class_names, found.confusion[:-1, :-1] * (1 - np.eye(len(found.class_names), dtype=int))
+    names, counts = found.class_names, found.confusion[:-1, :-1].copy()
+    np.fill_diagonal(counts, 0)
     mistakes = [(names[row], names[column], int(counts[row, column])) for row, column in np.argwhere(counts)]
     return sorted(mistakes, key=lambda each: -each[2])[:MOST_MISTAKES]

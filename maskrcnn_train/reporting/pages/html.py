@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def write_report(
         analysis=analysis_page(run.analysis, run.scored_step),
         gallery=gallery,
         gallery_note=gallery_note,
-        pictures=[embedded(path) for path in run.pictures[:MOST_PICTURES]] if gallery is None else [],
+        pictures=_embedded(run.pictures[:MOST_PICTURES]) if gallery is None else [],
     )
     return write_text(output or run.folder / REPORT_FILE, page)
 
@@ -62,8 +63,10 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    style = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), **style)
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"percent": percent, "breakable": _breakable}
     return environment
 
@@ -73,10 +76,14 @@ def _breakable(key: str) -> Markup:
     return Markup(".<wbr>").join(key.split("."))
 
 
-def embedded(path: Path) -> dict[str, Any]:
-    """A JPEG by name, as a data: URL with its width and height in pixels, scaled down if it is wide."""
-    with Image.open(path) as picture:
-        scale = min(1.0, PICTURE_WIDTH / picture.width)
-        width, height = round(picture.width * scale), round(picture.height * scale)
-        smaller = picture.resize((width, height), Image.Resampling.LANCZOS) if scale < 1 else picture
-        return {"name": path.stem, "address": jpeg_address(smaller), "width": width, "height": height}
+def _embedded(paths: list[Path]) -> list[dict[str, Any]]:
+    """JPEGs by name, as data: URLs with width and height in pixels, scaled down if wide; a damaged one is left out."""
+    pictures = []
+    for path in paths:
+        with suppress(OSError), Image.open(path) as picture:
+            width = min(picture.width, PICTURE_WIDTH)
+            height = round(picture.height * width / picture.width)
+            smaller = picture if width == picture.width else picture.resize((width, height), Image.Resampling.LANCZOS)
+            address = jpeg_address(smaller)
+            pictures.append({"name": path.stem, "address": address, "width": width, "height": height})
+    return pictures

@@ -7,6 +7,7 @@ from typing import Any
 
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS, KINDS
+from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
 from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
 from maskrcnn_train.reporting.runs import RunFiles
 from maskrcnn_train.reporting.terminal.tables import MAIN_MEASURES, average_recalls, percent
@@ -22,19 +23,19 @@ def tiles(run: RunFiles) -> list[tuple[str, str, str]]:
                 found.append((value, f"{measure} {KIND_WORDS[kind]}", interval_text(run.diagnostics, kind, measure)))
     if run.history:
         found.append((f"{run.history[-1]['step']:,}", "steps", ""))
-    if speeds := sorted(line["images_per_second"] for line in run.history if line.get("images_per_second")):
+    if speeds := sorted(speed for _, speed in points_of(run.history, "images_per_second")):
         found.append((f"{speeds[len(speeds) // 2]:.3g}", "images a second", "median"))
     return found
 
 
-def interval_text(diagnostics: Mapping[str, Any], kind: str, measure: str) -> str:
+def interval_text(diagnostics: Mapping[str, Diagnostics], kind: str, measure: str) -> str:
     """ "8.0 to 10.7", times 100; nothing where no images were drawn."""
-    found = diagnostics.get(kind, {}).get("intervals", {}).get(measure)
-    return f"{percent(found['low'])} to {percent(found['high'])}" if found else ""
+    found = diagnostics[kind].intervals.get(measure) if kind in diagnostics else None
+    return f"{percent(found.low)} to {percent(found.high)}" if found else ""
 
 
 def metric_rows(
-    metrics: Mapping[str, float], diagnostics: Mapping[str, Any]
+    metrics: Mapping[str, float], diagnostics: Mapping[str, Diagnostics]
 ) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
     """Columns, and a row for boxes and one for masks: (value, interval) each, times 100."""
     measures = [*MAIN_MEASURES, *average_recalls(metrics)]
@@ -55,21 +56,19 @@ def class_rows(run: RunFiles) -> tuple[list[str], list[str], list[dict[str, Any]
     kinds = [kind for kind in KINDS if any(key.startswith(f"{kind}/AP/") for key in run.metrics)]
     found = [key.split("/AP/", 1)[1] for key in run.metrics if "/AP/" in key]
     order = [name for name in dict.fromkeys([*run.class_names, *found]) if name in found]
-    splits = run.data.get("splits", {})
-    curves = run.diagnostics.get(kinds[-1], {}).get("confidence", []) if kinds else []
-    keys = ("best_threshold", "best_f1", "best_precision", "best_recall")
-    best = {curve["class_name"]: [curve[key] for key in keys] for curve in curves}
+    curves = run.diagnostics[kinds[-1]].confidence if kinds and kinds[-1] in run.diagnostics else []
+    best = {c.class_name: [c.best_threshold, c.best_f1, c.best_precision, c.best_recall] for c in curves}
     aps = {name: [run.metrics.get(f"{kind}/AP/{name}", ABSENT) for kind in kinds] for name in order}
     rows = [
         {
             "name": name,
             "aps": [None if value < 0 else value for value in aps[name]],
-            "objects": [int(split["classes"].get(name, 0)) for split in splits.values()],
+            "objects": [split["classes"].get(name, 0) for split in run.data["splits"].values()],
             "best": best.get(name, []),
         }
         for name in sorted(order, key=lambda name: [-value for value in aps[name][-1:]])
     ]
-    return [KIND_WORDS[kind] for kind in kinds], list(splits), rows
+    return [KIND_WORDS[kind] for kind in kinds], list(run.data["splits"]), rows
 
 
 def training_charts(history: list[dict[str, Any]]) -> list[Chart]:

@@ -13,8 +13,8 @@ from maskrcnn_train.files import write_csv, write_text
 from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
 from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.scores import points_of
-from maskrcnn_train.reporting.pages.searches import SearchPage, is_score, read_search
-from maskrcnn_train.reporting.runs import read_json, read_overrides, read_yaml
+from maskrcnn_train.reporting.pages.searches import is_score, read_search
+from maskrcnn_train.reporting.runs import read_overrides, read_scores, read_yaml
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 from maskrcnn_train.settings.errors import UserError
 
@@ -42,7 +42,7 @@ class Sweep:
     varied: list[str]
     shared: list[str]
     columns: list[str]
-    search: SearchPage | None
+    search: dict[str, Any] | None
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -53,19 +53,20 @@ def read_sweep(folder: Path) -> Sweep:
     folders = {path.parent for name in ("overrides.yaml", "metrics.json") for path in folder.glob(f"*/{name}")}
     if not folders:
         raise UserError(f"{folder} holds no jobs: no folder in it has an overrides.yaml or a metrics.json")
-    jobs = [_read_job(path) for path in sorted(folders, key=_by_number)]
+    # folders are numbers: 2 comes before 10
+    jobs = [_read_job(path) for path in sorted(folders, key=lambda path: (len(path.name), path.name))]
     columns = [f"{kind}/{name}" for kind in reversed(KINDS) for name in MEASURES]
     search = read_search(folder)
-    if search is not None and is_score(search.metric):
-        columns.insert(0, search.metric)
+    if search is not None and is_score(search["metric"]):
+        columns.insert(0, search["metric"])
     columns = [column for column in dict.fromkeys(columns) if any(column in job.metrics for job in jobs)]
-    sorted_by = search.metric if search is not None else columns[0] if columns else ""
+    sorted_by = search["metric"] if search is not None else columns[0] if columns else ""
     sign = -1 if is_score(sorted_by) else 1
     jobs.sort(key=lambda job: (sorted_by not in job.metrics, sign * job.metrics.get(sorted_by, 0.0)))
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     varied = [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
     for job in jobs:  # a value that is the default is no override
-        config = read_yaml(folder / job.name / "config.yaml") or {}
+        config = read_yaml(folder / job.name / "config.yaml")
         job.settings = {key: _value(config, key) for key in varied} | job.settings
     shared = [f"{key}={jobs[0].settings[key]}" for key in keys if key not in varied]
     return Sweep(jobs, varied, shared, columns, search)
@@ -74,20 +75,14 @@ def read_sweep(folder: Path) -> Sweep:
 def _read_job(path: Path) -> Job:
     pairs = [override.partition("=") for override in read_overrides(path)]
     report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
-    return Job(path.name, {key: value for key, _, value in pairs}, read_json(path / "metrics.json"), report)
+    return Job(path.name, {key: value for key, _, value in pairs}, read_scores(path), report)
 
 
-def _value(config: dict[str, Any], key: str) -> str:
+def _value(config: Any, key: str) -> str:
     """The value of a dotted key, as text; empty where it is not known."""
-    tree: Any = config
     for name in key.split("."):
-        tree = tree.get(name) if isinstance(tree, dict) else None
-    return str(tree).lower() if isinstance(tree, bool) else "" if tree is None else str(tree)
-
-
-def _by_number(path: Path) -> tuple[int, str]:
-    """Job folders are numbers: 2 comes before 10."""
-    return (int(path.name) if path.name.isdigit() else 10**9, path.name)
+        config = config.get(name) if isinstance(config, dict) else None
+    return str(config).lower() if isinstance(config, bool) else "" if config is None else str(config)
 
 
 def _write_table(folder: Path, sweep: Sweep) -> None:
@@ -132,9 +127,8 @@ def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
     """Loss and main score over the steps, of the best jobs."""
     histories = {}
     for job in sweep.jobs[:MOST_CURVES]:
-        file = folder / job.name / METRICS_FILE
         settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:2])
-        histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(file) if file.exists() else []
+        histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(folder / job.name / METRICS_FILE)
     series = {f"{key}, x 100": {n: points_of(h, key, 100) for n, h in histories.items()} for key in sweep.columns[:1]}
     series["Loss"] = {name: points_of(history, "loss/total") for name, history in histories.items()}
     return to_charts("jobs", {title: line_figure(title, lines) for title, lines in series.items()})

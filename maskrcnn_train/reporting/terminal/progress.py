@@ -91,10 +91,9 @@ class Progress:
             return
         if self._start is None:
             self._start = (time.monotonic(), step)
-        shown = dict(fields)
-        if "left" not in shown and (left := self._time_left(step, total)):
-            shown["left"] = left
-        words = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in shown.items()}
+        words = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in fields.items()}
+        if "left" not in words and (left := self._time_left(step, total)):
+            words["left"] = left
         text = "  ".join(f"{name} {value}" for name, value in words.items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, total=total, fields=text)
@@ -127,9 +126,6 @@ def _bar(console: Console) -> RichProgress:
 
 def duration(seconds: float) -> str:
     """Seconds in words: 45s, 3m 20s, 2h 05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"

@@ -212,6 +212,13 @@ def test_the_page_of_a_search_goes_by_its_metric_and_says_what_mattered(tmp_path
     assert list(csv.reader((tmp_path / "sweep.csv").read_text().splitlines()))[1][0] == order[0]
 
 
+def test_the_page_of_a_search_that_learnt_nothing_says_so(tmp_path):
+    for score, expected in ((0.0, True), (0.1, False)):
+        write_run(tmp_path / f"{score}" / "0", score)
+        write_trials(tmp_path / f"{score}", [TrialRecord(0, "complete", score, [], 1.0, "")], {}, metric="segm/AP")
+        assert ("Nothing was learnt: segm/AP is 0" in write_sweep_report(tmp_path / f"{score}").read_text()) == expected
+
+
 def test_a_folder_without_jobs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no jobs"):
         write_sweep_report(tmp_path)
