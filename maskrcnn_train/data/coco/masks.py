@@ -1,7 +1,7 @@
 """Masks as COCO writes them (polygons, run lengths) and as small bitmaps inside their own boxes.
 
 pycocotools crashes on malformed masks instead of raising: it only gets what `polygon_faults` or `read_code` checked.
- Boxes here are x0 y0 x1 y1 in whole pixels, x1 and y1 exclusive.
+Boxes here are x0 y0 x1 y1 in whole pixels, x1 and y1 exclusive.
 """
 
 from collections.abc import Sequence
