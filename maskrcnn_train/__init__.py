@@ -3,8 +3,6 @@
 The names below are resolved on first use, so that importing the package does not import torch.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -4,8 +4,6 @@ Settings, data and the place of initial weights are looked at before `train`, an
 is said within a second.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

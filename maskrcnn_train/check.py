@@ -102,10 +102,9 @@ def _view(config: CheckConfig, folder: Path) -> None:
 
     try:
         sheet = write_sheet(config, read_splits(config), folder / "view.png", count=config.view_count)
+        logger.info("what the model sees: %s", sheet)
     except UserError as error:
         logger.warning("no sheet of what the model sees: %s", error)
-    else:
-        logger.info("what the model sees: %s", sheet)
 
 
 def _log_tables(config: CheckConfig, data: CheckedData, anchors: list[AnchorRow], findings: list[Finding]) -> None:

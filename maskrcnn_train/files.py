@@ -1,7 +1,5 @@
 """Result files: written aside and renamed, so that whoever reads one finds the old file or the new, never a part."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

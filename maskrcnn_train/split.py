@@ -1,7 +1,5 @@
 """`python -m maskrcnn_train.split`: cuts one COCO JSON into train, val and test, or into folds."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 from dataclasses import dataclass
@@ -11,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.coco.json_file import parse_json
 from maskrcnn_train.data.coco.reader import read_coco
 from maskrcnn_train.data.paths import require_file, require_folder
+from maskrcnn_train.data.splits.choosing import check_choice, choice_notes, chosen_categories
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
 from maskrcnn_train.data.splits.layouts import NAMES
 from maskrcnn_train.data.splits.splitting import whole_split
@@ -55,25 +53,29 @@ def split(config: SplitCommandConfig) -> SplitResult:
     require_file(path, "set annotations to a COCO JSON")
     content = parse_json(path, exact=True)
     index = read_coco(path, content)
+    check_choice(index, config)
     fractions = [1 / config.folds] * config.folds if config.folds else config.fractions
     if index.num_images < len(fractions):
         raise UserError(f"{path} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
     folder = open_run_folder(config, "split")
     setup_logging(folder)
-    label_of = {category.id: label for label, category in enumerate(index.categories, start=1)}
-    labels = whole_split("all", index, label_of, Path()).labels
-    counts = count_objects(index, labels, len(label_of))
+    for note in choice_notes(index, config):
+        logger.info("note: %s", note)
+    chosen = chosen_categories(index, config)
+    names = {chosen[each.id].id: chosen[each.id].name for each in index.categories if each.id in chosen}
+    labels = {number: [*names].index(category.id) + 1 for number, category in chosen.items()}
+    counts = count_objects(index, whole_split("all", index, labels, Path()).labels, len(names))
     groups = _groups(config, content["images"])
     rows = stratify(counts, fractions, config.seed, groups, favour_first=config.folds is None)
-    names = [f"fold_{number}" for number in range(len(rows))] if config.folds else list(NAMES)
-    parts = dict(zip(names, rows, strict=False))
+    part_names = [f"fold_{number}" for number in range(len(rows))] if config.folds else list(NAMES)
+    parts = dict(zip(part_names, rows, strict=False))
     written = parts
     if config.folds:  # of each fold its images as val.json, and all others as train.json
         everything = np.arange(index.num_images)
         written = {f"{name}/train": np.setdiff1d(everything, own) for name, own in parts.items()}
         written |= {f"{name}/val": own for name, own in parts.items()}
     files = {name: _write(content, own, folder / f"{name}.json") for name, own in written.items()}
-    _log_table(index, counts, parts, groups)
+    _log_table([*names.values()], counts, parts, groups)
     logger.info("written to %s", folder)
     if not config.folds:
         keys = [
@@ -116,22 +118,20 @@ def _write(content: dict[str, Any], rows: Ints, path: Path) -> Path:
     return write_json(path, content | {"images": images, "annotations": annotations})
 
 
-def _log_table(index: AnnotationIndex, counts: Ints, parts: dict[str, Ints], groups: Ints) -> None:
+def _log_table(names: list[str], counts: Ints, parts: dict[str, Ints], groups: Ints) -> None:
     """Objects of each class in each part, with its share of the class."""
     from maskrcnn_train.reporting.terminal.tables import table
 
     def row(name: str, total: int, numbers: list[int]) -> list[object]:
         return [name, total, *(f"{number} ({100 * number / max(total, 1):.1f} %)" for number in numbers)]
 
-    names = [category.name for category in index.categories]
     inside = np.array([counts[rows].sum(axis=0) for rows in parts.values()]).T.tolist()
     rows = [row(name, total, own) for name, total, own in zip(names, counts.sum(axis=0).tolist(), inside, strict=True)]
     rows.append(row("all objects", int(counts.sum()), [int(counts[part].sum()) for part in parts.values()]))
-    rows.append(row("images", index.num_images, [len(part) for part in parts.values()]))
+    rows.append(row("images", len(counts), [len(part) for part in parts.values()]))
     logger.info("%s", table("objects of each class, crowd regions aside", ["class", "all", *parts], rows))
-    together = index.num_images - len(np.unique(groups))
-    if together:
-        logger.info("%d images in %d groups that stay together", index.num_images, len(np.unique(groups)))
+    if len(np.unique(groups)) < len(groups):
+        logger.info("%d images in %d groups that stay together", len(groups), len(np.unique(groups)))
 
 
 def run(config: SplitCommandConfig) -> None:

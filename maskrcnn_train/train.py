@@ -1,7 +1,5 @@
 """Train, evaluate, report: one run from its configuration to its folder."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

@@ -17,6 +17,7 @@ from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.settings.command_rules import check_split_rules
 from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.compose import load_command_config, load_config
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.split import SplitResult, split
 
 Coco = dict[str, Any]
@@ -189,3 +190,27 @@ def test_the_command_prints_a_table_and_where_the_files_are(source: Path) -> Non
     missing = subprocess.run([*command[:3], "annotations=nowhere.json"], capture_output=True, text=True)
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr.startswith("error: nowhere.json does not exist; set annotations")
+
+
+def test_only_the_chosen_classes_need_alike_shares(tmp_path: Path) -> None:
+    """Of two classes only the rare one counts: its four images are halved, and the files keep both."""
+    images = [{"id": number, "file_name": f"{number}.jpg", "width": 9, "height": 9} for number in range(40)]
+    annotations = [
+        {"id": number, "image_id": number, "category_id": 1 + (number < 4), "bbox": [1, 1, 4, 4]}
+        for number in range(40)
+    ]
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+    }
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps(content))
+    result = cut(path, "fractions=[0.5,0.5]", "classes=[b]")
+    parts = contents(result)
+    assert [sum(each["category_id"] == 2 for each in part["annotations"]) for part in parts.values()] == [2, 2]
+    assert sum(len(part["annotations"]) for part in parts.values()) == 40
+    log = (result.folder / "train.log").read_text()
+    assert "annotations of a (36) are left out" in log
+    with pytest.raises(UserError, match="classes names c, a class that"):
+        cut(path, "classes=[c]", to="other")

@@ -1,7 +1,5 @@
 """All analyses of a model from one pass over a split."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace

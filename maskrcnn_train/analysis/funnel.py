@@ -5,8 +5,6 @@ head on they are of its class. An object that is not found was lost at the stage
 candidate. Objects = found + lost by stage, exactly.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

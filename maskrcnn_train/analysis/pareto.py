@@ -3,8 +3,6 @@
 They are chosen on one half of the images and reported on the other, so that luck does not count.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

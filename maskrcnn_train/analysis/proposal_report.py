@@ -1,8 +1,6 @@
 """How good the proposals are: how many objects the first N of them cover, and which anchors become positive in
 training under the RPN's thresholds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

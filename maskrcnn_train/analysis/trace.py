@@ -1,7 +1,5 @@
 """One pass of a model over a split that stops between the stages; every analysis looks at it."""
 
-from __future__ import annotations
-
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The settings that answer what was found: as a command to copy, and as an option of the `experiment` group."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields

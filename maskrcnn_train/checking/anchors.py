@@ -1,7 +1,5 @@
 """How well the anchors fit the objects at the network size, and which anchors would fit better."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Annotations that are left out, repaired or doubtful."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How many objects of each class each split has."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What `check` finds: how bad it is, what and where, every item by name, and the settings that solve it."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field

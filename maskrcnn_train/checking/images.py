@@ -1,7 +1,5 @@
 """Decodes every image file: which are unusable, which are in two splits, which does no JSON list."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

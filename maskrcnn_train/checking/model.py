@@ -1,7 +1,5 @@
 """Checks the model that the training would build: its initial weights, and the memory of a step."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The objects of a split in network pixels, and their sizes and numbers against the limits of the settings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Reads the data of a training like `read_splits`, but goes on after each fault and lists all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Settings against objects and against each other, without opening an image: in `check` and as a training starts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A torch data set: resized images with boxes, labels and compact masks, and the COCO ground truth."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

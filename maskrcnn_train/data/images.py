@@ -1,7 +1,5 @@
 """Decodes image files to upright 8-bit RGB, whatever the file holds."""
 
-from __future__ import annotations
-
 import struct
 import warnings
 import zlib

@@ -1,7 +1,5 @@
 """The batches of an epoch for each process: which images, in which order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Files and folders that a person names: there, of the right kind and readable, or one line that says which not."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import NoReturn

@@ -1,7 +1,5 @@
 """Decodes many image files in parallel: whether each can be used, and which show (nearly) the same picture."""
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 import os

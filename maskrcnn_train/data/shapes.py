@@ -1,11 +1,8 @@
 """The built-in data set: textured geometric shapes, drawn from a seed and written once as plain COCO.
 
-Six classes told apart by geometry alone: fill colours, fill textures, background and clutter are
-random. Shapes overlap, leave the image, and are labelled by what is visible of them. Unhidden
-solid shapes are stored as polygons, all others as RLE, so that both readers are used.
+Six classes told apart by geometry alone; colours, textures, background and clutter are random. Shapes overlap, leave
+the image, and are labelled by what is visible of them, as polygons or RLE, so that both readers are used.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Finds the images that a person names: a file, a folder, a glob, a text list or a COCO JSON."""
 
-from __future__ import annotations
-
 import glob
 from pathlib import Path
 

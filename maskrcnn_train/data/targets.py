@@ -1,7 +1,5 @@
 """The objects of an image after resizing and augmentation: boxes, labels, and each mask inside its own box."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -3,8 +3,6 @@
 One `Geometry` is drawn for each image and then applied to pixels, boxes, polygons and run lengths alike.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -4,8 +4,6 @@ A training keeps `last.pt` and the one before it, `previous.pt`; `best.pt` holds
 Beside each stands a JSON that says what it is.
 """
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Sequence

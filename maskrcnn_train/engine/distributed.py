@@ -3,8 +3,6 @@
 Every function does the plain thing in a single process.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

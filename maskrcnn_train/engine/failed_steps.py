@@ -1,7 +1,5 @@
 """Steps without a finite loss, each kept whole in a file: `replay=FILE` repeats it anywhere."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict
 from pathlib import Path

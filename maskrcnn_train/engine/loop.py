@@ -1,7 +1,5 @@
 """The training loop. Reading `fit` from top to bottom tells when we step, log, evaluate and save."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import time

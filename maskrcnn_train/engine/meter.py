@@ -1,7 +1,5 @@
 """Losses and rates between two log lines."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """The optimizer, its parameter groups, and the learning rate for the real batch size."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

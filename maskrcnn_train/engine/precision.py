@@ -1,7 +1,5 @@
 """The device and precision of a run: the only module that asks what the machine can do."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """Repeat a step that could not be taken, on the CPU, and say where it went wrong and why."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a command writes: a new folder, or that of the run to resume. Does not import torch."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import asdict
 from datetime import datetime

@@ -1,7 +1,5 @@
 """The learning rate over a training, as a pure function: nothing to save, nothing to resume."""
 
-from __future__ import annotations
-
 import math
 
 from maskrcnn_train.settings.schema import ScheduleConfig

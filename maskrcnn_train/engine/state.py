@@ -1,7 +1,5 @@
 """What a training is made of: all that must be saved to go on, and nothing else."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 

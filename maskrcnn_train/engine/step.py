@@ -1,7 +1,5 @@
 """One step: forward, backward, and the optimizer, at the configured precision."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

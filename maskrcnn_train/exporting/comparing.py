@@ -1,7 +1,5 @@
 """Differences between the detections of an exported file and those of the model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -3,8 +3,6 @@
 The stages are those of `model/`, for one image. Sizes are tensors: a trace would keep Python numbers of its example.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

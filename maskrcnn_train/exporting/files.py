@@ -1,7 +1,5 @@
 """The files of each format, written from one trace, and run as their users will: from an image to detections."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """What a program needs to use the model: classes, thresholds, how images are prepared."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from maskrcnn_train import __version__

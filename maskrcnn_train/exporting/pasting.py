@@ -1,7 +1,5 @@
 """Masks in the image inside the graph: the rules of structures/pasting.py as two small matrix products a mask."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -5,8 +5,6 @@ between columns and rows, and averages whole blocks first where it shrinks much 
 Python numbers that depend on the image, so that a trace holds for every height and width.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.onnx.operators import shape_as_tensor

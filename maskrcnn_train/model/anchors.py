@@ -1,7 +1,5 @@
 """Anchors: the boxes that the RPN scores and moves."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The ROI box head: from pooled features to a class and a box."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Boxes: coding, overlap, size. All are float32 [N, 4], x1 y1 x2 y2, pixels of the resized image."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Inputs: from a batch of images, or torchvision's list of images, to the padded tensor of the network."""
 
-from __future__ import annotations
-
 import math
 
 import torch

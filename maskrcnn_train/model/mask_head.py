@@ -1,7 +1,5 @@
 """The ROI mask head: from pooled features to a mask for each class."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

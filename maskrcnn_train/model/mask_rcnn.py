@@ -1,7 +1,5 @@
 """Mask R-CNN: backbone, region proposal network, ROI heads."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

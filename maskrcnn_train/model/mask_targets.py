@@ -4,8 +4,6 @@ RoIAlign of one mask is separable: target = rows [M, h] @ crop [h, w] @ columns 
 hold the operator's bilinear weights. Outside its crop a mask is zero.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Matching and sampling: which ground-truth box an anchor or a proposal stands for, and which enter a loss."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Modes that a model is in: training, evaluation, and tracing for an export."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Pooling: the features of boxes of any size and level as P x P maps."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool

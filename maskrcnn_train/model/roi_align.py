@@ -6,8 +6,6 @@ cores, forwards and backwards, in bfloat16 too. torchvision's operator needs flo
 serial and fills a full-size gradient for each call. Results are the same.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

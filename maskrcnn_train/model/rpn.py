@@ -1,7 +1,5 @@
 """The region proposal network: scores anchors, moves them, and proposes the best as objects."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -5,8 +5,6 @@ last conv sees, losses and gradients are the same. The backward pass through the
 of a training step.
 """
 
-from __future__ import annotations
-
 from itertools import accumulate
 from typing import cast
 

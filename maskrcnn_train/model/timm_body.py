@@ -1,7 +1,5 @@
 """Feature extractors of timm (extra `timm`) as the body of a backbone."""
 
-from __future__ import annotations
-
 import urllib.request
 from itertools import pairwise
 from typing import Any, cast

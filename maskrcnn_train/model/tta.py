@@ -1,7 +1,5 @@
 """Test-time augmentation: detect on several versions of each image, and join the detections."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch

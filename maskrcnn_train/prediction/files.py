@@ -1,7 +1,5 @@
 """What `predict` writes of each image: a picture or a video's frame, masks, COCO results, a table."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 In COCO's form: `images` with id, file_name, width and height, and the `categories`.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Too little memory, said in one line with what to lower."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Pictures of any kind, decoded and resized for the model as the validation of its training did."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

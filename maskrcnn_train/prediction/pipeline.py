@@ -1,7 +1,5 @@
 """Decode, detect and write many images at the same time: a thread on each side of the model."""
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """A predictor on a whole loader: COCO results, and losses."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Scores of a checkpoint on a split, or of a results file, in one form."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace

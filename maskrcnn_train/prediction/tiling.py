@@ -6,8 +6,6 @@ smaller must be in the other. An object may span any number of tiles: its masks 
 counts.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

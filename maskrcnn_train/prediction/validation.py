@@ -1,7 +1,5 @@
 """One evaluation of a model on a split: detections on every rank, mAP, numbers and pictures of a run."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Video files, in and out, with PyAV (extra `video`)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec

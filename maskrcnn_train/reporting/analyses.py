@@ -1,7 +1,5 @@
 """An analysis' files: tables as CSV, everything as JSON, pictures, and the winning budgets as files to use."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The files of an evaluation's diagnostics: everything as JSON, the tables as CSV, the curves as pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """JSON that a stranger may have made, checked against the form that its reader expects."""
 
-from __future__ import annotations
-
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import UnionType

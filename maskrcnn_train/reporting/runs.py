@@ -1,7 +1,5 @@
 """Read a run's folder back: whatever files it has, each as plain data."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rules between the settings of each command other than training. This module never imports torch."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from functools import reduce

@@ -1,7 +1,5 @@
 """The schema of the other commands' settings. As in `schema.py`, types stand here and values in `conf/`."""
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Optional
 
@@ -199,6 +197,9 @@ class SplitCommandConfig(Section):
 
     annotations: str
     images: Optional[str]
+    rename: Optional[dict[str, str]]
+    merge: Optional[dict[str, list[str]]]
+    classes: Optional[list[str]]
     fractions: list[float] = fraction()
     folds: Optional[int] = between(2)
     group_by: Optional[str]

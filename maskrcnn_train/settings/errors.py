@@ -1,7 +1,5 @@
 """`UserError`, the only error told in one line, and the faults of a disk that become one."""
 
-from __future__ import annotations
-
 import errno
 import textwrap
 

@@ -1,7 +1,5 @@
 """Settings as text: overrides, `key=value` in Hydra's grammar, and YAML files of settings."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

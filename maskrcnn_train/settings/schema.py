@@ -4,8 +4,6 @@ Types stand here, values in `conf/`; no field has a default. This module never i
 stops within a second.
 """
 
-from __future__ import annotations
-
 from dataclasses import Field, dataclass, field
 from typing import Any, ClassVar, Optional, Union, dataclass_transform
 

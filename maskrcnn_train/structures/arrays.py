@@ -1,7 +1,5 @@
 """Names for what the arrays of an evaluation hold."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """Boxes between forms: x1 y1 x2 y2 of one image size or another, and COCO's x y width height."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

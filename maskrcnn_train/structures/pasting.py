@@ -1,7 +1,5 @@
 """Pasting: from the small mask of each box to pixels of the image."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ COCO counts runs down the columns of the whole image. Outside a mask's own box a
 from the pixels in the box and its position.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A search as given on the command line: settings with one value, and settings to search."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace

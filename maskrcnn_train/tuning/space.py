@@ -1,10 +1,4 @@
-"""The search space: settings with several values, written in Hydra's grammar.
-
-    backbone=resnet50,resnet101                      one of these
-    rpn.nms.post_train=range(500,2001,500)           500, 1000, 1500 or 2000
-    roi_head.num_convs=int(interval(0,4))            a whole number, both ends included
-    trainer.clip_norm=interval(0,10)                 any number between
-    optimizer.lr=tag(log,interval(1e-4,1e-1))        any number between, on a log scale
+"""The search space: settings with several values, in Hydra's grammar, which the help of `tune` shows.
 
 This module imports neither torch nor Optuna.
 """

@@ -4,8 +4,6 @@ A worker holds a file lock on the trial that it trains. The system releases the 
 worker can take the trial over, from its last checkpoint if there is one.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import random

@@ -3,8 +3,6 @@
 A faulty annotation never stops a training and is never dropped silently: each fault has a row in `SkippedTable`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

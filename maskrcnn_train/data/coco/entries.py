@@ -3,8 +3,6 @@
 A training stops at the first fault; `check` lists all of them and goes on with the sound entries.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Worker processes share the pages of the mapped files; Python lists of annotation
 every worker, a page at a time, as their reference counts change. This module never imports torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os
@@ -215,6 +213,16 @@ def sample_hash(path: Path) -> str:
 
 class BrokenIndex(Exception):
     """A saved index that lacks files, or whose columns are not those that were written."""
+
+
+def open_saved(folder: Path) -> AnnotationIndex | None:
+    """The saved index; None where there is none, or a damaged one, which is deleted."""
+    try:
+        return load_index(folder) if folder.is_dir() else None
+    except BrokenIndex as error:
+        logger.warning("%s: the cached annotations are damaged (%s); rebuilding them", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
 
 
 def load_index(folder: Path) -> AnnotationIndex:

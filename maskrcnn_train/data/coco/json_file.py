@@ -1,7 +1,5 @@
 """Reads a COCO JSON whole, or its annotations in blocks: as Python objects, all of them would take gigabytes."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ pycocotools crashes on malformed masks instead of raising: it only gets what `po
  Boxes here are x0 y0 x1 y1 in whole pixels, x1 and y1 exclusive.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any

@@ -4,8 +4,6 @@ Annotations come in blocks, so that only few are Python objects at a time. Unrea
 `annotations.py` decides what to do with them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any

@@ -3,10 +3,6 @@
 This module never imports torch: a wrong file must be reported at once.
 """
 
-from __future__ import annotations
-
-import logging
-import shutil
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
@@ -15,23 +11,12 @@ import numpy as np
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.annotations import check_annotations
 from maskrcnn_train.data.coco.entries import Entries, Faults, Problem, number_problem, shown
-from maskrcnn_train.data.coco.index import (
-    AnnotationIndex,
-    BrokenIndex,
-    Category,
-    SkippedTable,
-    cache_folder,
-    load_index,
-    save_index,
-)
+from maskrcnn_train.data.coco.index import AnnotationIndex, Category, SkippedTable, cache_folder, open_saved, save_index
 from maskrcnn_train.data.coco.json_file import BLOCK_SIZE, NotInBlocks, in_blocks, parse_json, read_text
 from maskrcnn_train.data.coco.raw_annotations import NO_ID, RawAnnotations, join, read_items
 from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Flags, Ints
-
-logger = logging.getLogger(__name__)
-
 
 MAX_SIDE = 2**20  # of an image, pixels
 
@@ -43,12 +28,8 @@ def open_index(path: Path, faults: Faults | None = None) -> AnnotationIndex:
     """
     require_file(path, "give the COCO JSON of the annotations")
     folder = cache_folder(path)
-    if folder.is_dir():
-        try:
-            return load_index(folder)
-        except BrokenIndex as error:
-            logger.warning("%s: the cached annotations are damaged (%s); rebuilding them", folder, error)
-            shutil.rmtree(folder, ignore_errors=True)
+    if (saved := open_saved(folder)) is not None:
+        return saved
     index = read_coco(path, faults=faults)
     return index if faults else save_index(index, folder)
 

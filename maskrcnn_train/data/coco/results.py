@@ -1,7 +1,5 @@
 """Files to score: ground truth as its author wrote it, and COCO results of any program."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,4 @@
-"""The categories that `data.rename`, `data.merge` and `data.classes` make of those of a JSON."""
-
-from __future__ import annotations
+"""The categories that the keys `rename`, `merge` and `classes` make of those of a JSON."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,14 +8,17 @@ from difflib import get_close_matches
 import numpy as np
 
 from maskrcnn_train.data.coco.index import AnnotationIndex, Category
+from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig
 
+Choice = DataConfig | SplitCommandConfig  # `data` of a training, or the keys of the `split` command
 
-def chosen_categories(index: AnnotationIndex, data: DataConfig) -> dict[int, Category]:
+
+def chosen_categories(index: AnnotationIndex, data: Choice) -> dict[int, Category]:
     """What each category counts as, by its id in the JSON; those left out are missing.
 
-    Names change first, then categories are merged, then `data.classes` are kept. Merged categories are one category
+    Names change first, then categories are merged, then `classes` are kept. Merged categories are one category
     with the smallest of their ids. Names that the JSON does not have are passed over.
     """
     chosen: dict[int, Category] = {}
@@ -33,17 +34,17 @@ def chosen_categories(index: AnnotationIndex, data: DataConfig) -> dict[int, Cat
     return chosen
 
 
-def _merged(data: DataConfig) -> dict[str, str]:
+def _merged(data: Choice) -> dict[str, str]:
     """Name -> name of the class that it is merged into."""
     return {name: new for new, names in (data.merge or {}).items() for name in names}
 
 
-def choice_notes(index: AnnotationIndex, data: DataConfig) -> list[str]:
+def choice_notes(index: AnnotationIndex, data: Choice) -> list[str]:
     """What the choice does to this JSON, with numbers of annotations."""
     chosen = chosen_categories(index, data)
     counted: dict[str, list[str]] = {}
     for each in index.categories:
-        becomes = f"are now {chosen[each.id].name}" if each.id in chosen else "are left out (data.classes)"
+        becomes = f"are now {chosen[each.id].name}" if each.id in chosen else "are left out"
         if each.id not in chosen or chosen[each.id].name != each.name:
             number = np.count_nonzero(index.category_ids == each.id)
             counted.setdefault(becomes, []).append(f"{each.name} ({number})")
@@ -54,23 +55,24 @@ def choice_notes(index: AnnotationIndex, data: DataConfig) -> list[str]:
     ]
 
 
-def check_choice(index: AnnotationIndex, data: DataConfig) -> None:
+def check_choice(index: AnnotationIndex, data: Choice) -> None:
     """Raises UserError for a name that the training JSON does not have, and for one that would mean two classes."""
     rename, merge, merged = data.rename or {}, data.merge or {}, _merged(data)
+    section = "data." if isinstance(data, DataConfig) else ""
     times = Counter(category.name for category in index.categories)
     names = {*times} | {f"{each.name} (id {each.id})" for each in index.categories if times[each.name] > 1}
     for key, asked, new in (("rename", rename, [*rename.values()]), ("merge", merged, [*merge])):
-        _require(f"data.{key}", asked, names, index.short_name)
+        _require(section + key, asked, names, index.short_name)
         names -= {*asked}
         twice = [name for name in new if name in names or new.count(name) > 1]
         if twice:
-            raise UserError(f"data.{key} calls two classes {twice[0]}; to join them, list both in data.merge")
+            raise UserError(f"{section}{key} calls two classes {twice[0]}; to join them, list both in {section}merge")
         names |= {*new}
-    _require("data.classes", data.classes or [], names, index.short_name)
+    _require(section + "classes", data.classes or [], names, index.short_name)
     if data.classes == []:
-        raise UserError("data.classes=[] keeps no class; name some, or null for all")
+        raise UserError(f"{section}classes=[] keeps no class; name some, or null for all")
     if len(merged) < sum(map(len, merge.values())):
-        raise UserError("data.merge names a class twice; each can become part of one class only")
+        raise UserError(f"{section}merge names a class twice; each can become part of one class only")
 
 
 def _require(key: str, asked: Iterable[str], names: set[str], source: str) -> None:

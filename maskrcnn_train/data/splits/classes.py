@@ -1,7 +1,5 @@
 """The classes of a training, and the labels that another JSON's categories have in it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Set
 

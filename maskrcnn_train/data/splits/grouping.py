@@ -1,7 +1,5 @@
 """Images that must stay in one split: by a field of the JSON, by file name, or because they look alike."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path

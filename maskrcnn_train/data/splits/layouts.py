@@ -1,7 +1,5 @@
 """Where the files of a data set are: folder of images and COCO JSON of each split, by layout."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from maskrcnn_train.data.paths import require_file, require_folder
@@ -61,7 +59,5 @@ def _hint(data: DataConfig, name: str) -> str:
     if data.name == "custom":
         return f"set data.{name}.annotations to the COCO JSON of this split"
     cut = ", or cut one from the training images with data.split.fractions=[0.8,0.2]" if name == "val" else ""
-    return (
-        f"data={data.name} looks for {LAYOUTS[data.name][name][1]} in data.root={data.root}. "
-        f"Correct data.root, name the file with data.{name}.annotations{cut}"
-    )
+    looks = f"data={data.name} looks for {LAYOUTS[data.name][name][1]} in data.root={data.root}"
+    return f"{looks}. Correct data.root, name the file with data.{name}.annotations{cut}"

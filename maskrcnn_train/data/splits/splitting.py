@@ -3,8 +3,6 @@
 This module never imports torch: a command reads its data first, so that a wrong file is reported at once.
 """
 
-from __future__ import annotations
-
 import os
 from copy import deepcopy
 from dataclasses import dataclass, replace

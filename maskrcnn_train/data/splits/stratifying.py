@@ -3,8 +3,6 @@
 Used for `data.split.fractions` and by the `split` command.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

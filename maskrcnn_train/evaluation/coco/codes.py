@@ -5,8 +5,6 @@ low bits first, each run from the fourth on being the difference to the run two 
 maskApi.c).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

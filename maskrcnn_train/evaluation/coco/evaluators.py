@@ -1,7 +1,5 @@
 """The three COCO evaluators behind one call: arrays of precision and recall, equal to the last bits."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import importlib.util

@@ -4,8 +4,6 @@ COCO's evaluators read fields that many files lack (`area`, `iscrowd`), take ann
 "no match", and crash or hang on a malformed code. All of it is checked and completed here, once.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

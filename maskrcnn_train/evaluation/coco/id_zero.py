@@ -1,7 +1,5 @@
 """What pycocotools makes of an annotation with id 0, which it reads as "no match"."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from maskrcnn_train.evaluation.coco.evaluators import Limits, run_evaluator

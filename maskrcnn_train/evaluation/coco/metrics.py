@@ -3,8 +3,6 @@
 pycocotools' own summary fixes AP at 100 detections, so it can't be used when `max_detections` says otherwise.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

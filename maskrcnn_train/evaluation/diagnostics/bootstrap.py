@@ -4,8 +4,6 @@ The bootstrap over images (Efron 1979): images are the independent units of a va
 not. Two models are compared on the same draws, so that easy and hard images weigh the same for both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Whether a score means what it says: of the detections scored .7, are 7 in 10 right?"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

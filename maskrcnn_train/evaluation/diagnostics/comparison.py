@@ -1,7 +1,5 @@
 """Two models on the same images: which is better, and whether these images can tell."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any

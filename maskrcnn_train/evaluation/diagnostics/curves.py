@@ -1,7 +1,5 @@
 """Precision over recall, and precision, recall and F1 over the score at which detections are cut off."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

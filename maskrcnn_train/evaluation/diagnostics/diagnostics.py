@@ -1,7 +1,5 @@
 """More than mAP: everything an evaluation can say of one set of results, for boxes or for masks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -3,8 +3,6 @@
 The kinds are those of TIDE (Bolya et al. 2020), with `mask` set apart: a right box around a wrong mask.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How well each image was done, with the kind of each of its objects and detections: for looking at pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ The rule is that of cocoapi's `evaluateImg`: highest score first, each detection
 overlaps most and that is still free; one that only meets crowd or objects outside the area range is not counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

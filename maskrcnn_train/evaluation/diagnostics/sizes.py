@@ -1,7 +1,5 @@
 """How many objects of each size are found: finer than COCO's three sizes, and without their AP."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

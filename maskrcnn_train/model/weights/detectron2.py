@@ -1,7 +1,5 @@
 """Detectron2's weights under torchvision's names and conventions: background first, R G B."""
 
-from __future__ import annotations
-
 import re
 
 import torch

@@ -1,7 +1,5 @@
 """Reads and writes weight files: runs no code that a file may hold, and uses torchvision's layer names."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

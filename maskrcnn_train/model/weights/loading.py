@@ -1,7 +1,5 @@
 """Copies the layers of a weight file into a model of any configuration, and reports what became of each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Canonical names of layers, and the settings that the shapes of weights imply."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Initial weights of a training: finds the file of `weights=` and loads it into the model."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 This module never imports torch, so that a missing file is reported at once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

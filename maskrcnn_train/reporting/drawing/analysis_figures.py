@@ -1,7 +1,5 @@
 """Charts of an analysis: the funnel, the recall of proposals, budgets against time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

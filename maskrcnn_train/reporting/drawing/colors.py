@@ -1,7 +1,5 @@
 """One colour a class: far apart to the eye, and the same in every picture, page and run."""
 
-from __future__ import annotations
-
 import colorsys
 
 Color = tuple[int, int, int]

@@ -1,7 +1,5 @@
 """Charts of an evaluation's diagnostics: curves, confusion, errors, calibration, sizes."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

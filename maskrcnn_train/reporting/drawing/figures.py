@@ -3,8 +3,6 @@
 Every function makes a `matplotlib.figure.Figure` of its own; pyplot and its global state are not used.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """Draw objects on an image: translucent masks with outlines, boxes, class names and scores."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

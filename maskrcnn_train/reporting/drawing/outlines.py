@@ -1,7 +1,5 @@
 """Masks as outlines that a browser draws: traced around their pixels, with few points."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pictures of a validation: ground truth on the left, predictions on the right."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

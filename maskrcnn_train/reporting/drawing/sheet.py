@@ -1,7 +1,5 @@
 """A contact sheet of training images as the model sees them: resized, augmented, with masks, boxes and class names."""
 
-from __future__ import annotations
-
 from itertools import accumulate
 from pathlib import Path
 

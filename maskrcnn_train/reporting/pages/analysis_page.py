@@ -1,7 +1,5 @@
 """An analysis as a page shows it: where objects are lost, what other budgets give, how good the proposals are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Optional
 

@@ -1,7 +1,5 @@
 """The diagnostics of an evaluation as a page shows them: with their charts, and the classes most often mixed up."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

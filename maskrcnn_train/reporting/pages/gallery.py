@@ -1,7 +1,5 @@
 """The best and the worst images of a validation for a page: each picture once, objects and detections as outlines."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections import Counter

@@ -1,7 +1,5 @@
 """One self-contained HTML page of a run: what it was, how it went, what it reached, how it looks."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from functools import cache
 from pathlib import Path

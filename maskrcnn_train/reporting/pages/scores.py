@@ -1,7 +1,5 @@
 """The numbers of a run as a page shows them: headline, metrics with intervals, classes, curves of the training."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The jobs of a sweep side by side: a table, and a page that links to each job's own."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tables as text, for the terminal and the log."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 

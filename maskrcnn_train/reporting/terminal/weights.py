@@ -1,7 +1,5 @@
 """The load report of initial weights: a short one for the terminal, every layer for the run's weights.txt."""
 
-from __future__ import annotations
-
 from maskrcnn_train.model.weights.loading import Reinitialized, WeightsReport
 from maskrcnn_train.reporting.terminal.tables import table
 

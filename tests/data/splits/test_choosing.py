@@ -61,7 +61,7 @@ def test_only_the_chosen_classes_are_trained_on_and_scored(configure: Configure)
     assert numbers(splits) == {"window": 4, "bus": 2}
     assert sorted(dataset[0][1]["labels"].tolist()) == [1, 2, 2]
     assert len(dataset.ground_truth()["annotations"]) == splits.train.num_objects == 6
-    left_out = "annotations of door (4), car (1), van (0) are left out (data.classes)"
+    left_out = "annotations of door (4), car (1), van (0) are left out"
     assert f"train/_annotations.coco.json: {left_out}" in splits.notes
 
 
