@@ -17,7 +17,6 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.rle import compressed
 
 Coco = dict[str, Any]
-OF_RESULTS = ("image_id", "category_id", "score")
 IMAGE_ID = {"images": "id", "annotations": "image_id"}  # where each item has it
 
 
@@ -148,7 +147,15 @@ def results_as_ground_truth(
         areas = [float(result["bbox"][2] * result["bbox"][3]) for result in results]
         extra = [{"bbox": list(result["bbox"])} for result in results]
     annotations = [
-        {"id": number, "iscrowd": 0, "area": area} | more | {key: result[key] for key in OF_RESULTS}
+        {
+            "id": number,
+            "image_id": result["image_id"],
+            "category_id": result["category_id"],
+            "score": result["score"],
+            "iscrowd": 0,
+            "area": area,
+            **more,
+        }
         for number, (result, area, more) in enumerate(zip(results, areas, extra, strict=True), start=1)
     ]
     return {**ground_truth, "annotations": annotations}
