@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import numpy as np
 import orjson
@@ -182,7 +182,7 @@ class AnnotationIndex:
 
 
 def _column_names() -> list[str]:
-    return [item.name for item in fields(AnnotationIndex) if str(item.type).startswith("NDArray")]
+    return [item.name for item in fields(AnnotationIndex) if get_origin(item.type) is np.ndarray]
 
 
 def cache_folder(annotations: Path) -> Path:
