@@ -36,7 +36,9 @@ def run(config: TrainConfig) -> float:
     from maskrcnn_train.model.weights.published import find_weights
 
     if config.resume not in (None, "auto"):
-        find_run(config, Path("runs/train"))  # a wrong path stops here
+        find_run(config, Path("runs/train"))  # a wrong path stops here, and so it does below
+    if config.resume is None and config.weights.path is not None:
+        find_weights(config)
     splits = read_splits(config)
     weights = find_weights(config) if config.resume is None else None
 

@@ -127,6 +127,7 @@ def test_a_signal_ends_a_command_that_is_still_importing_without_a_traceback(
     done = subprocess.run(
         [sys.executable, "-m", "maskrcnn_train"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         capture_output=True,
         text=True,
         timeout=60,
