@@ -25,7 +25,7 @@ SIGNALS = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}
 FAULTS = [*SIGNALS, "full disk", "out of memory", "lost worker", "lost image", "bug"]
 PHASES = {
     "train": ["start", "data", "model", "first step", "second step", "checkpoint", "evaluation", "study", "report"],
-    "evaluate": ["start", "evaluation", "report"],
+    "evaluate": ["start", "evaluation"],
     "predict": ["start", "evaluation"],
     "export": ["start", "export"],
     "tune": ["start", "second step", "evaluation"],

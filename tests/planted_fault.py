@@ -28,7 +28,7 @@ PHASES = {
     "checkpoint": ("torch", "save", 1),
     "evaluation": ("maskrcnn_train.model.mask_rcnn", "MaskRCNN.detections", 1),
     "study": ("maskrcnn_train.train", "_write_diagnostics", 1),
-    "report": ("maskrcnn_train.reporting.pages.html", "write_page", 1),
+    "report": ("maskrcnn_train.train", "report_training", 1),
     "export": ("torch.onnx", "export", 1),
 }
 
