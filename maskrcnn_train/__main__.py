@@ -36,11 +36,12 @@ def run(config: TrainConfig) -> float:
     from maskrcnn_train.model.weights.published import find_weights
 
     if config.resume not in (None, "auto"):
-        find_run(config, Path("runs/train"))  # a wrong path stops here, and so it does below
-    if config.resume is None and config.weights.path is not None:
-        find_weights(config)
+        find_run(config, Path("runs/train"))  # a wrong path stops here
+    fresh, local = config.resume is None, config.weights.source in ("file", "detectron2")
+    weights = find_weights(config) if fresh and local else None  # and so it does here
     splits = read_splits(config)
-    weights = find_weights(config) if config.resume is None else None
+    if fresh and not local:  # which may download: after the data is known to be sound
+        weights = find_weights(config)
 
     from maskrcnn_train.train import train
 

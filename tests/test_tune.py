@@ -38,11 +38,6 @@ def searched(*overrides: str) -> TuneResult:
 
 
 @pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"data.root={tmp_path_factory.mktemp('shapes')}"
-
-
-@pytest.fixture(scope="module")
 def result(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> TuneResult:
     folder = tmp_path_factory.mktemp("searches") / "search"
     return searched(*SMALL, *SPACE, shapes, f"output_dir={folder}")
