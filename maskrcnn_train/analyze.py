@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
-from maskrcnn_train.prediction.memory import naming_memory_faults
+from maskrcnn_train.prediction.memory import advising_on_memory
 from maskrcnn_train.settings.command_rules import check_analyze_rules
 from maskrcnn_train.settings.command_schema import AnalyzeConfig
 
@@ -62,7 +62,7 @@ def _some_images(split: Split, most: int | None, seed: int) -> Split:
 
 
 def run(config: AnalyzeConfig) -> None:
-    with naming_memory_faults("lower evaluation.batch_size, max_images, num_workers or the values of budgets"):
+    with advising_on_memory("lower evaluation.batch_size, max_images, num_workers or the values of budgets"):
         analyze(config)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.files import write_json
-from maskrcnn_train.prediction.memory import BUDGETS, naming_memory_faults
+from maskrcnn_train.prediction.memory import BUDGETS, advising_on_memory
 from maskrcnn_train.settings.command_rules import check_evaluate_rules, is_results
 from maskrcnn_train.settings.command_schema import EvaluateConfig
 
@@ -120,7 +120,7 @@ def _class_rows(result: CocoResult) -> list[dict[str, object]]:
 
 
 def run(config: EvaluateConfig) -> float:
-    with naming_memory_faults(f"lower evaluation.batch_size, num_workers, evaluation.bootstrap, {BUDGETS}"):
+    with advising_on_memory(f"lower evaluation.batch_size, num_workers, evaluation.bootstrap, {BUDGETS}"):
         metrics = evaluate(config)
     return metrics["segm/AP" if "segm/AP" in metrics else "bbox/AP"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.files import write_json
-from maskrcnn_train.prediction.memory import BUDGETS, naming_memory_faults
+from maskrcnn_train.prediction.memory import BUDGETS, advising_on_memory
 from maskrcnn_train.settings.command_rules import check_export_rules
 from maskrcnn_train.settings.command_schema import ExportConfig, ToleranceConfig
 from maskrcnn_train.settings.errors import UserError
@@ -188,7 +188,7 @@ def evaluate_runtime(runtime: Runtime, predictor: Predictor, dataset: CocoDatase
 
 
 def run(config: ExportConfig) -> None:
-    with naming_memory_faults(f"lower {BUDGETS}, or check with smaller images: images=FOLDER"):
+    with advising_on_memory(f"lower {BUDGETS}, or check with smaller images: images=FOLDER"):
         done = export(config)
     if done.too_large:
         logger.error("the file differs too much from the model: %s", "; ".join(done.too_large))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.data.sources import find_images
-from maskrcnn_train.prediction.memory import BUDGETS, naming_memory_faults
+from maskrcnn_train.prediction.memory import BUDGETS, advising_on_memory
 from maskrcnn_train.settings.command_rules import check_predict_rules
 from maskrcnn_train.settings.command_schema import PredictConfig
 from maskrcnn_train.settings.errors import UserError
@@ -91,7 +91,7 @@ def _sources(found: list[tuple[Path, int | None]], video: Video | None) -> Itera
 
 
 def run(config: PredictConfig) -> None:
-    with naming_memory_faults(f"lower batch_size, tile.size, {BUDGETS}, or use device=cpu"):
+    with advising_on_memory(f"lower batch_size, tile.size, {BUDGETS}, or use device=cpu"):
         files = predict_images(config)
     logger.info("%d images, %d detections", len(files.images), len(files.results))
     logger.info("results:  %s", files.folder / "predictions.json")

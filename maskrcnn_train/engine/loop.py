@@ -26,10 +26,11 @@ from maskrcnn_train.engine.step import (
     accumulate_gradients,
     apply_gradients,
     check_gradients,
-    naming_memory_faults,
+    out_of_memory,
     total_gradient_norm,
 )
 from maskrcnn_train.reporting.terminal.progress import duration
+from maskrcnn_train.settings.errors import naming_memory_faults
 from maskrcnn_train.settings.schema import TrainConfig, TrainerConfig
 
 STARVING = 0.25  # share of the time that the model waits for data, from which a person is told
@@ -118,7 +119,7 @@ def take_step(
     """One optimizer step: losses and gradient norm. Raises BadStep or OutOfMemory and leaves the weights alone."""
     model, optimizer, scaler, step = state.model, state.optimizer, state.scaler, state.position.step
     try:
-        with naming_memory_faults(batches, step):
+        with naming_memory_faults(lambda: out_of_memory(batches, step)):
             losses = accumulate_gradients(model, batches, scaler, precision=trainer.precision, step=step, world=world)
             scaler.unscale_(optimizer)
             norm = total_gradient_norm(model)

@@ -1,8 +1,6 @@
 """One step: forward, backward, and the optimizer, at the configured precision."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import ALONE, World
 from maskrcnn_train.engine.precision import autocast, grad_scaler
 from maskrcnn_train.model.inputs import BadTarget
-from maskrcnn_train.settings.errors import UserError, is_out_of_memory
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, to_device
 
@@ -43,20 +41,14 @@ REMEDY = (
 )
 
 
-@contextmanager
-def naming_memory_faults(batches: list[Batch], step: int) -> Iterator[None]:
-    """Turn an allocation that fails inside into OutOfMemory; the weights are as before the step."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        images, targets = zip(*batches, strict=True)
-        sizes = [f"{each.pixels.shape[3]} x {each.pixels.shape[2]}" for each in images if isinstance(each, ImageBatch)]
-        ids = [target.get("image_id") for each in targets for target in each]
-        objects = [len(target["boxes"]) for each in targets for target in each]
-        what = f"images {ids} with {objects} objects, {', '.join(sizes)} pixels with padding"
-        raise OutOfMemory(f"out of memory at step {step}: {what}. {REMEDY}") from error
+def out_of_memory(batches: list[Batch], step: int) -> OutOfMemory:
+    """The error of a step without enough memory; the weights are as before the step."""
+    images, targets = zip(*batches, strict=True)
+    sizes = [f"{each.pixels.shape[3]} x {each.pixels.shape[2]}" for each in images if isinstance(each, ImageBatch)]
+    ids = [target.get("image_id") for each in targets for target in each]
+    objects = [len(target["boxes"]) for each in targets for target in each]
+    what = f"images {ids} with {objects} objects, {', '.join(sizes)} pixels with padding"
+    return OutOfMemory(f"out of memory at step {step}: {what}. {REMEDY}")
 
 
 def training_step(

@@ -2,6 +2,8 @@
 
 import errno
 import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # a full disk, missing permissions, a broken disk: never a bug of ours
 DISK_FAULTS = {
@@ -33,6 +35,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, numpy or torch, on a GPU or a processor, could not allocate memory. Does not import torch."""
     of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
+
+
+@contextmanager
+def naming_memory_faults(fault: Callable[[], UserError]) -> Iterator[None]:
+    """Turn an allocation that fails inside, on a GPU or a CPU, into the error that `fault` makes."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise fault() from error
 
 
 def one_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import untrained_checkpoint
 
-from maskrcnn_train.prediction.memory import naming_memory_faults
+from maskrcnn_train.prediction.memory import advising_on_memory
 from maskrcnn_train.prediction.predictor import Predictor
 from maskrcnn_train.settings.errors import UserError
 
@@ -58,9 +58,9 @@ def test_a_command_says_what_to_lower(
 
 
 def test_a_bug_stays_a_bug() -> None:
-    with pytest.raises(RuntimeError, match="shape"), naming_memory_faults("lower it"):
+    with pytest.raises(RuntimeError, match="shape"), advising_on_memory("lower it"):
         raise RuntimeError("shape mismatch")
-    with pytest.raises(UserError, match="no file"), naming_memory_faults("lower it"):
+    with pytest.raises(UserError, match="no file"), advising_on_memory("lower it"):
         raise UserError("no file")
 
 
