@@ -24,7 +24,7 @@ from maskrcnn_train.cli import run_command
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_preflight_rules
 from maskrcnn_train.settings.command_schema import CheckConfig
-from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import overrides_of
 
@@ -87,7 +87,7 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     _log_tables(config, data, anchors, findings)
     _write(folder, findings, data, anchors, forecast)
     advice = combined(findings)
-    command = training_command(overrides_of(config, load_config()) if given is None else given, advice)
+    command = training_command(overrides_of(config, default_config()) if given is None else given, advice)
     if advice:
         logger.info("to train with the advice (%s):\n%s", folder / "experiment" / "advice.yaml", command)
     if config.view:

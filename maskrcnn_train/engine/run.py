@@ -32,7 +32,7 @@ from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.reporting.runs import DATA_FILE
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, MetricWriter
 from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
-from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import as_user_error, one_line
 from maskrcnn_train.settings.overrides import overrides_of
 from maskrcnn_train.settings.schema import TrainConfig
@@ -95,7 +95,7 @@ class Run:
         """Write config.yaml, overrides.yaml, classes.json, environment.json and data.json."""
         if self.is_main:
             write_text(self.folder / "config.yaml", yaml.safe_dump(asdict(self.config), sort_keys=False))
-            write_text(self.folder / "overrides.yaml", yaml.safe_dump(overrides_of(self.config, load_config())))
+            write_text(self.folder / "overrides.yaml", yaml.safe_dump(overrides_of(self.config, default_config())))
             write_json(self.folder / "classes.json", self.classes.to_plain(), indent=2)
             write_json(self.folder / "environment.json", environment(), indent=2)
             write_json(self.folder / DATA_FILE, summarize(splits), indent=2)

@@ -18,7 +18,7 @@ from maskrcnn_train.prediction.image_list import with_ids_of
 from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint, with_given
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.settings.command_schema import AnalyzeConfig, EvaluateConfig, MeasuresConfig, OnSplitConfig
-from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError
 
 logger = logging.getLogger("maskrcnn_train")
@@ -101,7 +101,7 @@ def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Ca
     results = with_ids_of(truth, annotations, read_results(predictions), predictions)
     kinds = _common_kinds(predictions, results, annotations, truth)
     names = {category["id"]: category["name"] for category in truth["categories"]}
-    section = with_given(load_config().evaluation, given)  # a training's own are COCO's
+    section = with_given(default_config().evaluation, given)  # a training's own are COCO's
     if not results:
         logger.warning("%s holds no detection: every score is 0", predictions)
     try:

@@ -6,6 +6,7 @@ Nothing outside this module works with a DictConfig. It never imports torch.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -39,6 +40,12 @@ def load_config(overrides: list[str] | None = None) -> TrainConfig:
     'resnet18'
     """
     return load_command_config("train", TrainConfig, check_train_rules, overrides or [])[0]
+
+
+@functools.cache
+def default_config() -> TrainConfig:
+    """The values of conf/ without an override: made once, never to be changed."""
+    return load_config()
 
 
 def load_command_config(
@@ -113,7 +120,7 @@ def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
 
     saved: Any = OmegaConf.create(plain)
     if any(OmegaConf.select(saved, key, default=plain) is plain for key in _schema_keys(TrainConfig)):
-        saved = OmegaConf.merge(OmegaConf.create(asdict(load_config())), saved)
+        saved = OmegaConf.merge(OmegaConf.create(asdict(default_config())), saved)
     return to_dataclass(saved, TrainConfig, check_model_rules)[0]
 
 

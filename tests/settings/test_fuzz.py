@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tiny import TINY
 
 from maskrcnn_train import load_checkpoint, load_config, predict, train
-from maskrcnn_train.settings.compose import config_from_plain, groups
+from maskrcnn_train.settings.compose import config_from_plain, default_config, groups
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import override_value, overrides_of
 from maskrcnn_train.settings.schema import TrainConfig
@@ -101,7 +101,7 @@ def lives_through(overrides: list[str], folder: Path, data: str) -> str:
     except UserError as refusal:
         return f"refused: {in_one_line(refusal)}"
     assert config_from_plain(asdict(config)) == config
-    assert load_config([*overrides_of(config, load_config()), f"output_dir={folder / 'run'}"]) == config
+    assert load_config([*overrides_of(config, default_config()), f"output_dir={folder / 'run'}"]) == config
     try:
         metrics = train(config).metrics
     except UserError as refusal:

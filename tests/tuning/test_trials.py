@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,15 @@ from maskrcnn_train.settings.command_schema import TuneConfig
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.trials import EARLIEST, MAX_ATTEMPTS, SHARES, Pruned, Trial, Trials, score_in
 
-SPACE = [
+SPACE = (
     "optimizer.lr=tag(log,interval(1e-5,1e-2))",
     "roi_head.num_convs=int(interval(0,4))",
     "backbone=resnet18,resnet34",
-]
+)
 
 
-def search(*overrides: str, space: list[str] = SPACE) -> Search:
+@functools.cache  # each composes some ten configurations
+def search(*overrides: str, space: tuple[str, ...] = SPACE) -> Search:
     found, _ = load_search("tune", TuneConfig, check_tune_rules, [*TINY, *space, *overrides], None)
     return found
 
@@ -66,7 +68,7 @@ def test_a_search_repeats_itself_from_its_seed(tmp_path: Path) -> None:
 
 
 def test_tpe_goes_where_the_score_is_high(tmp_path: Path) -> None:
-    trials = Trials(tmp_path, search("trials=30", space=["trainer.clip_norm=interval(0,10)"]))
+    trials = Trials(tmp_path, search("trials=30", space=("trainer.clip_norm=interval(0,10)",)))
     values = []
     while trial := trials.begin():
         values.append(float(trial.overrides[0].split("=")[1]))
@@ -131,7 +133,7 @@ def test_a_trial_that_is_stopped_in_order_goes_on_however_often(tmp_path: Path) 
 
 
 def test_no_combination_is_trained_twice_and_a_small_space_ends(tmp_path: Path) -> None:
-    trials = Trials(tmp_path, search(space=["seed=range(0,4)", "backbone=resnet18,resnet34"]))
+    trials = Trials(tmp_path, search(space=("seed=range(0,4)", "backbone=resnet18,resnet34")))
     seen = []
     while trial := trials.begin():
         seen.append(tuple(trial.overrides))
