@@ -31,16 +31,18 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     from maskrcnn_train.analysis.analyst import Analyst
     from maskrcnn_train.data.loading import evaluation_loader
     from maskrcnn_train.engine.run_folder import open_run_folder
+    from maskrcnn_train.prediction.cost import slow_box_head
     from maskrcnn_train.prediction.scoring import open_on_split
     from maskrcnn_train.reporting.analyses import analysis_tables, write_analysis
-    from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
+    from maskrcnn_train.reporting.terminal.progress import Forecast, Progress, setup_logging
 
     predictor, split = open_on_split(Path(config.checkpoint), config)
     split = _some_images(split, config.max_images, config.seed)
     loader = evaluation_loader(predictor.config, split, predictor.classes)
     folder = open_run_folder(config, "analyze")
     console = setup_logging(folder)
-    with Progress("analyze", log_every=20, console=console) as progress:
+    forecast = Forecast("analysis", slow_box_head(predictor.config))
+    with Progress("analyze", log_every=20, console=console, forecast=forecast) as progress:
         tested = predictor.model, predictor.config, config, predictor.classes, loader.dataset.ground_truth()
         analyst = Analyst(*tested, predictor.autocast, predictor.pasting)
         analysis = analyst.analyze(loader, lambda done: progress.update(done, len(split), {}))

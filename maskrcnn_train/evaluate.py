@@ -62,10 +62,11 @@ def _open(config: EvaluateConfig, path: str) -> Candidate:
 
 
 def _score(candidate: Candidate, path: str, console: Console) -> Scored:
-    from maskrcnn_train.reporting.terminal.progress import Progress
+    from maskrcnn_train.reporting.terminal.progress import Forecast, Progress
 
     num_images = len(candidate.ground_truth["images"])
-    with Progress(Path(path).name, log_every=100, console=console) as progress:
+    forecast = Forecast("evaluation", candidate.why_slow)
+    with Progress(Path(path).name, log_every=100, console=console, forecast=forecast) as progress:
         return candidate.score(lambda done: progress.update(done, num_images, {}))
 
 

@@ -14,6 +14,7 @@ from maskrcnn_train.engine.distributed import ALONE
 from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS, CocoResult, score_coco
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics, diagnose
 from maskrcnn_train.model.tta import TestTimeAugmentation
+from maskrcnn_train.prediction.cost import slow_box_head
 from maskrcnn_train.prediction.image_list import with_ids_of
 from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint, with_given
 from maskrcnn_train.prediction.validation import Validation
@@ -41,10 +42,14 @@ class Scored:
 
 @dataclass
 class Candidate:
-    """Something to score, after its files were checked. score: tells on_batch how many images the model has done."""
+    """Something to score, after its files were checked.
+
+    score: tells on_batch how many images the model has done. why_slow: what makes it so, if a setting does.
+    """
 
     ground_truth: dict[str, Any]
     score: Callable[[Callable[[int], None]], Scored]
+    why_slow: str = ""
 
 
 def open_on_split(path: Path, config: EvaluateConfig | AnalyzeConfig) -> tuple[Predictor, Split]:
@@ -89,7 +94,7 @@ def open_checkpoint(path: Path, config: EvaluateConfig) -> Candidate:
         assert validation.result is not None
         return Scored(metrics, validation.result, validation.scored, validation.results)
 
-    return Candidate(validation.ground_truth, score)
+    return Candidate(validation.ground_truth, score, slow_box_head(trained))
 
 
 def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Candidate:

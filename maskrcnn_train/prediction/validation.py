@@ -1,5 +1,6 @@
 """One evaluation of a model on a split: detections on every rank, mAP, numbers and pictures of a run."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,12 @@ from maskrcnn_train.evaluation.coco.metrics import CocoResult, score_coco
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics, diagnose
 from maskrcnn_train.files import write_json
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
+from maskrcnn_train.prediction.cost import slow_box_head
 from maskrcnn_train.prediction.predictor import Predictor
 from maskrcnn_train.prediction.results import detect_all, validation_losses
 from maskrcnn_train.reporting.drawing.pictures import draw_validation, objects_from_coco
 from maskrcnn_train.reporting.tensorboard import MetricWriter
+from maskrcnn_train.reporting.terminal.progress import Forecast
 from maskrcnn_train.settings.schema import TrainConfig
 
 
@@ -40,6 +43,7 @@ class Validation:
         self.ground_truth = self.scored = loader.dataset.ground_truth()
         self.results: list[dict[str, Any]] = []
         self.result: CocoResult | None = None
+        self.forecast = Forecast("evaluation", slow_box_head(config))
 
     @property
     def main_metric(self) -> str:
@@ -47,9 +51,11 @@ class Validation:
         return f"{self.config.kinds[-1]}/AP"
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Metrics of a MaskRCNN, as `evaluate_predictor`."""
+        """Metrics of a MaskRCNN, as `evaluate_predictor`; the first time it is said if they take long."""
         assert isinstance(model, MaskRCNN)
-        return self.evaluate_predictor(Predictor(model, self.loader.dataset.classes, self.config))
+        share = math.ceil(len(self.loader.dataset) / self.world.size)
+        predictor = Predictor(model, self.loader.dataset.classes, self.config)
+        return self.evaluate_predictor(predictor, lambda done: self.forecast.update(done, share))
 
     def evaluate_predictor(
         self, predictor: Predictor, on_batch: Callable[[int], None] | None = None

@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import time
 
 import pytest
 from PIL import Image
@@ -9,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from maskrcnn_train.evaluation.coco.metrics import CocoResult
 from maskrcnn_train.reporting.tensorboard import MetricWriter, read_metrics
-from maskrcnn_train.reporting.terminal.progress import Progress, close_logging, duration, setup_logging
+from maskrcnn_train.reporting.terminal.progress import Forecast, Progress, close_logging, duration, setup_logging
 from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table
 
 
@@ -76,6 +77,21 @@ def test_progress_is_a_bar_on_a_terminal():
     assert "3/20" in shown
     assert "loss 1.5  left 2m 05s" in shown
     assert "a [bracketed] line" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds_an_image", "said"),
+    [(2.0, ["evaluation of 201 images: about 6m 42s in all, 2 s an image; a large head"]), (0.2, [])],
+)
+def test_what_takes_long_is_said_once_when_its_speed_is_known(monkeypatch, seconds_an_image, said):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = setup_logging(console=Console(file=io.StringIO(), width=200))
+    with Progress("e", log_every=999, console=console, forecast=Forecast("evaluation", "a large head")) as progress:
+        for image in range(1, 60):
+            progress.update(image, 201, {})
+            now[0] += seconds_an_image
+    assert console.file.getvalue().splitlines() == said
 
 
 def test_other_ranks_are_silent_and_logging_again_replaces_the_handlers(tmp_path):

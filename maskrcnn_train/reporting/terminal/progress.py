@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 LOGGER = "maskrcnn_train"
+SETTLED = 5.0  # seconds after which a speed is worth telling
+LONG = 60.0  # seconds of work about which a person is told before
 
 
 def setup_logging(run_dir: Path | None = None, *, console: Console | None = None, enabled: bool = True) -> Console:
@@ -68,16 +70,23 @@ class _PlainFormatter(logging.Formatter):
 class Progress:
     """A bar with its fields (loss, images/s, ...) and the time left, or a log line every `log_every` steps.
 
-    A field `left` replaces the time left that is estimated here from steps and time alone.
+    A field `left` replaces the time left that is estimated here from steps and time alone. forecast: told as well.
 
     >>> with Progress("train", log_every=20) as progress:                # doctest: +SKIP
     ...     progress.update(step, total_steps, {"loss": 1.23, "images/s": 4.5, "data wait": "3 %"})
     """
 
     def __init__(
-        self, description: str, *, log_every: int = 1, console: Console | None = None, enabled: bool = True
+        self,
+        description: str,
+        *,
+        log_every: int = 1,
+        console: Console | None = None,
+        enabled: bool = True,
+        forecast: Forecast | None = None,
     ) -> None:
         self.description = description
+        self.forecast = forecast
         self.log_every = log_every
         self.logger = logging.getLogger(LOGGER)
         self.enabled = enabled
@@ -91,6 +100,8 @@ class Progress:
             return
         if self._start is None:
             self._start = (time.monotonic(), step)
+        if self.forecast is not None and total:
+            self.forecast.update(step, total)
         words = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in fields.items()}
         if "left" not in words and (left := self._time_left(step, total)):
             words["left"] = left
@@ -116,6 +127,31 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._bar:
             self._bar.stop()
+
+
+class Forecast:
+    """One line that says how long something will take, as soon as its speed is known; none if it is soon done.
+
+    what: is done to the images; why: added to the line, for what is slow because of a setting.
+    """
+
+    def __init__(self, what: str, why: str = "") -> None:
+        self.what, self.why = what, why
+        self._start: tuple[float, int] | None = None
+        self._settled = False
+
+    def update(self, done: int, total: int) -> None:
+        """Told again and again how many of `total` images are done."""
+        now = time.monotonic()
+        began, first = self._start = self._start or (now, done)
+        if self._settled or done == first or now - began < SETTLED:
+            return
+        self._settled = True
+        an_image = (now - began) / (done - first)
+        if an_image * total > LONG:
+            text = "%s of %d images: about %s in all, %.2g s an image%s"
+            why = f"; {self.why}" if self.why else ""
+            logging.getLogger(LOGGER).info(text, self.what, total, duration(an_image * total), an_image, why)
 
 
 def _bar(console: Console) -> RichProgress:
