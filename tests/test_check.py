@@ -124,7 +124,7 @@ def composed(command: str) -> TrainConfig:
 def test_the_printed_command_is_the_training_with_the_advice(tmp_path: Path) -> None:
     overrides = DataSet(tmp_path / "two words").write()
     given = [text for text in overrides if not text.startswith(("data.root", "backbone"))]
-    given += ["experiment=facade_cpu", f"data.root='{tmp_path}/two words'", "optimizer.lr=1.0"]
+    given += ["experiment=scratch", f"data.root='{tmp_path}/two words'", "optimizer.lr=1.0"]
     own = ["decode=false", f"output_dir={tmp_path}/typed"]
     typed = check(configured(*given, *own), [*given, *own])
     settings = checked(tmp_path / "settings", *given, "decode=false")  # without a command line to repeat
@@ -132,7 +132,7 @@ def test_the_printed_command_is_the_training_with_the_advice(tmp_path: Path) -> 
     assert advice["optimizer.lr"] == 0.0005
     assert typed.command is not None
     assert settings.command is not None
-    assert "experiment=facade_cpu" in typed.command
+    assert "experiment=scratch" in typed.command
     assert typed.command in (tmp_path / "typed/train.log").read_text()
     expected = load_config([*given[:-1], *overrides_text(advice).split()])
     assert composed(typed.command) == composed(settings.command) == expected

@@ -277,6 +277,6 @@ def test_two_values_for_one_key_are_a_warning() -> None:
         found = load_command_config("train", TrainConfig, check_train_rules, list(overrides))[1]
         return [text for text in found if "times" in text]
 
-    both = ["experiment=finetune", "seed=1", "experiment=facade_cpu", "seed=1", "data.root=."]
-    assert warnings(*both) == ["experiment is given 2 times; the last counts: experiment=facade_cpu"]
+    both = ["experiment=finetune", "seed=1", "experiment=scratch", "seed=1", "data.root=."]
+    assert warnings(*both) == ["experiment is given 2 times; the last counts: experiment=scratch"]
     assert warnings("seed=1", "seed=2", "resume=runs/old") == []  # those of the run resumed come first

@@ -91,4 +91,7 @@ def download(address: str, path: Path) -> None:
                 shutil.copyfileobj(answer, file)
     except OSError as error:  # URLError is one
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"cannot download {address} ({reason}); put the file at {path}") from error
+        text = (
+            f"cannot download {address} ({reason}); put the file at {path}, or train from nothing: experiment=scratch"
+        )
+        raise UserError(text) from error
