@@ -110,7 +110,7 @@ def check_objects_per_image(split: Split, objects: NetworkObjects, config: Train
     sampled = {"rpn": config.rpn.sampling, "roi_head": config.roi_head.sampling} if split.name == "train" else {}
     for key, sampling in sampled.items():
         if most > (limit := int(sampling.batch_size * sampling.positive_fraction)):
-            kind, needed = key.removesuffix("_head"), int(np.ceil(enough / max(sampling.positive_fraction, 0.01)))
+            kind, needed = key.removesuffix("_head"), int(np.ceil(enough / sampling.positive_fraction))
             what = f"images with more objects than the {kind.upper()} sampling takes as positives ({limit})"
             override = {f"{key}.sampling.batch_size": needed}
             yield Finding("advice", f"{kind}-sampling", what, "train", "image", crowded(limit), override)

@@ -189,6 +189,7 @@ def check_train_rules(config: TrainConfig) -> list[str]:
     check_data_rules(config.data)
     warnings += _check_weights(config) + _check_augmentation(config)
     _check_smallest_batch(config)
+    _check_sampling(config)
     betas = config.optimizer.betas
     if config.optimizer.name == "adamw" and (len(betas) != 2 or max(betas) >= 1):
         raise UserError(f"optimizer.betas={betas} must be two numbers below 1, e.g. [0.9,0.999]")
@@ -199,15 +200,29 @@ def check_train_rules(config: TrainConfig) -> list[str]:
 
 
 def _check_smallest_batch(config: TrainConfig) -> None:
-    """Raises UserError where a batch norm of the deepest level, at a stride of 32, may get one value a channel."""
+    """Raises UserError where a norm of the deepest level, at a stride of 32, may get one value a channel.
+
+    The last batch of an epoch may have one image, and so has a prediction.
+    """
     side = min(min(config.augmentation.min_sizes or [config.data.min_size]), config.data.max_size)
-    if side > 32 or config.trainer.batch_size > 1:
+    fpn = config.backbone.fpn_norm
+    if side > 32:
         return
-    for key, norm in (("norm", backbone_norm(config)), ("fpn_norm", config.backbone.fpn_norm)):
-        if norm == "batch":
+    for key, norm in (("norm", backbone_norm(config)), ("fpn_norm", fpn)):
+        if norm == "batch" or (key == "fpn_norm" and norm == "group" and config.backbone.fpn_channels <= 32):
             raise UserError(
-                f"images of {side} pixels leave backbone.{key}=batch one value a channel with trainer.batch_size=1; "
+                f"images of {side} pixels leave backbone.{key}={norm} one value a channel; "
                 "set data.min_size and data.max_size to at least 64"
+            )
+
+
+def _check_sampling(config: TrainConfig) -> None:
+    """Raises UserError where no object is ever sampled."""
+    for key, sampling in (("rpn", config.rpn.sampling), ("roi_head", config.roi_head.sampling)):
+        if int(sampling.batch_size * sampling.positive_fraction) == 0:
+            raise UserError(
+                f"{key}.sampling.positive_fraction={sampling.positive_fraction} of {key}.sampling.batch_size="
+                f"{sampling.batch_size} leaves no place for an object; raise one of them"
             )
 
 

@@ -38,7 +38,11 @@ def kinds(overrides: list[str]) -> dict[str, Finding]:
     ("change", "kind", "advised"),
     [
         (["data.min_size=200", "data.max_size=300"], "images-enlarged", {"data.min_size": 40, "data.max_size": 60}),
-        (["data.min_size=20", "data.max_size=30"], "objects-small", {"data.min_size": 40, "data.max_size": 60}),
+        (
+            ["backbone.norm=group", "data.min_size=20", "data.max_size=30"],
+            "objects-small",
+            {"data.min_size": 40, "data.max_size": 60},
+        ),
         (["rpn.sampling.batch_size=2"], "rpn-sampling", {"rpn.sampling.batch_size": 100}),
         (["roi_head.sampling.batch_size=4"], "roi-sampling", {"roi_head.sampling.batch_size": 200}),
         (["rpn.nms.post_test=1"], "proposals-too-few", {"rpn.nms.post_test": 100}),
@@ -64,7 +68,15 @@ def test_a_setting_that_does_not_fit_the_data_is_found_and_answered(
 
 
 def test_anchors_are_not_advised_for_a_size_that_will_change(settings: list[str]) -> None:
-    found = kinds([*settings, "data.min_size=20", "data.max_size=30", "rpn.anchors.sizes=[64,128,256,512,999]"])
+    found = kinds(
+        [
+            *settings,
+            "backbone.norm=group",
+            "data.min_size=20",
+            "data.max_size=30",
+            "rpn.anchors.sizes=[64,128,256,512,999]",
+        ]
+    )
     assert found["anchors-better"].override == {}
     assert "data.min_size" in found["objects-small"].override
 

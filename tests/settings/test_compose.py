@@ -80,7 +80,12 @@ def test_every_option_composes(option: str) -> None:
         (["evaluation.max_detections=[1,1,1]"], ["evaluation.max_detections", "ascending"]),
         (["augmentation.scale_jitter=[2,0.1]"], ["augmentation.scale_jitter", "[smallest, largest]"]),
         (["optimizer.lr=inf"], ["optimizer.lr=inf", "finite"]),
-        (["data.min_size=32", "data.max_size=32", "trainer.batch_size=1"], ["images of 32 pixels", "backbone.norm"]),
+        (["data.min_size=32", "data.max_size=32"], ["images of 32 pixels", "backbone.norm=batch"]),
+        (
+            ["data.min_size=32", "backbone.norm=group", "backbone.fpn_norm=group", "backbone.fpn_channels=32"],
+            ["fpn_norm"],
+        ),
+        (["rpn.sampling.positive_fraction=0"], ["rpn.sampling.positive_fraction=0", "rpn.sampling.batch_size=256"]),
         (["roi_head.norm=batch", "pooler.resolution=1"], ["roi_head.norm=batch", "pooler.resolution"]),
         (["mask_head.norm=group", "mask_head.pooler.resolution=1"], ["mask_head.norm=group", "at least 2"]),
         (["output_dir="], ["output_dir is empty"]),
