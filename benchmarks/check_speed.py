@@ -58,8 +58,8 @@ def main() -> None:
         data = ("data=roboflow", f"data.root={root}")
         file = f"annotations={root}/train/_annotations.coco.json"
         sides = {
-            "check": lambda: command("check", *data),
-            "check decode=false": lambda: command("check", *data, "decode=false"),
+            "check": lambda: command("check", "timing=false", *data),
+            "check decode=false": lambda: command("check", "timing=false", *data, "decode=false"),
             "split": lambda: command("split", file),
             "split duplicates=true": lambda: command("split", file, "duplicates=true", f"images={root}/train"),
         }

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.checking.advice import combined, training_command, write_advice
 from maskrcnn_train.checking.anchors import AnchorRow
@@ -22,6 +22,7 @@ from maskrcnn_train.checking.reading import CheckedData, read_data
 from maskrcnn_train.checking.settings import check_settings
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.files import write_json
+from maskrcnn_train.model.weights.published import imagenet_at_hand
 from maskrcnn_train.settings.command_rules import check_preflight_rules
 from maskrcnn_train.settings.command_schema import CheckConfig
 from maskrcnn_train.settings.compose import default_config
@@ -29,7 +30,7 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import overrides_of
 
 if TYPE_CHECKING:
-    from maskrcnn_train.checking.model import MemoryForecast
+    from maskrcnn_train.checking.model import Forecasts
 
 HELP = """
 Check a training before it runs: data, settings, weights, memory. Takes the keys of the training.
@@ -71,9 +72,10 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     console = setup_logging(folder)
     findings = data.findings + [found for split in data.splits.values() for found in check_annotations(split)]
     anchors: list[AnchorRow] = []
-    forecast = None
+    forecasts = None
     if data.classes is not None:
-        found, anchors = check_settings(config, data.splits, data.classes)
+        offline = config.weights.source == "none" and not imagenet_at_hand(config.backbone.name)
+        found, anchors = check_settings(config, data.splits, data.classes, offline=offline)
         findings += found
     if config.decode:
         with Progress("images", log_every=1000, console=console) as bar:
@@ -81,11 +83,13 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     if data.classes is not None and "train" in data.splits and len(data.splits["train"]):
         from maskrcnn_train.checking.model import check_model
 
-        found, forecast = check_model(config, data.splits["train"], data.classes)
+        num_val = len(data.splits["val"]) if "val" in data.splits else 0
+        training = data.splits["train"]
+        found, forecasts = check_model(config, training, data.classes, num_val=num_val, timing=config.timing)
         findings += found
     findings = in_order(findings)
     _log_tables(config, data, anchors, findings)
-    _write(folder, findings, data, anchors, forecast)
+    _write(folder, findings, data, anchors, forecasts)
     advice = combined(findings)
     command = training_command(overrides_of(config, default_config()) if given is None else given, advice)
     if advice:
@@ -127,17 +131,21 @@ def _log_tables(config: CheckConfig, data: CheckedData, anchors: list[AnchorRow]
 
 
 def _write(
-    folder: Path, findings: list[Finding], data: CheckedData, anchors: list[AnchorRow], forecast: MemoryForecast | None
+    folder: Path, findings: list[Finding], data: CheckedData, anchors: list[AnchorRow], forecasts: Forecasts | None
 ) -> None:
     """findings.json with everything, and the advice as an experiment."""
-    plain = {
+    plain: dict[str, Any] = {
         "findings": [finding.to_plain() for finding in findings],
         "classes": {"names": data.classes.names, **count_classes(data.splits, data.classes)} if data.classes else {},
         "anchors": [row._asdict() for row in anchors],
-        "memory": forecast and {"step_bytes": int(forecast.step), "available_bytes": forecast.available},
     }
-    if forecast is not None:
-        logger.info("memory of a training step: %s", forecast)
+    if forecasts is not None:
+        memory, took = forecasts.memory, forecasts.time
+        plain["memory"] = {"step_bytes": int(memory.step), "available_bytes": memory.available}
+        logger.info("memory of a training step: %s", memory)
+        if took is not None:
+            plain["time"] = took.to_plain()
+            logger.info("time on this machine: %s", took)
     write_json(folder / "findings.json", plain, indent=2)
     write_advice(findings, folder)
     counts = [sum(finding.severity == severity for finding in findings) for severity in SEVERITIES]

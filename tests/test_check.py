@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +32,14 @@ from maskrcnn_train.split import split
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKRCNN_TRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: socket.socket())
 
 
 def configured(*overrides: str) -> CheckConfig:
-    return load_command_config("check", CheckConfig, check_preflight_rules, ["workers=1", *overrides])[0]
+    return load_command_config("check", CheckConfig, check_preflight_rules, ["workers=1", "timing=false", *overrides])[
+        0
+    ]
 
 
 def checked(folder: Path, *overrides: str) -> CheckResult:
@@ -79,6 +84,39 @@ def test_everything_is_in_the_json(tmp_path: Path) -> None:
     assert plain["classes"]["names"] == ["door", "window", "arch", "attic"]
     assert sum(row["objects"] for row in plain["anchors"]) == sum(plain["classes"]["train"])
     assert plain["memory"]["step_bytes"] > 1e8
+
+
+def test_time_is_forecast_from_a_step_on_this_machine_and_the_part_that_dominates_is_named(tmp_path: Path) -> None:
+    small = ["backbone=resnet18", "backbone.fpn_channels=32", "data.min_size=64", "data.max_size=64", "mask_head=none"]
+    heavy = [
+        "roi_head.conv_dim=64",
+        "roi_head.fc_dim=64",
+        "roi_head.sampling.batch_size=128",
+        "trainer.epochs=3",
+        "trainer.batch_size=2",
+        "trainer.precision=fp32",
+    ]
+    data = [text for text in DataSet(tmp_path / "data").write() if text.startswith("data")]
+    result = checked(tmp_path / "check", *data, *small, *heavy, "timing=true", "decode=false")
+    plain = json.loads((tmp_path / "check/findings.json").read_text())["time"]
+    assert 0 < plain["parts"]["ROI box head"] <= plain["step"] < 30
+    assert plain["steps"] == 3 * -(-len(read_splits(load_config(data)).train) // 2)
+    assert plain["training"] == pytest.approx(plain["steps"] * plain["step"])
+    assert 0 < plain["its_box_head"] <= plain["image"]
+    advice = {finding.kind: f"{finding.what}: {finding.fix}" for finding in result.findings}
+    assert "roi_head.num_convs=4" in advice["time-box-head"]
+    assert "roi_head=fc2 would save" in advice["time-box-head"]
+    assert "rpn.nms.post_test=1000" in advice["time-proposals"]
+
+
+def test_weights_that_cannot_be_downloaded_are_not_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    data = DataSet(tmp_path / "data").write()
+    assert combined(checked(tmp_path / "online", *data, "decode=false").findings)["weights.source"] == "imagenet"
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    assert "weights.source" not in combined(checked(tmp_path / "offline", *data, "decode=false").findings)
 
 
 def test_the_advice_composes_with_a_training_and_answers_what_was_found(tmp_path: Path) -> None:

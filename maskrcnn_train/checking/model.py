@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from maskrcnn_train.checking.cost import TimeForecast, check_time, forecast_time
 from maskrcnn_train.checking.findings import Finding
 from maskrcnn_train.checking.objects import largest_size
 from maskrcnn_train.data.splits.splitting import Split
@@ -37,8 +38,18 @@ class MemoryForecast:
         return f"about {self.step / 1e9:.1f} GB{there} on {self.device}"
 
 
-def check_model(config: TrainConfig, train: Split, classes: ClassMap) -> tuple[list[Finding], MemoryForecast]:
-    """Initial weights and memory, with the model that the training would build."""
+@dataclass
+class Forecasts:
+    """Of the training that was checked. time: None where nothing was timed."""
+
+    memory: MemoryForecast
+    time: TimeForecast | None
+
+
+def check_model(
+    config: TrainConfig, train: Split, classes: ClassMap, *, num_val: int, timing: bool
+) -> tuple[list[Finding], Forecasts]:
+    """Initial weights, time and memory, with the model that the training would build."""
     torch.manual_seed(config.seed)
     model = build_model(config, classes.num_classes)
     try:
@@ -46,8 +57,11 @@ def check_model(config: TrainConfig, train: Split, classes: ClassMap) -> tuple[l
         findings = [] if report is None else list(check_weights(report))
     except UserError as error:
         findings = [Finding("error", "weights", str(error))]
-    forecast = forecast_memory(model, config, largest_size(train, config))
-    return [*findings, *check_memory(forecast, config)], forecast
+    took = forecast_time(model, config, train, num_val) if timing else None
+    if took is not None:
+        findings += check_time(took, config)
+    memory = forecast_memory(model, config, largest_size(train, config))
+    return [*findings, *check_memory(memory, config)], Forecasts(memory, took)
 
 
 def check_weights(report: WeightsReport) -> Iterator[Finding]:

@@ -22,11 +22,11 @@ def quick_check(config: TrainConfig, splits: Splits) -> list[Finding]:
 
 
 def check_settings(
-    config: TrainConfig, splits: dict[str, Split], classes: ClassMap
+    config: TrainConfig, splits: dict[str, Split], classes: ClassMap, *, offline: bool = False
 ) -> tuple[list[Finding], list[AnchorRow]]:
     """Classes, sizes and numbers of objects against the settings; and the anchors of the training objects.
 
-    splits: those that can be read.
+    splits: those that can be read. offline: weights cannot be downloaded.
     """
     findings = list(check_classes(splits, classes)) if "train" in splits else []
     anchors: list[AnchorRow] = []
@@ -43,11 +43,11 @@ def check_settings(
             findings += found
     if "train" in splits:
         findings += check_class_balance(splits["train"], classes, config.data.repeat_threshold)
-        findings += check_training(config, len(splits["train"]))
+        findings += check_training(config, len(splits["train"]), offline=offline)
     return findings, anchors
 
 
-def check_training(config: TrainConfig, num_images: int) -> Iterator[Finding]:
+def check_training(config: TrainConfig, num_images: int, *, offline: bool) -> Iterator[Finding]:
     """Settings of the training against each other and against the number of training images."""
     yield from _learning_rate(config)
     yield from _steps(config, num_images)
@@ -58,8 +58,10 @@ def check_training(config: TrainConfig, num_images: int) -> Iterator[Finding]:
         yield Finding("warning", "norm-of-one", what, override={"backbone.norm": "group"})
     if from_nothing and config.data.name != "shapes" and 0 < num_images < FROM_NOTHING:
         what = f"random initial weights with {num_images} training images"
-        fix = "weights=coco gains more still, where the backbone is resnet50"
-        yield Finding("advice", "weights-none", what, override={"weights.source": "imagenet"}, fix=fix)
+        override, fix = {"weights.source": "imagenet"}, "weights=coco gains more still, where the backbone is resnet50"
+        if offline:  # nothing that this machine cannot do
+            override, fix = {}, "weights help much, but cannot be downloaded here: see weights.path in docs/weights.md"
+        yield Finding("advice", "weights-none", what, override=override, fix=fix)
 
 
 def _learning_rate(config: TrainConfig) -> Iterator[Finding]:

@@ -73,6 +73,12 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
 
 
+def wait_for(device: torch.device) -> None:
+    """Until everything that was launched on the device is done; a processor has nothing to wait for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """The most memory used so far: of the GPU, or of this process."""
     if device.type == "cuda":

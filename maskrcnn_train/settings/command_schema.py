@@ -176,6 +176,7 @@ class CheckConfig(TrainConfig):
     decode: bool
     duplicate_distance: int = between(0, 64)
     workers: Optional[int] = between(1)
+    timing: bool
     view: bool
     view_count: int = between(1)
 

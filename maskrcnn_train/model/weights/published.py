@@ -8,8 +8,10 @@ import logging
 import os
 import re
 import shutil
+import socket
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from maskrcnn_train.files import written_aside
 from maskrcnn_train.settings.errors import UserError
@@ -23,7 +25,7 @@ _HASHES = {  # of torchvision's IMAGENET1K_V1: what its own detection models sta
 }  # fmt: skip
 IMAGENET = {name: f"{name}-{start}.pth" for name, start in _HASHES.items()}
 COCO = {"coco": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "coco_v2": "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"}
-CONNECT_SECONDS = 10
+CONNECT_SECONDS, PROBE_SECONDS = 10, 3
 
 logger = logging.getLogger("maskrcnn_train")
 
@@ -32,6 +34,17 @@ def weights_cache() -> Path:
     """torch's folder for downloaded weights: $TORCH_HOME/hub/checkpoints, by default in ~/.cache/torch."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("TORCH_HOME") or f"{base}/torch").expanduser() / "hub/checkpoints"
+
+
+def imagenet_at_hand(backbone: str) -> bool:
+    """Whether the ImageNet weights of a backbone were downloaded, or the server that has them can be reached."""
+    if backbone not in IMAGENET or (weights_cache() / IMAGENET[backbone]).is_file():
+        return True
+    try:
+        socket.create_connection((str(urlsplit(ADDRESS).hostname), 443), timeout=PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def find_weights(config: TrainConfig) -> Path | None:
