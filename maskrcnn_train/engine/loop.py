@@ -29,7 +29,7 @@ from maskrcnn_train.engine.step import (
     out_of_memory,
     total_gradient_norm,
 )
-from maskrcnn_train.reporting.terminal.progress import duration
+from maskrcnn_train.reporting.terminal.progress import SETTLED, duration
 from maskrcnn_train.settings.errors import naming_memory_faults
 from maskrcnn_train.settings.schema import TrainConfig, TrainerConfig
 
@@ -157,13 +157,18 @@ def _model_statistics(model: nn.Module) -> dict[str, float]:
 
 
 def _log(state: TrainingState, trainer: TrainerConfig, plan: Plan, run: Run, meter: Meter, world: World) -> None:
-    """Write the means since the last log line, and begin the next. Says once when the model waits for data."""
+    """Write the means since the last log line, and begin the next. Says once how long it all takes, and when the model
+    waits for data.
+    """
     position, device = state.position, next(state.model.parameters()).device
     values = meter.means(world.size) | {"memory/peak_mb": peak_memory_mb(device)} | _model_statistics(state.model)
     run.writer.scalars(position.step, values)
     total = plan.steps if plan.seconds is None else None  # a training by the clock has no last step
     waiting = values["time/data"] / max(values["time/step"], 1e-9)
     run.progress.update(position.step, total, _fields(values, position, plan, waiting))
+    if position.seconds > SETTLED and not meter.told_length:
+        meter.told_length = True
+        logger.info("the training at this speed: %s", plan.forecast(position))
     if waiting > STARVING and not meter.warned_of_starving:
         meter.warned_of_starving = True
         advice = f"raise trainer.num_workers (now {trainer.num_workers}) or lower data.max_size"

@@ -17,6 +17,7 @@ class Meter:
     data_seconds: float = 0.0
     lr: float = 0.0
     warned_of_starving: bool = False
+    told_length: bool = False
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, losses: dict[str, float], images: int) -> None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from maskrcnn_train.engine.state import Position
+from maskrcnn_train.reporting.terminal.progress import duration
 from maskrcnn_train.settings.schema import TrainerConfig
 
 
@@ -36,6 +37,16 @@ class Plan:
     def is_done(self, position: Position) -> bool:
         """Whether the training has reached its end, or stops early."""
         return self.progress(position) >= 1 or 0 < self.patience <= position.stale_evaluations
+
+    def forecast(self, position: Position) -> str:
+        """How long the training takes at the speed so far, or where the clock ends it, in words."""
+        a_step = position.seconds / position.step
+        if self.seconds is None or self.steps * a_step <= self.seconds:
+            return f"{self.steps} steps take about {duration(self.steps * a_step)}, {a_step:.2g} s each"
+        last = int(self.seconds / a_step)
+        return (
+            f"the clock, trainer.max_minutes={self.seconds / 60:g}, ends it at about step {last}, {a_step:.2g} s each"
+        )
 
     def to_train_longer(self, position: Position) -> str:
         """What to change about a training that is done."""
