@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,11 +26,32 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-# Python is about to run a command: until `cli` answers signals, Ctrl-C ends it without a traceback of imports
-if sys.argv[:1] == ["-m"] and any(word.split(".")[0] == __name__ for word in sys.orig_argv):
-    for _signal in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(_signal) is not signal.SIG_IGN:
-            signal.signal(_signal, lambda number, _: os._exit(128 + number))
+def _start_command(module: str) -> None:
+    """Python is about to run `-m module`: answer a name that is no command, and signals until `cli` does."""
+    command, folder = module[len(__name__) + 1 :], Path(__file__).parent
+    if command == "train":
+        sys.exit(_no_command(module, f"python -m {__name__}"))
+    if command and not folder.joinpath(*command.split(".")).with_suffix(".py").exists():
+        import difflib
+
+        names = sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem not in ("cli", "files", "train"))
+        near = difflib.get_close_matches(command, names, n=1) or names
+        sys.exit(_no_command(module, f"python -m {__name__}.{', .'.join(near)}"))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: os._exit(128 + number))
+
+
+def _no_command(module: str, instead: str) -> int:
+    print(f"error: {module} is no command; use {instead}", file=sys.stderr)
+    return 2  # as any mistake of a person
+
+
+if sys.argv[:1] == ["-m"]:
+    for _word in sys.orig_argv:
+        if _word.split(".")[0] == __name__:
+            _start_command(_word)
+            break
 
 
 class _Package(ModuleType):

@@ -147,3 +147,18 @@ def test_a_training_without_settings_says_what_it_does(
     assert f"ResNet-50 from random weights on {started[0].data.shapes.num_train} built-in" in said
     assert f"for {started[0].trainer.epochs} epochs" in said
     assert "Ctrl-C" in said
+
+
+@pytest.mark.parametrize(
+    ("module", "instead"),
+    [
+        ("maskrcnn_train.chek", "python -m maskrcnn_train.check"),
+        ("maskrcnn_train.train", "python -m maskrcnn_train"),
+        ("maskrcnn_train.xyz", "python -m maskrcnn_train.analyze, .check, "),
+    ],
+)
+def test_a_command_that_is_none_is_answered_with_the_right_one(module: str, instead: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {module} is no command; use {instead}")
