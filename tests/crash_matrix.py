@@ -11,11 +11,13 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tiny import TINY, untrained_checkpoint
@@ -90,7 +92,9 @@ def arguments(command: str, folder: Path, checkpoint: Path) -> tuple[str, list[s
 
 def run(command: list[str], env: dict[str, str]) -> tuple[int, str, float]:
     """Exit code, standard error, and when it ended."""
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    # a shell's background jobs ignore SIGINT
+    restored = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, preexec_fn=restored)
     return done.returncode, done.stderr.strip(), time.time()
 
 
