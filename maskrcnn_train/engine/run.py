@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import shlex
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from torch.profiler import profile, schedule
 from maskrcnn_train import __version__
 from maskrcnn_train.data.splits.splitting import Splits, summarize
 from maskrcnn_train.engine import distributed
+from maskrcnn_train.engine.alarm import LostPeer
 from maskrcnn_train.engine.checkpoint import Checkpoints
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.failed_steps import FailedSteps
@@ -33,7 +35,7 @@ from maskrcnn_train.reporting.runs import DATA_FILE
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, MetricWriter
 from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 from maskrcnn_train.settings.compose import default_config
-from maskrcnn_train.settings.errors import as_user_error, one_line
+from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import overrides_of
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
@@ -51,6 +53,7 @@ class Run:
     writer: MetricWriter  # these three are there while the run is recording
     progress: Progress
     after_step: Callable[[], None]
+    resumes: bool  # whether there is a checkpoint to go on from
 
     def __init__(self, folder: Path, config: TrainConfig, classes: ClassMap, world: World) -> None:
         self.folder, self.config, self.classes, self.is_main = folder, config, classes, world.is_main
@@ -72,11 +75,13 @@ class Run:
                 part.unlink(missing_ok=True)
         run = cls(folder, config, classes, world)
         try:
+            run.resumes = _has_checkpoint(run.checkpoints, world)
             yield run
         except Exception as error:
             if isinstance(error, OSError):
                 error.filename = error.filename or str(folder)  # a full disk does not say where
-            _log_end(folder / LOG_FILE, error)
+            if world.is_main or not isinstance(error, LostPeer):
+                _log_end(folder / LOG_FILE, error)
             raise
 
     @contextmanager
@@ -99,6 +104,19 @@ class Run:
             write_json(self.folder / "classes.json", self.classes.to_plain(), indent=2)
             write_json(self.folder / "environment.json", environment(), indent=2)
             write_json(self.folder / DATA_FILE, summarize(splits), indent=2)
+
+
+def _has_checkpoint(checkpoints: Checkpoints, world: World) -> bool:
+    """Whether rank 0 has one. Raises UserError where only the folder of another rank, on another machine, does."""
+    places = distributed.gather([(checkpoints.exist, socket.gethostname())], world)
+    leader = places[0][1]
+    for rank, (exists, host) in enumerate(places):
+        if exists and not places[0][0]:
+            raise UserError(
+                f"{checkpoints.folder} is there on {host} (rank {rank}), but not on {leader} (rank 0), which goes on "
+                "from it; share the folder between the machines, or copy it there"
+            )
+    return bool(places[0][0])
 
 
 @contextmanager

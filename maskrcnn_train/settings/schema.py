@@ -235,6 +235,7 @@ class TrainerConfig(Section):
     on_nonfinite: str = one_of("stop", "skip")
     max_skipped: int = between(1)
     deterministic: bool
+    distributed_timeout: float = positive()
     sync_batchnorm: bool
     compile: bool
     profile: bool
