@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
@@ -16,7 +16,7 @@ from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 
 KEY = "reason"
 POLL_SECONDS = 0.5  # between two looks of the thread that watches
-PATIENCE = timedelta(seconds=2)  # that a reason may come later than the broken connection
+PATIENCE = 2.0  # seconds that a reason may come later than the broken connection
 
 
 class LostPeer(UserError):
@@ -54,12 +54,13 @@ class Alarm:
 
     def lost_peer(self, error: RuntimeError) -> LostPeer:
         """What to say instead of the error of a collective that the others did not finish."""
-        with suppress(RuntimeError):
-            self.store.wait([KEY], PATIENCE)
+        late = time.monotonic() + PATIENCE
+        while self.reason is None and time.monotonic() < late:
+            time.sleep(0.05)
         text = textwrap.shorten(one_line(error), 160, placeholder="...")
-        late = "no answer from another process within trainer.distributed_timeout"
-        gone = "another process was killed or cut off"
-        return LostPeer(self.reason or f"{late if 'imed out' in text or 'imeout' in text else gone} ({text})")
+        timed_out = "imed out" in text or "imeout" in text
+        silent = "no answer from another process within trainer.distributed_timeout"
+        return LostPeer(self.reason or f"{silent if timed_out else 'another process was killed or cut off'} ({text})")
 
     @contextmanager
     def watching(self, abort: Callable[[], None]) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Several processes under torchrun: with `alarm.py` the only module that talks to torch.distributed.
+"""Several processes under torchrun. Only this module, `meeting.py` and `alarm.py` know torch.distributed.
 
 Every function does the plain thing in a single process.
 """
@@ -9,7 +9,6 @@ import inspect
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from maskrcnn_train.engine.alarm import Alarm, LostPeer, is_of_group
+from maskrcnn_train.engine.meeting import meet
 from maskrcnn_train.engine.precision import resolve_device, use_device
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.settings.errors import UserError
@@ -65,14 +65,15 @@ def joined(trainer: TrainerConfig) -> Iterator[tuple[World, torch.device]]:
         return
     timeout = timedelta(minutes=trainer.distributed_timeout)
     store, _, _ = next(iter(rendezvous("env://", timeout=timeout)))
+    found, place = _own_device(trainer.device, local_rank)
+    store, places = meet(store, rank, size, place, minutes=trainer.distributed_timeout)
+    device = _checked(found, places)
+    use_device(device)  # before the first collective: NCCL takes the current one
     alarm = Alarm(PrefixStore("alarm", store), rank)
     world = World(rank, local_rank, size, alarm)
     try:
-        with naming_lost_peers(world):
-            device = _own_device(PrefixStore("devices", store), world, trainer)
-            use_device(device)  # before the first collective: NCCL takes the current one
-            with _group(store, world, device, timeout):
-                yield world, device
+        with naming_lost_peers(world), _group(store, world, device, timeout):
+            yield world, device
     except Interrupted:  # as on all ranks
         raise
     except LostPeer:
@@ -83,19 +84,21 @@ def joined(trainer: TrainerConfig) -> Iterator[tuple[World, torch.device]]:
         raise
 
 
-def _own_device(store: Store, world: World, trainer: TrainerConfig) -> torch.device:
-    """The device of this process. Raises UserError or LostPeer on all ranks where one has none, or not its own."""
+def _own_device(name: str, local_rank: int) -> tuple[torch.device | UserError, str]:
+    """The device of this process, or why it has none; and the same in words for the others."""
     try:
-        device = resolve_device(trainer.device, world.local_rank)
+        device = resolve_device(name, local_rank)
     except UserError as error:
-        store.set(str(world.rank), f"error {error}")
-        raise
+        return error, f"nothing: {error}"
     own = f"GPU {torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else "processor"
-    store.set(str(world.rank), f"{own} of {socket.gethostname()}")
-    places = _of_all_ranks(store, world, trainer.distributed_timeout)
+    return device, f"{own} of {socket.gethostname()}"
+
+
+def _checked(device: torch.device | UserError, places: list[str]) -> torch.device:
+    """The device. Raises UserError on all ranks where one has none, or not its own."""
     for rank, place in enumerate(places):
-        if place.startswith("error "):
-            raise LostPeer(f"rank {rank} ended: {place[6:]}")
+        if place.startswith("nothing"):
+            raise device if isinstance(device, UserError) else LostPeer(f"rank {rank} computes on {place}")
         if place[:3] != places[0][:3]:
             raise UserError(
                 f"rank 0 computes on {places[0]}, rank {rank} on {place}; set trainer.device=cpu or cuda for all"
@@ -105,18 +108,8 @@ def _own_device(store: Store, world: World, trainer: TrainerConfig) -> torch.dev
                 f"ranks {first} and {rank} share {place}; start one process a GPU (--nproc_per_node), "
                 "with trainer.device=auto"
             )
+    assert isinstance(device, torch.device)
     return device
-
-
-def _of_all_ranks(store: Store, world: World, minutes: float) -> list[str]:
-    """What each rank has written to the store. It waits in Python, where a signal can end it."""
-    late, names = time.monotonic() + 60 * minutes, [str(rank) for rank in range(world.size)]
-    while not store.check(names):
-        if time.monotonic() > late:
-            missing = [name for name in names if not store.check([name])]
-            raise UserError(f"ranks {missing} did not start within trainer.distributed_timeout={minutes:g} minutes")
-        time.sleep(0.05)
-    return [store.get(name).decode() for name in names]
 
 
 @contextmanager

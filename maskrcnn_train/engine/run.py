@@ -75,7 +75,7 @@ class Run:
                 part.unlink(missing_ok=True)
         run = cls(folder, config, classes, world)
         try:
-            run.resumes = _has_checkpoint(run.checkpoints, world)
+            run.resumes = has_checkpoint(run.checkpoints, world)
             yield run
         except Exception as error:
             if isinstance(error, OSError):
@@ -106,7 +106,7 @@ class Run:
             write_json(self.folder / DATA_FILE, summarize(splits), indent=2)
 
 
-def _has_checkpoint(checkpoints: Checkpoints, world: World) -> bool:
+def has_checkpoint(checkpoints: Checkpoints, world: World) -> bool:
     """Whether rank 0 has one. Raises UserError where only the folder of another rank, on another machine, does."""
     places = distributed.gather([(checkpoints.exist, socket.gethostname())], world)
     leader = places[0][1]

@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +20,7 @@ from maskrcnn_train import load_config
 from maskrcnn_train.engine import alarm, distributed
 from maskrcnn_train.engine.alarm import LostPeer
 from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.engine.meeting import meet
 from maskrcnn_train.engine.optimizer import parameter_groups
 from maskrcnn_train.settings.errors import UserError
 
@@ -87,9 +88,7 @@ class Machine:
     ) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.store = HashStore()
-        devices = PrefixStore("devices", self.store)
-        for other, place in others.items():
-            devices.set(str(other), f"{place} of {socket.gethostname()}")
+        self.others = others
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 1 + len(others)}.items():
             monkeypatch.setenv(name, str(value))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(visible))
@@ -99,17 +98,22 @@ class Machine:
         )
         monkeypatch.setattr(torch.cuda, "set_device", lambda device: self.calls.append(("set_device", device)))
         monkeypatch.setattr(distributed, "rendezvous", lambda url, timeout: iter([(self.store, 0, 0)]))
+        monkeypatch.setattr(distributed, "meet", self.meet)
         monkeypatch.setattr(dist, "init_process_group", self.init)
         monkeypatch.setattr(dist, "destroy_process_group", lambda: self.calls.append(("destroy", None)))
         backend = SimpleNamespace(abort=lambda: self.calls.append(("abort", None)))
         world = SimpleNamespace(_get_backend=lambda device: backend)
         monkeypatch.setattr(dist, "group", SimpleNamespace(WORLD=world))
 
+    def meet(self, store: Any, rank: int, size: int, word: str, *, minutes: float) -> tuple[Any, list[str]]:
+        return store, [word if other == rank else f"{self.others[other]} of {HOST}" for other in range(size)]
+
     def init(self, backend: str, **options: Any) -> None:
         self.options = options
         self.calls.append(("init", backend))
 
 
+HOST = socket.gethostname()
 GPUS = ["a", "b"]
 
 
@@ -143,7 +147,7 @@ def test_a_process_takes_its_own_device_before_it_joins_the_others(
         ("auto", ["a"], "GPU a", "ranks 0 and 1 share GPU a"),
         ("auto", [], "GPU a", "rank 0 computes on GPU a"),
         ("cuda", [], "processor", "torch sees 0 GPUs here"),
-        ("auto", GPUS, "error no such GPU", "rank 0 ended: no such GPU"),
+        ("auto", GPUS, "nothing: no such GPU", "rank 0 computes on nothing: no such GPU"),
     ],
 )
 def test_devices_that_do_not_go_together_end_in_one_line_before_nccl_starts(
@@ -158,15 +162,26 @@ def test_devices_that_do_not_go_together_end_in_one_line_before_nccl_starts(
     assert machine.calls == []
 
 
-def test_a_rank_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(monkeypatch, rank=1, visible=[], others={0: "processor", 2: "processor"})
-    PrefixStore("devices", machine.store).delete_key("2")
-    trainer = load_config(["trainer.distributed_timeout=0.001"]).trainer
-    with (
-        pytest.raises(UserError, match=r"ranks \['2'\] did not start within trainer.distributed_timeout=0.001"),
-        distributed.joined(trainer),
-    ):
-        pass
+def test_a_rank_that_never_comes_is_named() -> None:
+    with pytest.raises(UserError, match=r"ranks \['1'\] did not start within trainer.distributed_timeout=0.001"):
+        meet(HashStore(), 0, 2, "here", minutes=0.001)
+
+
+def test_each_attempt_meets_in_a_new_part_of_the_store_whoever_comes_first() -> None:
+    store, parts = HashStore(), []
+    for order in (range(3), reversed(range(3))):
+        with ThreadPoolExecutor(3) as pool:
+            meetings = []
+            for rank in order:
+                meetings.append(pool.submit(meet, store, rank, 3, f"rank {rank}", minutes=0.5))
+                time.sleep(0.15)
+            found = [meeting.result() for meeting in meetings]
+        assert all(words == ["rank 0", "rank 1", "rank 2"] for _, words in found)
+        found[0][0].set("address", "new")
+        assert all(part.get("address") == b"new" for part, _ in found)
+        parts.append(found[0][0])
+    parts[1].set("address", "newer")
+    assert parts[0].get("address") == b"new"
 
 
 def test_a_rank_that_ends_breaks_off_the_collectives_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +214,7 @@ def test_a_rank_that_ends_breaks_off_the_collectives_of_the_others(monkeypatch: 
 def test_a_failed_collective_is_told_from_a_bug(
     error: RuntimeError, said: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alarm, "PATIENCE", timedelta(milliseconds=10))
+    monkeypatch.setattr(alarm, "PATIENCE", 0.01)
     world = World(0, 0, 2, alarm.Alarm(HashStore(), rank=0))
     with pytest.raises(RuntimeError if said is None else LostPeer, match=said), distributed.naming_lost_peers(world):
         raise error
