@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
-import shlex
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
 from torch.profiler import profile, schedule
 
-from maskrcnn_train import __version__
 from maskrcnn_train.data.splits.splitting import Splits, summarize
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.alarm import LostPeer
 from maskrcnn_train.engine.checkpoint import Checkpoints
 from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.engine.environment import environment
 from maskrcnn_train.engine.failed_steps import FailedSteps
 from maskrcnn_train.engine.run_folder import LOG_FILE, open_run_folder
 from maskrcnn_train.files import write_json, write_text
@@ -57,6 +51,7 @@ class Run:
 
     def __init__(self, folder: Path, config: TrainConfig, classes: ClassMap, world: World) -> None:
         self.folder, self.config, self.classes, self.is_main = folder, config, classes, world.is_main
+        self.world_size = world.size
         about = {"config": asdict(config), "classes": classes.to_plain()}
         self.checkpoints = Checkpoints(folder / "checkpoints", about=about, enabled=world.is_main)
         self.failed_steps = FailedSteps(folder / "autopsy", about=about, trainer=config.trainer, rank=world.rank)
@@ -102,7 +97,8 @@ class Run:
             write_text(self.folder / "config.yaml", yaml.safe_dump(asdict(self.config), sort_keys=False))
             write_text(self.folder / "overrides.yaml", yaml.safe_dump(overrides_of(self.config, default_config())))
             write_json(self.folder / "classes.json", self.classes.to_plain(), indent=2)
-            write_json(self.folder / "environment.json", environment(), indent=2)
+            jsons = sorted({Path(split.index.source) for split in splits.by_name.values()})
+            write_json(self.folder / "environment.json", environment(jsons, self.world_size), indent=2)
             write_json(self.folder / DATA_FILE, summarize(splits), indent=2)
 
 
@@ -137,15 +133,3 @@ def _log_end(log: Path, error: Exception) -> None:
     text = traceback.format_exc() if user_error is None else one_line(user_error)
     with suppress(OSError), log.open("a", encoding="utf-8") as file:  # the disk may be what failed
         file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} ERROR {text.rstrip()}\n")
-
-
-def environment() -> dict[str, Any]:
-    """The machine and the versions that a result depends on."""
-    return {
-        "command": shlex.join(sys.orig_argv),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "maskrcnn_train": __version__,
-        **{name: version(name) for name in ("torch", "torchvision", "numpy")},
-    }
