@@ -18,6 +18,7 @@ from maskrcnn_train.data.loading import build_loaders, naming_lost_workers
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.checkpoint import restore
+from maskrcnn_train.engine.checkpointing import checkpoint_activations
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.loop import fit
 from maskrcnn_train.engine.optimizer import images_per_step
@@ -79,9 +80,7 @@ def train(
                 _resume(state, run, world)
                 if (finished := distributed.broadcast(_finished(state, run, plan), world)) is not None:
                     return TrainResult(finished, run.folder)
-            state.model = distributed.wrap(
-                state.model, world, device, sync_batchnorm=config.trainer.sync_batchnorm
-            )  # now, with the weights that all ranks begin with
+            _make_ready(state, config, world)
             run.describe(splits)
             _log_start(config, splits, state, plan, world.size)
 
@@ -113,6 +112,15 @@ def _initial_model(config: TrainConfig, run: Run, weights: Path | None, device: 
     if config.trainer.compile:
         model.backbone.compile()
     return model
+
+
+def _make_ready(state: TrainingState, config: TrainConfig, world: World) -> None:
+    """What concerns the model that trains and not its average, once its first weights are there."""
+    trainer, model = config.trainer, state.model
+    if trainer.checkpoint_activations:
+        checkpoint_activations(model.backbone.body)  # type: ignore[union-attr, arg-type]
+    device = next(model.parameters()).device
+    state.model = distributed.wrap(model, world, device, sync_batchnorm=trainer.sync_batchnorm)
 
 
 def _resume(state: TrainingState, run: Run, world: World) -> None:

@@ -223,6 +223,7 @@ class TrainerConfig(Section):
     max_minutes: Optional[float] = positive()
     precision: str = one_of("auto", "fp32", "bf16", "fp16")
     channels_last: bool
+    checkpoint_activations: bool
     accumulate: int = between(1)
     clip_norm: float = between(0)
     ema: float = fraction()
