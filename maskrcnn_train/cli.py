@@ -89,7 +89,7 @@ def run_command(
         user_error = as_user_error(error)
         if user_error is None:
             raise
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one line on each machine
             print(f"error: {one_line(user_error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
 

@@ -18,6 +18,8 @@ from maskrcnn_train.data.loading import build_loaders, naming_lost_workers
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.checkpoint import restore
+from maskrcnn_train.engine.checkpointing import checkpoint_activations
+from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.loop import fit
 from maskrcnn_train.engine.optimizer import images_per_step
 from maskrcnn_train.engine.plan import Plan
@@ -67,19 +69,18 @@ def train(
     >>> train(load_config(["experiment=shapes", "trainer.max_steps=2"])).metrics["segm/AP"]  # doctest: +SKIP
     """
     splits = splits or read_splits(config)
-    with distributed.joined_world() as world, StopRequest() as stop:
-        device = precision.resolve_device(config.trainer.device, world.local_rank)
+    with distributed.joined(config.trainer) as (world, device), StopRequest() as stop:
         precision.set_determinism(config.trainer.deterministic)
         loaders = build_loaders(config, rank=world.rank, world_size=world.size, splits=splits)
         plan = Plan.of(config.trainer, len(loaders.train))
 
         with closing(loaders), Run.open(config, loaders.classes, world) as run, naming_lost_workers():
             state = build_state(config, _initial_model(config, run, weights, device), world)
-            if run.checkpoints.exist:
-                _resume(state, run)
-                if plan.is_done(state.position) and (run.folder / "metrics.json").exists():
-                    logger.info("%s is finished: nothing to do. %s", run.folder, plan.to_train_longer(state.position))
-                    return TrainResult(json.loads((run.folder / "metrics.json").read_text()), run.folder)
+            if run.resumes:
+                _resume(state, run, world)
+                if (finished := distributed.broadcast(_finished(state, run, plan), world)) is not None:
+                    return TrainResult(finished, run.folder)
+            _make_ready(state, config, world)
             run.describe(splits)
             _log_start(config, splits, state, plan, world.size)
 
@@ -100,7 +101,7 @@ def _initial_model(config: TrainConfig, run: Run, weights: Path | None, device: 
     """The model on its device, as a training begins or as a resumed one needs it."""
     torch.manual_seed(config.seed)
     model = build_model(config, run.classes.num_classes)
-    if not run.checkpoints.exist:
+    if not run.resumes:
         report = start_from_weights(model, config, run.classes.names, weights)
         if report is not None and run.is_main:
             write_text(run.folder / "weights.txt", weights_listing(report))
@@ -113,12 +114,31 @@ def _initial_model(config: TrainConfig, run: Run, weights: Path | None, device: 
     return model
 
 
-def _resume(state: TrainingState, run: Run) -> None:
-    content, trouble = run.checkpoints.load_last()
+def _make_ready(state: TrainingState, config: TrainConfig, world: World) -> None:
+    """What concerns the model that trains and not its average, once its first weights are there."""
+    trainer, model = config.trainer, state.model
+    if trainer.checkpoint_activations:
+        checkpoint_activations(model.backbone.body)  # type: ignore[union-attr, arg-type]
+    device = next(model.parameters()).device
+    state.model = distributed.wrap(model, world, device, sync_batchnorm=trainer.sync_batchnorm)
+
+
+def _resume(state: TrainingState, run: Run, world: World) -> None:
+    """Go on from the checkpoint that rank 0 reads: other machines may not have its folder."""
+    content, trouble = distributed.broadcast(run.checkpoints.load_last() if world.is_main else None, world)
     restore(state, content)
     if trouble:
         logger.warning("%s; going on from the checkpoint before it", trouble)
     logger.info("resumed %s at step %d", run.folder, state.position.step)
+
+
+def _finished(state: TrainingState, run: Run, plan: Plan) -> dict[str, float] | None:
+    """The metrics of a training that is complete, on rank 0."""
+    if not (run.is_main and plan.is_done(state.position) and (run.folder / "metrics.json").exists()):
+        return None
+    logger.info("%s is finished: nothing to do. %s", run.folder, plan.to_train_longer(state.position))
+    metrics: dict[str, float] = json.loads((run.folder / "metrics.json").read_text())
+    return metrics
 
 
 def _evaluate(

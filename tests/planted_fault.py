@@ -25,6 +25,7 @@ PHASES = {
     "model": ("maskrcnn_train.model.mask_rcnn", "build_backbone", 1),
     "first step": ("maskrcnn_train.engine.loop", "accumulate_gradients", 1),
     "second step": ("maskrcnn_train.engine.loop", "accumulate_gradients", 2),
+    "second backward": ("torch", "Tensor.backward", 2),
     "checkpoint": ("torch", "save", 1),
     "evaluation": ("maskrcnn_train.model.mask_rcnn", "MaskRCNN.detections", 1),
     "study": ("maskrcnn_train.train", "_write_diagnostics", 1),
@@ -50,6 +51,8 @@ def strike(fault: str) -> None:
     elif fault == "lost image":
         for path in Path(os.environ["IMAGES"]).rglob("*.jpg"):
             path.unlink()
+    elif fault == "not implemented":
+        raise NotImplementedError("no kernel for this device")
     elif fault == "bug":
         list(zip([1], [1, 2], strict=True))
     else:

@@ -47,6 +47,7 @@ class FailedSteps:
             **self.about,
             "step": error.step,
             "rank": self.rank,
+            "device": next(model.parameters()).device.type,  # whose generator drew the samples
             "seed": self.about["config"]["seed"],
             "lr": lr,
             "reason": error.reason,

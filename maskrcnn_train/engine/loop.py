@@ -2,17 +2,20 @@
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from maskrcnn_train.data.loading import LostWorker
 from maskrcnn_train.engine import distributed
+from maskrcnn_train.engine.alarm import LostPeer
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.meter import Meter
-from maskrcnn_train.engine.optimizer import set_lr, train_body
+from maskrcnn_train.engine.optimizer import drop_body_gradients, set_lr, train_body
 from maskrcnn_train.engine.plan import Plan, is_due
 from maskrcnn_train.engine.precision import peak_memory_mb, seed_step
 from maskrcnn_train.engine.run import Run
@@ -53,39 +56,54 @@ def fit(
     """Train from `state.position` to the end of the plan; returns the last evaluation's metrics.
 
     evaluate: gets the weights that count (the moving average if there is one); returns the score that decides which
-    weights are the best, and all metrics. Raises Interrupted, OutOfMemory or LostWorker after saving, BadStep, OSError.
+    weights are the best, and all metrics. Raises Interrupted, OutOfMemory, LostWorker or LostPeer after saving,
+    BadStep, OSError.
     """
-    trainer, position, device = config.trainer, state.position, next(state.model.parameters()).device
+    trainer, position = config.trainer, state.position
     clock = time.perf_counter() - position.seconds
     metrics: dict[str, float] = {}
     evaluated_at = -1
     meter = Meter()
 
-    while not plan.is_done(position):
-        loader.set_epoch(position.epoch, start_batch=position.batch)
-        for batches in _grouped(meter.timed(_saving_first(loader, state, run)), trainer.accumulate):
-            _train_on(batches, state, config, plan, world, run, meter)
-            epoch_ended = position.advance(len(batches), len(loader))
-            position.seconds = distributed.largest(time.perf_counter() - clock, world, device)
-            run.after_step()
+    with _saving_first(state, run, world):
+        while not plan.is_done(position):
+            loader.set_epoch(position.epoch, start_batch=position.batch)
+            for batches in _grouped(meter.timed(loader), trainer.accumulate):
+                _train_on(batches, state, config, plan, world, run, meter)
+                epoch_ended = position.advance(len(batches), len(loader))
+                numbers = [time.perf_counter() - clock, float(stop.number or 0)]
+                position.seconds, signal = distributed.largest(numbers, world)
+                run.after_step()
 
-            if position.step % trainer.log_every == 0 or position.step == plan.steps:
-                _log(state, trainer, plan, run, meter, world)
-            if is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended):
-                metrics, evaluated_at = _evaluate(state, world, evaluate, run), position.step
-                meter.restart()
-            if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
-                run.checkpoints.save_last(state)
-            if distributed.any_rank(stop.number is not None, world, device):
-                run.checkpoints.save_last(state)
-                raise Interrupted(stop.number or 15)
-            if plan.is_done(position):
-                break
+                if position.step % trainer.log_every == 0 or position.step == plan.steps:
+                    _log(state, trainer, plan, run, meter, world)
+                if is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended):
+                    metrics, evaluated_at = _evaluate(state, world, evaluate, run), position.step
+                    (signal,) = distributed.largest([float(stop.number or 0)], world)
+                    meter.restart()
+                if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
+                    run.checkpoints.save_last(state)
+                if signal > 0:
+                    run.checkpoints.save_last(state)
+                    raise Interrupted(int(signal))
+                if plan.is_done(position):
+                    break
 
-    if evaluated_at != position.step:
-        metrics = _evaluate(state, world, evaluate, run)
+        if evaluated_at != position.step:
+            metrics = _evaluate(state, world, evaluate, run)
     _save_end(state, metrics, run)
     return metrics
+
+
+@contextmanager
+def _saving_first(state: TrainingState, run: Run, world: World) -> Iterator[None]:
+    """Save the state before an error goes on that leaves it as it was, on this rank or another."""
+    try:
+        with distributed.naming_lost_peers(world):
+            yield
+    except (OutOfMemory, LostWorker, LostPeer):
+        run.checkpoints.save_last(state)
+        raise
 
 
 def _train_on(
@@ -105,12 +123,9 @@ def _train_on(
     except BadStep as error:
         run.failed_steps.add(error, state.model, meter.lr)
         position.skipped_steps += 1
-    except OutOfMemory:
-        run.checkpoints.save_last(state)
-        raise
     else:
         run.failed_steps.in_a_row = 0
-        meter.add(losses | {"gradient_norm": norm}, sum(len(targets) for _, targets in batches))
+        meter.add(losses, norm, sum(len(targets) for _, targets in batches))
 
 
 def take_step(
@@ -121,25 +136,20 @@ def take_step(
     try:
         with naming_memory_faults(lambda: out_of_memory(batches, step)):
             losses = accumulate_gradients(model, batches, scaler, precision=trainer.precision, step=step, world=world)
+            if step < trainer.heads_only_steps:
+                drop_body_gradients(optimizer)
             scaler.unscale_(optimizer)
             norm = total_gradient_norm(model)
         check_gradients(norm, model, batches, losses, fp16=scaler.is_enabled(), step=step)
     except (BadStep, OutOfMemory):
         optimizer.zero_grad(set_to_none=True)
         raise
+    norm_value = float(norm)  # waits for the GPU
+    distributed.check_peers(world)
     apply_gradients(model, optimizer, scaler, norm=norm, clip_norm=trainer.clip_norm)
-    if state.ema is not None:
+    if state.ema is not None and math.isfinite(norm_value):  # else the scaler of fp16 has skipped the step
         state.ema.update(distributed.unwrap(model), step)
-    return losses, float(norm)
-
-
-def _saving_first(loader: Any, state: TrainingState, run: Run) -> Iterator[Batch]:
-    """The loader's batches; where a worker is lost, the state is saved before the error goes on."""
-    try:
-        yield from loader
-    except LostWorker:
-        run.checkpoints.save_last(state)
-        raise
+    return losses, norm_value
 
 
 def _save_end(state: TrainingState, metrics: dict[str, float], run: Run) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 @dataclass
 class Meter:
-    """Sums since the last log line. lr: of the last step."""
+    """Sums since the last log line. lr: of the last step. norms: steps with a finite gradient; fp16 has others."""
 
     losses: dict[str, float] = field(default_factory=dict)
+    norm: float = 0.0
+    norms: int = 0
     steps: int = 0
     images: int = 0
     data_seconds: float = 0.0
@@ -20,9 +22,11 @@ class Meter:
     told_length: bool = False
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, losses: dict[str, float], images: int) -> None:
+    def add(self, losses: dict[str, float], norm: float, images: int) -> None:
         for name, value in losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + value
+        if math.isfinite(norm):
+            self.norm, self.norms = self.norm + norm, self.norms + 1
         self.steps += 1
         self.images += images
 
@@ -34,7 +38,7 @@ class Meter:
         values = {f"loss/{name[5:]}": mean for name, mean in means.items() if name.startswith("loss_")}
         return values | {
             "loss/total": sum(values.values()) if values else math.nan,
-            "gradient_norm": means.get("gradient_norm", math.nan),
+            "gradient_norm": self.norm / self.norms if self.norms else math.nan,
             "time/step": seconds / steps,
             "time/data": self.data_seconds / steps,
             "images_per_second": self.images * world_size / seconds,
@@ -42,7 +46,8 @@ class Meter:
         }
 
     def restart(self) -> None:
-        self.losses, self.steps, self.images, self.data_seconds = {}, 0, 0, 0.0
+        self.losses, self.norm, self.norms = {}, 0.0, 0
+        self.steps, self.images, self.data_seconds = 0, 0, 0.0
         self.started = time.perf_counter()
 
     def timed(self, batches: Iterable[Any]) -> Iterator[Any]:

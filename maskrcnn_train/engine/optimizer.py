@@ -7,7 +7,7 @@ from torch import nn
 
 from maskrcnn_train.settings.schema import OptimizerConfig, TrainerConfig
 
-NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def build_optimizer(section: OptimizerConfig, model: nn.Module, *, images_per_step: int) -> torch.optim.Optimizer:
@@ -67,3 +67,9 @@ def train_body(optimizer: torch.optim.Optimizer, enabled: bool) -> None:
     """Leave the gradients of the body out, which saves its backward pass. Several processes need every gradient."""
     for parameter in (each for group in optimizer.param_groups if group["body"] for each in group["params"]):
         parameter.requires_grad_(enabled)
+
+
+def drop_body_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Forget the gradients of the body, so that a step neither changes it nor adds to its momentum."""
+    for parameter in (each for group in optimizer.param_groups if group["body"] for each in group["params"]):
+        parameter.grad = None

@@ -1,6 +1,7 @@
 """The device and precision of a run: the only module that asks what the machine can do."""
 
 import functools
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -15,10 +16,13 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str, local_rank: int = 0, *, key: str = "trainer.device") -> torch.device:
-    """`auto`: this rank's GPU if there is one, else the CPU. Raises UserError, naming `key`, for one not there."""
+    """`auto`: this rank's GPU if there is one, else the CPU. Raises UserError, naming `key`, for one not there.
+
+    A process that sees one GPU only takes that: some launchers show each process its own.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cuda" or (name == "auto" and count):
-        name = f"cuda:{local_rank}"
+        name = "cuda:0" if count == 1 else f"cuda:{local_rank}"
     try:
         device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError:
@@ -26,6 +30,12 @@ def resolve_device(name: str, local_rank: int = 0, *, key: str = "trainer.device
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(f"{key}={name}: torch sees {count} GPUs here; use {key}=auto or cpu")
     return device
+
+
+def use_device(device: torch.device) -> None:
+    """Make a GPU the current one of this process, which NCCL and the loaders' pinned memory use."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -64,6 +74,8 @@ def to_device(model: Model, device: torch.device, *, channels_last: bool) -> Mod
 
 def set_determinism(enabled: bool) -> None:
     """trainer.deterministic: only operations with one result; raises where an operation has none."""
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else the first matrix product on a GPU raises
     torch.use_deterministic_algorithms(enabled)
     torch.backends.cudnn.benchmark = False
 

@@ -1,4 +1,4 @@
-"""Repeat a step that could not be taken, on the CPU, and say where it went wrong and why."""
+"""Repeat a step that could not be taken, on such a device as it ran on, and say where it went wrong and why."""
 
 import math
 from dataclasses import dataclass
@@ -21,18 +21,21 @@ HUGE = 1e4  # activations of a healthy network stay far below
 @dataclass
 class Replay:
     """What a repeated step showed. reproduced: whether it failed again; module: the first whose output is not finite
-    (None: none is); cause: the likely one, with the setting to change."""
+    (None: none is); cause: the likely one, with the setting to change; other_draws: whether a GPU drew its samples and
+    none is here to draw them again."""
 
     step: int
     reproduced: bool
     reason: str
     module: str | None
     cause: str
+    other_draws: bool = False
 
     def __str__(self) -> str:
         result = f": {self.reason}" if self.reproduced else " gives a finite loss here"
         first = self.module or "none, all modules are finite"
-        return f"step {self.step}{result}\nfirst output that is not finite: {first}\nlikely cause: {self.cause}"
+        draws = "\nthe step ran on a GPU; without one it gets other random samples" if self.other_draws else ""
+        return f"step {self.step}{result}\nfirst output that is not finite: {first}\nlikely cause: {self.cause}{draws}"
 
 
 def replay(path: Path) -> Replay:
@@ -40,16 +43,20 @@ def replay(path: Path) -> Replay:
     content = read_failed_step(path)
     config = config_from_plain(content["config"])
     model = build_model(config, len(content["classes"]["names"]) + 1)
-    model = precision.to_device(model, torch.device("cpu"), channels_last=config.trainer.channels_last)
+    on_gpu = content.get("device", "cpu") == "cuda"  # older files do not say
+    device = torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")
+    model = precision.to_device(model, device, channels_last=config.trainer.channels_last)
     model.load_state_dict(content["model"])
     watch = _Watch(model)
     failure = _repeat(content, model.train(), config)
     reason = failure.reason if failure is not None else content["reason"]
-    return Replay(content["step"], failure is not None, reason, watch.first, _cause(content, model, watch, failure))
+    cause, other_draws = _cause(content, model, watch, failure), on_gpu and device.type == "cpu"
+    return Replay(content["step"], failure is not None, reason, watch.first, cause, other_draws)
 
 
 def _repeat(content: dict[str, Any], model: nn.Module, config: TrainConfig) -> BadStep | None:
-    """Forward and backward as the run did, but in fp32 where it used fp16, which a CPU lacks; returns the failure."""
+    """Forward and backward as the run did, but in fp32 where it used fp16, whose scaler hides what is looked for here;
+    returns the failure."""
     batches, step = content["batches"], content["step"]
     name = "fp32" if config.trainer.precision == "fp16" else config.trainer.precision
     scaler = precision.grad_scaler("fp32", torch.device("cpu"))

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
-import shlex
-import sys
+import socket
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
 from torch.profiler import profile, schedule
 
-from maskrcnn_train import __version__
 from maskrcnn_train.data.splits.splitting import Splits, summarize
 from maskrcnn_train.engine import distributed
+from maskrcnn_train.engine.alarm import LostPeer
 from maskrcnn_train.engine.checkpoint import Checkpoints
 from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.engine.environment import environment
 from maskrcnn_train.engine.failed_steps import FailedSteps
 from maskrcnn_train.engine.run_folder import LOG_FILE, open_run_folder
 from maskrcnn_train.files import write_json, write_text
@@ -33,7 +29,7 @@ from maskrcnn_train.reporting.runs import DATA_FILE
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, MetricWriter
 from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 from maskrcnn_train.settings.compose import default_config
-from maskrcnn_train.settings.errors import as_user_error, one_line
+from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import overrides_of
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
@@ -51,9 +47,11 @@ class Run:
     writer: MetricWriter  # these three are there while the run is recording
     progress: Progress
     after_step: Callable[[], None]
+    resumes: bool  # whether there is a checkpoint to go on from
 
     def __init__(self, folder: Path, config: TrainConfig, classes: ClassMap, world: World) -> None:
         self.folder, self.config, self.classes, self.is_main = folder, config, classes, world.is_main
+        self.world_size = world.size
         about = {"config": asdict(config), "classes": classes.to_plain()}
         self.checkpoints = Checkpoints(folder / "checkpoints", about=about, enabled=world.is_main)
         self.failed_steps = FailedSteps(folder / "autopsy", about=about, trainer=config.trainer, rank=world.rank)
@@ -72,11 +70,13 @@ class Run:
                 part.unlink(missing_ok=True)
         run = cls(folder, config, classes, world)
         try:
+            run.resumes = has_checkpoint(run.checkpoints, world)
             yield run
         except Exception as error:
             if isinstance(error, OSError):
                 error.filename = error.filename or str(folder)  # a full disk does not say where
-            _log_end(folder / LOG_FILE, error)
+            if world.is_main or not isinstance(error, LostPeer):
+                _log_end(folder / LOG_FILE, error)
             raise
 
     @contextmanager
@@ -97,8 +97,22 @@ class Run:
             write_text(self.folder / "config.yaml", yaml.safe_dump(asdict(self.config), sort_keys=False))
             write_text(self.folder / "overrides.yaml", yaml.safe_dump(overrides_of(self.config, default_config())))
             write_json(self.folder / "classes.json", self.classes.to_plain(), indent=2)
-            write_json(self.folder / "environment.json", environment(), indent=2)
+            jsons = sorted({Path(split.index.source) for split in splits.by_name.values()})
+            write_json(self.folder / "environment.json", environment(jsons, self.world_size), indent=2)
             write_json(self.folder / DATA_FILE, summarize(splits), indent=2)
+
+
+def has_checkpoint(checkpoints: Checkpoints, world: World) -> bool:
+    """Whether rank 0 has one. Raises UserError where only the folder of another rank, on another machine, does."""
+    places = distributed.gather([(checkpoints.exist, socket.gethostname())], world)
+    leader = places[0][1]
+    for rank, (exists, host) in enumerate(places):
+        if exists and not places[0][0]:
+            raise UserError(
+                f"{checkpoints.folder} is there on {host} (rank {rank}), but not on {leader} (rank 0), which goes on "
+                "from it; share the folder between the machines, or copy it there"
+            )
+    return bool(places[0][0])
 
 
 @contextmanager
@@ -119,15 +133,3 @@ def _log_end(log: Path, error: Exception) -> None:
     text = traceback.format_exc() if user_error is None else one_line(user_error)
     with suppress(OSError), log.open("a", encoding="utf-8") as file:  # the disk may be what failed
         file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} ERROR {text.rstrip()}\n")
-
-
-def environment() -> dict[str, Any]:
-    """The machine and the versions that a result depends on."""
-    return {
-        "command": shlex.join(sys.orig_argv),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "maskrcnn_train": __version__,
-        **{name: version(name) for name in ("torch", "torchvision", "numpy")},
-    }

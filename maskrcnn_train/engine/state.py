@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from maskrcnn_train.engine import distributed, precision
+from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.optimizer import build_optimizer, images_per_step
 from maskrcnn_train.settings.schema import TrainConfig
@@ -76,10 +76,10 @@ class TrainingState:
 
 
 def build_state(config: TrainConfig, model: nn.Module, world: World) -> TrainingState:
-    """The state of a training that has not begun, around a model that is on its device."""
+    """The state of a training that has not begun, around a model that is on its device; not yet spread over ranks."""
     device = next(model.parameters()).device
     return TrainingState(
-        model=distributed.wrap(model, world, device, sync_batchnorm=config.trainer.sync_batchnorm),
+        model=model,
         optimizer=build_optimizer(config.optimizer, model, images_per_step=images_per_step(config.trainer, world.size)),
         scaler=precision.grad_scaler(config.trainer.precision, device),
         ema=MovingAverage(model, decay=config.trainer.ema) if config.trainer.ema > 0 else None,

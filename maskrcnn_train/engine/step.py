@@ -52,15 +52,24 @@ def out_of_memory(batches: list[Batch], step: int) -> OutOfMemory:
 
 
 def training_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: Any, targets: list[Any], config: TrainConfig
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Any,
+    targets: list[Any],
+    config: TrainConfig,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, float]:
     """One optimizer step at the configured precision, for a loop of one's own.
 
-    images, targets: as a loader of `build_loaders` yields them, or torchvision's lists. Returns each loss.
+    images, targets: as a loader of `build_loaders` yields them, or torchvision's lists. scaler: with fp16 only, one
+    `torch.amp.GradScaler()` for all steps, for it learns from each. Returns each loss.
     Raises UserError (BadStep) before anything is changed when a loss or gradient is not finite.
     """
     precision, batches = config.trainer.precision, [(images, targets)]
-    scaler = grad_scaler(precision, next(model.parameters()).device)
+    unscaled = grad_scaler(precision, next(model.parameters()).device)
+    if scaler is None and unscaled.is_enabled():
+        raise UserError("training_step in fp16 needs scaler=torch.amp.GradScaler(), the same at every step")
+    scaler = scaler or unscaled
     losses = accumulate_gradients(model, batches, scaler, precision=precision, step=0)
     scaler.unscale_(optimizer)
     norm = total_gradient_norm(model)
@@ -87,7 +96,7 @@ def accumulate_gradients(
     for index, (images, targets) in enumerate(batches):
         with distributed.without_sync(model, skip=index + 1 < len(batches)):
             losses, values, fault = _forward(model, to_device(images, device), to_device(targets, device), precision)
-            if distributed.any_rank(fault is not None, world, device):
+            if distributed.any_rank(fault is not None, world):
                 raise BadStep(fault or "another process met a fault", step, batches, values, {})
             scaler.scale(torch.stack(list(losses.values())).sum() / len(batches)).backward()
         for name, value in values.items():

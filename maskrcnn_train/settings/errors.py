@@ -31,10 +31,18 @@ def as_user_error(error: BaseException) -> UserError | None:
     return None
 
 
+# of torch on a processor, of CUDA, cuBLAS and cuDNN; all are RuntimeErrors without a class of their own
+FAILED_ALLOCATIONS = ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED", "_ALLOCATION_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, numpy or torch, on a GPU or a processor, could not allocate memory. Does not import torch."""
-    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
+    """Whether Python, numpy or torch, on a GPU or a processor, could not allocate memory. Does not import torch.
+
+    Not so where a collective failed: its group is of no use any more.
+    """
+    of_torch = type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in FAILED_ALLOCATIONS)
+    of_group = type(error).__name__ == "DistBackendError"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch and not of_group)
 
 
 @contextmanager

@@ -223,6 +223,7 @@ class TrainerConfig(Section):
     max_minutes: Optional[float] = positive()
     precision: str = one_of("auto", "fp32", "bf16", "fp16")
     channels_last: bool
+    checkpoint_activations: bool
     accumulate: int = between(1)
     clip_norm: float = between(0)
     ema: float = fraction()
@@ -235,6 +236,7 @@ class TrainerConfig(Section):
     on_nonfinite: str = one_of("stop", "skip")
     max_skipped: int = between(1)
     deterministic: bool
+    distributed_timeout: float = positive()
     sync_batchnorm: bool
     compile: bool
     profile: bool

@@ -11,14 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import TINY as SMALLEST
-from torch import nn
 
-from maskrcnn_train import load_config
-from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.checkpoint import read_checkpoint
-from maskrcnn_train.engine.distributed import World
-from maskrcnn_train.engine.state import build_state
-from maskrcnn_train.settings.errors import UserError
 
 # rank 1 sees no object in its batches 5 to 8
 SCRIPT = """
@@ -103,19 +97,3 @@ def test_the_map_is_that_of_one_process(two_ranks: Path) -> None:
     assert together.keys() == alone.keys()
     for name, value in together.items():
         assert value == pytest.approx(alone[name], abs=1e-6), name
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_batch_norms_are_synchronised_where_there_are_several_gpus(
-    enabled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda model, device_ids: model)
-    world, network = World(0, 0, 2), nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    wrapped = distributed.wrap(network, world, torch.device("cuda", 0), sync_batchnorm=enabled)
-    assert isinstance(wrapped[1], nn.SyncBatchNorm) == enabled
-
-
-def test_synchronised_batch_norms_are_refused_on_processors() -> None:
-    config = load_config(["trainer.sync_batchnorm=true"])
-    with pytest.raises(UserError, match="sync_batchnorm=true needs GPUs"):
-        build_state(config, nn.Linear(2, 2), World(0, 0, 2))

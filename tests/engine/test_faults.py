@@ -81,6 +81,22 @@ def test_a_degenerate_target_is_named_kept_and_replayed(
     assert found.reason == error.value.reason
     assert "object 0 of image" in found.cause
     assert "has the box" in found.cause
+    assert "random samples" not in str(found)
+
+
+def test_a_step_of_a_gpu_is_replayed_without_one_and_says_that_its_samples_differ(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spoil_batches(monkeypatch, flatten_a_box, steps=(0,))
+    with pytest.raises(BadStep):
+        train(tiny())
+    path = tmp_path / "run/autopsy/step_0.pt"
+    content = torch.load(path, weights_only=True)
+    assert content["device"] == "cpu"
+    save_plain({**content, "device": "cuda"}, path)
+    found = replay(path)
+    assert found.reproduced
+    assert "ran on a GPU; without one it gets other random samples" in str(found)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,17 @@ def test_determinism_refuses_operations_with_several_results(enabled: bool) -> N
             target.put_(indices, values)
     else:
         target.put_(indices, values)
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_determinism_gives_cublas_the_workspace_without_which_it_refuses(
+    enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    set_determinism(enabled)
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if enabled else None)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

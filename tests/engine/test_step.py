@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from maskrcnn_train import load_config, training_step
+from maskrcnn_train.engine import step
+from maskrcnn_train.engine.distributed import ALONE
+from maskrcnn_train.engine.loop import take_step
 from maskrcnn_train.engine.meter import Meter
+from maskrcnn_train.engine.state import MovingAverage, Position, TrainingState
 from maskrcnn_train.engine.step import BadStep
+from maskrcnn_train.settings.errors import UserError
 
 
 class Line(nn.Module):
@@ -53,7 +59,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(factor: float) -> None:
 
 
 class Root(Line):
-    """A finite loss, an infinite gradient."""
+    """A finite loss, an infinite gradient at a weight of 2."""
 
     def forward(self, images: list[Tensor], targets: list[object]) -> dict[str, Tensor]:
         return {"loss_root": torch.sqrt((self.weight - 2.0).abs()) + 0 * images[0]}
@@ -61,18 +67,61 @@ class Root(Line):
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     model = Root()
-    with torch.no_grad():
-        model.weight.fill_(2.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     with pytest.raises(BadStep, match="the gradient is not finite"):
         training_step(model, optimizer, [torch.tensor(1.0)], [{}], load_config(CONFIG))
     assert model.weight.item() == 2.0
 
 
+def test_fp16_needs_a_scaler_that_learns_from_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "grad_scaler", lambda precision, device: torch.amp.GradScaler("cpu"))
+    model, config = Root(), load_config(CONFIG)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(UserError, match=r"fp16 needs scaler=torch\.amp\.GradScaler"):
+        training_step(model, optimizer, [torch.tensor(1.0)], [{}], config)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for scale in (4.0, 2.0):
+        training_step(model, optimizer, [torch.tensor(1.0)], [{}], config, scaler)
+        assert scaler.get_scale() == scale
+
+
+def state_of(model: nn.Module, scaler: torch.amp.GradScaler, *, body: bool = False) -> TrainingState:
+    groups = [{"params": list(model.parameters()), "lr_factor": 1.0, "body": body}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    return TrainingState(model, optimizer, scaler, MovingAverage(model, decay=0.5), Position())
+
+
+def test_a_step_that_the_scaler_of_fp16_skips_reaches_neither_the_average_nor_the_log() -> None:
+    state = state_of(Root(), torch.amp.GradScaler("cpu", init_scale=8.0))
+    assert state.ema is not None
+    state.ema.model.weight.fill_(5.0)
+    batches: list[Any] = [([torch.tensor(1.0)], [{}])]
+    losses, norm = take_step(state, batches, load_config(CONFIG).trainer, ALONE)
+    assert not math.isfinite(norm)
+    assert state.scaler.get_scale() == 4.0
+    assert state.ema.model.weight.item() == 5.0
+    meter = Meter()
+    meter.add(losses, norm, images=1)
+    assert math.isnan(meter.means(world_size=1)["gradient_norm"])
+    meter.add(losses, 3.0, images=1)
+    assert meter.means(world_size=1)["gradient_norm"] == 3.0
+
+
+def test_a_body_that_waits_gathers_no_momentum_where_several_processes_need_its_gradients() -> None:
+    state = state_of(Line(), torch.amp.GradScaler("cpu", enabled=False), body=True)
+    trainer = load_config([*CONFIG, "trainer.heads_only_steps=1"]).trainer
+    batches: list[Any] = [([torch.tensor(1.0)], [{}])]
+    take_step(state, batches, trainer, ALONE)
+    assert not state.optimizer.state
+    state.position.step = 1
+    take_step(state, batches, trainer, ALONE)
+    assert state.optimizer.state
+
+
 def test_means_are_over_the_steps_that_were_taken() -> None:
     meter = Meter()
-    meter.add({"loss_mask": 1.0, "gradient_norm": 4.0}, images=2)
-    meter.add({"loss_mask": 3.0, "gradient_norm": 8.0}, images=2)
+    meter.add({"loss_mask": 1.0}, norm=4.0, images=2)
+    meter.add({"loss_mask": 3.0}, norm=8.0, images=2)
     values = meter.means(world_size=1)
     assert values["loss/mask"] == values["loss/total"] == 2.0
     assert values["gradient_norm"] == 6.0
