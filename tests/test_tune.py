@@ -24,9 +24,9 @@ from maskrcnn_train.settings.compose import load_command_config
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.tune import TuneResult, _next_steps, tune
+from maskrcnn_train.tuning.records import TrialRecord
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import Numbers
-from maskrcnn_train.tuning.trials import TrialRecord
 
 SMALL = [*TINY, "trainer.max_steps=2", "trials=4"]
 SPACE = ["backbone=resnet18,resnet34", "roi_head.num_convs=0,1", "roi_head.num_fcs=1,0"]

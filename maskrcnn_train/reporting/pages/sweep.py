@@ -11,10 +11,11 @@ from maskrcnn_train.files import write_csv, write_text
 from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
 from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.scores import points_of
-from maskrcnn_train.reporting.pages.searches import is_score, read_search
+from maskrcnn_train.reporting.pages.searches import read_search
 from maskrcnn_train.reporting.runs import read_overrides, read_scores, read_yaml
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.tuning.search import is_score
 
 TABLE_FILE = "sweep.csv"
 MEASURES = ("AP", "AP50", "AP75")
