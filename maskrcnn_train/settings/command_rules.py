@@ -94,8 +94,10 @@ def check_tune_rules(config: schema.TuneConfig) -> list[str]:
         raise UserError("replay and resume are for one training; continue a search with output_dir=ITS FOLDER")
     if config.storage is not None and "://" not in config.storage:
         raise UserError(f"storage={config.storage} is no URL; write e.g. storage=sqlite:///search.db, or leave it out")
-    warnings += _check_metrics(config)
-    if config.pruning != "none" and config.trainer.evaluate_every == 0:
+    _check_metrics(config)
+    if config.pruning != "none" and len(metric_names(config.metric)) > 1:
+        warnings.append("pruning is off: no trial is stopped early by several metrics")
+    elif config.pruning != "none" and config.trainer.evaluate_every == 0:
         warnings.append("pruning has no effect: with trainer.evaluate_every=0 a training is evaluated only at its end")
     return warnings
 
@@ -105,7 +107,7 @@ def metric_names(metric: object) -> list[str]:
     return [] if metric is None else [str(each) for each in metric] if isinstance(metric, list) else [str(metric)]
 
 
-def _check_metrics(config: schema.TuneConfig) -> list[str]:
+def _check_metrics(config: schema.TuneConfig) -> None:
     names = metric_names(config.metric)
     for name in names:
         if name != LATENCY:
@@ -114,11 +116,8 @@ def _check_metrics(config: schema.TuneConfig) -> list[str]:
         raise UserError(
             f"metric={config.metric} must name a score, or several different ones: metric=[segm/AP,latency]"
         )
-    if len(names) < 2:
-        return []
-    if config.sampler == "cmaes":
+    if len(names) > 1 and config.sampler == "cmaes":
         raise UserError("sampler=cmaes follows one metric only; with several use nsgaii, tpe or gp")
-    return ["pruning is off: no trial is stopped early by several metrics"] if config.pruning != "none" else []
 
 
 def _check_metric(config: schema.TuneConfig, metric: str) -> None:

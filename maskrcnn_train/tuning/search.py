@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from itertools import product, starmap
 from typing import Any
@@ -49,7 +49,7 @@ class Search:
     space: list[Dimension]
     config_dir: str | None
     check_rules: Rules
-    _composed: dict[tuple[str, ...], tuple[TuneConfig, list[str]]] = field(default_factory=dict)
+    _composed: dict[tuple[str, ...], tuple[TuneConfig, list[str]]]  # by the chosen presets
 
     @property
     def metrics(self) -> list[str]:
@@ -92,7 +92,7 @@ class Search:
         """The settings with the given values, and warnings. Rules between settings are not checked, only values."""
         options = groups(self.config_dir)
         chosen = tuple(text for text in varied if text.split("=", 1)[0] in options)
-        if chosen not in self._composed:  # takes a tenth of a second
+        if chosen not in self._composed:
             given = [*self.fixed, *chosen]
             self._composed[chosen] = load_command_config("tune", TuneConfig, lambda _: [], given, self.config_dir)
         config, warnings = self._composed[chosen]
@@ -112,7 +112,7 @@ def load_search(
     config, warnings = load_command_config(name, schema, check_rules, fixed, config_dir)
     space = [_in_whole_numbers(read_dimension(text), config) for text in [*config.space, *varied]]
     _check_keys(space, fixed)
-    search = Search(config, overrides, fixed, space, config_dir, check_rules)
+    search = Search(config, overrides, fixed, space, config_dir, check_rules, {(): (config, warnings[:])})
     for metric in search.metrics:
         if metric.startswith("segm/") and search.varies_masks:
             raise UserError(f"metric={metric} needs masks, which not all trials have; use metric=bbox/AP")
