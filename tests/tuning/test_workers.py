@@ -19,7 +19,7 @@ from tiny import TINY
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
-STEPS = ["trainer.max_steps=40", "trainer.interval_unit=step", "trainer.checkpoint_every=2"]
+STEPS = ["trainer.max_steps=24", "trainer.interval_unit=step", "trainer.checkpoint_every=2"]
 STEPS += ["trainer.evaluate_every=0", "output_dir=search"]
 
 
