@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -21,14 +22,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from maskrcnn_train import __version__
 from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.settings.compose import Schema, conf_dir, groups, load_command_config, repeated_keys, to_dataclass
+from maskrcnn_train.help import help_page
+from maskrcnn_train.reporting.jobs import find_job, read_jobs, save_job
+from maskrcnn_train.settings.compose import (
+    Schema,
+    conf_dir,
+    default_config,
+    load_command_config,
+    repeated_keys,
+    to_dataclass,
+)
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
-from maskrcnn_train.settings.overrides import quoted, saved_overrides
+from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN, overrides_of, quoted, saved_overrides
+from maskrcnn_train.settings.schema import TrainConfig
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 USER_ERROR = 2  # exit code for the person's mistakes
+RETRY = "sweep.retry_failed"  # a setting of all commands, but only with -m
 MAX_CHECKED_JOBS = 200  # of a sweep, before its first job starts
 
 
@@ -137,6 +149,8 @@ def _read_arguments(words: list[str]) -> argparse.Namespace:
     for text in arguments.overrides:
         if text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):  # every command makes its folder itself
             raise UserError(f"{text} has no effect; write output_dir={text.split('=', 1)[1]}")
+        if text.startswith(RETRY) and not arguments.multirun:
+            raise UserError(f"{RETRY} is for sweeps; add -m")
         if text == "output_dir=":
             raise UserError("output_dir is empty; write output_dir=FOLDER, or leave it out")
     return arguments
@@ -161,12 +175,14 @@ def _refuse_missing_files(config: Any) -> None:
 
 
 def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> None:
-    """All jobs of `-m`: all are checked before the first starts, and a failed one does not end the others.
+    """All jobs of `-m` that are not finished: all are checked before the first starts, and none ends the others.
     Raises the first bug that ended a job, else the first UserError."""
-    given = [text for text in overrides if text.startswith("output_dir=")]
+    given = dict(text.split("=", 1) for text in overrides if text.startswith(("output_dir=", RETRY)))
+    overrides = [text for text in overrides if text.split("=", 1)[0] not in given]
     usual = f"runs/sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    folder = Path(given[-1].split("=", 1)[1] if given else usual)
-    overrides = [text for text in overrides if text not in given]
+    folder, retry = Path(given.get("output_dir", usual)).absolute(), given.get(RETRY, "false").lower()
+    if retry not in ("true", "false"):
+        raise UserError(f"{RETRY}={retry} is no choice; write {RETRY}=true or leave it out")
     if not any(text.startswith("hydra/sweeper=") for text in overrides):
         _check_jobs(command, overrides, config_dir)
 
@@ -175,8 +191,10 @@ def _sweep(command: Command, overrides: list[str], config_dir: str | None) -> No
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a page of its own and exits with 1
     bugs: list[Exception] = []
     try:
-        _hydra_main(command.name, lambda composed: _run_job(command, composed, bugs))
+        _hydra_main(command.name, lambda composed: _run_job(command, composed, folder, retry == "true", bugs))
     except UserError as error:
+        found = [job for job in read_jobs(folder) if job.is_bug]  # in another process, or before
+        bugs += [RuntimeError(f"{folder / str(job.number)}: {job.reason}") for job in found]
         raise (bugs or [error])[0] from None
     finally:
         _report_sweep(folder)
@@ -197,65 +215,69 @@ def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) 
         command.compose([text for text in job if text[:6] != "hydra."], config_dir)
 
 
-def _run_job(command: Command, composed: DictConfig, bugs: list[Exception]) -> Any:
-    """One job of a sweep, in its own folder. Errors that are no fault of the person are added to `bugs`."""
+def _run_job(command: Command, composed: DictConfig, sweep: Path, retry: bool, bugs: list[Exception]) -> Any:
+    """One job of a sweep in its own folder, unless it is finished; a stopped training goes on.
+
+    Errors that are no fault of the person are added to `bugs`.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     config, warnings = to_dataclass(composed, command.schema, command.check_rules)
-    config = replace(config, output_dir=HydraConfig.get().runtime.output_dir)
     command.warn(warnings)
+    hydra = HydraConfig.get()
+    job = find_job(sweep, _identity(config), _told_apart_by(config, hydra.overrides.task), hydra.job.num)
+    folder = sweep / str(job.number)
+    if Path(hydra.runtime.output_dir) != folder:
+        with suppress(OSError):  # another job's; else Hydra has just made it
+            Path(hydra.runtime.output_dir).rmdir()
+    if job.state == "finished" and folder.is_dir():
+        print(f"{folder} is finished")
+        return job.value
     try:
+        if job.state == "failed" and not retry:
+            raise UserError(f"{job.reason} (earlier; to repeat the job add {RETRY}=true)")
+        if hasattr(config, "resume"):
+            config = replace(config, resume=config.resume or "auto")
+        elif folder.is_dir():  # a part of the result
+            shutil.rmtree(folder)
+        config = replace(config, output_dir=str(folder))
         _refuse_missing_files(config)
-        return command.run(config)
+        value = command.run(config)
     except Exception as error:
         user_error = as_user_error(error)
+        reason = one_line(user_error or error)
+        if job.state != "failed" or retry:
+            save_job(sweep, replace(job, state="failed", reason=reason, is_bug=user_error is None))
         if user_error is None:
             bugs.append(error)
-        print(f"error in {config.output_dir}: {one_line(user_error or error)}", file=sys.stderr)
+        print(f"error in {folder}: {reason}", file=sys.stderr)
         raise user_error or error from None
+    number = value if isinstance(value, float) else None
+    save_job(sweep, replace(job, state="finished", reason="", is_bug=False, value=number))
+    return value
+
+
+def _identity(config: Any) -> dict[str, Any]:
+    """The settings that make a job this one."""
+    return {key: value for key, value in asdict(config).items() if key not in NOT_PART_OF_A_RUN}
+
+
+def _told_apart_by(config: Any, given: Any) -> list[str]:
+    """Overrides: of a training what differs from the defaults, of other commands those given."""
+    return overrides_of(config, default_config()) if isinstance(config, TrainConfig) else list(given)
 
 
 def _report_sweep(folder: Path) -> None:
-    if any(folder.glob("*/metrics.json")):
-        from maskrcnn_train.reporting.pages.sweep import write_sweep_report
+    try:
+        if any(folder.glob("*/metrics.json")) or any(job.reason for job in read_jobs(folder)):
+            from maskrcnn_train.reporting.pages.sweep import write_sweep_report
 
-        try:
             print(f"sweep: {write_sweep_report(folder)}")
-        except UserError as error:  # must not hide what ended the jobs
-            print(f"warning: no page of the sweep: {error}", file=sys.stderr)
+    except UserError as error:  # must not hide what ended the jobs
+        print(f"warning: no page of the sweep: {error}", file=sys.stderr)
 
 
 def _hydra_main(name: str, task: Callable[..., Any]) -> None:
     import hydra
 
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
-
-
-COMMON_KEYS = (
-    ("data=coco data.root=DIR", "your data: coco, roboflow, custom or shapes"),
-    ("weights=coco", "start from: imagenet, coco, coco_v2, detectron2, file (weights.path)"),
-    ("mask_head=none", "boxes only (Faster R-CNN)"),
-    ("data.min_size=640", "shorter image side, network pixels"),
-    ("trainer.batch_size=4", "images per device and step"),
-    ("trainer.epochs=24", "length; also trainer.max_steps, trainer.max_minutes"),
-    ("optimizer.lr=0.01", "learning rate for 16 images a step"),
-    ("rpn.nms.post_train=2000", "proposals kept after NMS; also pre_train, pre_test, post_test"),
-    ("roi_head.detections_per_image=300", "detections kept per image"),
-    ("resume=auto", "continue the newest run of the same settings"),
-)
-
-
-def help_page(name: str, text: str, *, sweeps: bool = True) -> str:
-    """The page of `--help`: what the command does, its groups, its keys (of a training the commonest), examples."""
-    values = (conf_dir() / f"{name}.yaml").read_text()
-    included = (conf_dir() / "train.yaml").read_text() if "\n  - train\n" in values else ""
-    own = re.findall(r"^  - ([\w/]+):", values + included, flags=re.MULTILINE)
-    lines = [text.strip(), *(["", "Groups (GROUP=OPTION):"] if own else [])]
-    lines += [f"  {key:<13} {', '.join(options)}" for key, options in groups().items() if key.split("/")[0] in own]
-    if name == "train":
-        lines += ["", "Common keys (KEY=VALUE):", *(f"  {key:<34} {meaning}" for key, meaning in COMMON_KEYS)]
-    else:
-        body = values.split("\n\n", 1)[1].split("\nhydra:", 1)[0].strip("\n")
-        lines += ["", "Keys and their defaults:", *(f"  {line}" for line in body.splitlines())]
-    lines += ["", "  --cfg job     print the whole configuration"]
-    return "\n".join([*lines, *(["  -m            sweep: KEY=A,B runs a job for each"] if sweeps else [])])

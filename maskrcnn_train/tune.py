@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.files import write_text
-from maskrcnn_train.settings.command_rules import check_tune_rules
+from maskrcnn_train.files import write_json, write_text
+from maskrcnn_train.settings.command_rules import LATENCY, check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import option_text, quoted, saved_overrides
@@ -21,7 +21,9 @@ from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import plain_value
 
 if TYPE_CHECKING:
-    from maskrcnn_train.tuning.trials import Trial, TrialRecord, Trials
+    from maskrcnn_train.settings.schema import TrainConfig
+    from maskrcnn_train.tuning.records import TrialRecord
+    from maskrcnn_train.tuning.trials import Trial, Trials
 
 HELP = """
 Search over the settings of a training. It takes the keys of a training; those with several values are searched.
@@ -39,6 +41,7 @@ Several values:
 To continue a search, repeat its command with output_dir=FOLDER. Several such commands at once share the work.
 """
 logger = logging.getLogger("maskrcnn_train")
+TIMED_IMAGES = 16  # for the metric latency
 MAX_FAILURES = 3  # in a row; then the settings are at fault, not one trial
 
 
@@ -52,30 +55,46 @@ class TuneResult:
 
 def tune(search: Search) -> TuneResult:
     """Train one trial after another until there are `trials`. Raises UserError when several fail in a row."""
-    from maskrcnn_train.reporting.pages.searches import search_table
-    from maskrcnn_train.reporting.terminal.progress import setup_logging
     from maskrcnn_train.tuning.trials import Trials
+    from maskrcnn_train.tuning.workers import run_workers
 
-    began = time.monotonic()
     folder = _open_folder(search.config)
     trials = Trials(folder, search)
-    failures = 0
+    if search.config.workers > 1:
+        run_workers(search, folder)
+    else:
+        _work(trials, search)
+    return _say_results(trials, search)
+
+
+def _work(trials: Trials, search: Search) -> None:
+    """Train trials until all are given out, or time is over."""
+    from maskrcnn_train.reporting.terminal.progress import setup_logging
+
+    began, failures = time.monotonic(), 0
     while search.config.minutes is None or time.monotonic() - began < 60 * search.config.minutes:
         trial = trials.begin()
         if trial is None:
             break
         setup_logging()
         logger.info("trial %s: %s", trial.folder.name, " ".join(trial.overrides))
-        fault = _run(trial, trials, search)
+        with trial.alive:
+            fault = _run(trial, trials, search)
         failures = failures + 1 if fault else 0
         _write_results(trials, search)
         if failures == MAX_FAILURES:
             raise UserError(f"{failures} trials failed one after the other, the last: {fault}")
+
+
+def _say_results(trials: Trials, search: Search) -> TuneResult:
+    from maskrcnn_train.reporting.pages.searches import search_table
+    from maskrcnn_train.reporting.terminal.progress import setup_logging
+
     setup_logging()
     records = trials.records()
-    logger.info("%s", search_table(records, search.metric))
-    logger.info("%s", _next_steps(folder, records, search.metric))
-    return TuneResult(records, folder)
+    logger.info("%s", search_table(records, search.metrics))
+    logger.info("%s", _next_steps(trials.folder, records, search.metric))
+    return TuneResult(records, trials.folder)
 
 
 def _run(trial: Trial, trials: Trials, search: Search) -> str:
@@ -88,7 +107,10 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         config = search.training(trial.overrides)
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
         result = train(config, on_evaluation=trial.report)
-        trials.end(trial, score=score_in(result.metrics, search.metric))
+        if LATENCY in search.metrics:
+            result.metrics[LATENCY] = _latency(config, result.run_dir)
+            write_json(result.run_dir / "metrics.json", result.metrics, indent=2)
+        trials.end(trial, scores=[score_in(result.metrics, metric) for metric in search.metrics])
     except Pruned as pruned:
         logger.info("trial %s pruned: %s", trial.folder.name, pruned)
         trials.end(trial)
@@ -109,10 +131,24 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
     return ""
 
 
+def _latency(config: TrainConfig, run_dir: Path) -> float:
+    """Median milliseconds of an image in the trained model, on the first validation images."""
+    from maskrcnn_train.analysis.budgets import Setting, time_settings
+    from maskrcnn_train.data.loading import evaluation_loader
+    from maskrcnn_train.data.splits.splitting import read_splits
+    from maskrcnn_train.prediction.predictor import load_checkpoint
+
+    trainer = config.trainer
+    predictor = load_checkpoint(run_dir / "checkpoints" / "last.pt", device=trainer.device, precision=trainer.precision)
+    loader = evaluation_loader(predictor.config, read_splits(config).val, predictor.classes)
+    setting = {LATENCY: Setting.of(config)}
+    return time_settings(predictor.model, setting, loader, TIMED_IMAGES, predictor.device, predictor.autocast)[LATENCY]
+
+
 def _open_folder(config: TuneConfig) -> Path:
     """A new folder, or that of a search to continue. Raises UserError for a folder with other content."""
     from maskrcnn_train.engine.run_folder import open_run_folder
-    from maskrcnn_train.tuning.trials import LOCKS
+    from maskrcnn_train.tuning.storages import LOCKS
 
     if config.output_dir is not None and (Path(config.output_dir) / LOCKS).is_dir():
         return Path(config.output_dir)
@@ -123,10 +159,13 @@ def _write_results(trials: Trials, search: Search) -> None:
     """Write trials.json, the table, the page, and the best settings as an experiment; one worker at a time."""
     from maskrcnn_train.reporting.pages.searches import write_trials
     from maskrcnn_train.reporting.pages.sweep import write_sweep_report
+    from maskrcnn_train.tuning.records import importances
 
     with trials.lock:
-        records = trials.records()
-        write_trials(trials.folder, records, trials.importances(), metric=search.metric)
+        records, shares = trials.records(), importances(trials.study, len(search.space))
+        write_trials(trials.folder, records, shares, metrics=search.metrics)
+        if search.config.keep == "best":
+            trials.free_checkpoints()
         if records and records[0].state == "complete":
             _write_best(trials.folder, records[0], search)
         try:
@@ -171,13 +210,15 @@ def run(search: Search) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a search needs no torchrun; start the command several times with one output_dir instead")
     try:
-        import optuna  # noqa: F401
+        from maskrcnn_train.tuning.methods import check_sampler
     except ImportError:
         raise UserError("tune needs Optuna; install it with: pip install 'maskrcnn-train[tune]'") from None
+    check_sampler(search.config.sampler)
     classes = read_splits(search.config).classes.names  # faults of the data stop it before torch is imported
-    _, _, of_class = search.metric.partition("/AP/")
-    if of_class and of_class not in classes:
-        raise UserError(f"metric={search.metric} names an unknown class; the classes are {', '.join(classes)}")
+    for metric in search.metrics:
+        _, _, of_class = metric.partition("/AP/")
+        if of_class and of_class not in classes:
+            raise UserError(f"metric={metric} names an unknown class; the classes are {', '.join(classes)}")
     tune(search)
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from tiny import TINY
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
+
 from maskrcnn_train import load_config
 from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
@@ -24,9 +22,9 @@ from maskrcnn_train.settings.compose import load_command_config
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.tune import TuneResult, _next_steps, tune
+from maskrcnn_train.tuning.records import TrialRecord
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import Numbers
-from maskrcnn_train.tuning.trials import TrialRecord
 
 SMALL = [*TINY, "trainer.max_steps=2", "trials=4"]
 SPACE = ["backbone=resnet18,resnet34", "roi_head.num_convs=0,1", "roi_head.num_fcs=1,0"]
@@ -52,6 +50,30 @@ def test_each_trial_is_a_run_with_its_own_settings(result: TuneResult) -> None:
             got |= {f"roi_head.{key}": str(config["roi_head"][key]) for key in ("num_convs", "num_fcs")}
             assert got == dict(text.split("=") for text in each.overrides)
             assert each.score == json.loads((result.folder / str(each.number) / "metrics.json").read_text())["segm/AP"]
+
+
+def test_the_checkpoints_of_beaten_trials_are_freed(result: TuneResult) -> None:
+    kept = {int(path.parent.name) for path in result.folder.glob("*/checkpoints")}
+    failed = {each.number for each in result.records if each.state == "failed"}
+    assert kept - failed == {0, result.records[0].number}
+    assert (result.folder / "1" / "report.html").exists()
+
+
+def test_several_metrics_give_a_front_in_a_file_and_on_the_page(shapes: str, tmp_path: Path) -> None:
+    options = ["metric=[segm/AP,latency]", "trials=2", "trainer.max_steps=1", f"output_dir={tmp_path / 'search'}"]
+    given = [*TINY, "rpn.nms.post_test=10,20", shapes, *options]
+    search, warnings = load_search("tune", TuneConfig, check_tune_rules, given, None)
+    assert warnings[:1] == ["pruning is off: no trial is stopped early by several metrics"]
+    found = tune(search)
+    front = list(csv.DictReader((found.folder / "pareto.csv").read_text().splitlines()))
+    assert [int(row["trial"]) for row in front] == [each.number for each in found.records if each.front]
+    for row in front:
+        metrics = json.loads((found.folder / row["trial"] / "metrics.json").read_text())
+        assert (float(row["segm/AP"]), float(row["latency"])) == (metrics["segm/AP"], metrics["latency"])
+        assert metrics["latency"] > 0
+    page = (found.folder / "report.html").read_text()
+    assert "The Pareto front" in page
+    assert "segm/AP, x 100 against latency, ms" in page
 
 
 def test_values_that_do_not_go_together_fail_with_their_reason(shapes: str, tmp_path: Path) -> None:
@@ -151,6 +173,12 @@ def test_a_search_by_loss_shows_its_best_first(shapes: str, tmp_path: Path) -> N
         (["seed=1,2", "metric=val_loss/total"], "evaluation.loss=true"),
         (["seed=1,2", "metric=val_loss/foo", "evaluation.loss=true"], "is not a score"),
         (["mask_head=conv4,none", "metric=segm/AP"], "not all trials have"),
+        (["mask_head=conv4,none", "metric=[bbox/AP,segm/AP]"], "not all trials have"),
+        (["seed=1,2", "metric=[segm/AP,segm/AP]"], "several different ones"),
+        (["seed=1,2", "metric=latency"], "must name a score"),
+        (["seed=1,2", "metric=[segm/AP,latency]", "sampler=cmaes"], "one metric only"),
+        (["optimizer.lr=interval(0.1,1)", "sampler=grid"], "at most 10000 combinations"),
+        (["seed=1,2", "storage=search.db"], "is no URL"),
         (["rpn.nms.post_train=interval(0.5,100)"], "takes whole numbers"),
         (["seed=1,2", "resume=auto"], "continue a search with output_dir"),
         (["-m", "seed=1,2"], "without it"),
@@ -179,25 +207,3 @@ def test_a_mistake_is_one_line_before_anything_runs(
     assert complaint in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_worker_that_is_stopped_is_followed_by_another(number: int, shapes: str, tmp_path: Path) -> None:
-    options = [*TINY, shapes, "seed=0,1", "trials=1", "trainer.max_steps=40", "output_dir=search"]
-    command = [sys.executable, "-m", "maskrcnn_train.tune", *options]
-    command += ["trainer.interval_unit=step", "trainer.checkpoint_every=2", "trainer.evaluate_every=0"]
-    worker = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while not (tmp_path / "search/0/checkpoints/last.pt").exists():
-        assert worker.poll() is None
-        time.sleep(0.1)
-    worker.send_signal(number)
-    _, error = worker.communicate(timeout=60)
-    if number == signal.SIGTERM:
-        assert worker.returncode == 128 + number
-        assert "output_dir=search" in error
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert "resumed search/0 at step" in done.stdout
-    (trial,) = json.loads((tmp_path / "search/trials.json").read_text())["trials"]
-    assert (trial["number"], trial["state"]) == (0, "complete")

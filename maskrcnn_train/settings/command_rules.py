@@ -9,6 +9,7 @@ from maskrcnn_train.settings import command_schema as schema
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.rules import check_data_rules, check_fractions, check_measures, check_train_rules
 
+LATENCY = "latency"  # milliseconds an image, as a metric of a search
 VALIDATION_LOSSES = "total|objectness|rpn_box_reg|classifier|box_reg|mask"
 MODEL_ONLY = (
     *("data", "precision", "tta.flip", "tta.scales", "evaluation.loss", "evaluation.batch_size", "mask_head.threshold"),
@@ -91,18 +92,39 @@ def check_tune_rules(config: schema.TuneConfig) -> list[str]:
     warnings = check_train_rules(config)
     if config.replay is not None or config.resume is not None:
         raise UserError("replay and resume are for one training; continue a search with output_dir=ITS FOLDER")
-    if config.metric is not None:
-        _check_metric(config, config.metric)
-    if config.pruning != "none" and config.trainer.evaluate_every == 0:
+    if config.storage is not None and "://" not in config.storage:
+        raise UserError(f"storage={config.storage} is no URL; write e.g. storage=sqlite:///search.db, or leave it out")
+    _check_metrics(config)
+    if config.pruning != "none" and len(metric_names(config.metric)) > 1:
+        warnings.append("pruning is off: no trial is stopped early by several metrics")
+    elif config.pruning != "none" and config.trainer.evaluate_every == 0:
         warnings.append("pruning has no effect: with trainer.evaluate_every=0 a training is evaluated only at its end")
     return warnings
+
+
+def metric_names(metric: object) -> list[str]:
+    """One name, several, or none as a list."""
+    return [] if metric is None else [str(each) for each in metric] if isinstance(metric, list) else [str(metric)]
+
+
+def _check_metrics(config: schema.TuneConfig) -> None:
+    names = metric_names(config.metric)
+    for name in names:
+        if name != LATENCY:
+            _check_metric(config, name)
+    if len(set(names)) < len(names) or (config.metric is not None and names in ([], [LATENCY])):
+        raise UserError(
+            f"metric={config.metric} must name a score, or several different ones: metric=[segm/AP,latency]"
+        )
+    if len(names) > 1 and config.sampler == "cmaes":
+        raise UserError("sampler=cmaes follows one metric only; with several use nsgaii, tpe or gp")
 
 
 def _check_metric(config: schema.TuneConfig, metric: str) -> None:
     if not re.fullmatch(rf"(bbox|segm)/(AP(50|75|s|m|l|/.+)?|AR\d+)|val_loss/({VALIDATION_LOSSES})", metric):
         raise UserError(
-            f"metric={metric} is not a score of a training; use e.g. segm/AP, bbox/AP50, segm/AR100, bbox/AP/CLASS "
-            "or val_loss/total"
+            f"metric={metric} is not a score of a training; use e.g. segm/AP, bbox/AP50, segm/AR100, bbox/AP/CLASS, "
+            "val_loss/total, or [segm/AP,latency]"
         )
     if (budget := re.fullmatch(r"\w+/AR(\d+)", metric)) and int(budget[1]) not in config.evaluation.max_detections:
         raise UserError(f"metric={metric} is not taken; evaluation.max_detections={config.evaluation.max_detections}")

@@ -1,7 +1,7 @@
 """The schema of the other commands' settings. As in `schema.py`, types stand here and values in `conf/`."""
 
 from dataclasses import field
-from typing import Optional
+from typing import Any, Optional
 
 from maskrcnn_train.settings.schema import (
     EVALUATORS,
@@ -187,10 +187,13 @@ class TuneConfig(TrainConfig):
     space: list[str]
     trials: int = between(1)
     minutes: Optional[float] = positive()
-    metric: Optional[str]
-    sampler: str = one_of("tpe", "random")
-    pruning: str = one_of("median", "none")
+    workers: int = between(1)
+    storage: Optional[str]
+    metric: Any  # a text or a list of texts
+    sampler: str = one_of("tpe", "random", "grid", "cmaes", "nsgaii", "gp")
+    pruning: str = one_of("median", "hyperband", "none")
     unpruned: int = between(0)
+    keep: str = one_of("best", "all")
 
 
 class SplitCommandConfig(Section):

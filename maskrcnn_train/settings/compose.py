@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
@@ -86,6 +86,19 @@ def load_command_config(
     return config, warnings
 
 
+def with_values(config: Schema, values: Mapping[str, Any], check_rules: Callable[[Schema], list[str]]) -> Schema:
+    """The settings with other values of some keys: as if composed with them, but many times faster. Raises UserError.
+
+    values: by dotted key; no config groups.
+    """
+    from omegaconf import OmegaConf
+
+    changes = OmegaConf.create()
+    for key, value in values.items():
+        OmegaConf.update(changes, key, value)
+    return to_dataclass(changes, type(config), check_rules, base=config)[0]
+
+
 def _overruled(composed: DictConfig, given: dict[str, str], options: dict[str, list[str]]) -> list[str]:
     """A warning for each preset on the command line whose values an experiment replaces."""
     from omegaconf import OmegaConf
@@ -125,14 +138,18 @@ def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
 
 
 def to_dataclass(
-    composed: DictConfig, schema: type[Schema], check_rules: Callable[[Schema], list[str]]
+    composed: DictConfig,
+    schema: type[Schema],
+    check_rules: Callable[[Schema], list[str]],
+    *,
+    base: Schema | None = None,
 ) -> tuple[Schema, list[str]]:
-    """The one conversion: DictConfig -> checked dataclass and warnings. Raises UserError."""
+    """The one conversion: DictConfig -> checked dataclass and warnings. base: has keys it lacks. Raises UserError."""
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
+        merged = OmegaConf.merge(OmegaConf.structured(base or schema), composed)
         config = cast(Schema, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key, reason = str(error.full_key), str(error).split("\n", 1)[0]

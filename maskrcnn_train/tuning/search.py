@@ -7,9 +7,11 @@ from functools import reduce
 from itertools import product, starmap
 from typing import Any
 
+from maskrcnn_train.settings.command_rules import metric_names
 from maskrcnn_train.settings.command_schema import TuneConfig
-from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.compose import groups, load_command_config, with_values
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.rules import idle_keys
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.tuning.space import (
     MOST_VALUES,
@@ -19,39 +21,51 @@ from maskrcnn_train.tuning.space import (
     Value,
     divided,
     override_of,
+    plain_value,
     read_dimension,
 )
 
-OF_THE_SEARCH = tuple({field.name for field in fields(TuneConfig)} - {field.name for field in fields(TrainConfig)})
+OF_THE_SEARCH = tuple({each.name for each in fields(TuneConfig)} - {each.name for each in fields(TrainConfig)})
 NOT_VARIED = (*OF_THE_SEARCH, "output_dir", "resume", "replay")
 MASK_HEAD = ("mask_head", "mask_head.name")  # a search over them has trials without masks
 Rules = Callable[[TuneConfig], list[str]]
 
 
+def is_score(metric: str) -> bool:
+    """Whether a metric is a fraction, and the larger the better; else it is a loss or LATENCY."""
+    return metric.startswith(("bbox/", "segm/"))
+
+
 @dataclass
 class Search:
-    """config: the settings without those searched. fixed: overrides with one value. space: the settings searched."""
+    """config: the settings without those searched. given: all overrides. fixed: those with one value.
+
+    space: the settings searched.
+    """
 
     config: TuneConfig
+    given: list[str]
     fixed: list[str]
     space: list[Dimension]
     config_dir: str | None
     check_rules: Rules
+    _composed: dict[tuple[str, ...], tuple[TuneConfig, list[str]]]  # by the chosen presets
+
+    @property
+    def metrics(self) -> list[str]:
+        """What is made better: keys of the metrics of all trainings, and LATENCY."""
+        boxes_only = not self.config.mask_head.enabled or self.varies_masks
+        return metric_names(self.config.metric) or ["bbox/AP" if boxes_only else "segm/AP"]
 
     @property
     def metric(self) -> str:
-        """A key of the metrics of all trainings."""
-        boxes_only = not self.config.mask_head.enabled or self.varies_masks
-        return self.config.metric or ("bbox/AP" if boxes_only else "segm/AP")
+        """The first metric; the trials are sorted by it."""
+        return self.metrics[0]
 
     @property
     def varies_masks(self) -> bool:
         """Whether some trials may have no masks."""
         return any(each.key in MASK_HEAD for each in self.space)
-
-    @property
-    def maximizes(self) -> bool:
-        return not self.metric.startswith("val_loss/")
 
     def first_values(self) -> dict[str, Value]:
         """The values of the first trial, by key: where possible, those of a training without a search."""
@@ -72,11 +86,19 @@ class Search:
         """The settings of one trial. Raises UserError for values that contradict each other."""
         config, _ = self.compose(varied)
         self.check_rules(config)
-        return TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
+        return TrainConfig(**{each.name: getattr(config, each.name) for each in fields(TrainConfig)})
 
     def compose(self, varied: Sequence[str]) -> tuple[TuneConfig, list[str]]:
         """The settings with the given values, and warnings. Rules between settings are not checked, only values."""
-        return load_command_config("tune", TuneConfig, lambda _: [], [*self.fixed, *varied], self.config_dir)
+        options = groups(self.config_dir)
+        chosen = tuple(text for text in varied if text.split("=", 1)[0] in options)
+        if chosen not in self._composed:
+            given = [*self.fixed, *chosen]
+            self._composed[chosen] = load_command_config("tune", TuneConfig, lambda _: [], given, self.config_dir)
+        config, warnings = self._composed[chosen]
+        values = {text.split("=", 1)[0]: plain_value(text) for text in varied if text not in chosen}
+        config = with_values(config, values, lambda _: [])
+        return config, [*warnings, *idle_keys(config, list(values))]
 
 
 def load_search(
@@ -90,9 +112,12 @@ def load_search(
     config, warnings = load_command_config(name, schema, check_rules, fixed, config_dir)
     space = [_in_whole_numbers(read_dimension(text), config) for text in [*config.space, *varied]]
     _check_keys(space, fixed)
-    search = Search(config, fixed, space, config_dir, check_rules)
-    if search.metric.startswith("segm/") and search.varies_masks:
-        raise UserError(f"metric={search.metric} needs masks, which not all trials have; use metric=bbox/AP")
+    search = Search(config, overrides, fixed, space, config_dir, check_rules, {(): (config, warnings[:])})
+    for metric in search.metrics:
+        if metric.startswith("segm/") and search.varies_masks:
+            raise UserError(f"metric={metric} needs masks, which not all trials have; use metric=bbox/AP")
+    if config.sampler == "grid" and not search.combinations():
+        raise UserError(f"sampler=grid needs settings with at most {MOST_VALUES} combinations; write A,B or range(...)")
     first = search.first_values()
     for key, value in ((each.key, value) for each in space for value in each.ends):
         composed, notes = search.compose(list(starmap(override_of, (first | {key: value}).items())))

@@ -109,7 +109,7 @@ def test_a_damaged_picture_is_left_out(run: Path) -> None:
     assert 'id="pictures"' not in write_report(run).read_text()
 
 
-@pytest.mark.parametrize("content", [{}, {"metric": "segm/AP", "importances": {}, "trials": [{"number": 1}]}])
+@pytest.mark.parametrize("content", [{}, {"metrics": ["segm/AP"], "importances": {}, "trials": [{"number": 1}]}])
 def test_a_search_says_what_its_trials_lack(tmp_path: Path, content: dict[str, Any]) -> None:
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "overrides.yaml").write_text("[seed=1]")

@@ -105,6 +105,17 @@ def line_figure(
     return figure
 
 
+def front_figure(x_label: str, y_label: str, points: Sequence[tuple[float, float, bool]]) -> Figure:
+    """Points (x, y, on the Pareto front) of two quantities, the front joined."""
+    figure, axes = new_axes(f"{y_label} against {x_label}", x_label, y_label)
+    others, front = ([point[:2] for point in points if point[2] is kind] for kind in (False, True))
+    axes.plot(*zip(*others, strict=True) if others else ((), ()), "o", markersize=4, color=MUTED, label="beaten")
+    axes.plot(*zip(*sorted(front), strict=True), "o-", markersize=5, color=SERIES[0], label="Pareto front")
+    add_legend(figure)
+    axes.margins(0.1)
+    return figure
+
+
 def add_line(axes: Axes, xs: Sequence[float], ys: Sequence[float], label: str, *, thin: bool = False) -> None:
     """A line in the next colour, its points marked where they are few. thin: one of many, named by the pointer only."""
     if thin:

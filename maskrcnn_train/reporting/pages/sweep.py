@@ -9,12 +9,14 @@ from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.evaluation.coco.metrics import KINDS
 from maskrcnn_train.files import write_csv, write_text
 from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
+from maskrcnn_train.reporting.jobs import JobRecord, read_jobs
 from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.scores import points_of
-from maskrcnn_train.reporting.pages.searches import is_score, read_search
+from maskrcnn_train.reporting.pages.searches import read_search
 from maskrcnn_train.reporting.runs import read_overrides, read_scores, read_yaml
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.tuning.search import is_score
 
 TABLE_FILE = "sweep.csv"
 MEASURES = ("AP", "AP50", "AP75")
@@ -23,12 +25,13 @@ MOST_CURVES = 6  # jobs: as many colours as can be told apart
 
 @dataclass
 class Job:
-    """One job. settings: its overrides by key. metrics: flat, empty if the job didn't end."""
+    """One job. settings: its overrides by key. metrics: flat, empty if the job didn't end. reason: why it failed."""
 
     name: str
     settings: dict[str, str]
     metrics: dict[str, float]
     report: str | None
+    reason: str = ""
 
 
 @dataclass
@@ -48,11 +51,15 @@ def read_sweep(folder: Path) -> Sweep:
 
     Raises UserError if there is no job.
     """
+    records = {folder / str(job.number): job for job in read_jobs(folder)}
     folders = {path.parent for name in ("overrides.yaml", "metrics.json") for path in folder.glob(f"*/{name}")}
+    folders |= {path for path, job in records.items() if job.state == "failed"}
     if not folders:
         raise UserError(f"{folder} holds no jobs: no folder in it has an overrides.yaml or a metrics.json")
     # folders are numbers: 2 comes before 10
-    jobs = [_read_job(path) for path in sorted(folders, key=lambda path: (len(path.name), path.name))]
+    jobs = [
+        _read_job(path, records.get(path)) for path in sorted(folders, key=lambda path: (len(path.name), path.name))
+    ]
     columns = [f"{kind}/{name}" for kind in reversed(KINDS) for name in MEASURES]
     search = read_search(folder)
     if search is not None and is_score(search["metric"]):
@@ -64,16 +71,19 @@ def read_sweep(folder: Path) -> Sweep:
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     varied = [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
     for job in jobs:  # a value that is the default is no override
-        config = read_yaml(folder / job.name / "config.yaml")
+        record = records.get(folder / job.name)
+        config = read_yaml(folder / job.name / "config.yaml") or (record.settings if record else None)
         job.settings = {key: _value(config, key) for key in varied} | job.settings
     shared = [f"{key}={jobs[0].settings[key]}" for key in keys if key not in varied]
     return Sweep(jobs, varied, shared, columns, search)
 
 
-def _read_job(path: Path) -> Job:
-    pairs = [override.partition("=") for override in read_overrides(path)]
+def _read_job(path: Path, record: JobRecord | None) -> Job:
+    overrides = read_overrides(path) or (record.overrides if record else [])
+    pairs = [override.partition("=") for override in overrides]
     report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
-    return Job(path.name, {key: value for key, _, value in pairs}, read_scores(path), report)
+    settings, reason = {key: value for key, _, value in pairs}, record.reason if record else ""
+    return Job(path.name, settings, {} if reason else read_scores(path), report, reason)
 
 
 def _value(config: Any, key: str) -> str:
@@ -84,12 +94,15 @@ def _value(config: Any, key: str) -> str:
 
 
 def _write_table(folder: Path, sweep: Sweep) -> None:
-    """A row a job, best first; the settings that vary, then every metric as a fraction."""
+    """A row a job, best first; the settings that vary, every metric as a fraction, and why jobs failed, if any did."""
     metrics = list(dict.fromkeys([*sweep.columns, *(key for job in sweep.jobs for key in job.metrics)]))
-    lines: list[list[object]] = [["job", *sweep.varied, *metrics]]
+    with_reasons = any(job.reason for job in sweep.jobs)
+    lines: list[list[object]] = [["job", *sweep.varied, *metrics, *["reason"] * with_reasons]]
     for job in sweep.jobs:
         settings = [job.settings.get(key, "") for key in sweep.varied]
-        lines.append([job.name, *settings, *(job.metrics.get(key, "") for key in metrics)])
+        lines.append(
+            [job.name, *settings, *(job.metrics.get(key, "") for key in metrics), *[job.reason] * with_reasons]
+        )
     write_csv(folder / TABLE_FILE, lines)
 
 

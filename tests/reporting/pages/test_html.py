@@ -11,7 +11,7 @@ from maskrcnn_train.reporting.pages.gallery import build_gallery
 from maskrcnn_train.reporting.pages.html import write_report
 from maskrcnn_train.reporting.pages.searches import write_trials
 from maskrcnn_train.reporting.pages.sweep import write_sweep_report
-from maskrcnn_train.tuning.trials import TrialRecord
+from maskrcnn_train.tuning.records import TrialRecord
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
 
@@ -202,20 +202,20 @@ def test_the_page_of_a_search_goes_by_its_metric_and_says_what_mattered(tmp_path
         TrialRecord(2, "pruned", 0.1, ["optimizer.lr=9"], 1.0, ""),
         TrialRecord(3, "failed", None, [], 0.1, "hot"),
     ]
-    write_trials(tmp_path, shown, {"seed": 0.25, "optimizer.lr": 0.75}, metric=metric)
+    write_trials(tmp_path, shown, {"seed": 0.25, "optimizer.lr": 0.75}, metrics=[metric])
     page = write_sweep_report(tmp_path).read_text()
     assert re.findall(r'<tr><th scope="row">(?:<a[^>]*>)?(\d)', page) == [*order, "2", "3"]
     assert "2 complete, 1 pruned, 1 failed" in page
     assert page.index("optimizer.<wbr>lr</code></th><td") < page.index("seed</code></th><td")
     assert "hot" in page
-    assert "worse than the median" in page
+    assert "worse than the others" in page
     assert list(csv.reader((tmp_path / "sweep.csv").read_text().splitlines()))[1][0] == order[0]
 
 
 def test_the_page_of_a_search_that_learnt_nothing_says_so(tmp_path):
     for score, expected in ((0.0, True), (0.1, False)):
         write_run(tmp_path / f"{score}" / "0", score)
-        write_trials(tmp_path / f"{score}", [TrialRecord(0, "complete", score, [], 1.0, "")], {}, metric="segm/AP")
+        write_trials(tmp_path / f"{score}", [TrialRecord(0, "complete", score, [], 1.0, "")], {}, metrics=["segm/AP"])
         assert ("Nothing was learnt: segm/AP is 0" in write_sweep_report(tmp_path / f"{score}").read_text()) == expected
 
 

@@ -1,0 +1,92 @@
+"""Where trials are kept, and what happens to those of dead workers there."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("optuna", reason="needs the extra tune")
+
+from searches import search
+
+from maskrcnn_train.tuning import storages
+from maskrcnn_train.tuning.trials import Pruned, Trials
+
+SERVE = """
+import sys
+from optuna.storages import RDBStorage, run_grpc_proxy_server
+run_grpc_proxy_server(RDBStorage(sys.argv[1]), host="localhost", port=int(sys.argv[2]))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[str]:
+    """The address of a gRPC server in front of a database."""
+    port = free_port()
+    server = subprocess.Popen([sys.executable, "-W", "ignore", "-c", SERVE, f"sqlite:///{tmp_path}/s.db", str(port)])
+    yield f"grpc://localhost:{port}"
+    server.terminate()
+    server.wait()
+
+
+def test_in_a_database_a_silent_worker_loses_its_trial_and_learns_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storages, "BEAT", 1)
+    monkeypatch.setattr(storages, "SILENCE", 1)
+    found = search("trials=2", f"storage=sqlite:///{tmp_path}/search.db")
+    workers = [Trials(tmp_path, found) for _ in range(3)]
+    silent, living = (worker.begin() for worker in workers[:2])
+    assert silent is not None
+    assert living is not None
+    with living.alive:
+        time.sleep(1)
+        follower = workers[2].begin()  # waits until it is known who is dead
+    assert follower is not None
+    assert (follower.folder, follower.overrides) == (silent.folder, silent.overrides)
+    with pytest.raises(Pruned, match="another took the trial over"):
+        silent.report(0.5, {"segm/AP": 0.5})
+    workers[0].end(silent)
+    workers[2].end(follower, scores=[0.5])
+    assert [(each.number, each.state) for each in workers[0].records()] == [(0, "complete"), (1, "running")]
+
+
+def test_workers_share_a_search_through_a_server(tmp_path: Path, proxy: str) -> None:
+    workers = [Trials(tmp_path, search("trials=2", f"storage={proxy}")) for _ in range(3)]
+    trials = [worker.begin() for worker in workers]
+    assert [trial and trial.folder.name for trial in trials] == ["0", "1", None]
+
+
+def test_two_searches_share_a_database_but_not_their_trials(tmp_path: Path) -> None:
+    found = search("trials=1", f"storage=sqlite:///{tmp_path}/search.db")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        trial = Trials(tmp_path / name, found).begin()
+        assert trial is not None
+        assert trial.folder == tmp_path / name / "0"
+
+
+def test_a_search_stays_in_its_storage(tmp_path: Path) -> None:
+    Trials(tmp_path, search("trials=1", f"storage=sqlite:///{tmp_path}/search.db"))
+    with pytest.raises(ValueError, match="has another storage; give the one it began with"):
+        Trials(tmp_path, search("trials=1"))
+
+
+@pytest.mark.parametrize("url", ["sqlite:////nowhere/at/all.db", "oracle9://x", "grpc://localhost:{port}"])
+def test_a_storage_out_of_reach_is_one_line(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storages, "CONNECTING", 0.2)
+    with pytest.raises(ValueError, match="storage cannot be opened: ") as caught:
+        storages.open_storage(url.format(port=free_port()), tmp_path)
+    assert "\n" not in str(caught.value)
