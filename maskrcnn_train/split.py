@@ -11,10 +11,10 @@ import numpy as np
 from maskrcnn_train.cli import run_command
 from maskrcnn_train.data.coco.json_file import parse_json
 from maskrcnn_train.data.coco.reader import read_coco
+from maskrcnn_train.data.formats.coco import NAMES
 from maskrcnn_train.data.paths import require_file, require_folder
 from maskrcnn_train.data.splits.choosing import check_choice, choice_notes, chosen_categories
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
-from maskrcnn_train.data.splits.layouts import NAMES
 from maskrcnn_train.data.splits.splitting import whole_split
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.files import write_json

@@ -112,6 +112,12 @@ def _check_metric(config: schema.TuneConfig, metric: str) -> None:
         raise UserError(f"metric={metric} needs evaluation.loss=true; add it")
 
 
+def check_convert_rules(config: schema.ConvertConfig) -> list[str]:
+    """Rules between the settings of a conversion."""
+    check_data_rules(config.data, ["train"])
+    return []
+
+
 def check_split_rules(config: schema.SplitCommandConfig) -> list[str]:
     """Rules between the settings of a split."""
     if config.folds is None:

@@ -5,6 +5,7 @@ from typing import Optional
 
 from maskrcnn_train.settings.schema import (
     EVALUATORS,
+    LABEL_FORMATS,
     MAX_SEED,
     MAX_SIDE,
     DataConfig,
@@ -147,6 +148,9 @@ class SaveConfig(Section):
     pictures: bool
     masks: bool
     csv: bool
+    formats: list[str] = one_of("coco", *LABEL_FORMATS)
+    tolerance: float = between(0)
+    copy_images: bool
 
 
 class TileConfig(Section):
@@ -209,6 +213,16 @@ class SplitCommandConfig(Section):
     workers: Optional[int] = between(1)
     output_dir: Optional[str]
     seed: int = between(0, MAX_SEED)
+
+
+class ConvertConfig(Section):
+    """Everything that `python -m maskrcnn_train.convert` reads."""
+
+    data: DataConfig = field(metadata={"idle": (*TRAINING_ONLY, "on_bad_image")})
+    format: str = one_of("coco", *LABEL_FORMATS)
+    tolerance: float = between(0)
+    copy_images: bool
+    output_dir: Optional[str]
 
 
 class ToleranceConfig(Section):

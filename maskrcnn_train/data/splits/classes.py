@@ -80,5 +80,5 @@ def map_categories(
     return labels, choice_notes(index, data) + [
         f"{classes.name_of(label)} has id {number} in {source} and {train_id} in {train_source}; matched by name"
         for number, label, train_id in pairs
-        if number != train_id
+        if number != train_id and index.from_json
     ]
