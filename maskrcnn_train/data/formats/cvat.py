@@ -40,9 +40,10 @@ def find(root: Path) -> dict[str, LabelFiles]:
     """The subsets of an XML file, or of that in a folder; an XML without subsets is all train."""
     paths = [root / "annotations.xml", *sorted(root.glob("*.xml"))] if root.is_dir() else [root]
     for path in paths:
-        if path.suffix.lower() == ".xml" and path.is_file() and b"<annotations" in path.open("rb").read(HEAD):
+        text = path.read_bytes() if path.suffix.lower() == ".xml" and path.is_file() else b""
+        if b"<annotations" in text[:HEAD]:
             images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
-            subsets = dict.fromkeys(text.decode(errors="replace") for text in SUBSET.findall(path.read_bytes()))
+            subsets = dict.fromkeys(text.decode(errors="replace") for text in SUBSET.findall(text))
             named = {name: subset for subset in subsets if (name := split_name(subset))}
             if named:
                 return {name: LabelFiles("cvat", images, path, subset) for name, subset in named.items()}
@@ -93,7 +94,7 @@ class CvatReader:
         for number, shape in enumerate(item, start=1):
             where = f"{place} {shape.tag} {number}"
             if shape.tag == "tag" or shape.tag in NO_AREA:
-                image.unused.append((f"{shape.tag}: no area", where))
+                image.leave_out(f"{shape.tag}: no area", where)
                 continue
             label = (shape.get("label") or "").strip()
             if not label or (self.classes is not None and label not in self.classes.values()):
@@ -101,7 +102,7 @@ class CvatReader:
             try:
                 found = _object(shape, label, image.size, where)
             except (ValueError, OverflowError) as error:
-                image.unused.append((f"{shape.tag}: {_reason(error)}", where))
+                image.leave_out(_reason(error, shape.tag), where)
                 continue
             group = shape.get("group_id", "0")
             if group in ("", "0") or found.segmentation is None:
@@ -121,9 +122,11 @@ class CvatReader:
         return name
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, tag: str) -> str:
     text = str(error)
-    return "numbers that cannot be read" if "convert" in text or "literal" in text else text
+    if "convert" in text or "literal" in text:  # Python's words for what is no number
+        text = "numbers that cannot be read"
+    return text if text.startswith(tag) else f"{tag}: {text}"
 
 
 def _object(shape: Element, label: str, size: Size, place: str) -> LabelledObject:

@@ -66,8 +66,8 @@ def _read(files: LabelFiles, reader: Reader, faults: Faults) -> AnnotationIndex:
             fault.items.append(str(error))
             continue
         images.append(_image_entry(image, len(images) + 1))
-        for reason, place in image.unused:
-            skipped.add(reason, place, place)
+        for reason, place, is_left_out in image.unused:
+            skipped.add(reason, place, place, dropped=is_left_out)
         for each in image.objects:
             owners.append(each.name)
             places.append(each.place)

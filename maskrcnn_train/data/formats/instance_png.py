@@ -18,7 +18,7 @@ from maskrcnn_train.data.formats.pictures import (
     opened_mask,
     picture_size,
 )
-from maskrcnn_train.data.formats.texts import read_names
+from maskrcnn_train.data.formats.texts import names_file, read_names
 from maskrcnn_train.files import write_text, written_aside
 from maskrcnn_train.settings.errors import UserError
 
@@ -63,7 +63,8 @@ class InstancePngReader:
         return (self.files.annotations / picture.relative_to(self.files.images)).with_suffix(".png")
 
     def depends(self) -> list[Path]:
-        return [path for picture in self.pictures for path in (picture, self._mask(picture)) if path.is_file()]
+        paths = [path for picture in self.pictures for path in (picture, self._mask(picture)) if path.is_file()]
+        return [*paths, *filter(None, [names_file(self.files.annotations)])]
 
     def items(self) -> list[Path]:
         return self.pictures

@@ -32,15 +32,18 @@ class LabelledImage:
     """One picture and its objects.
 
     file_name: relative to the folder of images. path: the picture on disk, for writers. unused: what is no object, or
-    cannot be read as one: (reason, place) of each.
+    cannot be read as one, or is not used as it stands: (reason, place, whether it is left out) of each.
     """
 
     file_name: str
     size: Size
     objects: list[LabelledObject] = field(default_factory=list)
-    unused: list[tuple[str, str]] = field(default_factory=list)
+    unused: list[tuple[str, str, bool]] = field(default_factory=list)
     path: Path | None = None
     id: int | None = None
+
+    def leave_out(self, reason: str, place: str) -> None:
+        self.unused.append((reason, place, True))
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,11 @@ def find(root: Path) -> dict[str, LabelFiles]:
         except UserError:
             return {}
         picture = _picture(first, content)
-        images = folder if picture.resolve().is_relative_to(folder.resolve()) else common_folder([first, picture])
+        images = (
+            folder
+            if picture.resolve().is_relative_to(folder.resolve())
+            else common_folder([first.resolve(), picture.resolve()])
+        )
         found[name] = LabelFiles("labelme", images, folder)
     return found
 
@@ -131,7 +135,7 @@ class LabelmeReader:
         """The segmentation of a shape; None if it is no object, or broken, which `image.unused` then tells."""
         kind, flat = shape.get("shape_type") or "polygon", _numbers(shape.get("points"))
         if kind not in POINTS:
-            image.unused.append(("a shape without an area", place))
+            image.leave_out("a shape without an area", place)
             return None
         fault: str | None = f"{kind} without the points that it needs"
         found: Any = None
@@ -139,9 +143,9 @@ class LabelmeReader:
             found = _area(kind, flat, shape, image.size)
             fault = polygon_fault(found[0], image.size) if isinstance(found, list) else None
         if fault is None and kind == "rectangle":
-            image.unused.append(("rectangle: its whole area is the mask", place))
+            image.unused.append(("rectangle: its whole area is the mask", place, False))
         elif fault is not None or found is None:
-            image.unused.append((fault or f"{kind} that cannot be read", place))
+            image.leave_out(fault or f"{kind} that cannot be read", place)
         return None if fault else found
 
 

@@ -22,7 +22,7 @@ from maskrcnn_train.data.formats.pictures import (
     picture_size,
     split_folders,
 )
-from maskrcnn_train.data.formats.texts import read_names
+from maskrcnn_train.data.formats.texts import names_file, read_names
 from maskrcnn_train.files import write_text, written_aside
 from maskrcnn_train.settings.errors import UserError
 
@@ -69,7 +69,8 @@ class MaskPngReader:
         return read_names(self.files.annotations)
 
     def depends(self) -> list[Path]:
-        return [path for picture, own in self.masks.items() for path in (picture, *(each for each, _ in own))]
+        paths = [path for picture, own in self.masks.items() for path in (picture, *(each for each, _ in own))]
+        return [*paths, *filter(None, [names_file(self.files.annotations)])]
 
     def items(self) -> list[Path]:
         if not any(self.masks.values()):

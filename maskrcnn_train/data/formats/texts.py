@@ -13,9 +13,13 @@ def read_lines(path: Path) -> list[str]:
         raise UserError(f"{path} cannot be read as a text: {error}") from None
 
 
+def names_file(masks: Path) -> Path | None:
+    """The classes.txt beside the masks or in a folder above."""
+    paths = [folder / "classes.txt" for folder in (masks, *list(masks.parents)[:2])]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def read_names(masks: Path) -> dict[int, str] | None:
-    """The classes of a classes.txt beside the masks or in a folder above, numbered from 1; None without one."""
-    for folder in (masks, *list(masks.parents)[:2]):
-        if (path := folder / "classes.txt").is_file():
-            return dict(enumerate(filter(None, read_lines(path)), start=1))
-    return None
+    """The classes of `names_file`, numbered from 1; None without one."""
+    path = names_file(masks)
+    return None if path is None else dict(enumerate(filter(None, read_lines(path)), start=1))

@@ -127,7 +127,7 @@ class VocReader:
                 found = kinds[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]][bitmap > 0]
                 found = found[found > 0]
                 if not len(found):
-                    image.unused.append(("object without a class", place))
+                    image.leave_out("object without a class", place)
                     continue
                 label = (self.classes or {}).get(int(np.bincount(found).argmax()))
             else:

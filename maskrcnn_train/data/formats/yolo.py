@@ -131,10 +131,10 @@ class YoloReader:
         try:
             category, *values = map(float, line.split())
         except ValueError:
-            image.unused.append(("line is not a class and numbers", place))
+            image.leave_out("line is not a class and numbers", place)
             return
         if len(values) < 4 or len(values) == 5 or len(values) % 2:
-            image.unused.append(("line is neither a box (5 numbers) nor an outline (7, 9, ...)", place))
+            image.leave_out("line is neither a box (5 numbers) nor an outline (7, 9, ...)", place)
             return
         name = self.classes.get(int(category)) if category.is_integer() else None
         if name is None:
@@ -142,7 +142,8 @@ class YoloReader:
             raise UserError(f"{place} has class {category:g}; {self.files.annotations} names the classes 0 to {last}")
         height, width = image.size
         # rounded, so that half pixels stay such: the last digit would else decide whether a pixel is inside
-        numbers = np.round(np.array(values) * np.tile([width, height], len(values) // 2), 6)
+        with np.errstate(over="ignore"):
+            numbers = np.round(np.array(values) * np.tile([width, height], len(values) // 2), 6)
         if len(values) > 4:
             image.objects.append(LabelledObject(name, [numbers.tolist()], place=place))
         else:
