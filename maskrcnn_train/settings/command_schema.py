@@ -1,7 +1,7 @@
 """The schema of the other commands' settings. As in `schema.py`, types stand here and values in `conf/`."""
 
 from dataclasses import field
-from typing import Optional
+from typing import Any, Optional
 
 from maskrcnn_train.settings.schema import (
     EVALUATORS,
@@ -14,11 +14,14 @@ from maskrcnn_train.settings.schema import (
     between,
     fraction,
     one_of,
+    paths,
     positive,
 )
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape")  # of the data section
+
+CHOICE = ("rename", "merge", "classes")  # of the data section; `split` has its own
 
 
 class TestNMSConfig(Section):
@@ -199,8 +202,11 @@ class TuneConfig(TrainConfig):
 class SplitCommandConfig(Section):
     """Everything that `python -m maskrcnn_train.split` reads."""
 
-    annotations: str
-    images: Optional[str]
+    data: Optional[DataConfig] = field(metadata={"idle": (*TRAINING_ONLY, "on_bad_image", *CHOICE, "split")})
+    annotations: Any = paths()
+    images: Any = paths()
+    format: str = one_of("coco", *LABEL_FORMATS)
+    tolerance: float = between(0)
     rename: Optional[dict[str, str]]
     merge: Optional[dict[str, list[str]]]
     classes: Optional[list[str]]

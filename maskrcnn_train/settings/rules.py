@@ -137,7 +137,7 @@ def check_data_rules(data: DataConfig, splits: Sequence[str] = ("train", "val"))
         for split in ["train"] if data.split.fractions else splits:
             section = getattr(data, split)
             for key, value in vars(section).items():
-                if value is None and (key == "annotations" or _is_json(section.annotations)):
+                if value is None and (key == "annotations" or is_json(section.annotations)):
                     raise UserError(
                         f"data.{split}.{key} is not set; data=custom needs data.{split}.images=FOLDER and "
                         f"data.{split}.annotations=FILE.json"
@@ -146,7 +146,7 @@ def check_data_rules(data: DataConfig, splits: Sequence[str] = ("train", "val"))
         check_fractions("data.split.fractions", data.split.fractions)
 
 
-def _is_json(annotations: Any) -> bool:
+def is_json(annotations: Any) -> bool:
     """Whether labels may be a COCO JSON, which does not say where its images are."""
     paths = annotations if isinstance(annotations, list) else [annotations]
     return any(path is None or str(path).lower().endswith(".json") for path in paths)
