@@ -70,6 +70,8 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     data = read_data(config)
     folder = open_run_folder(replace(config, resume=None), "check")
     console = setup_logging(folder)
+    for note in data.notes:
+        logger.info("%s", note)
     findings = data.findings + [found for split in data.splits.values() for found in check_annotations(split)]
     anchors: list[AnchorRow] = []
     forecasts = None

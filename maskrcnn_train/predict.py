@@ -43,6 +43,8 @@ def predict_images(config: PredictConfig) -> PredictionFiles:
     from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 
     video = Video(Path(config.images).expanduser()) if is_video(config.images) else None
+    if video is not None and config.save.formats:
+        raise UserError("save.formats writes labels of image files; a video has none: save its frames as images first")
     found = [] if video is not None else find_images(config.images)
     predictor = _predictor(config)
     folder = open_run_folder(config, "predict")

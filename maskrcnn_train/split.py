@@ -1,36 +1,45 @@
-"""`python -m maskrcnn_train.split`: cuts one COCO JSON into train, val and test, or into folds."""
+"""`python -m maskrcnn_train.split`: cuts the labels of a data set into train, val and test, or into folds."""
 
 import logging
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from maskrcnn_train.cli import run_command
+from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.coco.json_file import parse_json
 from maskrcnn_train.data.coco.reader import read_coco
-from maskrcnn_train.data.paths import require_file, require_folder
+from maskrcnn_train.data.coco.results import coco_content
+from maskrcnn_train.data.formats.coco import NAMES
+from maskrcnn_train.data.formats.indexing import open_labels
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles
+from maskrcnn_train.data.formats.writing import labelled_images, write_labels
+from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.choosing import check_choice, choice_notes, chosen_categories
+from maskrcnn_train.data.splits.classes import build_class_map, match_categories
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
-from maskrcnn_train.data.splits.layouts import NAMES
+from maskrcnn_train.data.splits.layouts import Source, as_paths, data_root, given_files, locate
 from maskrcnn_train.data.splits.splitting import whole_split
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_split_rules
 from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.rules import is_json
 from maskrcnn_train.structures.arrays import Ints
 
 HELP = """
-Cut one COCO JSON into train, val and test, or into folds, with similar shares of every class.
+Cut labels into train, val and test, or into folds, with similar shares of every class.
 
   python -m maskrcnn_train.split annotations=all.json fractions=[0.8,0.2]
   python -m maskrcnn_train.split annotations=all.json folds=5 seed=1
   python -m maskrcnn_train.split annotations=all.json group_by=video_id            one video, one split
   python -m maskrcnn_train.split annotations=all.json "group_pattern='^(.*)_tile'"
   python -m maskrcnn_train.split annotations=all.json duplicates=true images=FOLDER
+  python -m maskrcnn_train.split data=roboflow data.root=DIR duplicates=true       all splits, cut again
 """
 logger = logging.getLogger("maskrcnn_train")
 
@@ -49,14 +58,12 @@ def split(config: SplitCommandConfig) -> SplitResult:
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.reporting.terminal.progress import setup_logging
 
-    path = Path(config.annotations).expanduser()
-    require_file(path, "set annotations to a COCO JSON")
-    content = parse_json(path, exact=True)
-    index = read_coco(path, content)
+    files = _files(config)
+    content, index = _read(files)
     check_choice(index, config)
     fractions = [1 / config.folds] * config.folds if config.folds else config.fractions
     if index.num_images < len(fractions):
-        raise UserError(f"{path} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
+        raise UserError(f"{index.source} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
     folder = open_run_folder(config, "split")
     setup_logging(folder)
     for note in choice_notes(index, config):
@@ -65,7 +72,8 @@ def split(config: SplitCommandConfig) -> SplitResult:
     names = {chosen[each.id].id: chosen[each.id].name for each in index.categories if each.id in chosen}
     labels = {number: [*names].index(category.id) + 1 for number, category in chosen.items()}
     counts = count_objects(index, whole_split("all", index, labels, Path()).labels, len(names))
-    groups = _groups(config, content["images"])
+    images = _images(config, files)
+    groups = _groups(config, content["images"], images)
     rows = stratify(counts, fractions, config.seed, groups, favour_first=config.folds is None)
     part_names = [f"fold_{number}" for number in range(len(rows))] if config.folds else list(NAMES)
     parts = dict(zip(part_names, rows, strict=False))
@@ -74,19 +82,49 @@ def split(config: SplitCommandConfig) -> SplitResult:
         everything = np.arange(index.num_images)
         written = {f"{name}/train": np.setdiff1d(everything, own) for name, own in parts.items()}
         written |= {f"{name}/val": own for name, own in parts.items()}
-    files = {name: _write(content, own, folder / f"{name}.json") for name, own in written.items()}
+    if config.format == "coco":
+        written_files = _write(content, written, folder)
+    else:
+        written_files = _write_format(config, index, written, folder, images)
     _log_table([*names.values()], counts, parts, groups)
     logger.info("written to %s", folder)
-    if not config.folds:
+    if not config.folds and config.format == "coco":
+        where = "FOLDER" if images is None else shlex.quote(str(images))
         keys = [
-            f"data.{name}.annotations={shlex.quote(str(file))} data.{name}.images=FOLDER"
-            for name, file in files.items()
+            f"data.{name}.annotations={shlex.quote(str(file))} data.{name}.images={where}"
+            for name, file in written_files.items()
         ]
         logger.info("train on them: data=custom %s", " ".join(keys))
-    return SplitResult(folder, files, parts)
+    return SplitResult(folder, written_files, parts)
 
 
-def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
+def _files(config: SplitCommandConfig) -> list[LabelFiles]:
+    """The labels to cut: those that are named, or of all splits of a data set."""
+    if config.data is None:
+        images = as_paths(config.images) or ([Path()] if is_json(config.annotations) else [])
+        return given_files(as_paths(config.annotations), images, "train", "auto", "")
+    root = data_root(config.data)
+    sources = [locate(config.data, root, name, needs_val=False) for name in NAMES]
+    return list(dict.fromkeys(files for source in sources if source is not None for files in source.files))
+
+
+def _read(files: list[LabelFiles]) -> tuple[dict[str, Any], AnnotationIndex]:
+    """The labels as a COCO JSON and as an index; of a single JSON nothing is lost."""
+    if len(files) == 1 and files[0].format == "coco":
+        content = parse_json(files[0].annotations, exact=True)
+        return content, read_coco(files[0].annotations, content)
+    index = open_labels(files)
+    return coco_content(index), index
+
+
+def _images(config: SplitCommandConfig, files: list[LabelFiles]) -> Path | None:
+    """The folder of the images; None where a JSON was given without it."""
+    if config.data is None and config.images is None and files[0].format == "coco":
+        return None
+    return Source(tuple(files)).images
+
+
+def _groups(config: SplitCommandConfig, images: list[dict[str, Any]], pictures: Path | None) -> Ints:
     """The group of each image: int64 [M]; images of one group stay together."""
     from maskrcnn_train.reporting.terminal.progress import Progress
 
@@ -94,7 +132,7 @@ def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
     if config.group_pattern is not None:
         groupings.append(group_by_pattern(images, config.group_pattern))
     if config.duplicates:
-        pictures = Path(str(config.images)).expanduser()
+        assert pictures is not None
         require_folder(pictures, "set images to the folder that the file names are relative to")
         with Progress("images", log_every=1000) as bar:
             grouping, faults = group_by_looks(
@@ -110,12 +148,35 @@ def _groups(config: SplitCommandConfig, images: list[dict[str, Any]]) -> Ints:
     return joined(groupings, len(images))
 
 
-def _write(content: dict[str, Any], rows: Ints, path: Path) -> Path:
-    """The JSON with these images and their annotations only; everything else of it, and every order, as it was."""
-    images = [content["images"][row] for row in rows.tolist()]
-    ids = {image["id"] for image in images}
-    annotations = [each for each in content["annotations"] if each["image_id"] in ids]
-    return write_json(path, content | {"images": images, "annotations": annotations})
+def _write(content: dict[str, Any], parts: dict[str, Ints], folder: Path) -> dict[str, Path]:
+    """The JSON of each part, with its own images and annotations; everything else, and every order, as it was."""
+    files = {}
+    for name, rows in parts.items():
+        images = [content["images"][row] for row in rows.tolist()]
+        ids = {image["id"] for image in images}
+        annotations = [each for each in content["annotations"] if each["image_id"] in ids]
+        files[name] = write_json(folder / f"{name}.json", content | {"images": images, "annotations": annotations})
+    return files
+
+
+def _write_format(
+    config: SplitCommandConfig, index: AnnotationIndex, parts: dict[str, Ints], folder: Path, pictures: Path | None
+) -> dict[str, Path]:
+    """The parts as one data set of another format, or a data set for each fold; returns the folder of each part."""
+    if pictures is None:
+        raise UserError(f"images is not set; format={config.format} copies them: images=FOLDER")
+    everything = replace(config, rename=None, merge=None, classes=None)
+    classes, _ = build_class_map(index, everything)
+    labels = whole_split("all", index, match_categories(classes, index, everything)[0], pictures).labels
+    folders = {name: folder / Path(name).parent for name in parts}
+    for own in dict.fromkeys(folders.values()):
+        images = {
+            Path(name).name: labelled_images(index, rows, labels, classes, pictures)
+            for name, rows in parts.items()
+            if folders[name] == own
+        }
+        write_labels(own, config.format, DataSet(classes.name_of_id, dict(images)), tolerance=config.tolerance)
+    return folders
 
 
 def _log_table(names: list[str], counts: Ints, parts: dict[str, Ints], groups: Ints) -> None:

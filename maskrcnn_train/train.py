@@ -33,7 +33,7 @@ from maskrcnn_train.model.weights.pretrained import start_from_weights
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.report import report_training
 from maskrcnn_train.reporting.diagnostics import write_diagnostics
-from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table
+from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table, unused_table
 from maskrcnn_train.reporting.terminal.weights import weights_listing, weights_summary
 from maskrcnn_train.settings.schema import TrainConfig
 
@@ -164,13 +164,8 @@ def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: 
     """What is about to happen: data and what of it is not used, classes, doubts, device, precision, length, lr."""
     for note in splits.notes:
         logger.info("note: %s", note)
-    rows = [
-        (name, each.count, each.reason, "left out" if each.dropped else "repaired", each.examples[0])
-        for name, findings in splits.skipped.items()
-        for each in findings
-    ]
-    if rows:
-        logger.info("%s", table("data not used as it stands", ["split", "count", "reason", "", "first"], rows))
+    if unused := unused_table(splits.skipped):
+        logger.info("%s", unused)
     class_rows = list(zip(itertools.count(1), splits.classes.ids, splits.classes.names, strict=False))
     logger.info("%s", table("classes", ["label", "category id", "name"], class_rows))
     if findings := quick_check(config, splits):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_coco import annotation, write_images
+from small_coco import annotation, roboflow, small_coco, write_images
 
 from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.settings.command_rules import check_split_rules
@@ -214,3 +214,26 @@ def test_only_the_chosen_classes_need_alike_shares(tmp_path: Path) -> None:
     assert "annotations of a (36) are left out" in log
     with pytest.raises(UserError, match="classes names c, a class that"):
         cut(path, "classes=[c]", to="other")
+
+
+def test_all_splits_of_a_data_set_are_cut_again_in_any_format(tmp_path: Path) -> None:
+    roboflow(tmp_path / "data", small_coco(4), small_coco(6))
+    given = ["data=roboflow", f"data.root={tmp_path / 'data'}", "fractions=[0.5,0.5]", "duplicates=true", "workers=1"]
+    for format_ in ("coco", "yolo"):
+        result = split(configured(*given, f"format={format_}", f"output_dir={tmp_path / format_}"))
+        assert [len(rows) for rows in result.parts.values()] == [5, 5]
+    images = f"data.train.images={tmp_path / 'data'}", f"data.val.images={tmp_path / 'data'}"
+    paths = [f"data.{name}.annotations={tmp_path / 'coco' / name}.json" for name in ("train", "val")]
+    for settings in (["data=custom", *paths, *images], ["data=auto", f"data.root={tmp_path / 'yolo'}"]):
+        splits = read_splits(load_config(settings))
+        assert [len(each) for each in splits.by_name.values()] == [5, 5]
+        assert sum(each.num_objects for each in splits.by_name.values()) == 20
+
+
+def test_folds_of_another_format_are_data_sets_of_their_own(tmp_path: Path) -> None:
+    roboflow(tmp_path / "data", small_coco(4), small_coco(2))
+    given = ["data=auto", f"data.root={tmp_path / 'data'}", "folds=3", "format=labelme"]
+    split(configured(*given, f"output_dir={tmp_path / 'out'}"))
+    for number in range(3):
+        splits = read_splits(load_config(["data=auto", f"data.root={tmp_path / 'out' / f'fold_{number}'}"]))
+        assert (len(splits.train), len(splits.val)) == (4, 2)

@@ -2,16 +2,16 @@
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from maskrcnn_train.checking.findings import Finding, in_order
-from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.command_schema import CheckConfig
-from maskrcnn_train.settings.overrides import option_text, override_value
-from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.settings.compose import default_config
+from maskrcnn_train.settings.overrides import flat_settings, option_text, override_value
+from maskrcnn_train.settings.schema import DataConfig, TrainConfig
 
 
 def combined(findings: Iterable[Finding]) -> dict[str, Any]:
@@ -48,11 +48,10 @@ def training_command(given: Sequence[str], advice: Mapping[str, Any]) -> str:
     return shlex.join(["python", "-m", "maskrcnn_train", *kept, *settings])
 
 
-def split_again(splits: Mapping[str, Split], *options: str) -> str:
+def split_again(data: DataConfig, *options: str) -> str:
     """What to do so that the splits are cut better. options: more settings of the `split` command."""
-    train = splits["train"]
-    one_json = {split.index.source for split in splits.values()} == {train.index.source}
-    source, images = (train.index.source, str(train.images)) if one_json else ("ALL.json", "FOLDER")
-    settings = [f"annotations={override_value(source)}", f"images={override_value(images)}", *options]
-    command = shlex.join(["python", "-m", "maskrcnn_train.split", *settings])
-    return f"cut the data again: {command}" if one_json else f"put all images in one JSON and cut it: {command}"
+    usual, paths = flat_settings(asdict(default_config().data)), ("root", "train.", "val.", "test.", "shapes.")
+    own = {key: value for key, value in flat_settings(asdict(data)).items() if key.startswith(paths)}
+    changed = {key: value for key, value in own.items() if value is not None and value != usual[key]}
+    settings = [f"data={data.name}", *(f"data.{key}={override_value(value)}" for key, value in changed.items())]
+    return f"cut the data again: {shlex.join(['python', '-m', 'maskrcnn_train.split', *settings, *options])}"

@@ -8,6 +8,7 @@ from maskrcnn_train.checking.advice import split_again
 from maskrcnn_train.checking.findings import Finding
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
+from maskrcnn_train.settings.schema import DataConfig
 from maskrcnn_train.structures.classes import ClassMap
 
 FEW = 10  # training objects of a class, below which it can hardly be learnt
@@ -22,7 +23,7 @@ def count_classes(splits: dict[str, Split], classes: ClassMap) -> dict[str, list
     }
 
 
-def check_classes(splits: dict[str, Split], classes: ClassMap) -> Iterator[Finding]:
+def check_classes(splits: dict[str, Split], classes: ClassMap, data: DataConfig) -> Iterator[Finding]:
     """Classes that cannot be learnt or scored."""
     counts = {name: np.array(numbers) for name, numbers in count_classes(splits, classes).items()}
     train = counts["train"]
@@ -31,7 +32,7 @@ def check_classes(splits: dict[str, Split], classes: ClassMap) -> Iterator[Findi
     for kind, what, split, which, fix in (
         ("class-absent", "classes without a training object", "train", train == 0, "remove them from `categories`"),
         ("class-rare", f"classes with less than {FEW} training objects", "train", few, "annotate more of them"),
-        ("class-unscored", no_ap, "val", unscored, split_again(splits)),
+        ("class-unscored", no_ap, "val", unscored, split_again(data)),
     ):
         if which.any():
             names = [classes.names[row] for row in np.flatnonzero(which)]

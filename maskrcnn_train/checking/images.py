@@ -29,7 +29,7 @@ def check_images(
         yield from _unusable(split, faulty, config.data.on_bad_image)
     if "train" in splits:
         yield from _unlisted(splits)
-    again = split_again(splits, "duplicates=true") if "train" in splits else TWICE
+    again = split_again(config.data, "duplicates=true")
     yield from _leaks(names, files, facts, config.duplicate_distance, again)
 
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from maskrcnn_train.checking.findings import Finding, Severity
 from maskrcnn_train.data.coco.entries import KINDS, Faults
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex
-from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.formats.coco import NAMES
+from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.choosing import check_choice, chosen_categories
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
-from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate
+from maskrcnn_train.data.splits.layouts import Source, data_root, found_note, locate
 from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, whole_split
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
@@ -30,32 +30,34 @@ class CheckedData:
     splits: dict[str, Split] = field(default_factory=dict)
     classes: ClassMap | None = None
     findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_data(config: TrainConfig) -> CheckedData:
     """All splits of a training and their faults. Raises UserError where the settings name no training data."""
     data, checked = config.data, CheckedData()
     root = data_root(data)
-    indices: dict[str, tuple[AnnotationIndex, Path]] = {}
+    indices: dict[str, tuple[AnnotationIndex, Source]] = {}
     for name in NAMES:
         try:
-            paths = locate(data, root, name)
+            source = locate(data, root, name)
         except UserError as error:
             if name == "train":
                 raise
             checked.findings.append(_no_split(data, name, error))
             continue
-        if paths is not None and (index := _read_json(paths[1], name, checked.findings)) is not None:
-            indices[name] = (index, paths[0])
+        if source is not None and (index := _read_labels(source, name, checked.findings)) is not None:
+            indices[name] = (index, source)
+    checked.notes = found_note(data, {name: (each, index.num_images) for name, (index, each) in indices.items()})
     if "train" in indices:
         check_choice(indices["train"][0], data)
     for name, (index, _) in indices.items():  # without those of train, any will do to check the rest
         checked.classes = checked.classes or _read_classes(index, data, name, checked.findings)
     if checked.classes is None:
         return checked
-    for name, (index, images) in indices.items():
+    for name, (index, source) in indices.items():
         labels = _label(index, data, checked.classes, name, checked.findings)
-        checked.splits[name] = whole_split(name, index, labels, images)
+        checked.splits[name] = whole_split(name, index, labels, source.images)
     if data.split.fractions is not None and checked.splits:
         whole, classes = checked.splits["train"], len(checked.classes.names)
         checked.splits = cut_split(whole, classes, data.split)
@@ -71,15 +73,15 @@ def _no_split(data: DataConfig, name: str, error: UserError) -> Finding:
     return Finding("error", "split-missing", "no JSON for this split", name, override=override, fix=str(error))
 
 
-def _read_json(path: Path, split: str, findings: list[Finding]) -> AnnotationIndex | None:
-    """The index of the sound entries of a JSON; faults that would stop a training are added to `findings`."""
-    faults = Faults(path.name)
+def _read_labels(source: Source, split: str, findings: list[Finding]) -> AnnotationIndex | None:
+    """The index of the sound labels of a split; faults that would stop a training are added to `findings`."""
+    faults = Faults(", ".join(each.annotations.name for each in source.files))
     try:
-        index = open_index(path, faults)
+        index = open_labels(source.files, faults)
         if not index.num_images and not faults:
-            raise UserError(f"{path} lists no images")
+            raise UserError(f"{source.name} lists no images")
     except UserError as error:
-        findings.append(Finding("error", "json", str(error), split, "file", [str(path)]))
+        findings.append(Finding("error", "json", str(error), split, "file", [source.name]))
         return None
     for each in faults.in_order:
         fix = f"first: {each.message}"
@@ -111,7 +113,7 @@ def _label(
         findings.append(Finding("error", "class-unknown", what, split, "class", names, fix=fix))
     chosen = chosen_categories(index, data)
     moved = {classes.name_of(label): 1 for number, label in labels.items() if classes.id_of(label) != chosen[number].id}
-    if moved:
+    if moved and index.from_json:
         what, fix = "classes with other ids than in training", "nothing: classes are matched by name"
         findings.append(Finding("advice", "class-ids-differ", what, split, "class", [*moved], fix=fix))
     return labels
@@ -146,5 +148,5 @@ def _content(split: Split, *, with_masks: bool) -> Iterator[Finding]:
     if with_masks and bare.any():
         share = "all objects are" if bare.sum() == split.is_object.sum() else "objects"
         what, fix = f"{share} without segmentation", "add the masks, or train boxes only"
-        ids = split.index.annotation_ids[bare].tolist()
+        ids = [split.index.item(row) for row in np.flatnonzero(bare).tolist()]
         yield Finding("error", "no-masks", what, split.name, "annotation", ids, {"mask_head.name": "none"}, fix)

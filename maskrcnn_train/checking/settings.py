@@ -28,7 +28,7 @@ def check_settings(
 
     splits: those that can be read. offline: weights cannot be downloaded.
     """
-    findings = list(check_classes(splits, classes)) if "train" in splits else []
+    findings = list(check_classes(splits, classes, config.data)) if "train" in splits else []
     anchors: list[AnchorRow] = []
     for name, split in splits.items():
         objects = network_objects(split, config)

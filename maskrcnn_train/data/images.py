@@ -56,6 +56,13 @@ def decode(
         return _upright(image, str(path), expected, smallest)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A file as Pillow opens it. Raises ImageError naming the file, also for what fails while it is open."""
+    with _named(str(path), MAX_PIXELS), Image.open(path) as image:
+        yield image
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """A Pillow image as `decode` reads its file: 8-bit RGB, turned upright, without metadata. Raises ImageError."""
     name = getattr(image, "filename", "") or f"the {image.mode} image of {image.width} x {image.height} pixels"

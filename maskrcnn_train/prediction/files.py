@@ -1,6 +1,8 @@
 """What `predict` writes of each image: a picture or a video's frame, masks, COCO results, a table."""
 
 import itertools
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.masks import has_pixels
+from maskrcnn_train.data.formats.pictures import common_folder
+from maskrcnn_train.data.formats.writing import write_labels
 from maskrcnn_train.files import write_csv, write_json, written_aside
 from maskrcnn_train.prediction.image_list import write_image_list
 from maskrcnn_train.prediction.pictures import Prepared
@@ -58,9 +64,14 @@ class PredictionFiles:
         self.images[image_id] = (image.source or name, *image.size)
 
     def finish(self) -> None:
-        """Write predictions.json, images.json and, if asked for, detections.csv."""
+        """Write predictions.json, images.json and, if asked for, detections.csv and data sets for label tools."""
         write_json(self.folder / "predictions.json", self.results)
         write_image_list(self.folder, self.images, self.classes)
+        write_json(self.folder / "classes.json", self.classes.to_plain(), indent=2)
+        save = self.config.save
+        for format_ in save.formats:
+            data = DataSet(self.classes.name_of_id, {"predictions": self._labelled()}, copies=save.copy_images)
+            write_labels(self.folder / "labels" / format_, format_, data, tolerance=save.tolerance)
         if self.config.save.csv:
             names = self.classes.name_of_id
             lines: list[list[Any]] = [["file", "class", "score", "x", "y", "width", "height"]]
@@ -69,6 +80,21 @@ class PredictionFiles:
                     [self.images[each["image_id"]][0], names[each["category_id"]], each["score"], *each["bbox"]]
                 )
             write_csv(self.folder / "detections.csv", lines)
+
+    def _labelled(self) -> Iterator[LabelledImage]:
+        """The images and what was found on them; file names are relative to the folder that holds all of them."""
+        names, found = self.classes.name_of_id, defaultdict(list)
+        for each in self.results:
+            shape, score = each.get("segmentation"), round(each["score"], 4)
+            found[each["image_id"]].append(
+                LabelledObject(names[each["category_id"]], shape, each["bbox"], False, score)
+            )
+        paths = {image_id: Path(name).absolute() for image_id, (name, _, _) in self.images.items()}
+        folder = common_folder([*paths.values()]) if paths else Path()
+        for image_id, path in paths.items():
+            file_name, size = path.relative_to(folder).as_posix(), self.images[image_id][1:]
+            objects = [each for each in found[image_id] if has_pixels(each)]
+            yield LabelledImage(file_name, size, objects, path=path, id=image_id)
 
 
 def draw_detections(image: Image.Image, found: Detections, class_names: list[str], section: DrawConfig) -> Image.Image:

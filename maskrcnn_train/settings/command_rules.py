@@ -7,7 +7,7 @@ from typing import Any
 
 from maskrcnn_train.settings import command_schema as schema
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.rules import check_data_rules, check_fractions, check_measures, check_train_rules
+from maskrcnn_train.settings.rules import check_data_rules, check_fractions, check_measures, check_train_rules, is_json
 
 LATENCY = "latency"  # milliseconds an image, as a metric of a search
 VALIDATION_LOSSES = "total|objectness|rpn_box_reg|classifier|box_reg|mask"
@@ -134,19 +134,27 @@ def _check_metric(config: schema.TuneConfig, metric: str) -> None:
         raise UserError(f"metric={metric} needs evaluation.loss=true; add it")
 
 
+def check_convert_rules(config: schema.ConvertConfig) -> list[str]:
+    """Rules between the settings of a conversion."""
+    check_data_rules(config.data, ["train"])
+    return []
+
+
 def check_split_rules(config: schema.SplitCommandConfig) -> list[str]:
     """Rules between the settings of a split."""
     if config.folds is None:
         check_fractions("fractions", config.fractions)
-    if config.duplicates and config.images is None:
+    if (config.annotations is None) == (config.data is None):
+        raise UserError("give either annotations=FILE, or data=auto data.root=FOLDER")
+    if config.data is not None:
+        check_data_rules(config.data, ["train"])
+    elif config.duplicates and config.images is None and is_json(config.annotations):
         raise UserError("images is not set; duplicates=true compares the images: images=FOLDER")
     if config.group_pattern is not None:
         try:
             re.compile(config.group_pattern)
         except re.error as error:
             raise UserError(f"group_pattern={config.group_pattern} is not a regular expression: {error}") from None
-    if config.images is not None and not config.duplicates:
-        return ["images has no effect without duplicates=true"]
     return []
 
 

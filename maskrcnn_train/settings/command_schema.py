@@ -5,6 +5,7 @@ from typing import Any, Optional
 
 from maskrcnn_train.settings.schema import (
     EVALUATORS,
+    LABEL_FORMATS,
     MAX_SEED,
     MAX_SIDE,
     DataConfig,
@@ -13,11 +14,14 @@ from maskrcnn_train.settings.schema import (
     between,
     fraction,
     one_of,
+    paths,
     positive,
 )
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape")  # of the data section
+
+CHOICE = ("rename", "merge", "classes")  # of the data section; `split` has its own
 
 
 class TestNMSConfig(Section):
@@ -147,6 +151,9 @@ class SaveConfig(Section):
     pictures: bool
     masks: bool
     csv: bool
+    formats: list[str] = one_of("coco", *LABEL_FORMATS)
+    tolerance: float = between(0)
+    copy_images: bool
 
 
 class TileConfig(Section):
@@ -199,8 +206,11 @@ class TuneConfig(TrainConfig):
 class SplitCommandConfig(Section):
     """Everything that `python -m maskrcnn_train.split` reads."""
 
-    annotations: str
-    images: Optional[str]
+    data: Optional[DataConfig] = field(metadata={"idle": (*TRAINING_ONLY, "on_bad_image", *CHOICE, "split")})
+    annotations: Any = paths()
+    images: Any = paths()
+    format: str = one_of("coco", *LABEL_FORMATS)
+    tolerance: float = between(0)
     rename: Optional[dict[str, str]]
     merge: Optional[dict[str, list[str]]]
     classes: Optional[list[str]]
@@ -213,6 +223,16 @@ class SplitCommandConfig(Section):
     workers: Optional[int] = between(1)
     output_dir: Optional[str]
     seed: int = between(0, MAX_SEED)
+
+
+class ConvertConfig(Section):
+    """Everything that `python -m maskrcnn_train.convert` reads."""
+
+    data: DataConfig = field(metadata={"idle": (*TRAINING_ONLY, "on_bad_image")})
+    format: str = one_of("coco", *LABEL_FORMATS)
+    tolerance: float = between(0)
+    copy_images: bool
+    output_dir: Optional[str]
 
 
 class ToleranceConfig(Section):

@@ -34,6 +34,10 @@ def _check_value(key: str, value: Any, rule: dict[str, Any]) -> None:
     if value is None or not rule:
         return
     values = value if isinstance(value, list) else [value]
+    if "paths" in rule:
+        if not values or not all(isinstance(each, (str, int, float)) for each in values):
+            raise UserError(f"{key}={value} is neither a path nor a list of paths; write {key}=[A,B]")
+        return
     if "options" in rule:
         if wrong := [each for each in values if each not in rule["options"]]:
             options = ", ".join(map(str, rule["options"]))
@@ -127,18 +131,25 @@ def check_data_rules(data: DataConfig, splits: Sequence[str] = ("train", "val"))
     """Raises UserError if the data section lacks a path that its layout needs for these splits."""
     if data.min_size > data.max_size:
         raise UserError(f"data.min_size={data.min_size} must not exceed data.max_size={data.max_size}")
-    if data.name in ("coco", "roboflow") and data.root is None:
+    if data.name not in ("custom", "shapes") and data.root is None and data.train.annotations is None:
         raise UserError(f"data.root is not set; data={data.name} needs the folder of the data: data.root=FOLDER")
     if data.name == "custom":
         for split in ["train"] if data.split.fractions else splits:
-            for key, value in vars(getattr(data, split)).items():
-                if value is None:
+            section = getattr(data, split)
+            for key, value in vars(section).items():
+                if value is None and (key == "annotations" or is_json(section.annotations)):
                     raise UserError(
                         f"data.{split}.{key} is not set; data=custom needs data.{split}.images=FOLDER and "
                         f"data.{split}.annotations=FILE.json"
                     )
     if data.split.fractions is not None:
         check_fractions("data.split.fractions", data.split.fractions)
+
+
+def is_json(annotations: Any) -> bool:
+    """Whether labels may be a COCO JSON, which does not say where its images are."""
+    paths = annotations if isinstance(annotations, list) else [annotations]
+    return any(path is None or str(path).lower().endswith(".json") for path in paths)
 
 
 def check_fractions(key: str, fractions: Sequence[float]) -> None:

@@ -12,6 +12,7 @@ RESNETS = (
     "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
 )  # fmt: skip
 EVALUATORS = ("hotcoco", "faster_coco_eval", "pycocotools")
+LABEL_FORMATS = ("yolo", "labelme", "cvat", "voc", "instance_png", "mask_png")  # and coco
 FPN_LEVELS = ("P2", "P3", "P4", "P5", "P6")
 MAX_SIDE = 100_000  # of an object, pixels
 MAX_SEED = 2**32 - 1  # a larger one overflows the 64-bit seed of a training step
@@ -29,6 +30,11 @@ def between(low: float, high: float | None = None, *, above: bool = False) -> An
 
 def positive(high: float | None = None) -> Any:
     return between(0, high, above=True)
+
+
+def paths() -> Any:
+    """A path, a list of paths or null."""
+    return field(metadata={"paths": True})
 
 
 def fraction() -> Any:
@@ -146,8 +152,8 @@ class NumericsConfig(Section):
 
 
 class SplitPathsConfig(Section):
-    images: Optional[str]
-    annotations: Optional[str]
+    images: Any = paths()
+    annotations: Any = paths()
 
 
 class SplitConfig(Section):
@@ -164,7 +170,7 @@ class ShapesConfig(Section):
 
 
 class DataConfig(Section):
-    name: str = one_of("shapes", "coco", "roboflow", "custom")
+    name: str = one_of("shapes", "coco", "roboflow", "custom", "auto", *LABEL_FORMATS)
     root: Optional[str]
     train: SplitPathsConfig
     val: SplitPathsConfig

@@ -64,7 +64,12 @@ def test_a_video_becomes_an_annotated_video_and_results_by_frame(
 def test_a_video_without_pictures_gives_results_only(checkpoint: Path, clip: Path, tmp_path: Path) -> None:
     done = run(checkpoint, clip, tmp_path / "out", "save.pictures=false")
     assert len(done.images) == 5
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.json", "images.json", "train.log"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "predictions.json",
+        "images.json",
+        "classes.json",
+        "train.log",
+    }
 
 
 class Damaged:

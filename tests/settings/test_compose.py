@@ -22,8 +22,6 @@ from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
 
 NEEDS = {
-    "data=coco": ["data.root=/data"],
-    "data=roboflow": ["data.root=/data"],
     "data=custom": [f"data.{split}.{key}=x" for split in ("train", "val") for key in ("images", "annotations")],
     "weights=file": ["weights.path=x.pt"],
     "weights=detectron2": ["weights.path=x.pkl"],
@@ -34,7 +32,7 @@ OPTIONS = [f"{group}={option}" for group, options in groups().items() for option
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes(option: str) -> None:
     group, name = option.split("=")
-    extra = ["data.root=/data"] if "facade" in name or "finetune" in name else []
+    extra = ["data.root=/data"] if "facade" in name or "finetune" in name or group == "data" else []
     config = load_config([option, *NEEDS.get(option, []), *extra])
     section = asdict(config).get(group, {})
     if "name" in section and group != "augmentation":

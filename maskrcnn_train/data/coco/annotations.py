@@ -3,7 +3,7 @@
 A faulty annotation never stops a training and is never dropped silently: each fault has a row in `SkippedTable`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,18 @@ MIN_AGREEMENT = 0.5  # IoU of a box and the extent of its segmentation; below it
 
 
 def check_annotations(
-    raw: RawAnnotations, image_ids: Ints, sizes: Ints, keep: Flags, skipped: SkippedTable
+    raw: RawAnnotations,
+    image_ids: Ints,
+    sizes: Ints,
+    keep: Flags,
+    skipped: SkippedTable,
+    places: Sequence[str] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Check the annotations and sort them by image: the columns of `AnnotationIndex` that are about them.
 
     image_ids: int64 [M]; sizes: int64 [M, 2] height, width. keep: bool [A], which annotations have a known image; it
-    becomes False, in place, for those left out. `skipped` receives what is left out or repaired.
+    becomes False, in place, for those left out. `skipped` receives what is left out or repaired. places: where each
+    annotation stands, if not in a JSON.
     """
     ids, image_rows = raw.ids.copy(), np.full(len(raw), -1)
     ids[keep] = _unique_ids(raw.ids[keep], raw.numbers[keep], skipped)
@@ -36,7 +42,8 @@ def check_annotations(
     def report(reason: str, which: Flags, dropped: bool) -> None:
         which = which & keep
         for row in np.flatnonzero(which).tolist():
-            skipped.add(reason, int(ids[row]), f"annotation {ids[row]}", dropped=dropped)
+            item = int(ids[row]) if places is None else places[row]
+            skipped.add(reason, item, f"annotation {item}" if places is None else str(item), dropped=dropped)
         if dropped:
             keep[which] = False
 
@@ -48,12 +55,13 @@ def check_annotations(
     extents = _check_codes(raw, own_sizes, extents, mask_areas, report)
     has_box, has_mask = raw.box_states == GIVEN, raw.kinds != NO_MASK
     report("neither box nor segmentation", ~has_box & ~has_mask, True)
-    report("box computed from the segmentation", ~has_box & has_mask, False)
+    if places is None:  # a JSON should have boxes and areas; other files have none
+        report("box computed from the segmentation", ~has_box & has_mask, False)
+        report("area missing: computed", np.isnan(raw.areas), False)
     boxes = np.where(has_box[:, None], boxes, extents)
     _compare(boxes, extents, has_box & has_mask, report)
     extents[~has_mask] = boxes[~has_mask]
     boxes[:, 2:] -= boxes[:, :2]
-    report("area missing: computed", np.isnan(raw.areas), False)
     report("area is not a positive number: computed", raw.areas == 0, False)
     areas = np.where(raw.areas > 0, raw.areas, np.where(has_mask, mask_areas, boxes[:, 2] * boxes[:, 3]))
     order = np.argsort(image_rows, kind="stable")
@@ -68,6 +76,7 @@ def check_annotations(
         "areas": areas[order],
         "kinds": raw.kinds[order],
         "extents": extents[order],
+        **_texts([] if places is None else [places[row] for row in order.tolist()], written=places is not None),
         **_select_masks(raw, good_parts, order),
     }
 
@@ -167,6 +176,12 @@ def _select_masks(raw: RawAnnotations, good_parts: Flags, order: Ints) -> dict[s
         "run_offsets": _offsets(raw.num_runs[order]),
         "runs": raw.runs[runs],
     }
+
+
+def _texts(places: list[str], *, written: bool) -> dict[str, NDArray[Any]]:
+    encoded = [place.encode(errors="replace") for place in places]
+    offsets = np.cumsum([0, *map(len, encoded)] if written else [], dtype=np.int64)
+    return {"places": np.frombuffer(b"".join(encoded), dtype=np.uint8), "place_offsets": offsets}
 
 
 def _offsets(lengths: Ints) -> Ints:

@@ -16,6 +16,7 @@ Problem = tuple[str, str] | None  # kind of fault, and words to follow the entry
 
 TOO_LARGE = 2**62  # ids stay below it, so that int64 also holds those that are added
 KINDS = {  # of faults, causes before their effects
+    "label-file": "files of labels or pictures that cannot be read",
     "not-an-object": "entries that are not JSON objects",
     "image-id": "image id missing, too large or not a whole number",
     "image-id-repeated": "image id used twice",

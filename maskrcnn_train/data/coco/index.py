@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_train.files import folder_written_aside
 
-FORMAT_VERSION = 5  # raise it when a column or meta.json changes: older caches are then rebuilt
+FORMAT_VERSION = 6  # raise it when a column or meta.json changes: older caches are then rebuilt
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
 SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that are hashed, and bytes of each
 EXAMPLES = 5  # named for each reason in `SkippedTable`
@@ -42,12 +42,12 @@ class SkippedRow:
     """The annotations or images that are not used as they stand for one reason.
 
     dropped: True where they are left out, False where they were repaired or only deserve a look.
-    ids: their ids in the JSON; examples: the first few in words.
+    ids: their ids in the JSON, or where other files have them; examples: the first few in words.
     """
 
     reason: str
     dropped: bool
-    ids: list[int] = field(default_factory=list)
+    ids: list[int | str] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
 
     @property
@@ -61,7 +61,7 @@ class SkippedTable:
 
     rows: dict[str, SkippedRow] = field(default_factory=dict)
 
-    def add(self, reason: str, item_id: int, example: str, *, dropped: bool = True) -> None:
+    def add(self, reason: str, item_id: int | str, example: str, *, dropped: bool = True) -> None:
         row = self.rows.setdefault(reason, SkippedRow(reason, dropped))
         row.ids.append(item_id)
         if len(row.examples) < EXAMPLES:
@@ -92,6 +92,8 @@ class AnnotationIndex:
     Polygon parts of annotation a: part_offsets[a]:part_offsets[a+1]; numbers x y x y ... of part p:
     coordinates[point_offsets[p]:point_offsets[p+1]]. RLE: runs[run_offsets[a]:run_offsets[a+1]], zeros first,
     down the columns of the whole image.
+    places: where other files than a COCO JSON have annotation a, utf-8 at place_offsets[a]:place_offsets[a+1]; for a
+    JSON both are empty.
     """
 
     source: str
@@ -116,6 +118,8 @@ class AnnotationIndex:
     coordinates: NDArray[np.float64]
     run_offsets: NDArray[np.int64]
     runs: NDArray[np.uint32]
+    places: NDArray[np.uint8]
+    place_offsets: NDArray[np.int64]
     folder: Path | None = None  # where the columns are mapped from; None: in memory only
 
     @property
@@ -129,12 +133,23 @@ class AnnotationIndex:
     @property
     def short_name(self) -> str:
         """Name of its file that tells the JSONs of a data set apart; Roboflow gives all of them one file name."""
-        return "/".join(Path(self.source).parts[-2:])
+        return " + ".join("/".join(Path(source).parts[-2:]) for source in self.source.split(" + "))
 
     @property
     def used_categories(self) -> set[int]:
         """Ids of the categories that annotations have."""
         return set(np.unique(self.category_ids).tolist())
+
+    @property
+    def from_json(self) -> bool:
+        """Whether ids are those of a COCO JSON; those of other files are our own numbers."""
+        return len(self.place_offsets) == 0
+
+    def item(self, row: int) -> int | str:
+        """What a person finds annotation `row` by: its id, or where other files than a JSON have it."""
+        if self.from_json:
+            return int(self.annotation_ids[row])
+        return self.places[self.place_offsets[row] : self.place_offsets[row + 1]].tobytes().decode()
 
     def file_name(self, row: int) -> str:
         """`file_name` of image `row`, relative to the folder of images."""
@@ -186,15 +201,22 @@ def _column_names() -> list[str]:
 
 
 def cache_folder(annotations: Path) -> Path:
-    """The cache folder of this JSON in its present state: in $MASKRCNN_TRAIN_CACHE, or in the user's cache folder.
+    """The cache folder of this JSON in its present state.
 
     The state is the size, the times of the last change (mtime, and ctime, which programs cannot set back) and a hash
     of samples of the content. Hashing all of a large file would take longer than all the rest.
     """
     path = annotations.resolve()
     stat = path.stat()
-    state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {sample_hash(path)} {FORMAT_VERSION}"
-    name, content = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (str(path), state))
+    return state_folder(str(path), f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {sample_hash(path)}")
+
+
+def state_folder(name: str, state: str) -> Path:
+    """The folder of an index in $MASKRCNN_TRAIN_CACHE, or in the user's cache folder.
+
+    name: what the index is of; state: another one for every content of its files.
+    """
+    name, content = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (name, f"{state} {FORMAT_VERSION}"))
     given, base = os.environ.get("MASKRCNN_TRAIN_CACHE"), os.environ.get("XDG_CACHE_HOME")
     root = Path(given) if given else Path(base or Path.home() / ".cache") / "maskrcnn_train"
     return root / f"{name}-{content}"

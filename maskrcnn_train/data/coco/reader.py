@@ -3,6 +3,7 @@
 This module never imports torch: a wrong file must be reported at once.
 """
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
@@ -45,9 +46,29 @@ def read_coco(
     """
     found = Faults(path.name) if faults is None else faults
     content, raw = _read_file(path, block_size, found) if content is None else (content, _whole(content, found))
-    images = Entries("image", _list(content, "images", found), found)
-    categories = Entries("category", _list(content, "categories", found), found)
+    images, categories = _list(content, "images", found), _list(content, "categories", found)
     del content
+    index = build_index(str(path), images, categories, raw, found, SkippedTable())
+    if faults is None and found:
+        raise UserError(found.in_order[0].message)
+    return index
+
+
+def build_index(
+    source: str,
+    image_items: list[Any],
+    category_items: list[Any],
+    raw: RawAnnotations,
+    found: Faults,
+    skipped: SkippedTable,
+    places: Sequence[str] | None = None,
+) -> AnnotationIndex:
+    """The index of images, categories and annotations in COCO's form, whatever files they were read from.
+
+    found: receives the faults of entries; skipped: what is left out or repaired. places: where each annotation stands,
+    if not in a JSON.
+    """
+    images, categories = Entries("image", image_items, found), Entries("category", category_items, found)
     images.check(_image_problem)
     categories.check(_category_problem)
     image_ids, category_ids = images.unique_ids(), categories.unique_ids()
@@ -57,12 +78,9 @@ def read_coco(
     sound = np.ones(len(raw), dtype=bool)
     _drop_unknown(raw, raw.image_ids, image_ids, images, sound)
     _drop_unknown(raw, raw.category_ids, category_ids, categories, sound)
-    if faults is None and found:
-        raise UserError(found.in_order[0].message)
-    skipped = SkippedTable()
-    columns = check_annotations(raw, image_ids, sizes, sound, skipped)
+    columns = check_annotations(raw, image_ids, sizes, sound, skipped, places)
     return AnnotationIndex(
-        source=str(path),
+        source=source,
         categories=[_category(item) for item in categories.items],
         skipped=skipped,
         image_ids=image_ids,

@@ -20,7 +20,11 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
     Boxes are not clipped to the image; ids, areas and the form of masks are those of the index. Raises UserError with
     one line for a fault of the file.
     """
-    index = open_index(path)
+    return coco_content(open_index(path))
+
+
+def coco_content(index: AnnotationIndex) -> dict[str, Any]:
+    """The content of an index in COCO's form."""
     return {
         "images": [index.image_entry(row) for row in range(index.num_images)],
         "categories": [asdict(category) for category in index.categories],

@@ -4,13 +4,12 @@ from collections import Counter
 from collections.abc import Set
 
 from maskrcnn_train.data.coco.index import AnnotationIndex, Category
-from maskrcnn_train.data.splits.choosing import choice_notes, chosen_categories
+from maskrcnn_train.data.splits.choosing import Choice, choice_notes, chosen_categories
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.schema import DataConfig
 from maskrcnn_train.structures.classes import ClassMap
 
 
-def build_class_map(index: AnnotationIndex, data: DataConfig) -> tuple[ClassMap, list[str]]:
+def build_class_map(index: AnnotationIndex, data: Choice) -> tuple[ClassMap, list[str]]:
     """Classes of a training JSON as `data` chooses them, and notes on what a person may not expect.
 
     A super-category without objects is left out; other classes without objects stay. Two classes with one name stay
@@ -47,9 +46,7 @@ def _without_supercategories(
     return kept, notes
 
 
-def match_categories(
-    classes: ClassMap, index: AnnotationIndex, data: DataConfig
-) -> tuple[dict[int, int], list[Category]]:
+def match_categories(classes: ClassMap, index: AnnotationIndex, data: Choice) -> tuple[dict[int, int], list[Category]]:
     """Label of each used category id of another JSON, matched by name; and the used categories that are no class.
 
     Categories that `data` leaves out are in neither.
@@ -66,7 +63,7 @@ def match_categories(
 
 
 def map_categories(
-    classes: ClassMap, index: AnnotationIndex, data: DataConfig, train_source: str
+    classes: ClassMap, index: AnnotationIndex, data: Choice, train_source: str
 ) -> tuple[dict[int, int], list[str]]:
     """`match_categories`, and notes where ids differ. Raises UserError for a used class unknown to training."""
     labels, unknown = match_categories(classes, index, data)
@@ -80,5 +77,5 @@ def map_categories(
     return labels, choice_notes(index, data) + [
         f"{classes.name_of(label)} has id {number} in {source} and {train_id} in {train_source}; matched by name"
         for number, label, train_id in pairs
-        if number != train_id
+        if number != train_id and index.from_json
     ]

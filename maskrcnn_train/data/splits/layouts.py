@@ -1,20 +1,35 @@
-"""Where the files of a data set are: folder of images and COCO JSON of each split, by layout."""
+"""Where the files of a data set are: the labels of each split, in whatever format, and the folder of its images."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from maskrcnn_train.data.formats.coco import LAYOUTS
+from maskrcnn_train.data.formats.joining import joined_folder
+from maskrcnn_train.data.formats.labelled import LabelFiles
+from maskrcnn_train.data.formats.registry import FORMATS, find_parts
 from maskrcnn_train.data.paths import require_file, require_folder
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, SplitPathsConfig
 
-NAMES = ("train", "val", "test")
-LAYOUTS = {  # of each split: (folder of images, annotations), below data.root
-    "coco": {name: (f"{name}2017", f"annotations/instances_{name}2017.json") for name in NAMES},
-    "shapes": {name: (name, f"annotations/{name}.json") for name in NAMES},
-    "roboflow": {
-        name: (folder, f"{folder}/_annotations.coco.json")
-        for name, folder in zip(NAMES, ("train", "valid", "test"), strict=True)
-    },
-}
+SEPARATE = ("coco", "cvat", "instance_png", "mask_png")  # formats whose images may be in any folder
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the labels and images of a split are. files: those of one format, or several to be joined."""
+
+    files: tuple[LabelFiles, ...]
+
+    @property
+    def images(self) -> Path:
+        """The folder that file names are relative to."""
+        return self.files[0].images if len(self.files) == 1 else joined_folder([each.images for each in self.files])
+
+    @property
+    def name(self) -> str:
+        return ", ".join(str(each.annotations) for each in self.files)
 
 
 def data_root(data: DataConfig) -> Path | None:
@@ -26,38 +41,109 @@ def data_root(data: DataConfig) -> Path | None:
         from maskrcnn_train.data.shapes import ensure_shapes
 
         return ensure_shapes(data.shapes, root)
-    if data.name != "custom":
+    if data.name in LAYOUTS:
         require_folder(root, "set data.root to the folder of the data set")
     return root
 
 
-def locate(data: DataConfig, root: Path | None, name: str) -> tuple[Path, Path] | None:
-    """(folder of images, annotations) of a split; None for an optional split that is not there.
+def locate(data: DataConfig, root: Path | None, name: str, *, needs_val: bool = True) -> Source | None:
+    """The labels and images of a split; None for an optional split that is not there: test, or not `needs_val` val.
 
     Paths given for the split win over those of the layout. Raises UserError naming a missing file.
     """
+    is_optional = name == "test" or (name == "val" and not needs_val)
     given: SplitPathsConfig = getattr(data, name)
+    annotations, images = as_paths(given.annotations), as_paths(given.images)
     if data.split.fractions is not None and name != "train":
-        if given.annotations is None:
+        if not annotations:
             return None
-        what = f"data.split.fractions cuts {name} from the training JSON"
+        what = f"data.split.fractions cuts {name} from the training images"
         raise UserError(f"data.{name}.annotations is set, but {what}; remove one of them")
-    images, annotations = LAYOUTS[data.name][name] if data.name in LAYOUTS else (None, None)
-    images_path, json_path = (
-        Path(own).expanduser() if own else (root or Path()) / usual if usual else None
-        for own, usual in ((given.images, images), (given.annotations, annotations))
-    )
-    if name == "test" and given.annotations is None and not (json_path and json_path.is_file()):
+    if annotations:
+        format_ = data.name if data.name in FORMATS and data.name != "coco" else "auto"
+        return Source(tuple(given_files(annotations, images, name, format_, f"data.{name}", _usual(data, root, name))))
+    if (usual := _usual(data, root, name)) is None:
+        return _found(data, root, name, is_optional)
+    if is_optional and not usual.annotations.is_file():
         return None
-    if images_path is None or json_path is None:
+    require_file(usual.annotations, _hint(data, name))
+    return Source((replace(usual, images=images[0]) if images else usual,))
+
+
+def as_paths(given: Any) -> list[Path]:
+    """A setting that is a path, a list of paths or null."""
+    values = given if isinstance(given, list) else [] if given is None else [given]
+    return [Path(str(value)).expanduser() for value in values]
+
+
+def given_files(
+    annotations: Sequence[Path],
+    images: Sequence[Path],
+    name: str,
+    format_: str,
+    key: str,
+    usual: LabelFiles | None = None,
+) -> list[LabelFiles]:
+    """The files that a person names for a split. format_: a name in FORMATS, or auto. key: of the split's settings.
+
+    images: a folder for each, or one for all; where there is none, that of `usual`, or as the format has it.
+    """
+    if len(images) not in (0, 1, len(annotations)):
+        raise UserError(f"{key}.images names {len(images)} folders for {len(annotations)} files; give one for each")
+    folders: list[Path | None] = [*images] * (len(annotations) if len(images) == 1 else 1)
+    found = []
+    for path, folder in zip(annotations, folders or [None] * len(annotations), strict=True):
+        if path.suffix.lower() == ".json" and format_ in ("auto", "coco"):
+            folder = folder or (usual.images if usual else None)
+            if folder is None:
+                raise UserError(f"{key}.images is not set; give the folder of the images that {path} names")
+            require_file(path, f"set {key}.annotations to the COCO JSON of this split")
+            found.append(LabelFiles("coco", folder, path))
+            continue
+        parts = find_parts(path, format_, f"{key}.annotations")
+        if name not in parts and len(parts) > 1:
+            raise UserError(f"{key}.annotations={path} has no part for {name}; it has {', '.join(parts)}")
+        files = parts.get(name) or next(iter(parts.values()))
+        if folder is not None and files.format not in SEPARATE:
+            raise UserError(f"{key}.images has no effect: {FORMATS[files.format].title} says itself where they are")
+        found.append(files if folder is None else replace(files, images=folder))
+    return found
+
+
+def _usual(data: DataConfig, root: Path | None, name: str) -> LabelFiles | None:
+    """The files of a split in a layout of COCO JSONs; None in other formats."""
+    if data.name not in LAYOUTS:
+        return None
+    images, annotations = LAYOUTS[data.name][name]
+    return LabelFiles("coco", (root or Path()) / images, (root or Path()) / annotations)
+
+
+def _found(data: DataConfig, root: Path | None, name: str, is_optional: bool) -> Source | None:
+    """The part of a data set in another format; None for an optional one that is not there."""
+    if data.name == "custom" or root is None:
+        if is_optional:
+            return None
         raise UserError(f"data.{name}.images and data.{name}.annotations must both be set: a folder and a COCO JSON")
-    require_file(json_path, _hint(data, name))
-    return images_path, json_path
+    parts = find_parts(root, data.name, "data.root")
+    if name in parts:
+        return Source((parts[name],))
+    if is_optional:
+        return None
+    title, only = FORMATS[next(iter(parts.values())).format].title, ", ".join(parts)
+    cut = "; cut it with data.split.fractions=[0.8,0.2]" if name == "val" else ""
+    raise UserError(f"data.root={root} ({title}) has no part for {name}, only {only}{cut}")
 
 
 def _hint(data: DataConfig, name: str) -> str:
-    if data.name == "custom":
-        return f"set data.{name}.annotations to the COCO JSON of this split"
     cut = ", or cut one from the training images with data.split.fractions=[0.8,0.2]" if name == "val" else ""
     looks = f"data={data.name} looks for {LAYOUTS[data.name][name][1]} in data.root={data.root}"
     return f"{looks}. Correct data.root, name the file with data.{name}.annotations{cut}"
+
+
+def found_note(data: DataConfig, sources: dict[str, tuple[Source, int]]) -> list[str]:
+    """What data=auto found, in one line: the format, and the images of each split."""
+    if data.name != "auto":
+        return []
+    titles = dict.fromkeys(FORMATS[each.format].title for source, _ in sources.values() for each in source.files)
+    counts = ", ".join(f"{name} {count} images" for name, (_, count) in sources.items())
+    return [f"data=auto: {data.root or 'the files given'} is {' and '.join(titles)}: {counts}"]

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
-from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.formats.coco import NAMES
+from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.choosing import check_choice
 from maskrcnn_train.data.splits.classes import build_class_map, map_categories
-from maskrcnn_train.data.splits.layouts import NAMES, data_root, locate
+from maskrcnn_train.data.splits.layouts import Source, data_root, found_note, locate
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, SplitConfig, TrainConfig
@@ -76,15 +77,16 @@ class Splits:
 def read_splits(config: TrainConfig) -> Splits:
     """Find, read and check all data of a training. Raises UserError with one line for the first fault."""
     data, root = config.data, data_root(config.data)
-    paths = {name: pair for name in NAMES if (pair := locate(data, root, name)) is not None}
-    indices = {name: _open(*pair) for name, pair in paths.items()}
+    sources = {name: source for name in NAMES if (source := locate(data, root, name)) is not None}
+    indices = {name: _open(source) for name, source in sources.items()}
     check_choice(indices["train"], data)
     classes, notes = build_class_map(indices["train"], data)
+    notes = found_note(data, {name: (sources[name], index.num_images) for name, index in indices.items()}) + notes
     parts = {}
     for name, index in indices.items():
         labels, more = map_categories(classes, index, data, indices["train"].short_name)
         notes += more if name != "train" else []
-        parts[name] = whole_split(name, index, labels, paths[name][0])
+        parts[name] = whole_split(name, index, labels, sources[name].images)
     if data.split.fractions is not None:
         parts = cut_split(parts["train"], len(classes.names), data.split)
     for split in parts.values():
@@ -118,24 +120,25 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
     fractions = data.split.fractions
     if fractions is not None and name not in NAMES[: len(fractions)]:
         raise UserError(f"data.split.fractions={fractions} has no part for {name}; give three numbers")
-    paths = locate(data, data_root(data), name if fractions is None else "train")
-    if paths is None:
+    source = locate(data, data_root(data), name if fractions is None else "train")
+    if source is None:
         keys = f"data.{name}.images and data.{name}.annotations"
         raise UserError(f"data={data.name} has no {name} split; give it with {keys}")
-    index = _open(*paths)
+    index = _open(source)
     labels, notes = map_categories(classes, index, data, "the model")
-    split = whole_split(name, index, labels, paths[0])
+    split = whole_split(name, index, labels, source.images)
     if fractions is not None:
         split = cut_split(split, len(classes.names), data.split)[name]
     _check(split, data, with_masks)
     return split, notes
 
 
-def _open(images: Path, annotations: Path) -> AnnotationIndex:
-    require_folder(images, f"give the folder of the images that {annotations} names")
-    index = open_index(annotations)
+def _open(source: Source) -> AnnotationIndex:
+    for files in source.files:
+        require_folder(files.images, f"give the folder of the images that {files.annotations} names")
+    index = open_labels(source.files)
     if index.num_images == 0:
-        raise UserError(f"{annotations} lists no images")
+        raise UserError(f"{source.name} lists no images")
     return index
 
 
@@ -157,11 +160,11 @@ def _check(split: Split, data: DataConfig, with_masks: bool) -> None:
         reasons = [f"{row.count} left out: {row.reason}" for row in split.skipped if row.dropped]
         why = "; ".join(reasons[:3]) or "no annotations"
         raise UserError(f"{index.short_name} has no usable objects to train on ({why})")
-    bare = index.annotation_ids[(index.kinds == NO_MASK) & split.is_object] if with_masks else []
-    if len(bare):
+    bare = np.flatnonzero((index.kinds == NO_MASK) & split.is_object)
+    if with_masks and len(bare):
         raise UserError(
             f"{len(bare)} of {split.num_objects} annotations in {index.short_name} have no segmentation, first: "
-            f"annotation {bare[0]}; add the masks, or train boxes only with mask_head=none"
+            f"annotation {index.item(bare[0])}; add the masks, or train boxes only with mask_head=none"
         )
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from contourpy import contour_generator
-from matplotlib.path import Path
 from PIL import Image
 
-from maskrcnn_train.structures.arrays import Bytes, Flags, Floats
+from maskrcnn_train.structures.arrays import Bytes, Floats
+from maskrcnn_train.structures.outlines import simplified, trace
 
 TOLERANCE = 0.8  # pixels of the picture that an outline may be off
 
@@ -25,7 +24,7 @@ def mask_path(x0: float, y0: float, bitmap: Bytes, scale: float) -> str:
     inside = np.asarray(grey if small == grey.size else grey.resize(small, Image.Resampling.BOX)) > 127
     factors = np.array([width / small[0], height / small[1]]) * scale
     start = np.array([x0, y0]) * scale
-    loops = [simplified(loop * factors + start, TOLERANCE) for loop in trace(inside)]
+    loops = [simplified(loop * factors + start, TOLERANCE) for region in trace(inside) for loop in region]
     return "".join(_closed(loop) for loop in loops if len(loop) > 2)
 
 
@@ -38,19 +37,3 @@ def box_path(box: Sequence[float], scale: float) -> str:
 def _closed(points: Floats) -> str:
     rounded = [" ".join(f"{round(value, 1):g}" for value in point) for point in points.tolist()]
     return "M" + "L".join(rounded) + "z"
-
-
-def trace(inside: Flags) -> list[Floats]:
-    """Closed loops around the pixels and the holes of a mask: float [n, 2] each, x y.
-
-    inside: bool [h, w]. The points are the middles of pixel edges, so that slopes are slopes rather than stairs.
-    """
-    contours = contour_generator(z=np.pad(inside, 1).astype(np.float64)).lines(0.5)
-    return [np.asarray(loop[:-1], np.float64) - 0.5 for loop in contours]
-
-
-def simplified(loop: Floats, tolerance: float) -> Floats:
-    """A closed loop [n, 2] with fewer points, the others at most about `tolerance` away from it."""
-    path = Path(np.vstack([loop, loop[:1]]))
-    path.should_simplify, path.simplify_threshold = True, tolerance
-    return np.asarray(path.cleaned(simplify=True).vertices, np.float64)[:-2]  # without the end and the stop

@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from maskrcnn_train.data.coco.index import SkippedTable
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.evaluation.coco.metrics import KINDS, CocoResult
 from maskrcnn_train.evaluation.diagnostics.bootstrap import TOO_FEW_IMAGES, Difference
@@ -27,6 +28,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     Console(file=stream, width=10_000, markup=False, emoji=False, force_terminal=False).print(grid)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return "\n".join([title, *lines] if title else lines).strip("\n")
+
+
+def unused_table(skipped: Mapping[str, SkippedTable]) -> str:
+    """What is not used of the labels of each split as it stands; empty where all is."""
+    rows = [
+        (name, each.count, each.reason, "left out" if each.dropped else "repaired", each.examples[0])
+        for name, findings in skipped.items()
+        for each in findings
+    ]
+    return table("data not used as it stands", ["split", "count", "reason", "", "first"], rows) if rows else ""
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:

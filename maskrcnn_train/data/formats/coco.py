@@ -1,0 +1,110 @@
+"""COCO JSONs: where they are in a folder, and how a data set is written as such. `data/coco/` reads them."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from maskrcnn_train.data.coco.json_file import read_text
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
+from maskrcnn_train.data.formats.masks import bitmap_of, has_holes, object_regions
+from maskrcnn_train.data.formats.pictures import SPLIT_FOLDERS
+from maskrcnn_train.files import write_json
+from maskrcnn_train.structures.rle import compressed
+
+NAMES = tuple(SPLIT_FOLDERS)
+LAYOUTS = {  # of each split: (folder of images, annotations), below data.root
+    "coco": {name: (f"{name}2017", f"annotations/instances_{name}2017.json") for name in NAMES},
+    "shapes": {name: (name, f"annotations/{name}.json") for name in NAMES},
+    "roboflow": {
+        name: (folder, f"{folder}/_annotations.coco.json")
+        for name, folder in zip(NAMES, ("train", "valid", "test"), strict=True)
+    },
+}
+DEPTH = ("*.json", "annotations/*.json", "*/*.json")
+
+
+def find(root: Path) -> dict[str, LabelFiles]:
+    """The parts of a folder with COCO JSONs: a usual layout, else by the names of files and their folders."""
+    if root.is_file():
+        return {"train": LabelFiles("coco", root.parent, root)} if _is_coco(root) else {}
+    for layout in LAYOUTS.values():
+        found = {name: LabelFiles("coco", root / images, root / json) for name, (images, json) in layout.items()}
+        if found["train"].annotations.is_file():
+            return {name: files for name, files in found.items() if files.annotations.is_file()}
+    parts: dict[str, LabelFiles] = {}
+    for path in dict.fromkeys(path for pattern in DEPTH for path in sorted(root.glob(pattern))):
+        if _is_coco(path):
+            words = {*path.stem.lower().replace("-", "_").split("_"), path.parent.name.lower()}
+            name = next((name for name, folders in SPLIT_FOLDERS.items() if words & {*folders}), "train")
+            images = _images_of(path, root, name)
+            parts.setdefault(name, LabelFiles("coco", images, path))
+    return parts
+
+
+def _is_coco(path: Path) -> bool:
+    """Whether a JSON has the lists of COCO; only its head is read, unless it is small."""
+    if path.suffix.lower() != ".json":
+        return False
+    with path.open("rb") as file:
+        head = file.read(2**20)
+    keys = (b'"images"', b'"annotations"', b'"categories"')
+    return sum(key in head for key in keys) >= 2 and b'"shapes"' not in head[: 2**12]
+
+
+def _images_of(path: Path, root: Path, name: str) -> Path:
+    """The folder in which the first image of a JSON is."""
+    try:
+        images = orjson.loads(read_text(path))["images"]
+        first = str(images[0]["file_name"])
+    except (ValueError, LookupError, TypeError):
+        return path.parent
+    folders = [path.parent, root / "images", root, *(root / "images" / each for each in SPLIT_FOLDERS[name])]
+    folders += [root / each for each in SPLIT_FOLDERS[name]]
+    return next((folder for folder in folders if (folder / first).is_file()), path.parent)
+
+
+def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
+    """annotations/instances_PART.json and images/PART; masks with holes, or without tolerance, as run lengths."""
+    categories = [{"id": number, "name": name} for number, name in data.names.items()]
+    ids = {name: number for number, name in data.names.items()}
+    for part, images in data.parts.items():
+        entries: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for image in images:
+            data.copy(image, folder / "images" / part / image.file_name)
+            entries.append(image_entry(image, len(entries) + 1))
+            for each in image.objects:
+                own = {"id": len(annotations) + 1, "image_id": entries[-1]["id"], "category_id": ids[each.name]}
+                annotations.append(own | _annotation(each, image.size, tolerance))
+        content = {"images": entries, "annotations": annotations, "categories": categories}
+        write_json(folder / "annotations" / f"instances_{part}.json", content)
+
+
+def image_entry(image: LabelledImage, number: int) -> dict[str, Any]:
+    """An image as COCO writes it, with its own id if it has one."""
+    height, width = image.size
+    id_ = number if image.id is None else image.id
+    return {"id": id_, "file_name": image.file_name, "height": height, "width": width}
+
+
+def _annotation(each: LabelledObject, size: Size, tolerance: float) -> dict[str, Any]:
+    crop = bitmap_of(each, size)
+    box, area = each.box, 0 if crop is None else int(crop[2].sum())
+    if box is None:
+        assert crop is not None
+        x0, y0, bitmap = crop
+        box = [x0, y0, bitmap.shape[1], bitmap.shape[0]]
+    found: dict[str, Any] = {"iscrowd": int(each.crowd), "bbox": box, "area": area or box[2] * box[3]}
+    if crop is not None:
+        found["segmentation"] = _segmentation(each, size, tolerance)
+    return found if each.score is None else {**found, "score": each.score}
+
+
+def _segmentation(each: LabelledObject, size: Size, tolerance: float) -> Any:
+    regions = [] if each.crowd else object_regions(each, size, tolerance)
+    if not regions or has_holes(regions) or (tolerance == 0 and isinstance(each.segmentation, dict)):
+        code = compressed(each.segmentation, size)
+        counts = code["counts"]
+        return {"size": list(size), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    return [loop.ravel().tolist() for region in regions for loop in region]

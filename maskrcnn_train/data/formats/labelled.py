@@ -1,0 +1,105 @@
+"""What every format of labels is read into, and written from: images with objects of named classes."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from maskrcnn_train.files import written_aside
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclass
+class LabelledObject:
+    """One object in pixels of its image.
+
+    segmentation: as in COCO, a list of polygons [x, y, x, y, ...] or run lengths {"size", "counts"}; None: only the box
+    is known. box: x y width height; None: that of the segmentation. place: where it is written, for messages.
+    """
+
+    name: str
+    segmentation: Any = None
+    box: list[float] | None = None
+    crowd: bool = False
+    score: float | None = None
+    place: str = ""
+
+
+@dataclass
+class LabelledImage:
+    """One picture and its objects.
+
+    file_name: relative to the folder of images. path: the picture on disk, for writers. unused: what is no object, or
+    cannot be read as one, or is not used as it stands: (reason, place, whether it is left out) of each.
+    """
+
+    file_name: str
+    size: Size
+    objects: list[LabelledObject] = field(default_factory=list)
+    unused: list[tuple[str, str, bool]] = field(default_factory=list)
+    path: Path | None = None
+    id: int | None = None
+
+    def leave_out(self, reason: str, place: str) -> None:
+        self.unused.append((reason, place, True))
+
+
+@dataclass(frozen=True)
+class LabelFiles:
+    """The files of one part of a data set.
+
+    format: a name in `registry.FORMATS`. images: the folder that file names are relative to. annotations: the file
+    or folder with the labels. part: the name of the part in a file that holds several; None: all of it.
+    """
+
+    format: str
+    images: Path
+    annotations: Path
+    part: str | None = None
+
+
+@dataclass
+class DataSet:
+    """What a writer writes.
+
+    names: class name of each category id. parts: images by name of the part, read once. copies: whether pictures are
+    copied beside their labels.
+    """
+
+    names: dict[int, str]
+    parts: dict[str, Iterable[LabelledImage]]
+    copies: bool = True
+
+    def number(self, name: str) -> int:
+        """The place of a class in the order of the ids, from 0."""
+        return list(self.names.values()).index(name)
+
+    def copy(self, image: LabelledImage, target: Path) -> None:
+        """Copy an image's file, if there is one."""
+        if self.copies and image.path is not None and image.path.is_file():
+            with written_aside(target) as aside:
+                shutil.copyfile(image.path, aside)
+
+
+class Reader(Protocol):
+    """Reads one part of a data set, an image at a time. Constructors take its `LabelFiles`.
+
+    classes: name of each category id that the files declare; None: the names of the objects, numbered from 1.
+    """
+
+    @property
+    def classes(self) -> dict[int, str] | None: ...
+
+    def depends(self) -> list[Path]:
+        """Every file that the labels are read from."""
+        ...
+
+    def items(self) -> Iterable[Any]:
+        """What `read` takes, one for each image, sorted by file name. Raises UserError for a fault of a whole file."""
+        ...
+
+    def read(self, item: Any) -> LabelledImage:
+        """Raises UserError, in one line that names the file, where the image or its labels cannot be read."""
+        ...

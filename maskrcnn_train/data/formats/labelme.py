@@ -1,0 +1,225 @@
+"""LabelMe's labels: a JSON beside each picture, with `shapes`; those of one label and `group_id` are one object.
+
+Shapes as in https://github.com/wkentaro/labelme: polygon, rectangle (two corners), circle (middle and a point on it),
+and mask (a PNG in base64, with its first and last pixel). A rectangle and a circle are filled, as LabelMe draws them.
+"""
+
+import base64
+import binascii
+import io
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from PIL import Image
+
+from maskrcnn_train.data.coco.masks import FARTHEST
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
+from maskrcnn_train.data.formats.masks import bitmap_of, has_holes, object_regions, polygon_fault, run_lengths, united
+from maskrcnn_train.data.formats.pictures import (
+    checked_size,
+    common_folder,
+    find_picture,
+    picture_size,
+    split_folders,
+)
+from maskrcnn_train.data.images import FAULTS
+from maskrcnn_train.files import write_json
+from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Bytes
+from maskrcnn_train.structures.outlines import ellipse
+
+VERSION = "5.5.0"  # of LabelMe, whose form is written
+ANY = range(2, 2**30, 2)
+POINTS = {"polygon": ANY, "rectangle": (4, 8), "rotation": (8,), "circle": (4,), "mask": ANY}  # how many numbers
+
+
+def find(root: Path) -> dict[str, LabelFiles]:
+    """The folders of LabelMe's JSONs: train, val, test where there are such, else all of it."""
+    folders = split_folders(root) if root.is_dir() else {}
+    parts = {name: folder for name, folder in (folders or {"train": root}).items() if any(_jsons(folder))}
+    found = {}
+    for name, folder in parts.items():
+        first = _jsons(folder)[0]
+        try:
+            content = _read_json(first)
+        except UserError:
+            return {}
+        picture = _picture(first, content)
+        images = (
+            folder
+            if picture.resolve().is_relative_to(folder.resolve())
+            else common_folder([first.resolve(), picture.resolve()])
+        )
+        found[name] = LabelFiles("labelme", images, folder)
+    return found
+
+
+def _jsons(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.json"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        raise UserError(f"{path} is none of LabelMe's files: it has no list of `shapes`")
+    return content
+
+
+def _picture(path: Path, content: dict[str, Any]) -> Path:
+    """The picture of a JSON: as it says, or beside it with the same name."""
+    given = content.get("imagePath")
+    named = path.parent / given.replace("\\", "/") if isinstance(given, str) and given and "\0" not in given else None
+    if named is not None and _is_file(named):
+        return named
+    beside = find_picture(path.with_suffix(""))
+    return beside or named or path.with_suffix(".jpg")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+class LabelmeReader:
+    """Reads the JSONs of one folder."""
+
+    classes = None
+
+    def __init__(self, files: LabelFiles) -> None:
+        self.files = files
+        self.paths = _jsons(files.annotations) if files.annotations.is_dir() else [files.annotations]
+
+    def depends(self) -> list[Path]:
+        return self.paths
+
+    def items(self) -> list[Path]:
+        return self.paths
+
+    def read(self, path: Path) -> LabelledImage:
+        content = _read_json(path)
+        picture = _picture(path, content)
+        try:
+            name = picture.resolve().relative_to(self.files.images.resolve()).as_posix()
+        except ValueError:
+            raise UserError(f"{path}: its picture {picture} lies outside {self.files.images}") from None
+        image = LabelledImage(name, _size(path, content, picture))
+        groups: dict[tuple[str, str], LabelledObject] = {}
+        for number, shape in enumerate(content["shapes"], start=1):
+            place = f"{path} shape {number}"
+            label = shape.get("label") if isinstance(shape, dict) else None
+            if not isinstance(label, str) or not label.strip():
+                raise UserError(f"{place} has no label; give it one in LabelMe")
+            found = self._shape(shape, image, place)
+            if found is None:
+                continue
+            group = shape.get("group_id")
+            if group is None:
+                image.objects.append(LabelledObject(label, found, place=place))
+            elif (key := (label, repr(group))) in groups:
+                groups[key].segmentation = united(groups[key].segmentation, found, image.size)
+            else:
+                groups[key] = LabelledObject(label, found, place=place)
+                image.objects.append(groups[key])
+        return image
+
+    def _shape(self, shape: dict[str, Any], image: LabelledImage, place: str) -> Any:
+        """The segmentation of a shape; None if it is no object, or broken, which `image.unused` then tells."""
+        kind, flat = shape.get("shape_type") or "polygon", _numbers(shape.get("points"))
+        if kind not in POINTS:
+            image.leave_out("a shape without an area", place)
+            return None
+        fault: str | None = f"{kind} without the points that it needs"
+        found: Any = None
+        if flat is not None and len(flat) in POINTS[kind]:
+            found = _area(kind, flat, shape, image.size)
+            fault = polygon_fault(found[0], image.size) if isinstance(found, list) else None
+        if fault is None and kind == "rectangle":
+            image.unused.append(("rectangle: its whole area is the mask", place, False))
+        elif fault is not None or found is None:
+            image.leave_out(fault or f"{kind} that cannot be read", place)
+        return None if fault else found
+
+
+def _area(kind: str, flat: list[float], shape: dict[str, Any], size: Size) -> Any:
+    """The segmentation of a shape that has its points; None for a bitmap that cannot be read."""
+    if kind == "rectangle" and len(flat) == 4:
+        x0, y0, x1, y1 = flat
+        return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    if kind == "circle":
+        radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
+        return [ellipse((flat[0], flat[1]), (radius, radius)).ravel().tolist()]
+    if kind != "mask":
+        return [flat]
+    try:
+        return run_lengths(_decoded(str(shape.get("mask"))), round(flat[0]), round(flat[1]), size)
+    except (*FAULTS, binascii.Error, Image.DecompressionBombError):
+        return None
+
+
+def _numbers(points: Any) -> list[float] | None:
+    """Points [[x, y], ...] as one list; None for anything else."""
+    if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
+        return None
+    flat = [value for point in points for value in point]
+    numeric = all(type(value) in (int, float) and abs(value) < FARTHEST for value in flat)
+    return flat if numeric else None
+
+
+def _decoded(text: str) -> Bytes:
+    with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        return (np.asarray(image.convert("L")) > 0).astype(np.uint8)
+
+
+def _size(path: Path, content: dict[str, Any], picture: Path) -> Size:
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    if height is None or width is None:
+        return picture_size(picture)
+    return checked_size(height, width, str(path))
+
+
+def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
+    """A JSON beside each picture, in a folder for each part; masks with holes, or without tolerance, as bitmaps."""
+    for part, images in data.parts.items():
+        place = folder if len(data.parts) == 1 else folder / part
+        for image in images:
+            picture = place / image.file_name
+            data.copy(image, picture)
+            shapes: list[dict[str, Any]] = []
+            for number, each in enumerate(image.objects, start=1):
+                shapes += _shapes(each, image.size, tolerance, number)
+            height, width = image.size
+            name = picture.name if data.copies or image.path is None else os.path.relpath(image.path, picture.parent)
+            content: dict[str, Any] = {"version": VERSION, "flags": {}, "shapes": shapes, "imagePath": name}
+            content |= {"imageData": None, "imageHeight": height, "imageWidth": width}
+            write_json(picture.with_suffix(".json"), content, indent=2)
+
+
+def _shapes(each: LabelledObject, size: Size, tolerance: float, group: int) -> list[dict[str, Any]]:
+    """The shapes of one object; several parts get a group of their own. The score is its description."""
+    common: dict[str, Any] = {"label": each.name, "group_id": None, "flags": {}, "mask": None,
+                              "description": "" if each.score is None else f"score {each.score:.3f}"}  # fmt: skip
+    if each.segmentation is None:
+        assert each.box is not None
+        x, y, w, h = each.box
+        return [common | {"shape_type": "rectangle", "points": [[x, y], [x + w, y + h]]}]
+    regions = object_regions(each, size, tolerance)
+    is_bitmap = isinstance(each.segmentation, dict)
+    if has_holes(regions) or (is_bitmap and tolerance == 0):
+        crop = bitmap_of(each, size)
+        assert crop is not None
+        x0, y0, bitmap = crop
+        file = io.BytesIO()
+        Image.fromarray(bitmap * np.uint8(255)).convert("1").save(file, format="PNG")
+        ends = [[x0, y0], [x0 + bitmap.shape[1] - 1, y0 + bitmap.shape[0] - 1]]
+        return [common | {"shape_type": "mask", "points": ends, "mask": base64.b64encode(file.getvalue()).decode()}]
+    common |= {"group_id": group if len(regions) > 1 else None, "shape_type": "polygon"}
+    return [common | {"points": region[0].tolist()} for region in regions]

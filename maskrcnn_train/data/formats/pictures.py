@@ -1,0 +1,98 @@
+"""The pictures of a data set: where they are, what size they have, and copies of them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from maskrcnn_train.data.coco.masks import MAX_PIXELS
+from maskrcnn_train.data.coco.reader import MAX_SIDE
+from maskrcnn_train.data.formats.labelled import Size
+from maskrcnn_train.data.images import ORIENTATION, opened
+from maskrcnn_train.data.sources import SUFFIXES
+from maskrcnn_train.settings.errors import UserError
+
+MASK_FOLDERS = ("masks", "instances", "labels", "annotations", "gt")
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """All pictures in a folder and those within, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def picture_size(path: Path) -> Size:
+    """(height, width) of a picture turned upright, from the head of its file. Raises ImageError naming the file."""
+    with opened(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and image.format != "TIFF"
+        return (width, height) if turned else (height, width)
+
+
+def checked_size(height: Any, width: Any, place: str) -> Size:
+    """(height, width) as a file of labels has them. Raises UserError unless they are pixels."""
+    if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in (height, width)) or height * width >= MAX_PIXELS:
+        raise UserError(f"{place} has size {width} x {height}; width and height must be pixels")
+    return height, width
+
+
+@contextmanager
+def opened_mask(path: Path, size: Size) -> Iterator[Image.Image]:
+    """A picture of labels. Raises UserError where it cannot be read, or has another size than its photograph."""
+    with opened(path) as image:
+        if image.size != size[::-1]:
+            raise UserError(f"{path} has {image.width} x {image.height} pixels, its picture {size[1]} x {size[0]}")
+        yield image
+
+
+def find_picture(stem: Path) -> Path | None:
+    """The picture of this path without its ending."""
+    for suffix in SUFFIXES:
+        for each in (suffix, suffix.upper()):
+            if (path := stem.with_name(stem.name + each)).is_file():
+                return path
+    return None
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders of a data set's parts, by the name of the part: train, val, test."""
+    found: dict[str, Path] = {}
+    for name, folders in SPLIT_FOLDERS.items():
+        for folder in folders:
+            if (root / folder).is_dir():
+                found.setdefault(name, root / folder)
+    return found
+
+
+def split_name(text: str) -> str | None:
+    """The part that a tool's name of it means: "Validation" is val."""
+    return next((name for name, folders in SPLIT_FOLDERS.items() if text.lower() in folders), None)
+
+
+def common_folder(paths: list[Path]) -> Path:
+    """The deepest folder that holds all these files."""
+    return Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def find_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """(pictures, PNGs) of each part: images/ and masks/ with train, val, test inside, or the other way round."""
+    if not root.is_dir():
+        return {}
+    tops = split_folders(root)
+    inside = split_folders(root / "images")
+    found: dict[str, tuple[Path, Path]] = {}
+    for name, top in (tops or {"train": root}).items():
+        masks = next((top / each for each in MASK_FOLDERS if (top / each).is_dir()), None)
+        if masks is not None and (top / "images").is_dir():
+            found[name] = (top / "images", masks)
+    if "train" in found and inside and not tops:
+        masks = found["train"][1]
+        found = {name: (folder, masks / folder.name) for name, folder in inside.items()}
+    return {name: pair for name, pair in found.items() if any(pair[1].rglob("*.png"))}

@@ -1,0 +1,25 @@
+"""Text files of labels: lists of names and paths, a line each."""
+
+from pathlib import Path
+
+from maskrcnn_train.settings.errors import UserError
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text, without spaces around them. Raises UserError for anything else."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a text: {error}") from None
+
+
+def names_file(masks: Path) -> Path | None:
+    """The classes.txt beside the masks or in a folder above."""
+    paths = [folder / "classes.txt" for folder in (masks, *list(masks.parents)[:2])]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read_names(masks: Path) -> dict[int, str] | None:
+    """The classes of `names_file`, numbered from 1; None without one."""
+    path = names_file(masks)
+    return None if path is None else dict(enumerate(filter(None, read_lines(path)), start=1))

@@ -1,0 +1,60 @@
+"""Writes checked labels as a data set of any format."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from maskrcnn_train.data.coco.index import NO_MASK, POLYGON, AnnotationIndex
+from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.registry import FORMATS
+from maskrcnn_train.structures.arrays import Ints
+from maskrcnn_train.structures.classes import ClassMap
+
+
+def labelled_images(
+    index: AnnotationIndex, rows: Ints, labels: Ints, classes: ClassMap, images: Path
+) -> Iterator[LabelledImage]:
+    """Some images of an index with the objects that have a class.
+
+    labels: of each annotation of the index, 0 for none. images: the folder that file names are relative to.
+    """
+    for row in rows.tolist():
+        name = index.file_name(row)
+        image = LabelledImage(name, index.size(row), path=images / name, id=int(index.image_ids[row]))
+        own = index.annotations(row)
+        for each in range(own.start, own.stop):
+            if labels[each]:
+                shape, box = _segmentation(index, each, index.size(row)), index.written_boxes[each].tolist()
+                crowd = bool(index.crowd[each])
+                image.objects.append(LabelledObject(classes.name_of(int(labels[each])), shape, box, crowd))
+        yield image
+
+
+def _segmentation(index: AnnotationIndex, row: int, size: tuple[int, int]) -> Any:
+    if index.kinds[row] == NO_MASK:
+        return None
+    if index.kinds[row] == POLYGON:
+        return [part.tolist() for part in index.parts(row)]
+    return {"size": list(size), "counts": index.counts(row).tolist()}
+
+
+def write_labels(folder: Path, format_: str, data: DataSet, *, tolerance: float) -> int:
+    """Write a data set; returns how many crowd regions were left out, which only COCO has.
+
+    tolerance: pixels by which the outlines of bitmaps may be off; 0: they stay bitmaps where the format has them.
+    """
+    left_out = 0
+
+    def without_crowd(images: Iterable[LabelledImage]) -> Iterator[LabelledImage]:
+        nonlocal left_out
+        for image in images:
+            objects = [each for each in image.objects if not each.crowd]
+            left_out += len(image.objects) - len(objects)
+            image.objects = objects
+            yield image
+
+    if format_ != "coco":
+        parts: dict[str, Iterable[LabelledImage]] = {part: without_crowd(own) for part, own in data.parts.items()}
+        data = DataSet(data.names, parts, data.copies)
+    FORMATS[format_].write(folder, data, tolerance=tolerance)
+    return left_out

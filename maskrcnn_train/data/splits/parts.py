@@ -1,0 +1,35 @@
+"""All parts of a data set with one set of classes, for commands that pass labels on and do not train."""
+
+from maskrcnn_train.data.formats.coco import NAMES
+from maskrcnn_train.data.formats.indexing import open_labels
+from maskrcnn_train.data.splits.choosing import check_choice
+from maskrcnn_train.data.splits.classes import build_class_map, match_categories
+from maskrcnn_train.data.splits.layouts import data_root, found_note, locate
+from maskrcnn_train.data.splits.splitting import Split, cut_split, whole_split
+from maskrcnn_train.settings.schema import DataConfig
+from maskrcnn_train.structures.classes import ClassMap
+
+
+def read_parts(data: DataConfig) -> tuple[dict[str, Split], ClassMap, list[str]]:
+    """The parts that are there, their classes, and notes. Raises UserError for the first fault.
+
+    Classes are those of the first part; classes that only others have get ids above.
+    """
+    root = data_root(data)
+    sources = {name: each for name in NAMES if (each := locate(data, root, name, needs_val=False)) is not None}
+    indices = {name: open_labels(source.files) for name, source in sources.items()}
+    notes = found_note(data, {name: (sources[name], index.num_images) for name, index in indices.items()})
+    check_choice(indices["train"], data)
+    classes, more = build_class_map(indices["train"], data)
+    notes += more
+    parts = {}
+    for name, index in indices.items():
+        for category in match_categories(classes, index, data)[1]:
+            if category.name not in classes.names:
+                number = category.id if category.id not in classes.ids else max(classes.ids) + 1
+                classes = ClassMap([*classes.names, category.name], [*classes.ids, number])
+        labels, _ = match_categories(classes, index, data)
+        parts[name] = whole_split(name, index, labels, sources[name].images)
+    if data.split.fractions is not None:
+        parts = cut_split(parts["train"], len(classes.names), data.split)
+    return parts, classes, notes

@@ -1,0 +1,254 @@
+"""What each format has beyond an outline: boxes, groups, circles, bitmaps, lists, colours; and what is no object."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from labelled_data import images_of, parts_of
+from PIL import Image
+
+from maskrcnn_train import load_config
+from maskrcnn_train.data.formats.labelled import LabelledImage
+from maskrcnn_train.data.formats.masks import bitmap_of
+from maskrcnn_train.data.formats.voc import palette
+from maskrcnn_train.data.splits.splitting import read_splits
+
+SIZE = (40, 60)
+
+
+def picture(path: Path, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", SIZE[::-1]).save(path, **options)
+    return path
+
+
+def read_one(name: str, root: Path) -> tuple[LabelledImage, list[tuple[str, int, bool]]]:
+    """The only image of a data set, and what is not used: (reason, count, left out)."""
+    parts = parts_of(name, root)
+    (image,) = images_of(parts)["train"]
+    return image, [(row.reason, row.count, row.dropped) for row in parts[0]["train"].skipped]
+
+
+def areas(image: LabelledImage) -> list[int]:
+    crops = [bitmap_of(each, image.size) for each in image.objects]
+    return [0 if crop is None else int(crop[2].sum()) for crop in crops]
+
+
+def yolo(root: Path, *lines: str) -> Path:
+    picture(root / "images/train/a.png")
+    (root / "labels/train").mkdir(parents=True)
+    (root / "labels/train/a.txt").write_text("\n".join(lines))
+    (root / "data.yaml").write_text("train: images/train\nnames: [door, window]\n")
+    return root
+
+
+def test_yolo_reads_outlines_boxes_and_names_the_lines_it_cannot(tmp_path: Path) -> None:
+    square = "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"
+    image, unused = read_one("yolo", yolo(tmp_path, square, "", "1 0.5 0.5 0.2 0.4", "0 1 2 3", "x y", square + " 0.9"))
+    assert [each.name for each in image.objects] == ["door", "window"]
+    assert areas(image) == [24 * 16, 0]
+    assert image.objects[1].box == pytest.approx([24, 12, 12, 16])
+    assert unused == [
+        ("line is neither a box (5 numbers) nor an outline (7, 9, ...)", 2, True),
+        ("line is not a class and numbers", 1, True),
+    ]
+
+
+def test_yolo_names_file_and_line_of_an_unknown_class(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"labels/train/a\.txt line 2 has class 7; .*data\.yaml names the classes 0 to 1"
+    ):
+        parts_of("yolo", yolo(tmp_path, "", "7 0.5 0.5 0.2 0.4"))
+
+
+def test_a_box_has_no_mask(tmp_path: Path) -> None:
+    root = yolo(tmp_path, "1 0.5 0.5 0.2 0.4")
+    settings = ["data=yolo", f"data.root={root}", f"data.val.annotations={root}/data.yaml"]
+    with pytest.raises(ValueError, match=r"have no segmentation, first: .*a\.txt line 1; .*mask_head=none"):
+        read_splits(load_config(settings))
+    assert read_splits(load_config([*settings, "mask_head=none"])).train.num_objects == 1
+
+
+def test_yolo_finds_pictures_by_lists_and_names_without_data_yaml(tmp_path: Path) -> None:
+    root = yolo(tmp_path / "list", "0 0.5 0.5 0.2 0.4")
+    (root / "data.yaml").write_text("path: .\ntrain: train.txt\nnames: {0: door}\n")
+    (root / "train.txt").write_text("data/images/train/a.png\n")  # as CVAT writes it
+    assert [each.name for each in read_one("auto", root)[0].objects] == ["door"]
+    root = yolo(tmp_path / "names", "1 0.5 0.5 0.2 0.4")
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("door\nwindow\n")  # as Label Studio writes it
+    assert [each.name for each in read_one("auto", root)[0].objects] == ["window"]
+
+
+def labelme(root: Path, *shapes: dict, **more: object) -> Path:
+    picture(root / "a.png")
+    content = {"shapes": list(shapes), "imagePath": "a.png", "imageHeight": SIZE[0], "imageWidth": SIZE[1], **more}
+    (root / "a.json").write_text(json.dumps(content))
+    return root
+
+
+def shape(kind: str, *points: list[float], label: str = "door", **more: object) -> dict:
+    return {"label": label, "shape_type": kind, "points": list(points), **more}
+
+
+def test_labelme_reads_every_shape_with_an_area(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.array([[0, 1, 1], [1, 1, 0]], bool)).save(file, format="PNG")
+    code = base64.b64encode(file.getvalue()).decode()
+    root = labelme(
+        tmp_path,
+        shape("polygon", [2, 2], [12, 2], [12, 12], [2, 12]),
+        shape("rectangle", [30, 20], [20, 10]),
+        shape("circle", [30, 20], [40, 20]),
+        shape("mask", [5, 6], [7, 7], mask=code),
+        shape("linestrip", [1, 1], [9, 9]),
+        shape("circle", [1, 1]),
+        imageHeight=None,
+    )
+    image, unused = read_one("labelme", root)
+    assert areas(image) == [100, 100, pytest.approx(np.pi * 100, rel=0.02), 4]
+    assert bitmap_of(image.objects[3], image.size)[:2] == (5, 6)
+    assert {reason: dropped for reason, _, dropped in unused} == {
+        "a shape without an area": True,
+        "circle without the points that it needs": True,
+        "rectangle: its whole area is the mask": False,
+    }
+
+
+def test_labelme_joins_the_shapes_of_one_label_and_group(tmp_path: Path) -> None:
+    squares = [[[x, 2], [x + 8, 2], [x + 8, 10], [x, 10]] for x in (2, 20, 40)]
+    groups = [
+        shape("polygon", *squares[0], group_id=1),
+        shape("polygon", *squares[1], group_id=1),
+        shape("polygon", *squares[2], label="window", group_id=1),
+        shape("polygon", *squares[2]),
+    ]
+    image, _ = read_one("labelme", labelme(tmp_path, *groups))
+    assert [(each.name, area) for each, area in zip(image.objects, areas(image), strict=True)] == [
+        ("door", 128),
+        ("window", 64),
+        ("door", 64),
+    ]
+
+
+def test_labelme_finds_pictures_in_another_folder(tmp_path: Path) -> None:
+    root = labelme(tmp_path / "data/labels", shape("polygon", [2, 2], [12, 2], [12, 12]), imagePath="..\\photos\\b.png")
+    picture(tmp_path / "data/photos/b.png")
+    assert read_one("labelme", root)[0].file_name == "photos/b.png"
+
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><labels>{labels}</labels></task></meta>
+<image id="0" name="a.png" width="60" height="40">{shapes}</image></annotations>"""
+
+
+def cvat(root: Path, *shapes: str) -> Path:
+    picture(root / "images/a.png")
+    labels = "".join(f"<label><name>{name}</name></label>" for name in ("door", "window"))
+    (root / "annotations.xml").write_text(CVAT.format(labels=labels, shapes="".join(shapes)))
+    return root
+
+
+def test_cvat_reads_every_shape_with_an_area(tmp_path: Path) -> None:
+    image, unused = read_one(
+        "cvat",
+        cvat(
+            tmp_path,
+            '<polygon label="door" points="2,2;12,2;12,12;2,12"/>',
+            '<box label="window" xtl="3" ytl="4" xbr="13" ybr="24"/>',
+            '<ellipse label="door" cx="30" cy="20" rx="10" ry="5" rotation="90"/>',
+            '<mask label="door" rle="1, 3, 2" left="50" top="30" width="3" height="2"/>',
+            '<polygon label="door" points="20,30;24,30;24,34;20,34" group_id="3"/>',
+            '<polygon label="door" points="30,30;34,30;34,34;30,34" group_id="3"/>',
+            '<polyline label="door" points="1,1;2,2"/>',
+            '<mask label="door" rle="1, 3" left="50" top="30" width="3" height="2"/>',
+            '<polygon label="door" points="1,1;2"/>',
+        ),
+    )
+    assert areas(image) == [100, 0, pytest.approx(np.pi * 50, rel=0.03), 3, 32]
+    assert image.objects[1].box == [3, 4, 10, 20]
+    x0, y0, bitmap = bitmap_of(image.objects[3], image.size)
+    assert (x0, y0, bitmap.tolist()) == (50, 30, [[0, 1, 1], [1, 0, 0]])
+    assert bitmap_of(image.objects[2], image.size)[2].shape == (20, 10)
+    assert {reason for reason, *_ in unused} == {
+        "polyline: no area",
+        "mask: run lengths that do not fill their box",
+        "polygon is not a list of three or more points",
+    }
+
+
+def test_cvat_names_the_label_that_its_head_lacks_and_the_line_of_broken_xml(tmp_path: Path) -> None:
+    root = cvat(tmp_path / "a", '<polygon label="gate" points="1,1;9,1;9,9"/>')
+    with pytest.raises(ValueError, match=r"a\.png polygon 1 has label 'gate', which is none of the labels in <meta>"):
+        parts_of("cvat", root)
+    with pytest.raises(ValueError, match=r"annotations\.xml line 3 is not XML"):
+        parts_of("cvat", cvat(tmp_path / "b", "<polygon"))
+
+
+@pytest.mark.parametrize("colored", [True, False])
+def test_voc_reads_numbers_or_colours_and_leaves_borders_out(tmp_path: Path, colored: bool) -> None:
+    ids, kinds = np.zeros((2, *SIZE), np.uint8)
+    ids[2:12, 2:12], ids[20:30, 20:30], ids[2, 2:12] = 1, 2, 255
+    kinds[2:12, 2:12], kinds[20:30, 20:30] = 15, 7
+    picture(tmp_path / "JPEGImages/a.jpg")
+    for folder, values in (("SegmentationObject", ids), ("SegmentationClass", kinds)):
+        image = Image.fromarray(palette()[values]) if colored else Image.fromarray(values)
+        (tmp_path / folder).mkdir()
+        image.save(tmp_path / folder / "a.png")
+    image, _ = read_one("voc", tmp_path)
+    assert [(each.name, area) for each, area in zip(image.objects, areas(image), strict=True)] == [
+        ("person", 90),
+        ("car", 100),
+    ]
+
+
+def test_one_png_an_image_has_classes_as_cityscapes_or_none(tmp_path: Path) -> None:
+    values = np.zeros(SIZE, np.uint16)
+    values[2:12, 2:12], values[20:30, 20:30] = 2001, 1000
+    picture(tmp_path / "images/a.jpg")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(values).save(tmp_path / "masks/a.png")
+    assert [each.name for each in read_one("auto", tmp_path)[0].objects] == ["object", "object"]
+    (tmp_path / "classes.txt").write_text("door\nwindow\n")
+    assert [each.name for each in read_one("auto", tmp_path)[0].objects] == ["door", "window"]
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (("images/a.png", "masks/a_1.png", "masks/a_2_door.png"), ["object", "door"]),
+        (("images/a.png", "masks/a/1.png", "masks/a/2_front%20door.png"), ["object", "front door"]),
+        (("a/images/a.png", "a/masks/0f3c.png", "a/masks/9b.png"), ["object", "object"]),
+    ],
+)
+def test_one_png_a_mask_is_found_by_names_and_folders(tmp_path: Path, files: tuple[str, ...], names: list[str]) -> None:
+    picture(tmp_path / files[0])
+    for number, name in enumerate(files[1:]):
+        mask = np.zeros(SIZE, bool)
+        mask[2 + number : 12, 2:12] = True
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / name)
+    image, _ = read_one("auto", tmp_path)
+    assert [each.name for each in image.objects] == names
+    assert areas(image) == [100, 90]
+
+
+def test_a_picture_turned_by_its_exif_is_measured_upright(tmp_path: Path) -> None:
+    root = yolo(tmp_path, "0 0.5 0.5 0.2 0.4")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(root / "images/train/a.png", exif=exif)
+    assert read_one("yolo", root)[0].size == SIZE[::-1]
+
+
+def test_a_mask_of_another_size_than_its_picture_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (30, 40)).save(tmp_path / "masks/a.png")
+    with pytest.raises(ValueError, match=r"masks/a\.png has 30 x 40 pixels, its picture 60 x 40"):
+        parts_of("auto", tmp_path)
