@@ -251,7 +251,7 @@ def _run_job(command: Command, composed: DictConfig, sweep: Path, retry: bool, b
         if user_error is None:
             bugs.append(error)
         print(f"error in {folder}: {reason}", file=sys.stderr)
-        raise user_error or error from None
+        raise UserError(reason) from None  # of a class that any launcher can bring back from its process
     number = value if isinstance(value, float) else None
     save_job(sweep, replace(job, state="finished", reason="", is_bug=False, value=number))
     return value
