@@ -86,7 +86,7 @@ def arguments(command: str, folder: Path, checkpoint: Path) -> tuple[str, list[s
         "predict": ("maskrcnn_train.predict", [read, f"images={folder / 'images'}", out]),
         "export": ("maskrcnn_train.export", [read, "format=onnx", out]),
         "tune": ("maskrcnn_train.tune", [*small, out, "optimizer.lr=1e-3,2e-3", "trials=2"]),
-        "sweep": ("maskrcnn_train", ["-m", *small, out, "seed=0,1"]),
+        "sweep": ("maskrcnn_train", ["-m", *small, out, "seed=0,1", "sweep.retry_failed=true"]),
     }[command]
 
 
@@ -113,7 +113,7 @@ def play(command: str, phase: str, fault: str, checkpoint: Path) -> Cell:
         seconds = ended - float(struck.read_text()) if struck.exists() else -1.0
         left = [] if fault == "SIGKILL" else half_written(folder / "out")
         shutil.copytree(source, images, dirs_exist_ok=True)
-        if command not in ("train", "tune"):  # these write their results anew, into a folder of their own
+        if command not in ("train", "tune", "sweep"):  # the others write their results anew, into a folder of their own
             shutil.rmtree(folder / "out", ignore_errors=True)
         again, _, _ = run([sys.executable, "-m", module, *given], env)
         return Cell(command, phase, fault, code, seconds, said, again, left + half_written(folder / "out"))

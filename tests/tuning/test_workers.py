@@ -19,6 +19,10 @@ from tiny import TINY
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
+from searches import search
+
+from maskrcnn_train.tuning import workers
+
 STEPS = ["trainer.max_steps=24", "trainer.interval_unit=step", "trainer.checkpoint_every=2"]
 STEPS += ["trainer.evaluate_every=0", "output_dir=search"]
 
@@ -72,14 +76,27 @@ def wait_for(*paths: Path, of: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("trainer.device=auto", [["trainer.device=cuda:0"], ["trainer.device=cuda:1"]]),
+        ("trainer.device=cpu", [[]]),
+        ("trainer.device=cuda:1", [[]]),
+    ],
+)
+def test_workers_take_turns_on_the_gpus(given: str, expected: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert workers._devices(search(given)) == expected
+
+
 @pytest.mark.slow
 def test_several_workers_share_the_trials_and_stop_together(shapes: str, tmp_path: Path) -> None:
     words = command(shapes, "seed=0,1,2", "trials=3", "workers=2")
-    workers = started(tmp_path, *words)
-    wait_for(*(tmp_path / f"search/{number}/checkpoints/last.pt" for number in range(2)), of=workers)
-    workers.terminate()
-    workers.communicate(timeout=60)
-    assert workers.returncode == 128 + signal.SIGTERM
+    both = started(tmp_path, *words)
+    wait_for(*(tmp_path / f"search/{number}/checkpoints/last.pt" for number in range(2)), of=both)
+    both.terminate()
+    both.communicate(timeout=60)
+    assert both.returncode == 128 + signal.SIGTERM
     assert not any((tmp_path / f"search/{number}/metrics.json").exists() for number in range(2))
     again = started(tmp_path, *words)
     said, _ = again.communicate(timeout=600)
