@@ -5,7 +5,7 @@ import re
 from maskrcnn_train.settings.compose import conf_dir, groups
 
 COMMON_KEYS = (
-    ("data=coco data.root=DIR", "your data: coco, roboflow, custom or shapes"),
+    ("data=coco data.root=DIR", "your data: auto looks what it is; coco, yolo, labelme, cvat, ..."),
     ("weights=coco", "start from: imagenet, coco, coco_v2, detectron2, file (weights.path)"),
     ("mask_head=none", "boxes only (Faster R-CNN)"),
     ("data.min_size=640", "shorter image side, network pixels"),

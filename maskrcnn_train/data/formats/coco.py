@@ -1,15 +1,16 @@
 """COCO JSONs: where they are in a folder, and how a data set is written as such. `data/coco/` reads them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from maskrcnn_train.data.coco.json_file import read_text
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
 from maskrcnn_train.data.formats.masks import bitmap_of, has_holes, object_regions
 from maskrcnn_train.data.formats.pictures import SPLIT_FOLDERS
 from maskrcnn_train.files import write_json
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.rle import compressed
 
 NAMES = tuple(SPLIT_FOLDERS)
@@ -22,6 +23,10 @@ LAYOUTS = {  # of each split: (folder of images, annotations), below data.root
     },
 }
 DEPTH = ("*.json", "annotations/*.json", "*/*.json")
+LOOKED_AT = 2**19  # bytes at the beginning and at the end of a JSON
+FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+LONGEST_NAME = 200
+MOST = 100  # JSONs of one depth that are looked at; other formats have one for each image
 
 
 def find(root: Path) -> dict[str, LabelFiles]:
@@ -32,32 +37,49 @@ def find(root: Path) -> dict[str, LabelFiles]:
         found = {name: LabelFiles("coco", root / images, root / json) for name, (images, json) in layout.items()}
         if found["train"].annotations.is_file():
             return {name: files for name, files in found.items() if files.annotations.is_file()}
-    parts: dict[str, LabelFiles] = {}
-    for path in dict.fromkeys(path for pattern in DEPTH for path in sorted(root.glob(pattern))):
+    parts: dict[str, list[LabelFiles]] = {}
+    for path in dict.fromkeys(path for pattern in DEPTH for path in sorted(root.glob(pattern))[:MOST]):
         if _is_coco(path):
             words = {*path.stem.lower().replace("-", "_").split("_"), path.parent.name.lower()}
             name = next((name for name, folders in SPLIT_FOLDERS.items() if words & {*folders}), "train")
-            images = _images_of(path, root, name)
-            parts.setdefault(name, LabelFiles("coco", images, path))
-    return parts
+            parts.setdefault(name, []).append(LabelFiles("coco", _images_of(path, root, name), path))
+    return {name: _only(name, found) for name, found in parts.items()}
+
+
+def _only(name: str, found: list[LabelFiles]) -> LabelFiles:
+    """The one JSON of a part; of COCO's own files that of the instances."""
+    found = [files for files in found if "instances" in files.annotations.name] or found
+    if len(found) > 1:
+        paths = ",".join(str(files.annotations) for files in found)
+        raise UserError(f"several COCO JSONs may be the {name} part; name those: data.{name}.annotations=[{paths}]")
+    return found[0]
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a JSON has the lists of COCO; only its head is read, unless it is small."""
+    """Whether a JSON has two of the lists of COCO in what is looked at of it."""
     if path.suffix.lower() != ".json":
         return False
+    text = _ends(path)
+    is_labelme = b'"shapes"' in text[: 2**12]
+    return not is_labelme and sum(key in text for key in (b'"images"', b'"annotations"', b'"categories"')) >= 2
+
+
+def _ends(path: Path) -> bytes:
+    """The beginning and the end of a file, which may be large."""
     with path.open("rb") as file:
-        head = file.read(2**20)
-    keys = (b'"images"', b'"annotations"', b'"categories"')
-    return sum(key in head for key in keys) >= 2 and b'"shapes"' not in head[: 2**12]
+        head = file.read(LOOKED_AT)
+        file.seek(max(path.stat().st_size - LOOKED_AT, len(head)))
+        return head + file.read()
 
 
 def _images_of(path: Path, root: Path, name: str) -> Path:
     """The folder in which the first image of a JSON is."""
+    match = FILE_NAME.search(_ends(path))
     try:
-        images = orjson.loads(read_text(path))["images"]
-        first = str(images[0]["file_name"])
-    except (ValueError, LookupError, TypeError):
+        first = str(orjson.loads(match[1])) if match else ""
+    except ValueError:
+        first = ""
+    if not first or "\0" in first or len(first) > LONGEST_NAME:
         return path.parent
     folders = [path.parent, root / "images", root, *(root / "images" / each for each in SPLIT_FOLDERS[name])]
     folders += [root / each for each in SPLIT_FOLDERS[name]]

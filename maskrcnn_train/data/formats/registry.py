@@ -52,4 +52,4 @@ def find_parts(path: Path, name: str, key: str) -> dict[str, LabelFiles]:
         if found := each.find(path):
             return found
     known = "; ".join(each.title for each in FORMATS.values())
-    raise UserError(f"{key}={path} is in none of the known formats: {known}. See docs/data.md")
+    raise UserError(f"{key}={path} is in none of the known formats: {known}. See docs/formats.md")

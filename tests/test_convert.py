@@ -1,0 +1,79 @@
+"""`convert`: any format from any other, with the chosen classes, parts and images; nothing is lost without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from labelled_data import images_of, parts_of
+from small_coco import annotation, roboflow, small_coco
+
+from maskrcnn_train.convert import convert
+from maskrcnn_train.settings.command_rules import check_convert_rules
+from maskrcnn_train.settings.command_schema import ConvertConfig
+from maskrcnn_train.settings.compose import load_command_config
+
+
+def converted(root: Path, to: Path, *overrides: str) -> Path:
+    given = [f"data.root={root}", f"output_dir={to}", *overrides]
+    return convert(load_command_config("convert", ConvertConfig, check_convert_rules, given)[0])
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    train = small_coco(4)
+    runs = {"size": [40, 60], "counts": [410, 12, 28, 12, 1938]}
+    train["annotations"].append(annotation(30, 1, 3, 10, 8, 2, bbox=[10, 10, 2, 12], segmentation=runs))
+    train["annotations"].append(annotation(31, 3, 7, 1, 2, 7, segmentation=runs, iscrowd=1))
+    return roboflow(tmp_path / "data", train, small_coco(2))
+
+
+def names_of(root: Path) -> dict[str, list[list[str]]]:
+    parts = images_of(parts_of("auto", root))
+    return {part: [[each.name for each in image.objects] for image in images] for part, images in parts.items()}
+
+
+def test_a_chain_of_formats_keeps_parts_images_and_objects(source: Path, tmp_path: Path) -> None:
+    for number, format_ in enumerate(("yolo", "labelme", "cvat", "voc", "mask_png", "instance_png", "coco")):
+        source = converted(source, tmp_path / str(number), f"format={format_}")
+    found = names_of(source)
+    assert {part: [sorted(names) for names in images] for part, images in found.items()} == {
+        "train": [["door", "door", "window"], *3 * [["door", "window"]]],
+        "val": 2 * [["door", "window"]],
+    }
+
+
+def test_crowd_regions_that_a_format_has_not_are_counted(source: Path, tmp_path: Path) -> None:
+    log = (converted(source, tmp_path / "out", "format=cvat") / "train.log").read_text()
+    assert "1 crowd regions were left out: only COCO has them" in log
+    parts, _ = parts_of("auto", converted(source, tmp_path / "coco", "format=coco"))
+    assert parts["train"].index.crowd.sum() == 1
+
+
+def test_only_the_chosen_classes_and_parts_are_written(source: Path, tmp_path: Path) -> None:
+    settings = ["data.rename={door: gate}", "data.classes=[gate]", "data.split.fractions=[0.5,0.5]"]
+    found = names_of(converted(source, tmp_path / "out", "format=yolo", *settings))
+    assert {part: len(images) for part, images in found.items()} == {"train": 2, "val": 2}
+    assert {name for images in found.values() for names in images for name in names} == {"gate"}
+
+
+def test_bitmaps_stay_such_without_tolerance(source: Path, tmp_path: Path) -> None:
+    xml = {}
+    for tolerance in (0, 0.5):
+        folder = converted(source, tmp_path / str(tolerance), "format=cvat", f"tolerance={tolerance}")
+        xml[tolerance] = (folder / "annotations.xml").read_text()
+    assert (xml[0].count("<mask"), xml[0.5].count("<mask")) == (1, 0)
+    assert xml[0.5].count("<polygon") == xml[0].count("<polygon") + 1
+
+
+def test_images_are_copied_unless_told_otherwise(source: Path, tmp_path: Path) -> None:
+    for copies, count in (("true", 6), ("false", 0)):
+        folder = converted(source, tmp_path / copies, "format=cvat", f"copy_images={copies}")
+        assert len(list(folder.rglob("*.png"))) == count
+
+
+def test_a_mistake_is_one_line(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"format=xml is not an option; choose one of coco, yolo"):
+        converted(source, tmp_path / "out", "format=xml")
+    with pytest.raises(ValueError, match=r"data\.min_size is a setting of the training and has no effect here"):
+        converted(source, tmp_path / "out", "format=coco", "data.min_size=64")
