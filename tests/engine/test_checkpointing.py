@@ -24,14 +24,14 @@ def kept_by_a_pass(backbone: nn.Module) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    pixels = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         maps = backbone(pixels)
     torch.stack([each.square().mean() for each in maps]).sum().backward()
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
 def test_gradients_and_statistics_are_equal_and_less_is_kept(norm: str) -> None:
     config = load_config([*TINY, "backbone=resnet50", "backbone.trainable_stages=5", f"backbone.norm={norm}"])
     plain, saving = (build_model(config, 3).backbone.train() for _ in range(2))

@@ -1,10 +1,12 @@
-"""What torchrun adds: a killed process is started again, and machines need not share the run's folder."""
+"""What torchrun adds: a killed process is started again, on several machines too, which need not share a folder."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ home, phase, fault, *places = sys.argv[1:6]
 sys.argv[1:6] = []
 os.makedirs(os.path.join(home, places[int(os.environ["RANK"])]), exist_ok=True)
 os.chdir(os.path.join(home, places[int(os.environ["RANK"])]))
-if fault != "none" and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+os.environ["STRUCK"] = os.path.join(home, "struck")
+if fault != "none" and os.environ["RANK"] == "1" and not os.path.exists(os.environ["STRUCK"]):
     plant(phase, fault)
 main()
 """
@@ -35,27 +38,28 @@ SETTINGS += ["trainer.batch_size=2", "trainer.interval_unit=step", "trainer.chec
 SETTINGS += ["trainer.evaluate_every=0", "trainer.distributed_timeout=1", "resume=auto"]
 
 
-def torchrun(
-    folder: Path,
-    shapes: str,
-    *settings: str,
-    fault: str = "none",
-    places: tuple[str, str] = ("a", "a"),
-    restarts: int = 0,
-) -> subprocess.CompletedProcess[str]:
+def command(
+    folder: Path, *settings: str, fault: str = "none", places: tuple[str, str] = ("a", "a"), agent: tuple[str, ...]
+) -> list[str]:
+    """torchrun's command line. agent: its own options."""
     script = folder / "train.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--max-restarts={restarts}"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(script), str(folder), "second step", fault]
-    tests = str(Path(__file__).parents[1])
-    path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [*command, *places, *SETTINGS, shapes, *settings],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", *agent]
+    return [*torchrun, str(script), str(folder), "second step", fault, *places, *SETTINGS, *settings]
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}
+
+
+def torchrun(
+    folder: Path, *settings: str, fault: str = "none", places: tuple[str, str] = ("a", "a"), restarts: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Two processes of one machine."""
+    agent = ("--nproc_per_node=2", f"--max-restarts={restarts}", "--rdzv-endpoint=localhost:0")
+    whole = command(folder, *settings, fault=fault, places=places, agent=agent)
+    return subprocess.run(whole, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def last(run: Path) -> dict[str, Any]:
@@ -88,6 +92,58 @@ def test_a_killed_process_and_machines_without_a_shared_folder_end_with_the_weig
     lines = [line for line in swapped.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert "(rank 1), but not on" in lines[0]
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[list[tuple[str, str, str]]]:
+    """Two network namespaces with a cable between them: name, interface and address of each."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root, and the program ip")
+    hosts = [(f"maskrcnn{os.getpid()}{each}", f"cable{each}", f"10.77.0.{each}") for each in (1, 2)]
+    (first, cable, _), (second, other, _) = hosts
+    try:
+        for name, *_ in hosts:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+        link = ["ip", "link", "add", cable, "netns", first, "type", "veth", "peer", "name", other, "netns", second]
+        subprocess.run(link, check=True)
+        for name, interface, address in hosts:
+            subprocess.run(["ip", "-n", name, "addr", "add", f"{address}/24", "dev", interface], check=True)
+            for each in (interface, "lo"):
+                subprocess.run(["ip", "-n", name, "link", "set", each, "up"], check=True)
+        yield hosts
+    finally:
+        for name, *_ in hosts:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+@pytest.mark.slow
+def test_two_hosts_train_as_one_machine_and_go_on_after_a_process_of_one_is_killed(
+    two_hosts: list[tuple[str, str, str]], shapes: str, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    assert torchrun(one, shapes, "trainer.max_steps=4").returncode == 0
+    leader, agents = two_hosts[0][2], []
+    for name, interface, address in two_hosts:
+        options = ("--nnodes=2", "--nproc_per_node=1", "--max-restarts=3", "--rdzv-id=two", f"--local-addr={address}")
+        options = (*options, f"--rdzv-endpoint={leader}:29500", f"--rdzv-conf=is_host={address == leader}")
+        agent = command(two, shapes, "trainer.max_steps=4", fault="SIGKILL", agent=options)
+        with (two / f"{interface}.txt").open("w") as log:
+            there = environment(GLOO_SOCKET_IFNAME=interface)
+            agents.append(subprocess.Popen(["ip", "netns", "exec", name, *agent], env=there, stdout=log, stderr=log))
+    try:
+        codes = [agent.wait(timeout=400) for agent in agents]
+    finally:
+        for agent in agents:
+            agent.terminate()
+            agent.wait(timeout=60)
+    assert codes == [0, 0], [path.read_text()[-2000:] for path in two.glob("cable*.txt")]
+    assert (two / "struck").exists()
+    assert "resumed run at step 1" in (two / "a/run/train.log").read_text()
+    assert (two / "a/run/metrics.json").read_text() == (one / "a/run/metrics.json").read_text()
+    whole, other = last(one / "a/run"), last(two / "a/run")
+    assert all(torch.equal(weight, other["model"][key]) for key, weight in whole["model"].items())
 
 
 @pytest.mark.parametrize(("there", "resumes"), [((True, False), True), ((False, False), False), ((False, True), None)])
