@@ -108,9 +108,9 @@ def line_figure(
 def front_figure(x_label: str, y_label: str, points: Sequence[tuple[float, float, bool]]) -> Figure:
     """Points (x, y, on the Pareto front) of two quantities, the front joined."""
     figure, axes = new_axes(f"{y_label} against {x_label}", x_label, y_label)
-    others, front = ([point[:2] for point in points if point[2] is kind] for kind in (False, True))
-    axes.plot(*zip(*others, strict=True) if others else ((), ()), "o", markersize=4, color=MUTED, label="beaten")
-    axes.plot(*zip(*sorted(front), strict=True), "o-", markersize=5, color=SERIES[0], label="Pareto front")
+    for on_front, form, color, label in ((False, "o", MUTED, "beaten"), (True, "o-", SERIES[0], "Pareto front")):
+        if chosen := sorted((x, y) for x, y, front in points if front is on_front):
+            axes.plot(*zip(*chosen, strict=True), form, markersize=5, color=color, label=label)
     add_legend(figure)
     axes.margins(0.1)
     return figure
