@@ -206,7 +206,7 @@ class TuneConfig(TrainConfig):
 class SplitCommandConfig(Section):
     """Everything that `python -m maskrcnn_train.split` reads."""
 
-    data: Optional[DataConfig] = field(metadata={"idle": (*TRAINING_ONLY, "on_bad_image", *CHOICE, "split")})
+    data: Optional[DataConfig] = field(metadata={"idle": (*TRAINING_ONLY, "on_bad_image", *CHOICE)})
     annotations: Any = paths()
     images: Any = paths()
     format: str = one_of("coco", *LABEL_FORMATS)
