@@ -71,6 +71,11 @@ def train(
     splits = splits or read_splits(config)
     with distributed.joined(config.trainer) as (world, device), StopRequest() as stop:
         precision.set_determinism(config.trainer.deterministic)
+        if pools_in_python(config, device):
+            logger.warning(
+                "trainer.deterministic=true: with sampling_ratio=0 torchvision pools in Python on a GPU, which is slow "
+                "and needs much memory; set pooler.sampling_ratio=2 and mask_head.pooler.sampling_ratio=2"
+            )
         loaders = build_loaders(config, rank=world.rank, world_size=world.size, splits=splits)
         plan = Plan.of(config.trainer, len(loaders.train))
 
@@ -95,6 +100,14 @@ def train(
             if world.is_main:
                 _finish(run.folder, validation, metrics)
     return TrainResult(metrics, run.folder, stop.number)
+
+
+def pools_in_python(config: TrainConfig, device: torch.device) -> bool:
+    """Whether RoIAlign has no deterministic operator here; torchvision's Python form samples as many points in every
+    bin as the largest box needs."""
+    poolers = [config.pooler, *([config.mask_head.pooler] if config.mask_head.enabled else [])]
+    adaptive = any(each.type == "align" and each.sampling_ratio == 0 for each in poolers)
+    return config.trainer.deterministic and device.type == "cuda" and adaptive
 
 
 def _initial_model(config: TrainConfig, run: Run, weights: Path | None, device: torch.device) -> MaskRCNN:

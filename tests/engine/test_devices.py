@@ -23,6 +23,7 @@ from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.meeting import meet
 from maskrcnn_train.engine.optimizer import parameter_groups
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.train import pools_in_python
 
 CPU = torch.device("cpu")
 
@@ -200,6 +201,23 @@ def test_a_rank_that_ends_breaks_off_the_collectives_of_the_others(monkeypatch: 
     with pytest.raises(LostPeer, match=r"rank 0 on .* ended: out of memory"):
         meet_a_fault_of_rank_0()
     assert machine.calls[-1] == ("destroy", None)
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "slow"),
+    [
+        ("cuda", ["trainer.deterministic=true", "pooler.sampling_ratio=0"], True),
+        ("cuda", ["trainer.deterministic=true", "mask_head.pooler.sampling_ratio=0"], True),
+        ("cuda", ["trainer.deterministic=true", "mask_head.pooler.sampling_ratio=0", "mask_head=none"], False),
+        ("cuda", ["trainer.deterministic=true", "pooler.sampling_ratio=2"], False),
+        ("cuda", ["pooler.sampling_ratio=0"], False),
+        ("cpu", ["trainer.deterministic=true", "pooler.sampling_ratio=0"], False),
+    ],
+)
+def test_a_deterministic_training_on_a_gpu_warns_of_adaptive_sampling(
+    device: str, settings: list[str], slow: bool
+) -> None:
+    assert pools_in_python(load_config(settings), torch.device(device)) == slow
 
 
 @pytest.mark.parametrize(
