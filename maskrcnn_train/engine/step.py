@@ -95,7 +95,7 @@ def accumulate_gradients(
     sums: dict[str, float] = {}
     for index, (images, targets) in enumerate(batches):
         with distributed.without_sync(model, skip=index + 1 < len(batches)):
-            losses, values, fault = _forward(model, to_device(images, device), to_device(targets, device), precision)
+            losses, values, fault = _forward(model, to_device(images, device), targets, precision)
             if distributed.any_rank(fault is not None, world):
                 raise BadStep(fault or "another process met a fault", step, batches, values, {})
             scaler.scale(torch.stack(list(losses.values())).sum() / len(batches)).backward()
