@@ -18,6 +18,8 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn_train import build_model
+from maskrcnn_train.engine.optimizer import build_optimizer
+from maskrcnn_train.engine.step import training_step
 from maskrcnn_train.model import mask_rcnn
 from maskrcnn_train.model.fixed_shape import detections, mask_targets
 from maskrcnn_train.model.paths import FOLLOWING, always_fixed, path_for
@@ -117,6 +119,16 @@ def test_losses_wait_twice_and_detection_twice_and_once_an_image(settings: str, 
             assert [tuple(each["masks"].shape[:2]) for each in found] == [(FOUND, 1)] * num_images
             nms = [f"nms of {FOUND}"] * num_images
             assert counted.reads == [f"read of ({1 + num_images},)", f"read of ({num_images},)", *nms]
+
+
+def test_a_whole_training_step_waits_three_times() -> None:
+    with counted_waits("cpu") as counted:
+        config = small_config("trainer.precision=bf16")
+        model = build_model(config, 4, path_for=always_fixed).train()
+        optimizer = build_optimizer(config.optimizer, model, images_per_step=2)
+        losses = training_step(model, optimizer, images_on_the_device(2), host_targets(2), config)
+    assert list(losses.values()) == [1.5] * 5
+    assert counted.reads == ["read of (3,)", "read of (1,)", "read of (6,)"]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -10,7 +10,7 @@ from maskrcnn_train.model.boxes import not_small, pairwise_iou
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals, RPNPredictions, top_of_batch
 from maskrcnn_train.structures.waits import read, send
 
-ROUNDS = 16  # of suppression before the host looks whether it has ended; networks need up to 10
+ROUNDS = 12  # of suppression before the host looks whether it has ended; networks need up to 10
 PAIRS = 2**26  # IoUs computed at once
 
 
