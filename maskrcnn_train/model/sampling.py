@@ -63,6 +63,7 @@ class Samples:
         return torch.cat((self.images[:, None].float(), self.boxes), dim=1)
 
 
+@torch.no_grad()
 def sample_anchors(anchors: Tensor, targets: list[Target], rules: SamplingRules) -> AnchorSamples:
     """Match anchors [A, 4] to the objects of each image, and draw those that train: positives first."""
     positives, negatives, deltas = [], [], []
@@ -80,6 +81,7 @@ def sample_anchors(anchors: Tensor, targets: list[Target], rules: SamplingRules)
     return AnchorSamples(index, labels, F.pad(torch.cat(deltas), (0, 0, 0, len(index) - found)))
 
 
+@torch.no_grad()
 def sample_proposals(proposals: list[Tensor], targets: list[Target], rules: SamplingRules) -> Samples:
     """Match proposals [P, 4] of each image, and its objects among them, to the objects; draw those that train."""
     samples = [_sample_image(image, *each, rules) for image, each in enumerate(zip(proposals, targets, strict=True))]

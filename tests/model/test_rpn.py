@@ -14,7 +14,7 @@ from maskrcnn_train.model import boxes, matching
 from maskrcnn_train.model.anchors import AnchorGrid, cell_anchors
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import BACKGROUND, IGNORED, match_boxes, sample_balanced
-from maskrcnn_train.model.paths import FIXED, FOLLOWING
+from maskrcnn_train.model.paths import FIXED, FOLLOWING, PathRule, always_fixed, path_for
 from maskrcnn_train.model.proposals import Proposals, keep_per_batch
 from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.structures.batch import ImageBatch, Target
@@ -54,6 +54,19 @@ def test_anchors_equal_torchvisions_in_value_and_order() -> None:
     last = fixed[-3:, :2] - fixed[-9:-6, :2]  # P6 is 2 x 3: from its first column to its last
     assert last.tolist() == [[128.0, 0.0]] * 3
     assert float((expected[-1] - fixed[-1]).abs().max()) > 0  # 160 // 3 = 53, not 64
+
+
+@pytest.mark.parametrize("path_for", [path_for, always_fixed])
+def test_anchors_kept_from_an_evaluation_serve_a_training(small_model: Build, batch: Batch, path_for: PathRule) -> None:
+    model = small_model("rpn.nms.pre_train=50", path_for=path_for)
+    with torch.inference_mode():
+        model.eval()(batch[0])
+    (kept,) = model.rpn.anchors._kept.values()
+    sum(model.train()(*batch).values()).backward()
+    assert next(iter(model.rpn.anchors._kept.values())) is kept
+    for side in range(1, 12):  # of many sizes a few are kept
+        model.rpn.anchors((32, 32 * side), [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)], torch.device("cpu"))
+    assert len(model.rpn.anchors._kept) == 8
 
 
 def test_anchor_rounding_by_hand() -> None:

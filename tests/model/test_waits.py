@@ -1,4 +1,4 @@
-"""How often the host waits for a GPU, found without one.
+"""How often the host waits for a GPU and what it launches there, found without one.
 
 Fake tensors hold no data: an operation whose result or shape follows from data raises. The waits that are meant pass
 through `waits.read_later` and through NMS of an image, and are answered here.
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from launches import counted, our_step, torchvision_step
 from small_model import small_config
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode, unset_fake_temporarily
@@ -138,3 +139,23 @@ def test_the_path_of_a_processor_would_wait(training: bool) -> None:
         images = images_on_the_device(2)
         with pytest.raises(DynamicOutputShapeException), torch.no_grad():
             model(images, host_targets(2) if training else None)
+
+
+def test_launches_hardly_grow_with_the_number_of_objects() -> None:
+    """On the path of a processor 31 objects an image instead of 2 and 5 take a thousand launches more."""
+    small = [
+        "backbone=resnet18",
+        "backbone.fpn_channels=16",
+        "rpn.nms.pre_train=100",
+        "roi_head.sampling.batch_size=32",
+    ]
+    small += ["roi_head.conv_dim=8", "roi_head.fc_dim=16", "mask_head.conv_dim=8"]
+    few, many = (counted(our_step(counts, *small)).operations.total() for counts in ([2, 5], [31, 31]))
+    assert many - few < 20
+    assert many < 880
+
+
+@pytest.mark.slow
+def test_a_step_launches_two_thirds_of_torchvisions() -> None:
+    ours = counted(our_step([31, 31], "experiment=torchvision_v1")).operations.total()
+    assert ours < 0.68 * counted(torchvision_step([31, 31])).operations.total()
