@@ -13,6 +13,7 @@ from maskrcnn_train.analysis.trace import Trace
 from maskrcnn_train.model.inputs import NetworkInput
 from maskrcnn_train.model.outputs import PROPOSAL_CODER, DetectionRules
 from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, RPNPredictions, select_proposals
+from maskrcnn_train.model.sampling import SamplingRules
 from maskrcnn_train.structures.classes import ClassMap
 
 SIZE = (200, 200)
@@ -39,7 +40,8 @@ class PlantedModel:
 
     def __init__(self, anchors: Tensor, moved: Tensor, objectness: Tensor, scores: Tensor, boxes: Tensor) -> None:
         self.rpn, self.roi_heads = nn.Module(), nn.Module()
-        self.rpn.test_budget, self.rpn.upper, self.roi_heads.rules = BUDGET, 0.7, RULES
+        self.rpn.test_budget, self.roi_heads.rules = BUDGET, RULES
+        self.rpn.sampling = SamplingRules(upper=0.7, lower=0.3, batch_size=256, positive_fraction=0.5)
         self.anchors, self.moved, self.objectness, self.scores, self.boxes = anchors, moved, objectness, scores, boxes
         self.rpn.propose = self._propose
         self.roi_heads.predict_boxes = self._predict_boxes

@@ -110,7 +110,7 @@ class FunnelTracer:
         numbers = torch.arange(1, len(covered) + 1, device=own.boxes.device)
         survived = (torch.stack(covered, dim=1) * numbers).amax(dim=1)  # the last stage with a candidate, from 1
         stages = [names[number] for number in survived.tolist()]
-        fits = nearest_objects(own.boxes, predictions.anchors).object_ious >= self.model.rpn.upper
+        fits = nearest_objects(own.boxes, predictions.anchors).object_ious >= self.model.rpn.sampling.upper
         taken = self._covered(own, heads[1].boxes)  # by a candidate of any class above the score
         for number, stage in enumerate(stages):
             if stage == "rpn_box" and not fits[number]:

@@ -209,8 +209,8 @@ def wrap(model: nn.Module, world: World, device: torch.device, *, sync_batchnorm
     # statistics that training does not read.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # in torch 2.14
     options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **options)
+    # no device_ids: targets stay on the host until the model has checked them
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 
 
 def share_buffers(model: nn.Module, world: World) -> None:

@@ -28,7 +28,7 @@ from maskrcnn_train.engine.step import (
     OutOfMemory,
     accumulate_gradients,
     apply_gradients,
-    check_gradients,
+    check_step,
     out_of_memory,
     total_gradient_norm,
 )
@@ -140,16 +140,15 @@ def take_step(
                 drop_body_gradients(optimizer)
             scaler.unscale_(optimizer)
             norm = total_gradient_norm(model)
-        check_gradients(norm, model, batches, losses, fp16=scaler.is_enabled(), step=step)
+        values, norm_value = check_step(losses, norm, model, batches, fp16=scaler.is_enabled(), step=step, world=world)
     except (BadStep, OutOfMemory):
         optimizer.zero_grad(set_to_none=True)
         raise
-    norm_value = float(norm)  # waits for the GPU
     distributed.check_peers(world)
     apply_gradients(model, optimizer, scaler, norm=norm, clip_norm=trainer.clip_norm)
     if state.ema is not None and math.isfinite(norm_value):  # else the scaler of fp16 has skipped the step
         state.ema.update(distributed.unwrap(model), step)
-    return losses, norm_value
+    return values, norm_value
 
 
 def _save_end(state: TrainingState, metrics: dict[str, float], run: Run) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.failed_steps import read_failed_step
-from maskrcnn_train.engine.step import BadStep, accumulate_gradients, check_gradients, total_gradient_norm
+from maskrcnn_train.engine.step import BadStep, accumulate_gradients, check_step, total_gradient_norm
 from maskrcnn_train.model.mask_rcnn import build_model
 from maskrcnn_train.settings.compose import config_from_plain
 from maskrcnn_train.settings.schema import TrainConfig
@@ -63,7 +63,7 @@ def _repeat(content: dict[str, Any], model: nn.Module, config: TrainConfig) -> B
     precision.seed_step(content["seed"], step, content["rank"])
     try:
         losses = accumulate_gradients(model, batches, scaler, precision=name, step=step)
-        check_gradients(total_gradient_norm(model), model, batches, losses, fp16=False, step=step)
+        check_step(losses, total_gradient_norm(model), model, batches, fp16=False, step=step)
     except BadStep as error:
         return error
     return None

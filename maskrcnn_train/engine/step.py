@@ -13,6 +13,7 @@ from maskrcnn_train.model.inputs import BadTarget
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, to_device
+from maskrcnn_train.structures.waits import read
 
 Batch = tuple[Any, list[Any]]
 
@@ -73,9 +74,13 @@ def training_step(
     losses = accumulate_gradients(model, batches, scaler, precision=precision, step=0)
     scaler.unscale_(optimizer)
     norm = total_gradient_norm(model)
-    check_gradients(norm, model, batches, losses, fp16=scaler.is_enabled(), step=0)
+    try:
+        values, _ = check_step(losses, norm, model, batches, fp16=scaler.is_enabled(), step=0)
+    except BadStep:
+        optimizer.zero_grad(set_to_none=True)
+        raise
     apply_gradients(model, optimizer, scaler, norm=norm, clip_norm=config.trainer.clip_norm)
-    return losses
+    return values
 
 
 def accumulate_gradients(
@@ -86,40 +91,31 @@ def accumulate_gradients(
     precision: str,
     step: int,
     world: World = ALONE,
-) -> dict[str, float]:
-    """Forward and backward over batches whose gradients are averaged. Returns the mean of each loss.
-
-    Raises BadStep on every rank when one of them has a loss that is not finite or a target that cannot be.
+) -> dict[str, Tensor]:
+    """Forward and backward over batches whose gradients are averaged. Returns the mean of each loss, not yet read: the
+    host waits for a GPU once a step, in `check_step`. Raises BadStep on every rank for an impossible target on one.
     """
     device = next(model.parameters()).device
-    sums: dict[str, float] = {}
+    means: list[Tensor] = []
     for index, (images, targets) in enumerate(batches):
         with distributed.without_sync(model, skip=index + 1 < len(batches)):
-            losses, values, fault = _forward(model, to_device(images, device), to_device(targets, device), precision)
+            losses, fault = _forward(model, to_device(images, device), targets, precision)
             if distributed.any_rank(fault is not None, world):
-                raise BadStep(fault or "another process met a fault", step, batches, values, {})
-            scaler.scale(torch.stack(list(losses.values())).sum() / len(batches)).backward()
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value / len(batches)
-    return sums
+                raise BadStep(fault or "another process met a fault", step, batches, {}, {})
+            parts = torch.stack([loss.float() for loss in losses.values()]) / len(batches)
+            scaler.scale(parts.sum()).backward()
+            means.append(parts.detach())
+    return dict(zip(losses, torch.stack(means).sum(dim=0).unbind(), strict=True))
 
 
-def _forward(
-    model: nn.Module, images: Any, targets: list[Any], precision: str
-) -> tuple[dict[str, Tensor], dict[str, float], str | None]:
-    """Losses, their values, and what is wrong with them (None: nothing)."""
+def _forward(model: nn.Module, images: Any, targets: list[Any], precision: str) -> tuple[dict[str, Tensor], str | None]:
+    """Losses, and what is wrong with the targets (None: nothing)."""
     try:
         with autocast(precision, next(model.parameters()).device):
             losses: dict[str, Tensor] = model(images, targets)
     except BadTarget as error:
-        return {}, {}, str(error)
-    # One transfer for all losses: each `.item()` would wait for the GPU.
-    numbers = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-    values = dict(zip(losses, numbers, strict=True))
-    if all(math.isfinite(value) for value in numbers):
-        return losses, values, None
-    parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-    return losses, values, f"the loss is not finite ({parts})"
+        return {}, str(error)
+    return losses, None
 
 
 def total_gradient_norm(model: nn.Module) -> Tensor:
@@ -127,16 +123,31 @@ def total_gradient_norm(model: nn.Module) -> Tensor:
     return nn.utils.get_total_norm([each.grad for each in model.parameters() if each.grad is not None])
 
 
-def check_gradients(
-    norm: Tensor, model: nn.Module, batches: list[Batch], losses: dict[str, float], *, fp16: bool, step: int
-) -> None:
-    """Raise BadStep for a gradient that is not finite; with fp16 the scaler skips such steps itself."""
-    if fp16 or math.isfinite(float(norm)):
-        return
-    parts = {name: part for name, part in distributed.unwrap(model).named_modules() if name.count(".") == 1}
-    norms = {name: float(total_gradient_norm(part)) for name, part in parts.items()}
-    bad = [name for name, value in norms.items() if not math.isfinite(value)]
-    raise BadStep(f"the gradient is not finite (in {', '.join(bad[:5])})", step, batches, losses, norms)
+def check_step(
+    losses: dict[str, Tensor],
+    norm: Tensor,
+    model: nn.Module,
+    batches: list[Batch],
+    *,
+    fp16: bool,
+    step: int,
+    world: World = ALONE,
+) -> tuple[dict[str, float], float]:
+    """The losses and the gradient norm as numbers, read together. Raises BadStep, on every rank, for a loss that is not
+    finite, or a gradient; with fp16 the scaler skips steps of such gradients itself."""
+    *numbers, norm_value = read(torch.stack([*losses.values(), norm.float()]))
+    values = dict(zip(losses, numbers, strict=True))
+    finite = all(math.isfinite(value) for value in numbers)
+    if distributed.any_rank(not finite, world):
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        reason = "another process met a fault" if finite else f"the loss is not finite ({parts})"
+        raise BadStep(reason, step, batches, values, {})
+    if not fp16 and not math.isfinite(norm_value):
+        modules = {name: part for name, part in distributed.unwrap(model).named_modules() if name.count(".") == 1}
+        norms = {name: float(total_gradient_norm(part)) for name, part in modules.items()}
+        bad = [name for name, value in norms.items() if not math.isfinite(value)]
+        raise BadStep(f"the gradient is not finite (in {', '.join(bad[:5])})", step, batches, values, norms)
+    return values, norm_value
 
 
 def apply_gradients(

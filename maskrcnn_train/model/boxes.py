@@ -1,4 +1,4 @@
-"""Boxes: coding, overlap, size. All are float32 [N, 4], x1 y1 x2 y2, pixels of the resized image."""
+"""Boxes: coding, overlap, size. All are float32 [..., 4], x1 y1 x2 y2, pixels of the resized image."""
 
 import math
 from dataclasses import dataclass
@@ -15,38 +15,39 @@ MAX_LOG_RATIO = math.log(1000.0 / 16)
 class BoxCoder:
     """Boxes relative to reference boxes: shift of the centre and log of the size ratio, each times a weight.
 
-    weights: of dx, dy, dw, dh. Faster R-CNN: 1 1 1 1 for anchors, 10 10 5 5 for proposals.
+    weights: of dx, dy, dw, dh, equal for both axes. Faster R-CNN: 1 1 1 1 for anchors, 10 10 5 5 for proposals.
     """
 
     weights: tuple[float, float, float, float]
 
     def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
-        """Deltas [N, 4] that turn `references` [N, 4] into `boxes` [N, 4]."""
+        """Deltas [..., 4] that turn `references` [..., 4] into `boxes` [..., 4]."""
+        shift_weight, _, scale_weight, _ = self.weights
         sizes, centers = _sizes_and_centers(boxes)
         reference_sizes, reference_centers = _sizes_and_centers(references)
-        weights = boxes.new_tensor(self.weights)
-        shifts = weights[:2] * (centers - reference_centers) / reference_sizes
-        scales = weights[2:] * torch.log(sizes / reference_sizes)
-        return torch.cat((shifts, scales), dim=1)
+        shifts = shift_weight * (centers - reference_centers) / reference_sizes
+        scales = scale_weight * torch.log(sizes / reference_sizes)
+        return torch.cat((shifts, scales), dim=-1)
 
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
-        """Boxes [N, 4] from deltas [N, 4] and the boxes [N, 4] they refer to, in float32."""
+        """Boxes [..., 4] from deltas [..., 4] and the boxes [..., 4] they refer to, in float32."""
+        shift_weight, _, scale_weight, _ = self.weights
         sizes, centers = _sizes_and_centers(references)
-        deltas = deltas.float() / references.new_tensor(self.weights)
-        centers = deltas[:, :2] * sizes + centers
-        halves = 0.5 * (torch.exp(deltas[:, 2:].clamp(max=MAX_LOG_RATIO)) * sizes)
-        return torch.cat((centers - halves, centers + halves), dim=1)
+        shifts, scales = deltas.float().split(2, dim=-1)
+        centers = shifts / shift_weight * sizes + centers
+        halves = 0.5 * (torch.exp((scales / scale_weight).clamp(max=MAX_LOG_RATIO)) * sizes)
+        return torch.cat((centers - halves, centers + halves), dim=-1)
 
 
 def _sizes_and_centers(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    return sizes, boxes[:, :2] + 0.5 * sizes
+    sizes = boxes[..., 2:] - boxes[..., :2]
+    return sizes, boxes[..., :2] + 0.5 * sizes
 
 
 def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
-    """IoU [N, M] of boxes [N, 4] and [M, 4]; coordinate by coordinate, so that no [N, M, 2] is made."""
-    x1, y1, x2, y2 = first[:, :, None].unbind(1)
-    u1, v1, u2, v2 = second.unbind(1)
+    """IoU [..., N, M] of boxes [..., N, 4] and [..., M, 4]; coordinate by coordinate: no [..., N, M, 2] is made."""
+    x1, y1, x2, y2 = first.unsqueeze(-1).unbind(-2)
+    u1, v1, u2, v2 = second.unsqueeze(-3).unbind(-1)
     widths = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
     heights = torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
     intersections = widths.mul_(heights)
@@ -55,9 +56,9 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def not_small(boxes: Tensor, min_size: float) -> Tensor:
-    """bool [N]: both sides at least `min_size` and above zero (with 0, Detectron2's `nonempty`)."""
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    return ((sizes >= min_size) & (sizes > 0)).all(dim=1)
+    """bool [...] of boxes [..., 4]: both sides at least `min_size` and above zero (with 0, Detectron2's `nonempty`)."""
+    sizes = boxes[..., 2:] - boxes[..., :2]
+    return ((sizes >= min_size) & (sizes > 0)).all(dim=-1)
 
 
 def clip_boxes(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:

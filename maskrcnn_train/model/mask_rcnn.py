@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from maskrcnn_train.model.backbone import Backbone, build_backbone
 from maskrcnn_train.model.inputs import NetworkInput, checked_targets, normalize_batch, resize_list, resize_targets
 from maskrcnn_train.model.outputs import DetectionRules
+from maskrcnn_train.model.paths import PathRule, path_for
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals
 from maskrcnn_train.model.roi_heads import ROIHeads, build_roi_heads
 from maskrcnn_train.model.rpn import RegionProposalNetwork, build_rpn
 from maskrcnn_train.settings.schema import TrainConfig
-from maskrcnn_train.structures.batch import ImageBatch, Target
+from maskrcnn_train.structures.batch import ImageBatch, Target, to_device
 from maskrcnn_train.structures.detections import Detections
 
 
@@ -64,9 +65,13 @@ class MaskRCNN(nn.Module):
         return [each.to_torchvision() for each in self.detect(images)]
 
     def losses(self, images: ImageBatch | list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
-        """The losses, in evaluation mode too: there with the test budgets, as a validation loss."""
+        """The losses, in evaluation mode too: there with the test budgets, as a validation loss.
+
+        Targets may be on the host: there their check does not wait for a GPU.
+        """
+        targets = checked_targets(targets, len(images), self.num_classes, self.roi_heads.has_masks)
         inputs = self.prepare(images)
-        targets = checked_targets(targets, len(inputs.sizes), self.num_classes, self.roi_heads.has_masks)
+        targets = to_device(targets, inputs.pixels.device)
         if not isinstance(images, ImageBatch):
             targets = resize_targets(targets, inputs)
         features = self.features(inputs)
@@ -121,8 +126,10 @@ class MaskRCNN(nn.Module):
         return self.roi_heads.add_masks(features, self.roi_heads.detect_boxes(features, boxes, inputs.sizes, rules))
 
 
-def build_model(config: TrainConfig, num_classes: int) -> MaskRCNN:
+def build_model(config: TrainConfig, num_classes: int, *, path_for: PathRule = path_for) -> MaskRCNN:
     """The model that the config describes, with random weights; num_classes with background.
+
+    path_for: which of the two ways to compute a device takes (see `paths.py`).
 
     >>> from maskrcnn_train import build_model, load_config
     >>> model = build_model(load_config(["backbone=resnet18"]), num_classes=4)
@@ -131,8 +138,8 @@ def build_model(config: TrainConfig, num_classes: int) -> MaskRCNN:
     backbone = build_backbone(config.backbone, stride_in=numerics.stride_in, pretrained=config.weights.source != "none")
     return MaskRCNN(
         backbone=backbone,
-        rpn=build_rpn(config.rpn, numerics, in_channels=backbone.channels),
-        roi_heads=build_roi_heads(config, in_channels=backbone.channels, num_classes=num_classes),
+        rpn=build_rpn(config.rpn, numerics, in_channels=backbone.channels, path_for=path_for),
+        roi_heads=build_roi_heads(config, in_channels=backbone.channels, num_classes=num_classes, path_for=path_for),
         num_classes=num_classes,
         pixel_mean=numerics.pixel_mean,
         pixel_std=numerics.pixel_std,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn_train.model.roi_align import bilinear_taps
-from maskrcnn_train.structures.batch import MaskCrops
+from maskrcnn_train.model.sampling import Samples
+from maskrcnn_train.structures.batch import MaskCrops, Target
 
 
 def crops_from_dense(masks: Tensor) -> MaskCrops:
@@ -22,10 +23,21 @@ def crops_from_dense(masks: Tensor) -> MaskCrops:
         pixels.append(mask[box[1] : box[3], box[0] : box[2]].reshape(-1).to(torch.uint8))
     return MaskCrops(
         pixels=torch.cat(pixels) if pixels else masks.new_zeros(0, dtype=torch.uint8),
-        boxes=torch.tensor(boxes, dtype=torch.int64, device=masks.device).reshape(-1, 4),
-        offsets=torch.tensor([0, *map(len, pixels)], device=masks.device).cumsum(0),
+        boxes=torch.tensor(boxes, dtype=torch.int64).reshape(-1, 4),
+        offsets=torch.tensor([0, *map(len, pixels)]).cumsum(0),
         size=(int(masks.shape[1]), int(masks.shape[2])),
     )
+
+
+def mask_targets(targets: list[Target], foreground: Samples, resolution: int, *, rule: str) -> Tensor:
+    """Targets float32 [K, M, M] of sampled proposals with an object, in the order of their images."""
+    drawn = []
+    for image, target in enumerate(targets):
+        own = torch.where(foreground.images == image)[0]
+        if len(own):
+            boxes, matches = foreground.boxes[own], foreground.matches[own]
+            drawn.append(targets_in_boxes(target["masks"], boxes, matches, resolution, rule=rule))
+    return torch.cat(drawn)
 
 
 @torch.no_grad()

@@ -61,6 +61,15 @@ def select_detections(
     return keep_best(suppress_in_classes(candidates, rules.nms_threshold), rules.count).to_detections()
 
 
+def select_detections_of_batch(
+    scores: Tensor, deltas: Tensor, proposals: list[Tensor], sizes: list[tuple[int, int]], rules: DetectionRules
+) -> list[Detections]:
+    """The same of all images: scores [K, classes] and deltas [K, classes, 4] of the proposals [k_i, 4] of each."""
+    counts = [len(boxes) for boxes in proposals]
+    images = zip(scores.split(counts), deltas.split(counts), proposals, sizes, strict=True)
+    return [select_detections(*image, rules) for image in images]
+
+
 def candidates_above(
     scores: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int], rules: DetectionRules
 ) -> Candidates:

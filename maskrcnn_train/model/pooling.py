@@ -1,14 +1,15 @@
 """Pooling: the features of boxes of any size and level as P x P maps."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align, roi_pool
 
 from maskrcnn_train.model.modes import is_tracing
-from maskrcnn_train.model.roi_align import bag_roi_align
-
-SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]  # P2..P5; P6 serves the RPN only
-OUTSIDE = -1e6  # pixels: a box out there pools zeros from every map
+from maskrcnn_train.model.paths import PathRule, path_for
+from maskrcnn_train.model.roi_align import OUTSIDE, SCALES, PoolingRules
 
 
 def assign_levels(boxes: Tensor, rule: str) -> Tensor:
@@ -25,48 +26,24 @@ def assign_levels(boxes: Tensor, rule: str) -> Tensor:
 
 
 class MultiLevelPooler(nn.Module):
-    """RoIAlign or RoIPool from P2..P5, each box from the level of its size.
+    """RoIAlign or RoIPool from P2..P5, each box from the level of its size (level_rule: torchvision, detectron2)."""
 
-    type: align, pool. sampling_ratio: samples per bin and axis, 0 = one a feature pixel; aligned: shift by half a
-    pixel; neither concerns `pool`. level_rule: torchvision, detectron2.
-    """
-
-    def __init__(self, *, type: str, resolution: int, sampling_ratio: int, aligned: bool, level_rule: str) -> None:
+    def __init__(self, *, level_rule: str, path_for: PathRule = path_for, **rules: Any) -> None:
         super().__init__()
-        self.kind = type
-        self.resolution = resolution
-        self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
+        self.rules = PoolingRules(**rules)
         self.level_rule = level_rule
+        self.path_for = path_for
 
     def forward(self, features: list[Tensor], boxes: list[Tensor]) -> Tensor:
-        """Maps [K, C, P, P] in the features' dtype of boxes [k_i, 4] of each image, network pixels; K may be 0.
-
-        A box that is not finite gives zeros, as in torchvision's pooler.
-        """
+        """Maps [K, C, P, P] in the features' dtype of boxes [k_i, 4] of each image, network pixels; K may be 0."""
         images = torch.cat([torch.full_like(each[:, :1], image) for image, each in enumerate(boxes)])
-        corners = torch.cat(boxes)
-        if not is_tracing():
-            corners = torch.where(corners.isfinite().all(dim=1, keepdim=True), corners, OUTSIDE)
-        rois = torch.cat([images, corners], dim=1).float()
-        levels = assign_levels(rois[:, 1:], self.level_rule)
-        features = features[: len(SCALES)]
-        fixed_samples = self.kind == "align" and self.sampling_ratio > 0
-        # a trace keeps torchvision's operator, which other runtimes know
-        if not is_tracing() and fixed_samples and rois.device.type == "cpu" and len(rois) > 0:
-            sampling = self.resolution, self.sampling_ratio, self.aligned
-            return bag_roi_align(features, rois, levels, SCALES, *sampling)
-        return self._pool_by_level(features, rois, levels)
+        return self.pool_rois(features, torch.cat([images, torch.cat(boxes)], dim=1))
 
-    def _pool_by_level(self, features: list[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
-        pooled, rows = [], []
-        with torch.autocast(rois.device.type, enabled=False):  # the operators want float32 on both sides
-            for level, (feature, scale) in enumerate(zip(features, SCALES, strict=True)):
-                own = torch.where(levels == level)[0]
-                rows.append(own)
-                if self.kind == "pool":
-                    pooled.append(roi_pool(feature.float(), rois[own], self.resolution, scale))
-                else:
-                    sampling = self.resolution, scale, self.sampling_ratio, self.aligned
-                    pooled.append(roi_align(feature.float(), rois[own], *sampling))
-        return torch.cat(pooled)[torch.cat(rows).argsort()].to(features[0].dtype)
+    def pool_rois(self, features: list[Tensor], rois: Tensor) -> Tensor:
+        """The same of rois [K, 5] (image, x1, y1, x2, y2). A box that is not finite gives zeros, as torchvision's."""
+        rois = rois.float()
+        if not is_tracing():
+            finite = rois[:, 1:].isfinite().all(dim=1, keepdim=True)
+            rois = torch.cat((rois[:, :1], torch.where(finite, rois[:, 1:], OUTSIDE)), dim=1)
+        levels = assign_levels(rois[:, 1:], self.level_rule)
+        return self.path_for(rois.device).pool(features[: len(SCALES)], rois, levels, self.rules)

@@ -76,6 +76,15 @@ def select_proposals(
 
 def top_candidates(predictions: RPNPredictions, count: int) -> list[Proposals]:
     """The `count` highest of each level of each image, decoded; only these are decoded."""
+    candidates = top_of_batch(predictions, count)
+    columns = candidates.boxes.unbind(), candidates.scores.unbind(), candidates.anchors.unbind()
+    return [
+        Proposals(boxes, scores, candidates.levels, anchors) for boxes, scores, anchors in zip(*columns, strict=True)
+    ]
+
+
+def top_of_batch(predictions: RPNPredictions, count: int) -> Proposals:
+    """The same of all images at once: boxes [N, C, 4], scores and anchors [N, C], levels [C] common to all."""
     indices, levels, start = [], [], 0
     objectness = predictions.objectness.detach().float()  # top-k and sigmoid of bfloat16 would make ties
     for level, logits in enumerate(objectness.split(predictions.level_sizes, dim=1)):
@@ -86,12 +95,10 @@ def top_candidates(predictions: RPNPredictions, count: int) -> list[Proposals]:
         indices.append(top + start)
         levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
         start += predictions.level_sizes[level]
-    all_levels = torch.cat(levels)
-    candidates = []
-    for image, index in enumerate(torch.cat(indices, dim=1).unbind()):
-        boxes = ANCHOR_CODER.decode(predictions.deltas[image, index].detach(), predictions.anchors[index])
-        candidates.append(Proposals(boxes, objectness[image, index].sigmoid(), all_levels, index))
-    return candidates
+    index = torch.cat(indices, dim=1)
+    deltas = predictions.deltas.detach().gather(1, index[..., None].expand(-1, -1, 4))
+    boxes = ANCHOR_CODER.decode(deltas, predictions.anchors[index])
+    return Proposals(boxes, objectness.gather(1, index).sigmoid(), torch.cat(levels), index)
 
 
 def clip_and_filter(candidates: Proposals, image_size: tuple[int, int], min_size: float) -> Proposals:

@@ -1,4 +1,4 @@
-"""RoIAlign over several levels as one weighted embedding bag, for processors.
+"""RoIAlign over several levels: as one weighted embedding bag, for processors, or by torchvision's operators.
 
 Each output bin is a weighted sum of feature pixels, with weights that follow from the box alone. Feature maps
 in channels_last are matrices of pixels x channels, and `embedding_bag` sums weighted rows of a matrix on all
@@ -6,9 +6,52 @@ cores, forwards and backwards, in bfloat16 too. torchvision's operator needs flo
 serial and fills a full-size gradient for each call. Results are the same.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import roi_align, roi_pool
+
+from maskrcnn_train.model.modes import is_tracing
+
+SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]  # P2..P5; P6 serves the RPN only
+OUTSIDE = -1e6  # pixels: a box out there pools zeros from every map
+
+
+@dataclass(frozen=True)
+class PoolingRules:
+    """type: align, pool. sampling_ratio: samples per bin and axis, 0 = one a feature pixel; aligned: shift by half a
+    pixel; neither concerns `pool`."""
+
+    type: str
+    resolution: int
+    sampling_ratio: int
+    aligned: bool
+
+    def pool(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        """Maps float32 [K, C, P, P] of rois [K, 5] from one map float32 [N, C, H, W], by the operators."""
+        pooled: Tensor
+        if self.type == "pool":
+            pooled = roi_pool(feature, rois, self.resolution, scale)
+        else:
+            pooled = roi_align(feature, rois, self.resolution, scale, self.sampling_ratio, self.aligned)
+        return pooled
+
+
+def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules) -> Tensor:
+    """Maps [K, C, P, P] of rois [K, 5], each from its level, int64 [K]."""
+    # a trace keeps torchvision's operator, which other runtimes know
+    if rules.type == "align" and rules.sampling_ratio > 0 and not is_tracing() and len(rois) > 0:
+        sampling = rules.resolution, rules.sampling_ratio, rules.aligned
+        return bag_roi_align(features, rois, levels, SCALES, *sampling)
+    rows = [torch.where(levels == level)[0] for level in range(len(features))]
+    with torch.autocast(rois.device.type, enabled=False):  # the operators want float32 on both sides
+        pooled = [
+            rules.pool(feature.float(), rois[own], scale)
+            for feature, own, scale in zip(features, rows, SCALES, strict=True)
+        ]
+    return torch.cat(pooled)[torch.cat(rows).argsort()].to(features[0].dtype)
 
 
 def bag_roi_align(

@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_train.model.anchors import AnchorGrid
-from maskrcnn_train.model.matching import IGNORED, match_boxes, sample_balanced
-from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, Proposals, RPNPredictions, select_proposals
+from maskrcnn_train.model.paths import PathRule, path_for
+from maskrcnn_train.model.proposals import ProposalBudget, Proposals, RPNPredictions
 from maskrcnn_train.model.rpn_head import SampledRPNHead
+from maskrcnn_train.model.sampling import FILLING, SamplingRules
 from maskrcnn_train.settings.schema import NumericsConfig, RPNConfig
 from maskrcnn_train.structures.batch import Target
 
@@ -20,20 +21,17 @@ class RegionProposalNetwork(nn.Module):
         *,
         head: SampledRPNHead,
         anchors: AnchorGrid,
-        upper: float,
-        lower: float,
-        batch_size: int,
-        positive_fraction: float,
+        sampling: SamplingRules,
         train_budget: ProposalBudget,
         test_budget: ProposalBudget,
         smooth_l1_beta: float,
         normalizer: str,
+        path_for: PathRule = path_for,
     ) -> None:
         super().__init__()
         self.head = head
         self.anchors = anchors
-        self.upper, self.lower = upper, lower
-        self.batch_size, self.positive_fraction = batch_size, positive_fraction
+        self.sampling, self.path_for = sampling, path_for
         self.train_budget, self.test_budget = train_budget, test_budget
         self.smooth_l1_beta = smooth_l1_beta
         self.normalizer = normalizer
@@ -61,38 +59,27 @@ class RegionProposalNetwork(nn.Module):
     ) -> list[Proposals]:
         """The proposals of each image, without gradient. budget: None for that of training or test."""
         budget = budget or (self.train_budget if self.training else self.test_budget)
-        return select_proposals(predictions, image_sizes, budget)
+        return self.path_for(predictions.anchors.device).select_proposals(predictions, image_sizes, budget)
 
     def losses(self, predictions: RPNPredictions, targets: list[Target]) -> dict[str, Tensor]:
         """loss_objectness and loss_rpn_box_reg over the sampled anchors of all images."""
-        positives, negatives, regression_targets = self._sample(predictions.anchors, targets)
-        self.statistics["rpn/positive_anchors"] = len(positives) / max(len(targets), 1)
-        sampled = torch.cat((positives, negatives))
-        count = len(sampled) if self.normalizer == "sampled" else self.batch_size * len(targets)
-        labels = torch.zeros(len(sampled), device=sampled.device)
-        labels[: len(positives)] = 1
-        logits, deltas = self.head.predict_sampled(predictions.hidden, sampled)
-        deltas = deltas[: len(positives)].float()
-        objectness = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
-        box_reg = F.smooth_l1_loss(deltas, regression_targets, beta=self.smooth_l1_beta, reduction="sum")
-        return {"loss_objectness": objectness / max(count, 1), "loss_rpn_box_reg": box_reg / max(count, 1)}
-
-    @torch.no_grad()
-    def _sample(self, anchors: Tensor, targets: list[Target]) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices into [N * A] of sampled positives and negatives, and the deltas [P, 4] of the positives."""
-        positives, negatives, regression_targets = [], [], []
-        for image, target in enumerate(targets):
-            gt_boxes = target["boxes"]
-            matches = match_boxes(gt_boxes, anchors, upper=self.upper, lower=self.lower, keep_best=True)
-            labels = (matches >= 0).to(torch.int8).masked_fill_(matches == IGNORED, -1)
-            positive, negative = sample_balanced(labels, self.batch_size, self.positive_fraction)
-            positives.append(positive + image * len(anchors))
-            negatives.append(negative + image * len(anchors))
-            regression_targets.append(ANCHOR_CODER.encode(gt_boxes[matches[positive]], anchors[positive]))
-        return torch.cat(positives), torch.cat(negatives), torch.cat(regression_targets)
+        anchors, num_images = predictions.anchors, max(len(targets), 1)
+        samples = self.path_for(anchors.device).sample_anchors(anchors, targets, self.sampling)
+        positive, drawn = samples.labels > 0, samples.labels != FILLING
+        self.statistics["rpn/positive_anchors"] = positive.sum() / num_images
+        logits, deltas = self.head.predict_sampled(predictions.hidden, samples.index)
+        objectness = F.binary_cross_entropy_with_logits(
+            logits.float(), positive.float(), weight=drawn.float(), reduction="sum"
+        )
+        moved = torch.where(positive[:, None], deltas.float(), samples.deltas)
+        box_reg = F.smooth_l1_loss(moved, samples.deltas, beta=self.smooth_l1_beta, reduction="sum")
+        count = drawn.sum().clamp(min=1) if self.normalizer == "sampled" else self.sampling.batch_size * num_images
+        return {"loss_objectness": objectness / count, "loss_rpn_box_reg": box_reg / count}
 
 
-def build_rpn(section: RPNConfig, numerics: NumericsConfig, *, in_channels: int) -> RegionProposalNetwork:
+def build_rpn(
+    section: RPNConfig, numerics: NumericsConfig, *, in_channels: int, path_for: PathRule
+) -> RegionProposalNetwork:
     """The RPN that the `rpn` section describes, on feature maps of `in_channels`."""
     nms = section.nms
     anchors = AnchorGrid(**vars(section.anchors), rounding=numerics.anchor_rounding, strides=numerics.anchor_strides)
@@ -100,12 +87,10 @@ def build_rpn(section: RPNConfig, numerics: NumericsConfig, *, in_channels: int)
     return RegionProposalNetwork(
         head=SampledRPNHead(in_channels, anchors.num_per_position, conv_depth=section.num_convs),
         anchors=anchors,
-        upper=section.iou.upper,
-        lower=section.iou.lower,
-        batch_size=section.sampling.batch_size,
-        positive_fraction=section.sampling.positive_fraction,
+        sampling=SamplingRules(**vars(section.iou), **vars(section.sampling)),
         train_budget=ProposalBudget(nms.pre_train, nms.post_train, *limits, nms.train_scope == "batch"),
         test_budget=ProposalBudget(nms.pre_test, nms.post_test, *limits),
         smooth_l1_beta=numerics.rpn_smooth_l1_beta,
         normalizer=numerics.rpn_normalizer,
+        path_for=path_for,
     )

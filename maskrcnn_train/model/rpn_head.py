@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torchvision.models.detection.rpn import RPNHead
 
 from maskrcnn_train.model.modes import is_tracing
+from maskrcnn_train.structures.waits import send
 
 
 class SampledRPNHead(RPNHead):  # type: ignore[misc]
@@ -43,36 +44,33 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
     def predict_sampled(self, hidden: list[Tensor], sampled: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [S] and deltas [S, 4] of the anchors `sampled`: int64 [S], indices into images x all anchors."""
         ratios = self.cls_logits.out_channels
-        sizes = [each.shape[2] * each.shape[3] * ratios for each in hidden]
-        image, anchor = sampled // sum(sizes), sampled % sum(sizes)
-        logits, deltas, order = [], [], []
-        for level, start, size in zip(hidden, accumulate([0, *sizes[:-1]]), sizes, strict=True):
-            own = torch.where((anchor >= start) & (anchor < start + size))[0]
-            position, ratio = (anchor[own] - start) // ratios, (anchor[own] - start) % ratios
-            last = self._last_conv_at(level, image[own], position)
-            rows = torch.arange(len(own), device=own.device)
-            logits.append(_one_by_one(self.cls_logits, last)[rows, ratio])
-            deltas.append(_one_by_one(self.bbox_pred, last).unflatten(1, (ratios, 4))[rows, ratio])
-            order.append(own)
-        back = torch.cat(order).argsort()
-        return torch.cat(logits)[back], torch.cat(deltas)[back]
+        last = self._last_conv(_neighbourhoods(hidden, sampled // ratios))
+        ratio = (sampled % ratios)[:, None]
+        logits = F.linear(last, self.cls_logits.weight.flatten(1), self.cls_logits.bias)
+        deltas = F.linear(last, self.bbox_pred.weight.flatten(1), self.bbox_pred.bias).unflatten(1, (ratios, 4))
+        return logits.gather(1, ratio)[:, 0], deltas.gather(1, ratio[..., None].expand(-1, 1, 4))[:, 0]
 
-    def _last_conv_at(self, level: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """The last conv and its ReLU [S, C] at positions (counted row by row) of a level [N, C, H, W]."""
+    def _last_conv(self, patches: Tensor) -> Tensor:
+        """The last conv and its ReLU [S, C] on neighbourhoods [S, 9, C]."""
         conv = cast(nn.Conv2d, self.conv[-1][0])
-        channels, height, width = level.shape[1:]
-        rows = level.permute(0, 2, 3, 1).reshape(-1, channels)  # no copy in channels_last
-        offsets = torch.arange(-1, 2, device=position.device)
-        ys = (position // width)[:, None, None] + offsets[:, None]
-        xs = (position % width)[:, None, None] + offsets
-        inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
-        indices = (image[:, None, None] * height + ys.clamp(0, height - 1)) * width + xs.clamp(0, width - 1)
-        patches = rows.index_select(0, indices.flatten()).view(len(position), 9, channels)
-        patches = patches * inside.flatten(1)[..., None].to(patches.dtype)
         weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
         return F.relu(F.linear(patches.flatten(1), weight, conv.bias))
 
 
-def _one_by_one(conv: nn.Conv2d, hidden: Tensor) -> Tensor:
-    """A 1x1 conv on rows [S, C]."""
-    return F.linear(hidden, conv.weight.flatten(1), conv.bias)
+def _neighbourhoods(levels: list[Tensor], positions: Tensor) -> Tensor:
+    """The 3 x 3 pixels [S, 9, C] around positions of maps [N, C, H, W], zeros outside. Positions are counted image by
+    image, then level by level, row by row."""
+    pixels = torch.cat([each.permute(0, 2, 3, 1).flatten(0, 2) for each in levels])  # no copy in channels_last
+    shapes = [(each.shape[2], each.shape[3]) for each in levels]
+    starts = list(accumulate((height * width for height, width in shapes), initial=0))  # of each level in an image
+    table = send([(starts[i], len(levels[0]) * starts[i], *shapes[i]) for i in range(len(shapes))], positions.device)
+    image, position = positions // starts[-1], positions % starts[-1]
+    level = (position[:, None] >= table[1:, 0]).sum(dim=1)
+    start, first_pixel, height, width = table[level, :, None, None].unbind(1)
+    position = position[:, None, None] - start
+    offsets = torch.arange(-1, 2, device=positions.device)
+    ys, xs = position // width + offsets[:, None], position % width + offsets
+    inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
+    rows = first_pixel + (image[:, None, None] * height + ys) * width + xs
+    patches = pixels.index_select(0, (rows * inside).flatten()).unflatten(0, (-1, 9))
+    return cast(Tensor, patches.masked_fill(~inside.flatten(1)[..., None], 0))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
@@ -55,7 +55,7 @@ class MaskCrops:
     pixels: uint8 [sum of h_i * w_i], 0 or 1; crop i is rows y0..y1-1, columns x0..x1-1, row by row.
     boxes: int64 [N, 4], x0 y0 x1 y1 (x1, y1 exclusive), pixels of the resized image.
     offsets: int64 [N + 1], where crop i begins in `pixels`.
-    size: (height, width) of the resized image.
+    size: (height, width) of the resized image. Only `pixels` move to a GPU: the host cuts them up.
     """
 
     pixels: Tensor
@@ -80,12 +80,10 @@ class MaskCrops:
         return masks
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MaskCrops:
-        tensors = (self.pixels, self.boxes, self.offsets)
-        pixels, boxes, offsets = (each.to(device, non_blocking=non_blocking) for each in tensors)
-        return MaskCrops(pixels, boxes, offsets, self.size)
+        return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> MaskCrops:
-        return MaskCrops(self.pixels.pin_memory(), self.boxes.pin_memory(), self.offsets.pin_memory(), self.size)
+        return replace(self, pixels=self.pixels.pin_memory())
 
 
 class Target(TypedDict, total=False):

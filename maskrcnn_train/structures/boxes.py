@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
+from maskrcnn_train.structures.waits import send
+
 
 def resize_boxes(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
     """Boxes [N, 4] of an image of `size` (height, width) in the pixels of the same image at `new_size`."""
     ratio_y, ratio_x = new_size[0] / size[0], new_size[1] / size[1]
-    return boxes * boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
+    return boxes * send([ratio_x, ratio_y, ratio_x, ratio_y], boxes.device, boxes.dtype)
 
 
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:

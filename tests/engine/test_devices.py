@@ -63,7 +63,6 @@ def test_buffers_are_shared_once_and_not_at_every_step(without_ddp: dict[str, An
     assert without_ddp == {
         "shared": True,
         "forward_sync_buffers": False,
-        "device_ids": None,
         "gradient_as_bucket_view": True,
     }
 

@@ -9,6 +9,7 @@ from small_model import dense_targets, small_config
 from maskrcnn_train import build_model
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.mask_targets import crops_from_dense
+from maskrcnn_train.model.paths import PathRule, path_for
 from maskrcnn_train.structures.batch import ImageBatch, Target
 
 
@@ -22,9 +23,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def small_model() -> Callable[..., MaskRCNN]:
-    def build(*overrides: str, num_classes: int = 4) -> MaskRCNN:
+    def build(*overrides: str, num_classes: int = 4, path_for: PathRule = path_for) -> MaskRCNN:
         torch.manual_seed(0)
-        return build_model(small_config(*overrides), num_classes)
+        return build_model(small_config(*overrides), num_classes, path_for=path_for)
 
     return build
 

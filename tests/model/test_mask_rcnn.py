@@ -5,11 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from small_model import small_config
-from torch import nn
+from torch import Tensor, nn
 
 from maskrcnn_train.model.box_head import FCHead
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import DetectionRules, select_detections
+from maskrcnn_train.model.paths import FIXED, FOLLOWING
+from maskrcnn_train.model.sampling import Samples, SamplingRules
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
 Build = Callable[..., MaskRCNN]
@@ -222,13 +224,20 @@ def test_mask_of_one_class_equals_that_channel_of_all(small_model: Build) -> Non
     torch.testing.assert_close(predictor.logits_of_classes(features, labels), every[torch.arange(6), labels])
 
 
+def both_ways(proposals: list[Tensor], targets: list[Target], rules: SamplingRules) -> list[Samples]:
+    return [path.sample_proposals(proposals, targets, rules) for path in (FOLLOWING, FIXED)]
+
+
 def test_iou_and_sampling_change_the_proposals_that_train(small_model: Build, batch: Batch) -> None:
     objects = batch[1][0]["boxes"]
     proposals = [torch.cat([objects + shift for shift in range(12)])] * 2
 
     def sampled(*overrides: str) -> tuple[int, int]:
-        sample = small_model(*overrides).roi_heads.sample(proposals, batch[1])[0]
-        return int((sample.labels > 0).sum()), int((sample.labels == 0).sum())
+        rules = small_model(*overrides).roi_heads.sampling
+        labels = [samples.labels[samples.images == 0] for samples in both_ways(proposals, batch[1], rules)]
+        first, second = ((int((each > 0).sum()), int((each == 0).sum())) for each in labels)
+        assert first == second
+        return first
 
     loose, strict = sampled("roi_head.iou=0.3"), sampled("roi_head.iou=0.8")
     assert sum(loose) == sum(strict) == 39  # all, with the three objects themselves
@@ -277,7 +286,7 @@ def test_the_detectron2_profile_reaches_every_part(small_model: Build, batch: Ba
     assert model.roi_heads.mask_target_rule == "binary"
     for pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
         assert pooler is not None
-        assert (pooler.aligned, pooler.sampling_ratio, pooler.level_rule) == (True, 0, "detectron2")
+        assert (pooler.rules.aligned, pooler.rules.sampling_ratio, pooler.level_rule) == (True, 0, "detectron2")
     assert set(model(*batch)) == FIVE
     soft, binary = small_model(), small_model("numerics.mask_targets=binary")
     torch.manual_seed(0)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
+from maskrcnn_train.model.paths import always_fixed
 from maskrcnn_train.model.pooling import MultiLevelPooler, assign_levels
 from maskrcnn_train.model.roi_align import bag_roi_align
 
@@ -59,12 +60,8 @@ def test_all_levels_equal_torchvisions_pooler() -> None:
     expected = theirs(named, [boxes[:40], boxes[40:]], [(128, 128)] * 2)
     assert len(assign_levels(boxes, "torchvision").unique()) == 4
     torch.testing.assert_close(pooler()(features, [boxes[:40], boxes[40:]]), expected, atol=1e-4, rtol=1e-5)
-    by_level = pooler()._pool_by_level(
-        features[:4],
-        torch.cat((torch.cat((torch.zeros(40, 1), torch.ones(20, 1))), boxes), dim=1),
-        assign_levels(boxes, "torchvision"),
-    )
-    torch.testing.assert_close(by_level, expected, atol=1e-5, rtol=1e-5)
+    fixed = pooler(path_for=always_fixed)(features, [boxes[:40], boxes[40:]])
+    torch.testing.assert_close(fixed, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("change", [{}, {"type": "pool"}, {"sampling_ratio": 0}])

@@ -14,6 +14,7 @@ from maskrcnn_train.model import boxes, matching
 from maskrcnn_train.model.anchors import AnchorGrid, cell_anchors
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import BACKGROUND, IGNORED, match_boxes, sample_balanced
+from maskrcnn_train.model.paths import FIXED, FOLLOWING, PathRule, always_fixed, path_for
 from maskrcnn_train.model.proposals import Proposals, keep_per_batch
 from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.structures.batch import ImageBatch, Target
@@ -53,6 +54,19 @@ def test_anchors_equal_torchvisions_in_value_and_order() -> None:
     last = fixed[-3:, :2] - fixed[-9:-6, :2]  # P6 is 2 x 3: from its first column to its last
     assert last.tolist() == [[128.0, 0.0]] * 3
     assert float((expected[-1] - fixed[-1]).abs().max()) > 0  # 160 // 3 = 53, not 64
+
+
+@pytest.mark.parametrize("path_for", [path_for, always_fixed])
+def test_anchors_kept_from_an_evaluation_serve_a_training(small_model: Build, batch: Batch, path_for: PathRule) -> None:
+    model = small_model("rpn.nms.pre_train=50", path_for=path_for)
+    with torch.inference_mode():
+        model.eval()(batch[0])
+    (kept,) = model.rpn.anchors._kept.values()
+    sum(model.train()(*batch).values()).backward()
+    assert next(iter(model.rpn.anchors._kept.values())) is kept
+    for side in range(1, 12):  # of many sizes a few are kept
+        model.rpn.anchors((32, 32 * side), [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)], torch.device("cpu"))
+    assert len(model.rpn.anchors._kept) == 8
 
 
 def test_anchor_rounding_by_hand() -> None:
@@ -137,8 +151,9 @@ def test_nms_settings_change_the_number_of_proposals(small_model: Build, batch: 
 
 def test_an_image_left_without_proposals_still_trains(small_model: Build, batch: Batch) -> None:
     model = small_model("rpn.nms.train_scope=batch", "rpn.nms.post_train=1")
-    samples = model.roi_heads.sample([torch.zeros(0, 4), random_boxes(1)], batch[1])
-    assert [len(sample.boxes) for sample in samples] == [3, 2]
+    for path in (FOLLOWING, FIXED):
+        samples = path.sample_proposals([torch.zeros(0, 4), random_boxes(1)], batch[1], model.roi_heads.sampling)
+        assert samples.images[samples.labels >= 0].bincount().tolist() == [3, 2]
     losses = model(*batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
 
@@ -149,8 +164,10 @@ def test_iou_thresholds_and_sampling_change_the_anchors_that_train(small_model: 
         inputs = model.prepare(batch[0])
         with torch.no_grad():
             anchors = model.rpn.predict(model.features(inputs), inputs.padded_size).anchors
-        positive, negative, _ = model.rpn._sample(anchors, batch[1])
-        return len(positive), len(negative)
+        samples = [path.sample_anchors(anchors, batch[1], model.rpn.sampling) for path in (FOLLOWING, FIXED)]
+        counts = [(int((each.labels == 1).sum()), int((each.labels == 0).sum())) for each in samples]
+        assert counts[0] == counts[1]
+        return counts[0]
 
     positives, negatives = sampled()
     assert positives + negatives == 512
@@ -167,11 +184,12 @@ def test_normalizer_and_beta_by_hand(small_model: Build, batch: Batch) -> None:
         inputs = model.prepare(batch[0])
         with torch.no_grad():
             predictions = model.rpn.predict(model.features(inputs), inputs.padded_size)
-            positive, negative, goals = model.rpn._sample(predictions.anchors, batch[1])
+            samples = FOLLOWING.sample_anchors(predictions.anchors, batch[1], model.rpn.sampling)
             losses = model.rpn.losses(predictions, batch[1])
-        deltas = predictions.deltas.flatten(0, 1)[positive]
-        losses["l1"] = (deltas - goals).abs().sum()
-        losses["count"] = torch.tensor(float(len(positive) + len(negative)))
+        positive = samples.labels == 1
+        deltas = predictions.deltas.flatten(0, 1)[samples.index[positive]]
+        losses["l1"] = (deltas - samples.deltas[positive]).abs().sum()
+        losses["count"] = torch.tensor(float(len(samples.labels)))
         return losses
 
     sampled = losses("numerics.rpn_smooth_l1_beta=0")

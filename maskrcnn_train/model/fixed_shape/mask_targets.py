@@ -1,0 +1,113 @@
+"""Mask targets of all sampled proposals by RoIAlign of the crops: the host need not know which objects they have."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from maskrcnn_train.model.mask_targets import crops_from_dense
+from maskrcnn_train.model.roi_align import OUTSIDE
+from maskrcnn_train.model.sampling import Samples
+from maskrcnn_train.structures.batch import MaskCrops, Target
+from maskrcnn_train.structures.waits import send
+
+MARGIN = 2  # pixels around a crop: RoIAlign repeats the last pixel of what it gets, a mask is zero there
+PIXELS = 2**24  # of a canvas at most, if one crop has no more
+NOWHERE = -(2**40)
+
+
+@dataclass
+class Crop:
+    """Where one crop lies. start: its first pixel among those of all; size: (height, width) of its image."""
+
+    x0: int
+    y0: int
+    width: int
+    height: int
+    start: int
+    size: tuple[int, int]
+
+
+@torch.no_grad()
+def mask_targets(targets: list[Target], foreground: Samples, resolution: int, *, rule: str) -> Tensor:
+    """Targets float32 [K, M, M] of sampled proposals with an object. Finding the crops of dense masks waits.
+
+    Equal to those of `targets_in_boxes`, but for boxes narrower than a pixel at the border of an image.
+    """
+    found = [target["masks"] for target in targets if len(target["labels"])]
+    crops = [each if isinstance(each, MaskCrops) else crops_from_dense(each) for each in found]
+    starts = list(itertools.accumulate((len(target["labels"]) for target in targets), initial=0))
+    table, aligned = _table(crops), rule == "binary"
+    canvases = _canvases(table)
+    slots = {index: (number, slot) for number, canvas in enumerate(canvases) for slot, index in enumerate(canvas)}
+    places = [(*slots[index], crop.x0 - MARGIN, crop.y0 - MARGIN) for index, crop in enumerate(table)]
+    objects = send(starts[:-1], foreground.boxes.device)[foreground.images] + foreground.matches
+    canvas_of, slot, x0, y0 = send(places, objects.device)[objects].unbind(1)
+    rois = torch.cat((slot[:, None], foreground.boxes - torch.stack((x0, y0, x0, y0), dim=1)), dim=1)
+    outside = torch.cat((torch.zeros_like(rois[:, :1]), torch.full_like(rois[:, 1:], OUTSIDE)), dim=1)
+    shares: list[Tensor] = []
+    with torch.autocast(rois.device.type, enabled=False):
+        for number, canvas in enumerate(_drawn(crops, table, canvases)):
+            own = torch.where((canvas_of == number)[:, None], rois, outside)
+            shares.append(roi_align(canvas[:, None].float(), own, resolution, 1.0, 0, aligned)[:, 0])
+    total = torch.stack(shares).sum(dim=0) if len(shares) > 1 else shares[0]
+    return (total >= 0.5).float() if aligned else total
+
+
+def _table(crops: list[MaskCrops]) -> list[Crop]:
+    table, first = [], 0
+    for own in crops:
+        for (x0, y0, x1, y1), offset in zip(own.boxes.tolist(), own.offsets[:-1].tolist(), strict=True):
+            table.append(Crop(x0, y0, x1 - x0, y1 - y0, first + offset, own.size))
+        first += len(own.pixels)
+    return table
+
+
+def _canvases(table: list[Crop]) -> list[list[int]]:
+    """Crops (by number) of like size together, so that a large one does not make all canvases large."""
+    canvases: list[list[int]] = []
+    lengths = [max(crop.width, crop.height, 1) for crop in table]
+    side = 0
+    for index in sorted(range(len(table)), key=lengths.__getitem__):
+        longest = lengths[index]
+        if longest > side or (len(canvases[-1]) + 1) * longest**2 > PIXELS:
+            canvases.append([])
+            side = max(64, 1 << (longest - 1).bit_length())
+        canvases[-1].append(index)
+    return canvases
+
+
+def _drawn(crops: list[MaskCrops], table: list[Crop], canvases: list[list[int]]) -> list[Tensor]:
+    """Each canvas uint8 [G, H, W], one crop a layer, with MARGIN pixels around it."""
+    device = crops[0].pixels.device
+    order = [table[index] for canvas in canvases for index in canvas]
+    shapes = [
+        [max(getattr(table[index], side) for index in canvas) + 2 * MARGIN for side in ("height", "width")]
+        for canvas in canvases
+    ]
+    numbers = [(each.y0, each.height, each.size[0], each.x0, each.width, each.size[1], each.start) for each in order]
+    y0, height, last_y, x0, width, last_x, start = send(numbers, device)[..., None].unbind(1)
+    ys, row_there = _inside(max(shape[0] for shape in shapes), y0, height, last_y)
+    xs, column_there = _inside(max(shape[1] for shape in shapes), x0, width, last_x)
+    rows = torch.where(row_there, start + 1 + ys * width, NOWHERE)
+    columns = torch.where(column_there, xs, NOWHERE)
+    pixels = torch.cat((crops[0].pixels.new_zeros(1), *(each.pixels for each in crops)))  # the first is what is nowhere
+    drawn, first = [], 0
+    for canvas, (tall, wide) in zip(canvases, shapes, strict=True):
+        own = slice(first, first + len(canvas))
+        index = (rows[own, :tall, None] + columns[own, None, :wide]).clamp_(min=0)
+        drawn.append(pixels.index_select(0, index.flatten()).view(index.shape))
+        first += len(canvas)
+    return drawn
+
+
+def _inside(count: int, low: Tensor, length: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels of a crop, from MARGIN before it, along one axis [G, count], and whether they are in it. Beyond the border
+    of the image (`size` pixels) its last pixel repeats, as in RoIAlign."""
+    pixels = torch.arange(-MARGIN, count - MARGIN, device=low.device) + low
+    pixels = torch.minimum(pixels.clamp(min=0), size - 1) - low
+    return pixels, (pixels >= 0) & (pixels < length)

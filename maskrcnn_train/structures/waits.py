@@ -1,0 +1,47 @@
+"""Numbers between the device and the host. A GPU runs behind the host, and reading a number waits until it is computed:
+every place of a training step and of detection that waits does so here.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def read_later(numbers: Tensor) -> Callable[[], list[Any]]:
+    """Starts to copy numbers [K] to the host. The returned function waits for them, and for nothing queued since."""
+    if numbers.device.type != "cuda":
+        return numbers.tolist
+    copy = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def wait() -> list[Any]:
+        arrived.synchronize()
+        return copy.tolist()
+
+    return wait
+
+
+def read(numbers: Tensor) -> list[Any]:
+    """Numbers [K] of the device; waits for everything that they follow from."""
+    return read_later(numbers)()
+
+
+def send(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A few numbers of the host on the device. Does not wait: the driver copies short arrays before it returns."""
+    return torch.tensor(values, dtype=dtype, device="cpu").to(device, non_blocking=True)
+
+
+class FoundRows:
+    """The indices int64 [R] of the flags that are set, bool [K]. How many they are is read when they are asked for, so
+    that the device has work meanwhile."""
+
+    def __init__(self, flags: Tensor) -> None:
+        self.flags = flags
+        self.count = read_later(flags.sum()[None])
+
+    def __call__(self) -> Tensor:
+        (count,) = self.count()
+        return torch.nonzero_static(self.flags, size=count)[:, 0]
