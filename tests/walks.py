@@ -144,6 +144,17 @@ def walk_6(folder: Path) -> None:
     assert "knob" in refused("", *own_data(folder), "data.classes=[knob]")
 
 
+def walk_7(folder: Path) -> None:
+    """Two JSONs with two folders of pictures are one data set, with ids made good."""
+    own_data(folder)
+    parts = [folder / "data" / name for name in ("train", "valid")]
+    files = ",".join(str(part / "_annotations.coco.json") for part in parts)
+    joined = ["data=custom", f"data.train.annotations=[{files}]", f"data.train.images=[{parts[0]},{parts[1]}]"]
+    trained(folder, [*joined, "data.split.fractions=[0.75,0.25]"])
+    data = json.loads((folder / "run/data.json").read_text())
+    assert sum(split["images"] for split in data["splits"].values()) == 16, data
+
+
 def walk_8(folder: Path) -> None:
     """Slips of the hand are one line each, told at once."""
     assert re.fullmatch(r"maskrcnn_train \d+\.\d+\.\d+\s*", good("", "--version"))
@@ -179,7 +190,7 @@ def walk_10(folder: Path) -> None:
 
 def walk_11(folder: Path) -> None:
     """Each command shows its help with commands to copy."""
-    for name in ("", "check", "split", "evaluate", "predict", "export", "report", "tune", "analyze"):
+    for name in ("", "check", "split", "convert", "evaluate", "predict", "export", "report", "tune", "analyze"):
         assert "python -m maskrcnn_train" in good(name, "--help")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,11 +16,13 @@ import torch
 
 from maskrcnn_train import __version__
 
+PASSWORD = re.compile(r"(://[^:/@\s]+:)[^@\s]+@")  # in the URL of a database
+
 
 def environment(annotations: list[Path], world_size: int) -> dict[str, Any]:
     """For environment.json. annotations: the JSONs of the data, which are hashed whole."""
     return {
-        "command": shlex.join(sys.orig_argv),
+        "command": PASSWORD.sub(r"\1...@", shlex.join(sys.orig_argv)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),

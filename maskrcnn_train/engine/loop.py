@@ -37,6 +37,7 @@ from maskrcnn_train.settings.errors import naming_memory_faults
 from maskrcnn_train.settings.schema import TrainConfig, TrainerConfig
 
 STARVING = 0.25  # share of the time that the model waits for data, from which a person is told
+UNTOUCHED = (OutOfMemory, LostWorker, LostPeer)  # errors that leave the state as it was
 Evaluate = Callable[[nn.Module, Position], tuple[float, dict[str, float]]]
 
 logger = logging.getLogger("maskrcnn_train")
@@ -56,8 +57,7 @@ def fit(
     """Train from `state.position` to the end of the plan; returns the last evaluation's metrics.
 
     evaluate: gets the weights that count (the moving average if there is one); returns the score that decides which
-    weights are the best, and all metrics. Raises Interrupted, OutOfMemory, LostWorker or LostPeer after saving,
-    BadStep, OSError.
+    weights are the best, and all metrics. Raises BadStep, OSError, and after saving Interrupted or one of UNTOUCHED.
     """
     trainer, position = config.trainer, state.position
     clock = time.perf_counter() - position.seconds
@@ -101,7 +101,7 @@ def _saving_first(state: TrainingState, run: Run, world: World) -> Iterator[None
     try:
         with distributed.naming_lost_peers(world):
             yield
-    except (OutOfMemory, LostWorker, LostPeer):
+    except UNTOUCHED:
         run.checkpoints.save_last(state)
         raise
 

@@ -51,3 +51,9 @@ def test_the_commit_of_the_callers_folder_is_kept_with_what_was_changed(
     (tmp_path / "a.yaml").write_text("2")
     commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     assert environment([], world_size=1)["git"] == {"commit": commit, "changed": ["a.yaml"]}
+
+
+def test_the_password_of_a_storage_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "storage=postgresql+psycopg://me:s3cret@db.example/search"
+    monkeypatch.setattr(module.sys, "orig_argv", ["python", "-m", "maskrcnn_train.tune", url])
+    assert environment([], world_size=1)["command"].endswith("storage=postgresql+psycopg://me:...@db.example/search")

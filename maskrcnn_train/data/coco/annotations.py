@@ -38,15 +38,7 @@ def check_annotations(
     ids[keep] = _unique_ids(raw.ids[keep], raw.numbers[keep], skipped)
     by_id = np.argsort(image_ids)
     image_rows[keep] = by_id[np.searchsorted(image_ids, raw.image_ids[keep], sorter=by_id)]
-
-    def report(reason: str, which: Flags, dropped: bool) -> None:
-        which = which & keep
-        for row in np.flatnonzero(which).tolist():
-            item = int(ids[row]) if places is None else places[row]
-            skipped.add(reason, item, f"annotation {item}" if places is None else str(item), dropped=dropped)
-        if dropped:
-            keep[which] = False
-
+    report = _reporter(ids, keep, skipped, places)
     own_sizes = np.concatenate([sizes, [[1, 1]]])[image_rows]  # row -1: 1 x 1
     report("iscrowd is neither 0 nor 1", raw.crowd < 0, True)
     boxes = _check_boxes(raw, own_sizes, report)
@@ -79,6 +71,20 @@ def check_annotations(
         **_texts([] if places is None else [places[row] for row in order.tolist()], written=places is not None),
         **_select_masks(raw, good_parts, order),
     }
+
+
+def _reporter(ids: Ints, keep: Flags, skipped: SkippedTable, places: Sequence[str] | None) -> Report:
+    """A function that notes the annotations with a fault in `skipped`, and leaves those to drop out of `keep`."""
+
+    def report(reason: str, which: Flags, dropped: bool) -> None:
+        which = which & keep
+        for row in np.flatnonzero(which).tolist():
+            item = int(ids[row]) if places is None else places[row]
+            skipped.add(reason, item, f"annotation {item}" if places is None else str(item), dropped=dropped)
+        if dropped:
+            keep[which] = False
+
+    return report
 
 
 def _unique_ids(given: Ints, numbers: Ints, skipped: SkippedTable) -> Ints:

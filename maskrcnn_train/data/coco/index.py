@@ -1,7 +1,6 @@
-"""Images and annotations of one COCO JSON as flat numpy columns, kept on disk and memory-mapped.
+"""Images and annotations of one split as flat numpy columns, kept on disk and memory-mapped.
 
-Worker processes share the pages of the mapped files; Python lists of annotations would be copied into
-every worker, a page at a time, as their reference counts change. This module never imports torch.
+Worker processes share the pages of the mapped files; Python lists would be copied into each of them. Without torch.
 """
 
 import hashlib
