@@ -59,7 +59,9 @@ def test_without_its_data_a_run_keeps_its_pictures_and_says_so(run: Path, tmp_pa
 def test_data_that_moved_can_be_named(run: Path) -> None:
     """The name of the data's folder in the config is no longer right; data= says where it is."""
     trained = config_from_plain(yaml.safe_load((run / "config.yaml").read_text())).data
-    given = dict(zip(("images", "annotations"), locate(trained, data_root(trained), "val") or (), strict=True))
+    source = locate(trained, data_root(trained), "val")
+    assert source is not None
+    given = {"images": source.images, "annotations": source.name}
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("name: shapes", "name: coco"))
     overrides = [f"data.{name}.{what}={path}" for name in ("train", "val") for what, path in given.items()]
     path, reason = report(configured(f"run={run}", "data=custom", *overrides))
