@@ -21,7 +21,7 @@ from typing import Any
 # phase: the function that begins it, and which of its calls the fault strikes
 PHASES = {
     "start": ("maskrcnn_train.settings.compose", "load_command_config", 1),
-    "data": ("maskrcnn_train.data.splits.splitting", "open_index", 1),
+    "data": ("maskrcnn_train.data.splits.splitting", "open_labels", 1),
     "model": ("maskrcnn_train.model.mask_rcnn", "build_backbone", 1),
     "first step": ("maskrcnn_train.engine.loop", "accumulate_gradients", 1),
     "second step": ("maskrcnn_train.engine.loop", "accumulate_gradients", 2),

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import operator
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from planted_fault import PHASES
 
 MATRIX = Path(__file__).with_name("crash_matrix.py")
+
+
+@pytest.mark.parametrize("phase", list(PHASES))
+def test_the_function_that_begins_a_phase_is_there(phase: str) -> None:
+    home, name, _ = PHASES[phase]
+    assert callable(operator.attrgetter(name)(importlib.import_module(home)))
 
 
 @pytest.mark.slow
