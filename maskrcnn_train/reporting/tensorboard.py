@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -39,6 +40,7 @@ class MetricWriter:
             kept = [json.dumps(line) for line in read_metrics(path) if line["step"] <= purge_step]
             write_text(path, "".join(f"{line}\n" for line in kept))
         self._lines = path.open("a", encoding="utf-8")
+        self._report, threading.excepthook = threading.excepthook, self._unless_told_later
         self._events = _summary_writer(self.run_dir, None if purge_step is None else purge_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -61,10 +63,18 @@ class MetricWriter:
         if self.enabled:
             self._events.add_text(tag, text)
 
+    def _unless_told_later(self, fault: threading.ExceptHookArgs) -> None:
+        """An error of the thread that writes events comes up again at the next event, or in `close`."""
+        if type(fault.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+            self._report(fault)
+
     def close(self) -> None:
         if self.enabled:
-            self._lines.close()
-            self._events.close()
+            try:
+                self._lines.close()
+                self._events.close()
+            finally:
+                threading.excepthook = self._report
 
     def __enter__(self) -> MetricWriter:
         return self

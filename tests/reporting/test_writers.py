@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import threading
 import time
 
 import pytest
@@ -52,6 +53,23 @@ def test_a_writer_of_another_rank_writes_nothing(tmp_path):
         writer.picture(1, "a", Image.new("RGB", (2, 2)))
         writer.text("a", "b")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_raised_and_not_printed_by_the_thread_that_writes_events(tmp_path, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    usual = threading.excepthook
+    writer = MetricWriter(tmp_path)
+    monkeypatch.setattr(writer._events.file_writer.event_writer._async_writer._writer, "write", full)
+    with pytest.raises(OSError, match="No space left"):  # noqa: PT012 - it comes up a moment later
+        for step in range(100):
+            writer.scalars(step, {"lr": 0.1})
+            time.sleep(0.01)
+    with pytest.raises(OSError, match="No space left"):
+        writer.close()
+    assert capfd.readouterr().err == ""
+    assert threading.excepthook is usual
 
 
 def test_progress_logs_plain_lines_off_a_terminal_and_to_the_file(tmp_path):
