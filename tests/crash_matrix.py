@@ -34,6 +34,8 @@ PHASES = {
     "sweep": ["start", "second step", "evaluation"],
 }
 LONGEST = 10.0  # seconds from the fault to the end
+# more images of an evaluation than its workers read ahead
+DATA = [*[text for text in TINY if text.startswith("data.shapes")], "data.shapes.num_train=6", "data.shapes.num_val=8"]
 # a worker or an image can be lost only while images are read
 READING = ("first step", "second step", "evaluation")
 
@@ -75,11 +77,12 @@ class Cell:
 
 def arguments(command: str, folder: Path, checkpoint: Path) -> tuple[str, list[str]]:
     """Module and arguments of a small call that writes to folder/out and can be given again."""
-    small = [*TINY, f"data.root={folder / 'shapes'}", "data.shapes.num_train=6", "trainer.batch_size=2"]
+    small = [*TINY, f"data.root={folder / 'shapes'}", *DATA[-2:], "trainer.batch_size=2"]
     small += ["trainer.max_steps=3", "trainer.num_workers=1", "evaluation.bootstrap=0", "evaluation.study=true"]
+    small += ["evaluation.batch_size=1"]
     small += ["trainer.interval_unit=step", "trainer.checkpoint_every=2"]
     out, read = f"output_dir={folder / 'out'}", f"checkpoint={checkpoint}"
-    data = ["data=shapes", f"data.root={folder / 'shapes'}", *[text for text in TINY if "data.shapes" in text]]
+    data = ["data=shapes", f"data.root={folder / 'shapes'}", *DATA, "evaluation.batch_size=1"]
     return {
         "train": ("maskrcnn_train", [*small, out, "resume=auto"]),
         "evaluate": ("maskrcnn_train.evaluate", [read, *data, out, "num_workers=1", "evaluation.bootstrap=0"]),
@@ -149,7 +152,7 @@ def main() -> int:
         subprocess.run(
             [sys.executable, "-c", "import sys; from maskrcnn_train import load_config; from "
              "maskrcnn_train.data.splits.splitting import read_splits; read_splits(load_config(sys.argv[1:]))",
-             *TINY, "data.shapes.num_train=6", f"data.root={scratch}/shapes"], check=True,
+             *TINY, *DATA[-2:], f"data.root={scratch}/shapes"], check=True,
         )  # fmt: skip
         bad = 0
         for cell in cells():
