@@ -52,7 +52,11 @@ def find_job(sweep_dir: Path, settings: dict[str, Any], overrides: Sequence[str]
             return job
     (sweep_dir / JOBS).mkdir(parents=True, exist_ok=True)
     job = JobRecord(next(free for free in count(number) if _claim(sweep_dir, free)), plain, list(overrides))
-    save_job(sweep_dir, job)
+    try:
+        save_job(sweep_dir, job)
+    except OSError:  # a full disk: the number is free again
+        (sweep_dir / JOBS / f"{job.number}.json").unlink()
+        raise
     return job
 
 
