@@ -34,6 +34,7 @@ PHASES = {
     "sweep": ["start", "second step", "evaluation"],
 }
 LONGEST = 10.0  # seconds from the fault to the end
+WITH_ANOTHER_JOB = 40.0  # of commands that finish another training after one has failed
 # more images of an evaluation than its workers read ahead
 DATA = [*[text for text in TINY if text.startswith("data.shapes")], "data.shapes.num_train=6", "data.shapes.num_val=8"]
 # a worker or an image can be lost only while images are read
@@ -64,7 +65,8 @@ class Cell:
             return f"exit code {self.code}"
         if self.seconds < 0:
             return "the fault never struck"
-        if self.seconds > LONGEST:
+        goes_on = self.command in ("tune", "sweep") and self.fault not in SIGNALS
+        if self.seconds > (WITH_ANOTHER_JOB if goes_on else LONGEST):
             return f"{self.seconds:.0f} s"
         if self.code == 2 and ("Traceback" in self.said or not self.said.splitlines()[-1].startswith("error")):
             return "no line says why"
