@@ -18,7 +18,7 @@ from optuna.storages import (
     RetryHeartbeatStaleTrialCallback,
 )
 from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -88,7 +88,7 @@ def open_storage(url: str | None, folder: Path) -> RDBStorage | LockedJournal | 
     storage: LockedJournal | LockedProxy
     try:
         if url is None:
-            storage = LockedJournal(JournalFileBackend(str(folder / JOURNAL)))
+            storage = LockedJournal(_journal(folder / JOURNAL))
         elif url.startswith("grpc:"):
             place = urlsplit(url)
             storage = LockedProxy(host=place.hostname or "localhost", port=place.port or 13000)
@@ -120,6 +120,21 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return f"{error}; install its driver, e.g. pip install 'psycopg[binary]' or pymysql"
     return str(error).strip().split("\n", 1)[0]
+
+
+def _journal(path: Path) -> JournalFileBackend:
+    """Optuna's journal, without a last line that a full disk or a kill cut short: it would spoil the next one."""
+    lock = JournalFileSymlinkLock(str(path))
+    backend = JournalFileBackend(str(path), lock_obj=lock)
+    lock.acquire()
+    try:
+        lines = path.read_bytes()
+        if (whole := lines.rfind(b"\n") + 1) < len(lines):
+            with path.open("r+b") as file:
+                file.truncate(whole)
+    finally:
+        lock.release()
+    return backend
 
 
 def patience(storage: BaseStorage) -> float:

@@ -90,3 +90,14 @@ def test_a_storage_out_of_reach_is_one_line(url: str, tmp_path: Path, monkeypatc
     with pytest.raises(ValueError, match="storage cannot be opened: ") as caught:
         storages.open_storage(url.format(port=free_port()), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_journal_whose_last_line_was_cut_short_goes_on(kept: int, tmp_path: Path) -> None:
+    if kept:
+        Trials(tmp_path, search("trials=1"))
+    with (tmp_path / storages.JOURNAL).open("ab") as file:
+        file.write(b'{"op_code": 0, "')
+    trial = Trials(tmp_path, search("trials=1")).begin()
+    assert trial is not None
+    assert trial.folder == tmp_path / "0"
