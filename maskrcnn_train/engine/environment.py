@@ -32,10 +32,14 @@ def environment(annotations: list[Path], world_size: int) -> dict[str, Any]:
         **_gpus(),
         "git": _git(Path.cwd()),
         "data": {str(path): _sha256(path) for path in annotations if path.is_file()},
-        "packages": dict(
-            sorted((each.metadata["Name"], each.version) for each in distributions() if each.metadata["Name"])
-        ),
+        "packages": _packages(),
     }
+
+
+def _packages() -> dict[str, str]:
+    """Version by name of every installed package."""
+    known = [each.metadata for each in distributions()]  # read anew at each access
+    return dict(sorted((each["Name"], each["Version"]) for each in known if each["Name"]))
 
 
 def _gpus() -> dict[str, Any]:

@@ -199,7 +199,7 @@ def check_train_rules(config: TrainConfig) -> list[str]:
     warnings = check_model_rules(config)
     check_data_rules(config.data)
     warnings += _check_weights(config) + _check_augmentation(config)
-    _check_smallest_batch(config)
+    _check_smallest_images(config)
     _check_sampling(config)
     betas = config.optimizer.betas
     if config.optimizer.name == "adamw" and (len(betas) != 2 or max(betas) >= 1):
@@ -210,7 +210,7 @@ def check_train_rules(config: TrainConfig) -> list[str]:
     return warnings
 
 
-def _check_smallest_batch(config: TrainConfig) -> None:
+def _check_smallest_images(config: TrainConfig) -> None:
     """Raises UserError where a norm of the deepest level, at a stride of 32, may get one value a channel.
 
     The last batch of an epoch may have one image, and so has a prediction.

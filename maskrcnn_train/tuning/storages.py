@@ -65,7 +65,7 @@ class FileLocks(BaseHeartbeat):
         return BEAT
 
     def get_heartbeat_stale_trial_callback(self) -> RetryHeartbeatStaleTrialCallback:
-        return RetryHeartbeatStaleTrialCallback(max_retry=MAX_ATTEMPTS - 1)
+        return _queued_again()
 
 
 class LockedJournal(FileLocks, JournalStorage):
@@ -74,6 +74,11 @@ class LockedJournal(FileLocks, JournalStorage):
 
 class LockedProxy(FileLocks, GrpcStorageProxy):
     """A server between many workers and a database."""
+
+
+def _queued_again() -> RetryHeartbeatStaleTrialCallback:
+    """What becomes of the trials of dead workers."""
+    return RetryHeartbeatStaleTrialCallback(max_retry=MAX_ATTEMPTS - 1)
 
 
 def open_storage(url: str | None, folder: Path) -> RDBStorage | LockedJournal | LockedProxy:
@@ -99,7 +104,7 @@ def open_storage(url: str | None, folder: Path) -> RDBStorage | LockedJournal | 
                 engine_kwargs={"pool_pre_ping": True} | _waiting(url),
                 heartbeat_interval=BEAT,
                 grace_period=SILENCE,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MAX_ATTEMPTS - 1),
+                heartbeat_stale_trial_callback=_queued_again(),
             )
     except (ImportError, OSError, ValueError, SQLAlchemyError, OptunaError) as error:
         raise UserError(f"storage cannot be opened: {_reason(error)}") from error
