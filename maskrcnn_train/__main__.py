@@ -7,7 +7,7 @@ is said within a second.
 import sys
 from pathlib import Path
 
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.engine.run_folder import find_run
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.settings.rules import check_train_rules

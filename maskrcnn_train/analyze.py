@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.prediction.memory import advising_on_memory
 from maskrcnn_train.settings.command_rules import check_analyze_rules
 from maskrcnn_train.settings.command_schema import AnalyzeConfig

@@ -20,7 +20,7 @@ from maskrcnn_train.checking.images import check_images
 from maskrcnn_train.checking.objects import training_min_size
 from maskrcnn_train.checking.reading import CheckedData, read_data
 from maskrcnn_train.checking.settings import check_settings
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.files import write_json
 from maskrcnn_train.model.weights.published import imagenet_at_hand
 from maskrcnn_train.settings.command_rules import check_preflight_rules

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.data.formats.labelled import DataSet
 from maskrcnn_train.data.formats.writing import labelled_images, write_labels
 from maskrcnn_train.data.splits.parts import read_parts

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.files import write_json
 from maskrcnn_train.prediction.memory import BUDGETS, advising_on_memory
 from maskrcnn_train.settings.command_rules import check_export_rules

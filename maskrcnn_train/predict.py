@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.data.sources import find_images
 from maskrcnn_train.prediction.memory import BUDGETS, advising_on_memory
 from maskrcnn_train.settings.command_rules import check_predict_rules

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.settings.command_rules import check_report_rules
 from maskrcnn_train.settings.command_schema import ReportConfig
 from maskrcnn_train.settings.compose import config_from_plain, load_command_config

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.coco.json_file import parse_json
 from maskrcnn_train.data.coco.reader import read_coco

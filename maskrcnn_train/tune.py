@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.settings.command_rules import LATENCY, check_tune_rules

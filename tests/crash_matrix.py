@@ -55,12 +55,19 @@ class Cell:
     left: list[str]
 
     @property
+    def skips(self) -> bool:
+        """Whether the command names what it lost, does the rest and exits with 1."""
+        return (self.command, self.fault) == ("predict", "lost image")
+
+    @property
     def problem(self) -> str:
         """What is not as it must be; nothing where the cell is green."""
         if self.fault in SIGNALS:
             wanted = {SIGNALS[self.fault]} | ({-15, -2} if self.phase == "start" else set())
         else:
-            wanted = {1} if self.fault == "bug" else {2}
+            wanted = {1} if self.fault == "bug" or self.skips else {2}
+            # a search goes on after a failed trial, and a disk that is full fails all
+            wanted |= {0} if self.command == "tune" and self.fault not in ("bug", "full disk") else set()
         if self.code not in wanted:
             return f"exit code {self.code}"
         if self.seconds < 0:
@@ -70,7 +77,7 @@ class Cell:
             return f"{self.seconds:.0f} s"
         if self.code == 2 and ("Traceback" in self.said or not self.said.splitlines()[-1].startswith("error")):
             return "no line says why"
-        if self.code == 1 and "Traceback" not in self.said:
+        if self.code == 1 and not self.skips and "Traceback" not in self.said:
             return "no traceback"
         if self.left:
             return f"left behind: {self.left[0]}"

@@ -31,7 +31,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from worked_example import SMALL, example_folder
 
-from maskrcnn_train.cli import RETRY
+from maskrcnn_train.cli.command import RETRY
 from maskrcnn_train.prediction.video import VideoWriter
 from maskrcnn_train.settings.compose import _schema_keys, groups
 
@@ -63,6 +63,7 @@ def test_a_command_of_the_docs_composes_without_a_warning(command: Command, tmp_
         assert len(jobs) > 1
     for job in jobs:
         config_dir = None if command.config_dir is None else str(folder)
+        job = [text for text in job if not text.startswith(("hydra.", "hydra/"))]  # of the launcher
         _, warnings = known.load(command.name, known.schema, known.check_rules, job, config_dir)
         assert warnings == []
 

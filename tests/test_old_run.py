@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_train import load_checkpoint, load_config, predict, train
-from maskrcnn_train.cli import resumed_overrides
+from maskrcnn_train.cli.command import resumed_overrides
 from maskrcnn_train.reporting.tensorboard import read_metrics
 
 OLD_RUN = Path(__file__).parent / "old_run"

@@ -132,7 +132,8 @@ def start_worker(worker: int) -> None:
 
     Terminals, `timeout` and SLURM signal every process of a group; the main one still needs its workers to end a step.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
     signal.signal(signal.SIGURG, lambda *_: signal.alarm(GRACE_SECONDS))
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
@@ -152,9 +153,17 @@ def naming_lost_workers() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise LostWorker(
-            "a process that loads images was killed, most often by the system for want of memory; lower "
-            "trainer.num_workers or data.max_size, then go on with resume=auto"
+            "a process that loads images was killed, most often by the system for want of memory; lower num_workers "
+            "or data.max_size (a training: trainer.num_workers, and it goes on with resume=auto)"
         ) from error
+
+
+def _require_shared_memory() -> None:
+    """Raises UserError where no semaphore can be made: torch would leave a loader that is half made."""
+    try:
+        torch.multiprocessing.Lock()
+    except OSError as error:
+        raise UserError(f"no process that loads images can start ({error}): is /dev/shm full?") from error
 
 
 class DetectionLoader(DataLoader[Any]):
@@ -185,6 +194,8 @@ class DetectionLoader(DataLoader[Any]):
             self.batch_sampler.set_epoch(epoch, start_batch)
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, list[Target]]]:  # type: ignore[override]
+        if self.num_workers > 0:
+            _require_shared_memory()
         with naming_lost_workers():
             for batch in super().__iter__():
                 if isinstance(batch, UserError):

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during a training: finish the step, save, leave."""
+"""SIGINT and SIGTERM during a training, and submitit's SIGUSR2: finish the step, save, leave."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from types import FrameType
 class Interrupted(BaseException):
     """A signal ended the training after a checkpoint. Not an Exception, as KeyboardInterrupt: it ends a sweep too.
 
-    exit_code: 128 + the signal's number; hint: how to continue.
+    number: the signal's, exit_code: 128 + that; hint: how to continue.
     """
 
     def __init__(self, number: int, hint: str = "continue with resume=auto or resume=RUN_FOLDER") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
         self.exit_code = 128 + number
         self.hint = hint
 
@@ -26,7 +27,10 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGUSR2") and callable(signal.getsignal(signal.SIGUSR2)):
+            numbers.append(signal.SIGUSR2)  # submitit's: a job's time is up
+        for number in numbers:
             self._previous[number] = signal.signal(number, self._remember)
         return self
 

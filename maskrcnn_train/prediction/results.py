@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from maskrcnn_train.data.loading import naming_lost_workers
 from maskrcnn_train.model.modes import evaluating
 from maskrcnn_train.prediction.predictor import Predictor
 from maskrcnn_train.structures.batch import ImageBatch, ImageVersions, Target, to_device
@@ -28,7 +29,7 @@ def detect_all(
     results: list[Result] = []
     pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
     # around all batches, so that the weights are converted once
-    with evaluating(predictor.model), pool, predictor.autocast():
+    with evaluating(predictor.model), pool, predictor.autocast(), naming_lost_workers():
         for images, targets in loader:
             ids = [target["image_id"] for target in targets]
             waiting.append(pool.submit(_to_coco, predictor.detect(images), ids))

@@ -230,11 +230,11 @@ def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
 
 
 def groups(config_dir: str | None = None) -> dict[str, list[str]]:
-    """Config groups and their options, from conf/ and from the folder given by `--config-dir`."""
+    """Config groups and their options, from conf/ and from the folder given by `--config-dir`, without Hydra's own."""
     found: dict[str, list[str]] = {}
     for root in (conf_dir(), *([] if config_dir is None else [Path(config_dir)])):
         for path in sorted(root.rglob("*.yaml")):
             group = path.parent.relative_to(root).as_posix()
-            if group != "." and not path.stem.startswith("_"):
+            if group != "." and not group.startswith("hydra/") and not path.stem.startswith("_"):
                 found.setdefault(group, []).append(path.stem)
     return found

@@ -21,6 +21,7 @@ from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.engine.distributed import ALONE
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.reporting.tensorboard import MetricWriter
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
 
@@ -272,3 +273,16 @@ def test_the_splits_report_classes_and_what_was_skipped(tmp_path: Path, configur
     assert build_loaders(configure(), splits=splits).classes == splits.classes
     assert splits.classes.num_classes == 3
     assert {name: table.num_dropped for name, table in splits.skipped.items()} == {"train": 1, "val": 0}
+
+
+def test_processes_that_cannot_start_are_one_line(
+    tmp_path: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")  # of /dev/shm, where their semaphores are
+
+    roboflow(tmp_path / "data", small_coco())
+    loaders = build_loaders(configure("trainer.num_workers=1"))
+    monkeypatch.setattr(torch.multiprocessing, "Lock", full)
+    with closing(loaders), pytest.raises(UserError, match=r"No space left on device\): is /dev/shm full"):
+        next(iter(loaders.train))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maskrcnn_train.cli import resumed_overrides
+from maskrcnn_train.cli.command import resumed_overrides
 from maskrcnn_train.engine.run_folder import find_run, open_run_folder
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.errors import UserError

@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from maskrcnn_train import load_config
+from maskrcnn_train.data.loading import LostWorker
 from maskrcnn_train.prediction.predictor import Predictor
 from maskrcnn_train.prediction.results import Result, detect_all
 from maskrcnn_train.structures.batch import ImageBatch, Target
@@ -72,3 +73,13 @@ def test_every_module_keeps_its_mode_even_when_the_model_fails() -> None:
     with pytest.raises(TypeError):
         run(model)
     assert (model.training, model.norm.training) == (True, False)
+
+
+def test_a_lost_loading_process_is_named_wherever_its_signal_strikes() -> None:
+    class Struck(Stub):
+        def detect(self, images: ImageBatch, rules: Any) -> list[Detections]:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    predictor = Predictor(Struck(), ClassMap(names=["a", "b"], ids=[10, 77]), load_config())
+    with pytest.raises(LostWorker, match="a process that loads images was killed"):
+        detect_all(predictor, loader())

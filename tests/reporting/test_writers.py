@@ -3,6 +3,7 @@ import json
 import logging
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -144,3 +145,17 @@ def test_class_table_and_any_table():
     assert lines[-1].split() == ["c", "0", "-"]
     assert "x" * 300 in table("long", ["name"], [["x" * 300]])
     assert table("", ["a"], []).strip().startswith("a")
+
+
+def test_a_full_disk_ends_the_log_with_one_line_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    said = io.StringIO()
+    setup_logging(tmp_path, console=Console(file=said, width=200))
+    for word in ("one", "two", "three"):
+        logging.getLogger("maskrcnn_train").info(word)
+    close_logging()
+    warning = "warning: no line more fits into train.log: [Errno 28] No space left on device"
+    assert sorted(said.getvalue().splitlines()) == sorted(["one", "two", "three", warning])
+    assert capsys.readouterr().err == ""

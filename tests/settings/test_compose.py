@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from maskrcnn_train import __version__
-from maskrcnn_train.cli import run_command
-from maskrcnn_train.help import help_page
+from maskrcnn_train.cli.help import help_page
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.settings.command_rules import check_evaluate_rules
 from maskrcnn_train.settings.command_schema import EvaluateConfig
 from maskrcnn_train.settings.compose import config_from_plain, groups, load_command_config, load_config

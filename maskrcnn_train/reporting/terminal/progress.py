@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -37,7 +38,7 @@ def setup_logging(run_dir: Path | None = None, *, console: Console | None = None
     logger.addHandler(_console_handler(console))
     if run_dir is not None:
         Path(run_dir).mkdir(parents=True, exist_ok=True)
-        file_handler = logging.FileHandler(Path(run_dir) / "train.log", encoding="utf-8")
+        file_handler = _LogFile(Path(run_dir) / "train.log", encoding="utf-8")
         file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file_handler)
     return console
@@ -57,6 +58,20 @@ def _console_handler(console: Console) -> logging.Handler:
     handler: logging.Handler = logging.StreamHandler(console.file)
     handler.setFormatter(_PlainFormatter())
     return handler
+
+
+class _LogFile(logging.FileHandler):
+    """Says once that a line could not be written, and writes no more: the disk is full, or the folder gone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger(LOGGER).removeHandler(self)
+        with suppress(OSError):  # the same one
+            self.close()
+        logging.getLogger(LOGGER).warning("no line more fits into train.log: %s", error)
 
 
 class _PlainFormatter(logging.Formatter):

@@ -20,7 +20,8 @@ COMMON_KEYS = (
 
 SWEEPS = (
     "  -m            sweep: KEY=A,B runs a job for each; repeat the command with its output_dir=FOLDER to go on,",
-    "                with sweep.retry_failed=true failed jobs too",
+    "                with sweep.retry_failed=true failed jobs too; hydra/launcher=joblib, submitit_local,",
+    "                submitit_slurm or ray runs several at a time",
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 from tiny import TINY
 
 from maskrcnn_train import load_config, train
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.reporting.jobs import read_jobs
 from maskrcnn_train.settings.errors import UserError

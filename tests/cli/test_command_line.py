@@ -12,7 +12,7 @@ import pytest
 from tiny import TINY
 
 import maskrcnn_train.__main__ as command
-from maskrcnn_train.cli import run_command
+from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
 

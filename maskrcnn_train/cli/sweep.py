@@ -1,0 +1,165 @@
+"""Sweeps: every job in its folder, done once however often the command is given, on Hydra's launchers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskrcnn_train.cli.command import RETRY, Command, hydra_main, refuse_missing_files
+from maskrcnn_train.cli.launchers import Launcher, launcher_of
+from maskrcnn_train.reporting.jobs import JOBS, find_job, read_jobs, save_job
+from maskrcnn_train.settings.compose import default_config, repeated_keys, to_dataclass
+from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
+from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN, overrides_of, quoted
+from maskrcnn_train.settings.schema import TrainConfig
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+MAX_CHECKED_JOBS = 200  # of a sweep, before its first job starts
+LONGEST_END = 60.0  # seconds that a job of a command that was stopped may take to save its state
+
+
+def run_sweep(command: Command, overrides: list[str], config_dir: str | None) -> None:
+    """All jobs of `-m` that are not finished: all are checked before the first starts, and none ends the others.
+    Raises the first bug that ended a job, else the first UserError."""
+    given = dict(text.split("=", 1) for text in overrides if text.startswith(("output_dir=", RETRY)))
+    overrides = [text for text in overrides if text.split("=", 1)[0] not in given]
+    usual = f"runs/sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder, retry = Path(given.get("output_dir", usual)).absolute(), given.get(RETRY, "false").lower()
+    if retry not in ("true", "false"):
+        raise UserError(f"{RETRY}={retry} is no choice; write {RETRY}=true or leave it out")
+    devices = ["auto"]
+    if not any(text.startswith("hydra/sweeper=") for text in overrides):
+        devices = _check_jobs(command, overrides, config_dir)
+
+    search = [] if config_dir is None else ["--config-dir", config_dir]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a page of its own and exits with 1
+    bugs: list[Exception] = []
+    with launcher_of(overrides, devices) as launcher:
+        placed = [*overrides, *launcher.overrides, f"hydra.sweep.dir={quoted(str(folder))}"]
+        sys.argv = [sys.argv[0], "-m", *placed, *search]
+        if launcher.name != "basic":
+            print(f"jobs by {launcher.name}; the output of job N is in {folder / JOBS}/N.log", flush=True)
+        try:
+            hydra_main(command.name, partial(_run_job, command, launcher, folder, retry == "true", bugs))
+        except UserError as error:
+            found = [job for job in read_jobs(folder) if job.is_bug]  # in another process, or before
+            bugs += [RuntimeError(f"{folder / str(job.number)}: {job.reason}") for job in found]
+            raise (bugs or [error])[0] from None
+        finally:
+            _report_sweep(folder)
+
+
+def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) -> list[str]:
+    """Compose every job, which raises UserError for the first mistake; the devices that they ask for."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    command.warn(repeated_keys(overrides))  # of which Hydra gives its jobs the last
+    texts = [[text for text in job if not text.startswith(("hydra.", "hydra/"))] for job in jobs[:MAX_CHECKED_JOBS]]
+    configs = [command.compose(job, config_dir) for job in texts]
+    return [getattr(getattr(config, "trainer", config), "device", "cpu") for config in configs]
+
+
+def _run_job(
+    command: Command, launcher: Launcher, sweep: Path, retry: bool, bugs: list[Exception], composed: DictConfig
+) -> Any:
+    """One job of a sweep in its own folder, unless it is finished; a stopped training goes on.
+
+    Errors that are no fault of the person are added to `bugs`.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    config, warnings = to_dataclass(composed, command.schema, command.check_rules)
+    command.warn(warnings)
+    hydra = HydraConfig.get()
+    number = find_job(sweep, _identity(config), _told_apart_by(config, hydra.overrides.task), hydra.job.num).number
+    folder = sweep / str(number)
+    if Path(hydra.runtime.output_dir) != folder:
+        with suppress(OSError):  # another job's; else Hydra has just made it
+            Path(hydra.runtime.output_dir).rmdir()
+    with _nobody_else(sweep / JOBS / f"{number}.lock", folder):
+        job = next(job for job in read_jobs(sweep) if job.number == number)
+        if job.state == "finished" and folder.is_dir():
+            print(f"{folder} is finished")
+            return job.value
+        try:
+            if job.state == "failed" and not retry:
+                raise UserError(f"{job.reason} (earlier; to repeat the job add {RETRY}=true)")
+            with launcher.place(sweep / JOBS / f"{number}.log"):
+                value = _run_in(folder, command, config)
+        except Exception as error:
+            user_error = as_user_error(error)
+            reason = one_line(user_error or error)
+            if job.state != "failed" or retry:
+                save_job(sweep, replace(job, state="failed", reason=reason, is_bug=user_error is None))
+            if user_error is None:
+                bugs.append(error)
+            print(f"error in {folder}: {reason}", file=sys.stderr)
+            raise UserError(reason) from None  # of a class that any launcher can bring back from its process
+        value = value if isinstance(value, float) else None
+        save_job(sweep, replace(job, state="finished", reason="", is_bug=False, value=value))
+    if launcher.name != "basic":
+        print(f"{folder} is finished")
+    return value
+
+
+@contextmanager
+def _nobody_else(lock: Path, folder: Path) -> Iterator[None]:
+    """Hold a job. Raises UserError while another process does: launchers' jobs can outlive the command."""
+    from filelock import FileLock, Timeout
+
+    holder = FileLock(lock, timeout=LONGEST_END)
+    try:
+        holder.acquire()
+    except Timeout:
+        raise UserError(f"another process works on {folder}; wait for its end, or stop it") from None
+    try:
+        yield
+    finally:
+        holder.release()
+
+
+def _run_in(folder: Path, command: Command, config: Any) -> Any:
+    if hasattr(config, "resume"):
+        config = replace(config, resume=config.resume or "auto")
+    elif folder.is_dir():  # a part of the result
+        shutil.rmtree(folder)
+    config = replace(config, output_dir=str(folder))
+    refuse_missing_files(config)
+    return command.run(config)
+
+
+def _identity(config: Any) -> dict[str, Any]:
+    """The settings that make a job this one."""
+    return {key: value for key, value in asdict(config).items() if key not in NOT_PART_OF_A_RUN}
+
+
+def _told_apart_by(config: Any, given: Any) -> list[str]:
+    """Overrides: of a training what differs from the defaults, of other commands those given."""
+    return overrides_of(config, default_config()) if isinstance(config, TrainConfig) else list(given)
+
+
+def _report_sweep(folder: Path) -> None:
+    try:
+        if any(folder.glob("*/metrics.json")) or any(job.reason for job in read_jobs(folder)):
+            from maskrcnn_train.reporting.pages.sweep import write_sweep_report
+
+            print(f"sweep: {write_sweep_report(folder)}")
+    except UserError as error:  # must not hide what ended the jobs
+        print(f"warning: no page of the sweep: {error}", file=sys.stderr)
