@@ -54,7 +54,7 @@ class TuneResult:
 
 
 def tune(search: Search) -> TuneResult:
-    """Train one trial after another until there are `trials`. Raises UserError when several fail in a row."""
+    """Train one trial after another until there are `trials`. Raises UserError when several fail in a row, or all."""
     from maskrcnn_train.tuning.trials import Trials
     from maskrcnn_train.tuning.workers import run_workers
 
@@ -94,6 +94,8 @@ def _say_results(trials: Trials, search: Search) -> TuneResult:
     records = trials.records()
     logger.info("%s", search_table(records, search.metrics))
     logger.info("%s", _next_steps(trials.folder, records, search.metric))
+    if records and all(record.state == "failed" for record in records):
+        raise UserError(f"no trial ended well; {records[-1].reason}; mend that and give a larger number of trials")
     return TuneResult(records, trials.folder)
 
 

@@ -19,6 +19,7 @@ from maskrcnn_train import load_config
 from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
 from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.tune import TuneResult, _next_steps, tune
@@ -81,9 +82,11 @@ def test_values_that_do_not_go_together_fail_with_their_reason(shapes: str, tmp_
     search, warnings = load_search("tune", TuneConfig, check_tune_rules, [*SMALL, *space, shapes, "trials=1"], None)
     assert any("some trials with roi_head.num_fcs=0 will fail" in warning for warning in warnings)
     search.config.output_dir = str(tmp_path / "search")
-    (record,) = tune(search).records
-    assert record.state == "failed"
-    assert "leave the ROI box head empty" in record.reason
+    with pytest.raises(UserError, match=r"^no trial ended well; .* leave the ROI box head empty.*; mend that"):
+        tune(search)
+    (record,) = json.loads((tmp_path / "search/trials.json").read_text())["trials"]
+    assert record["state"] == "failed"
+    assert "leave the ROI box head empty" in record["reason"]
 
 
 def test_the_folder_has_table_page_and_the_best_settings(result: TuneResult) -> None:

@@ -201,7 +201,7 @@ def test_jobs_end_with_a_launcher_that_was_killed_and_go_on_with_the_same_comman
     assert "resumed" in (tmp_path / "jobs/1.log").read_text()
     for number in range(3):
         steps = [json.loads(line) for line in (tmp_path / f"{number}/metrics.jsonl").read_text().splitlines()]
-        trained = [each["step"] for each in steps if "loss" in each]
+        trained = [each["step"] for each in steps if "loss/total" in each]
         assert trained == sorted(set(trained)), trained
         assert trained[-1] == 40
 
