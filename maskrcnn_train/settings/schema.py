@@ -69,8 +69,8 @@ class WeightsConfig(Section):
 
 
 class AnchorsConfig(Section):
-    sizes: list[float] = positive()
-    aspect_ratios: list[float] = positive()
+    sizes: list[float] = positive(MAX_SIDE)
+    aspect_ratios: list[float] = positive(1000.0)
 
 
 class IoUConfig(Section):
