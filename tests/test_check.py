@@ -142,7 +142,7 @@ def test_the_advice_composes_with_a_training_and_answers_what_was_found(tmp_path
     config, _ = load_command_config("train", TrainConfig, check_train_rules, settings, str(result.folder))
     assert (config.data.on_bad_image, config.optimizer.lr) == ("skip", 0.02)
     assert config.roi_head.detections_per_image == 50
-    with_advice = [*settings, "workers=1", f"output_dir={tmp_path}/again"]
+    with_advice = [*settings, "workers=1", "timing=false", f"output_dir={tmp_path}/again"]
     again = check(load_command_config("check", CheckConfig, check_preflight_rules, with_advice, str(result.folder))[0])
     answered = {"learning-rate-high", "detections-too-few", "anchors-better"}
     assert answered <= {finding.kind for finding in result.findings}

@@ -50,8 +50,8 @@ class Launcher:
             try:
                 yield
             except Interrupted as stopped:
-                if self.name.startswith("submitit"):
-                    raise_signal(stopped.number)  # after the checkpoint its own answer: to queue the job again
+                if self.name != "ray":  # after the checkpoint: submitit queues the job again, joblib's process ends
+                    raise_signal(stopped.number)
                 raise
 
 

@@ -194,10 +194,13 @@ def test_jobs_end_with_a_launcher_that_was_killed_and_go_on_with_the_same_comman
     while not (tmp_path / "1/checkpoints/last.pt").exists():
         assert first.poll() is None
         time.sleep(0.1)
+    workers = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True).stdout.split()
     first.kill()
     first.wait()
     again = subprocess.run(words, capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
     assert again.returncode == 0, again.stderr
+    assert workers
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
     assert "resumed" in (tmp_path / "jobs/1.log").read_text()
     for number in range(3):
         steps = [json.loads(line) for line in (tmp_path / f"{number}/metrics.jsonl").read_text().splitlines()]

@@ -25,10 +25,8 @@ SETTINGS += ["trainer.batch_size=2", "trainer.num_workers=1", "trainer.max_steps
 SETTINGS += ["trainer.checkpoint_every=0", "trainer.evaluate_every=0", "trainer.ema=0"]
 
 
-@pytest.fixture(scope="module")
-def faults(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faults")
-    planted = ",".join(f"{phase}/{fault}" for fault, (phase, *_) in FAULTS.items())
+def plant(faults: list[str], shapes: str, folder: Path) -> Path:
+    planted = ",".join(f"{FAULTS[fault][0]}/{fault}" for fault in faults)
     script = Path(__file__).parents[1] / "two_ranks.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), str(folder), planted, *SETTINGS, shapes]
@@ -36,8 +34,22 @@ def faults(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_process_that_runs_out_of_memory_ends_both_and_loses_no_step(shapes: str, tmp_path: Path) -> None:
+    assert_both_ended("out of memory", plant(["out of memory"], shapes, tmp_path))
+
+
+@pytest.fixture(scope="module")
+def faults(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return plant(list(FAULTS), shapes, tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_one_rank_ends_both_and_loses_no_step(fault: str, faults: Path) -> None:
+    assert_both_ended(fault, faults)
+
+
+def assert_both_ended(fault: str, faults: Path) -> None:
     _, code, reason = FAULTS[fault]
     ended = json.loads((faults / fault / "ended.json").read_text())
     assert ended["codes"] == [2, code]
