@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from maskrcnn_train.evaluation.diagnostics.bootstrap import TOO_FEW_IMAGES
@@ -12,16 +13,22 @@ from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
 from maskrcnn_train.files import write_csv, write_json, write_rows
 from maskrcnn_train.reporting.terminal.tables import percent, table
 
+DRAWS_FILE = "draws.json"
+
 
 def write_diagnostics(folder: Path, diagnostics: Mapping[str, Diagnostics]) -> dict[str, Image.Image]:
     """Write `study.json`, and of each kind the tables `<kind>_*.csv` and the pictures `<kind>_*.png`.
 
+    `draws.json` has the AP of each draw of the images: two models scored on the same images are compared by it.
     Returns the pictures by name, as in segm/confusion.
     """
     from maskrcnn_train.reporting.drawing.diagnostics_figures import draw_diagnostics  # half a second of matplotlib
     from maskrcnn_train.reporting.drawing.figures import save_figure
 
     write_json(folder / "study.json", {kind: found.to_plain() for kind, found in diagnostics.items()})
+    drawn = {f"{kind}/AP": found.draws.get("AP", np.array([np.nan])) for kind, found in diagnostics.items()}
+    whole = {score: draws.round(6).tolist() for score, draws in drawn.items() if not np.isnan(draws).any()}
+    write_json(folder / DRAWS_FILE, whole)
     pictures = {}
     for kind, found in diagnostics.items():
         write_rows(folder / f"{kind}_thresholds.csv", _thresholds(found))

@@ -7,10 +7,12 @@ from typing import Any
 
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.evaluation.coco.metrics import KINDS
+from maskrcnn_train.evaluation.diagnostics.bootstrap import Difference
 from maskrcnn_train.files import write_csv, write_text
 from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
 from maskrcnn_train.reporting.jobs import JobRecord, read_jobs
 from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
+from maskrcnn_train.reporting.pages.ranking import Repeated, against_best, over_seeds
 from maskrcnn_train.reporting.pages.scores import points_of
 from maskrcnn_train.reporting.pages.searches import read_search
 from maskrcnn_train.reporting.runs import read_overrides, read_scores, read_yaml
@@ -20,30 +22,37 @@ from maskrcnn_train.tuning.search import is_score
 
 TABLE_FILE = "sweep.csv"
 MEASURES = ("AP", "AP50", "AP75")
+DIFFERENCE = ("difference", "difference low", "difference high")  # from the best, paired over the images
 MOST_CURVES = 6  # jobs: as many colours as can be told apart
 
 
 @dataclass
 class Job:
-    """One job. settings: its overrides by key. metrics: flat, empty if the job didn't end. reason: why it failed."""
+    """One job. settings: its overrides by key. metrics: flat, empty if the job didn't end. reason: why it failed.
+
+    minutes: of its training steps. difference: of the score that the jobs are sorted by from the best job's.
+    """
 
     name: str
     settings: dict[str, str]
     metrics: dict[str, float]
     report: str | None
     reason: str = ""
+    minutes: float | None = None
+    difference: Difference | None = None
 
 
 @dataclass
 class Sweep:
     """Jobs, best first. varied: keys whose values differ. shared: "key=value" common to all. columns: metrics shown.
-    search: what searched, if the jobs are the trials of a search."""
+    search: what searched, if the jobs are the trials of a search. repeated: means over seeds."""
 
     jobs: list[Job]
     varied: list[str]
     shared: list[str]
     columns: list[str]
     search: dict[str, Any] | None
+    repeated: list[Repeated]
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -75,7 +84,11 @@ def read_sweep(folder: Path) -> Sweep:
         config = read_yaml(folder / job.name / "config.yaml") or (record.settings if record else None)
         job.settings = {key: _value(config, key) for key in varied} | job.settings
     shared = [f"{key}={jobs[0].settings[key]}" for key in keys if key not in varied]
-    return Sweep(jobs, varied, shared, columns, search)
+    for job in jobs[1:]:
+        job.difference = against_best(folder / jobs[0].name, folder / job.name, sorted_by) if job.metrics else None
+    values = {job.name: {key: job.settings[key] for key in varied} for job in jobs}
+    scores = {job.name: job.metrics[sorted_by] for job in jobs if sorted_by in job.metrics}
+    return Sweep(jobs, varied, shared, columns, search, over_seeds(values, scores) if is_score(sorted_by) else [])
 
 
 def _read_job(path: Path, record: JobRecord | None) -> Job:
@@ -83,7 +96,15 @@ def _read_job(path: Path, record: JobRecord | None) -> Job:
     pairs = [override.partition("=") for override in overrides]
     report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
     settings, reason = {key: value for key, _, value in pairs}, record.reason if record else ""
-    return Job(path.name, settings, {} if reason else read_scores(path), report, reason)
+    return Job(path.name, settings, {} if reason else read_scores(path), report, reason, _minutes(path))
+
+
+def _minutes(path: Path) -> float | None:
+    """Of all training steps, from the log: each line has the mean of the steps since the one before."""
+    lines = [line for line in read_metrics(path / METRICS_FILE) if "time/step" in line]
+    steps = [0, *(line["step"] for line in lines)]
+    seconds = sum(line["time/step"] * (step - last) for line, last, step in zip(lines, steps, steps[1:], strict=False))
+    return seconds / 60 if lines else None
 
 
 def _value(config: Any, key: str) -> str:
@@ -97,12 +118,14 @@ def _write_table(folder: Path, sweep: Sweep) -> None:
     """A row a job, best first; the settings that vary, every metric as a fraction, and why jobs failed, if any did."""
     metrics = list(dict.fromkeys([*sweep.columns, *(key for job in sweep.jobs for key in job.metrics)]))
     with_reasons = any(job.reason for job in sweep.jobs)
-    lines: list[list[object]] = [["job", *sweep.varied, *metrics, *["reason"] * with_reasons]]
+    head: list[object] = ["job", *sweep.varied, *metrics, "minutes", *DIFFERENCE, *["reason"] * with_reasons]
+    lines = [head]
     for job in sweep.jobs:
         settings = [job.settings.get(key, "") for key in sweep.varied]
-        lines.append(
-            [job.name, *settings, *(job.metrics.get(key, "") for key in metrics), *[job.reason] * with_reasons]
-        )
+        numbers: list[object] = [job.metrics.get(key, "") for key in metrics]
+        numbers += ["" if job.minutes is None else round(job.minutes, 2)]
+        numbers += [getattr(job.difference, name, "") for name in ("value", "low", "high")]
+        lines.append([job.name, *settings, *numbers, *[job.reason] * with_reasons])
     write_csv(folder / TABLE_FILE, lines)
 
 
@@ -120,6 +143,7 @@ def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Pat
         "sweep.html.j2",
         sweep=sweep,
         best={column: max(job.metrics.get(column, ABSENT) for job in sweep.jobs) for column in sweep.columns},
+        differences=any(job.difference for job in sweep.jobs),
         charts=_job_charts(folder, sweep),
         title=folder.resolve().name,
         prefix="" if to_jobs == "." else f"{Path(to_jobs).as_posix()}/",
