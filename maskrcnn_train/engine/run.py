@@ -89,6 +89,7 @@ class Run:
         with trace as self.after_step, writer as self.writer, progress as self.progress:
             if self.is_main:
                 writer.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
+                writer.settings(overrides_of(self.config, default_config()))
             yield
 
     def describe(self, splits: Splits) -> None:

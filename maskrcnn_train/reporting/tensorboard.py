@@ -6,7 +6,7 @@ import json
 import math
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,16 @@ class MetricWriter:
         if self.enabled:
             self._events.add_text(tag, text)
 
+    def settings(self, overrides: Sequence[str]) -> None:
+        """A run's "key=value"s, as columns of TensorBoard's HParams, which finds its scores by itself."""
+        if self.enabled:
+            from torch.utils.tensorboard.summary import hparams
+
+            values = {key: _number(value) for key, _, value in (text.partition("=") for text in overrides)}
+            _, session, end = hparams(values, {})
+            for part in (session, end):  # without the first, which would hide what other runs set
+                self._events.file_writer.add_summary(part)
+
     def _unless_told_later(self, fault: threading.ExceptHookArgs) -> None:
         """An error of the thread that writes events comes up again at the next event, or in `close`."""
         if type(fault.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
@@ -81,6 +91,13 @@ class MetricWriter:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _summary_writer(run_dir: Path, purge_step: int | None) -> Any:

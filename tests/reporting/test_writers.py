@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from rich.console import Console
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams.backend_context import Context
 
 from maskrcnn_train.evaluation.coco.metrics import CocoResult
 from maskrcnn_train.reporting.tensorboard import MetricWriter, read_metrics
@@ -33,6 +38,21 @@ def test_scalars_are_in_the_lines_and_in_the_events(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Scalars("loss/total")[0].value == 2.5
     assert events.Images("val/0")[0].width == 20
+
+
+def test_settings_are_columns_of_tensorboards_hparams_though_runs_set_different_ones(tmp_path):
+    for name, overrides in (("a", ["optimizer.lr=0.1"]), ("b", ["optimizer.lr=0.2", "backbone.name=resnet18"])):
+        with MetricWriter(tmp_path / name) as writer:
+            writer.settings(overrides)
+            writer.scalars(1, {"segm/AP": 0.25})
+    events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(events, str(tmp_path))))
+    found = context.hparams_metadata(RequestContext(), "")
+    experiment = context.experiment_from_metadata(RequestContext(), "", True, found, [])
+    rate = next(column.domain_interval for column in experiment.hparam_infos if column.name == "optimizer.lr")
+    assert (rate.min_value, rate.max_value) == (0.1, 0.2)
+    assert {column.name for column in experiment.hparam_infos} == {"optimizer.lr", "backbone.name"}
+    assert {column.name.tag for column in experiment.metric_infos} == {"segm/AP"}
 
 
 def test_a_resumed_writer_drops_what_came_after_its_checkpoint(tmp_path):
