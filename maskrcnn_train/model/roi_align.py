@@ -16,6 +16,7 @@ from torchvision.ops import roi_align, roi_pool
 from maskrcnn_train.model.modes import is_tracing
 
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]  # P2..P5; P6 serves the RPN only
+MOST_SAMPLES = 64  # of an RoI and axis in a bag, which takes 200 kB an RoI then; the operators take more
 OUTSIDE = -1e6  # pixels: a box out there pools zeros from every map
 
 
@@ -42,7 +43,8 @@ class PoolingRules:
 def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules) -> Tensor:
     """Maps [K, C, P, P] of rois [K, 5], each from its level, int64 [K]."""
     # a trace keeps torchvision's operator, which other runtimes know
-    if rules.type == "align" and rules.sampling_ratio > 0 and not is_tracing() and len(rois) > 0:
+    few = 0 < rules.resolution * rules.sampling_ratio <= MOST_SAMPLES
+    if rules.type == "align" and few and not is_tracing() and len(rois) > 0:
         sampling = rules.resolution, rules.sampling_ratio, rules.aligned
         return bag_roi_align(features, rois, levels, SCALES, *sampling)
     rows = [torch.where(levels == level)[0] for level in range(len(features))]

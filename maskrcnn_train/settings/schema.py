@@ -116,7 +116,7 @@ class ROIHeadConfig(Section):
 class PoolerConfig(Section):
     type: str = one_of("align", "pool")
     resolution: int = between(1)
-    sampling_ratio: int = between(0)
+    sampling_ratio: int = between(0, 16)
     aligned: bool
 
 

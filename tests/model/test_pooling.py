@@ -50,6 +50,19 @@ def test_bag_equals_the_operator_on_any_box(aligned: bool, samples: int) -> None
     torch.testing.assert_close(second.grad, first.grad, atol=1e-4, rtol=1e-5)
 
 
+def test_many_samples_are_left_to_the_operator_which_keeps_no_table_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object) -> Tensor:
+        raise AssertionError("a bag of many samples")
+
+    boxes = [torch.tensor([[3.0, 4, 90, 100]]), torch.tensor([[0.0, 0, 128, 128]])]
+    by_bag = pooler(resolution=14, sampling_ratio=4)(pyramid(), boxes)
+    monkeypatch.setattr("maskrcnn_train.model.roi_align.bag_roi_align", too_large)
+    fine = pooler(resolution=14, sampling_ratio=16)(pyramid(), boxes)
+    assert fine.shape == by_bag.shape
+    with pytest.raises(AssertionError, match="a bag of many samples"):
+        pooler(resolution=14, sampling_ratio=4)(pyramid(), boxes)
+
+
 def test_all_levels_equal_torchvisions_pooler() -> None:
     torch.manual_seed(0)
     corners = torch.rand(60, 2) * 90

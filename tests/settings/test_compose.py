@@ -75,6 +75,7 @@ def test_every_option_composes(option: str) -> None:
         (["optimizer=adamw", "optimizer.betas=[0.9,1.0]"], ["optimizer.betas=[0.9, 1.0]", "below 1"]),
         (["seed=10000000000"], ["seed=10000000000", "from 0 to 4294967295"]),
         (["evaluation.size_limits=[1e-9,1e200]"], ["evaluation.size_limits", "from 1 to 100000"]),
+        (["pooler.sampling_ratio=61"], ["pooler.sampling_ratio", "from 0 to 16"]),
         (["rpn.anchors.sizes=[1,1,1,1,1e200]"], ["rpn.anchors.sizes", "100000"]),
         (["evaluation.iou_thresholds=[0]"], ["evaluation.iou_thresholds", "above 0 and at most 1"]),
         (["evaluation.max_detections=[1,1,1]"], ["evaluation.max_detections", "ascending"]),
