@@ -124,6 +124,7 @@ def test_no_two_processes_of_joblib_have_the_same_gpu(
     with launcher_of(["hydra/launcher=joblib"], ["auto"]) as launcher:
         jobs = (joblib.delayed(own_gpu)(launcher, tmp_path / f"{index}.log") for index in range(6))
         had = set(joblib.Parallel(n_jobs=2, backend="loky", batch_size=1)(jobs))
+        joblib.externals.loky.get_reusable_executor().shutdown()
     assert {gpu for _, gpu in had} == {"4", "GPU-5f"}
     assert len(had) == len({process for process, _ in had}) == 2  # a process keeps the one that it has
     assert (tmp_path / "0.log").read_text() == "hidden from the terminal\n"
