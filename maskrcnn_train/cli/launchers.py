@@ -61,17 +61,17 @@ def launcher_of(overrides: Sequence[str], devices: Sequence[str]) -> Iterator[La
 
     Raises UserError for a plugin that is not installed, and for more jobs at once than GPUs.
     """
-    given = dict(text.split("=", 1) for text in overrides)
+    given = {key: value for key, _, value in (text.partition("=") for text in overrides)}
     name = given.get("hydra/launcher", "basic")
     plugin = PLUGINS.get(name)
-    if plugin and find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
+    if plugin and not _is_installed(f"hydra_{plugin}_launcher"):
         raise UserError(f"hydra/launcher={name} needs one more package: pip install hydra-{plugin}-launcher")
     if plugin:
         _forget_values_of_plugin(name)
     gpus = _gpus() if plugin and set(devices) & {"auto", "cuda"} else []
     if name == "joblib" and gpus:
-        number = int(given.get("hydra.launcher.n_jobs", len(gpus)))
-        if not 0 < number <= len(gpus):
+        number = given.get("hydra.launcher.n_jobs", str(len(gpus)))
+        if not number.isdecimal() or not 0 < int(number) <= len(gpus):
             raise UserError(f"hydra.launcher.n_jobs={number}: a GPU has one job at a time; give 1 to {len(gpus)}")
         with Manager() as manager:
             free = manager.Queue()
@@ -84,6 +84,10 @@ def launcher_of(overrides: Sequence[str], devices: Sequence[str]) -> Iterator[La
         yield Launcher(name, ["hydra.launcher.ray.remote.num_gpus=1"])
     else:
         yield Launcher(name, [])
+
+
+def _is_installed(plugin: str) -> bool:
+    return find_spec("hydra_plugins") is not None and find_spec(f"hydra_plugins.{plugin}") is not None
 
 
 def _forget_values_of_plugin(name: str) -> None:
