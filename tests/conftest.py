@@ -1,13 +1,32 @@
-"""What the tests of several commands share: one data set of shapes and one finished run on it."""
+"""What many tests share: the device to compute on, one data set of shapes, and one finished run on it."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import TINY
 
 from maskrcnn_train import load_config, train
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m gpu` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "device" in getattr(item, "fixturenames", []):
+            item.add_marker("gpu")
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where tests about computing compute: a processor, unless MASKRCNN_TRAIN_TEST_DEVICE says cuda."""
+    chosen = torch.device(os.environ.get("MASKRCNN_TRAIN_TEST_DEVICE", "cpu"))
+    if chosen.type != "cuda":
+        return chosen
+    torch.backends.cudnn.allow_tf32 = False  # results are compared to more digits than it has
+    return torch.device("cuda", chosen.index or 0)
 
 
 @pytest.fixture(scope="session")

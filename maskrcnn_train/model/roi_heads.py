@@ -100,9 +100,9 @@ class ROIHeads(nn.Module):
         own = samples.labels.clamp(min=0)[:, None, None].expand(-1, 1, 4)  # the deltas of its class
         moved = torch.where(samples.labels[:, None] > 0, deltas.gather(1, own)[:, 0], samples.deltas)
         box_reg = F.smooth_l1_loss(moved, samples.deltas, beta=self.smooth_l1_beta, reduction="sum")
-        count = (samples.labels != FILLING).sum()
-        classifier = F.cross_entropy(logits, samples.labels, ignore_index=FILLING)
-        return {"loss_classifier": classifier, "loss_box_reg": box_reg / count}
+        count = (samples.labels != FILLING).sum().clamp(min=1)
+        classifier = F.cross_entropy(logits, samples.labels, ignore_index=FILLING, reduction="sum")
+        return {"loss_classifier": classifier / count, "loss_box_reg": box_reg / count}
 
     def _mask_loss(self, features: list[Tensor], foreground: Samples, targets: list[Target]) -> Tensor:
         if len(foreground) == 0:  # a batch norm would take statistics of nothing

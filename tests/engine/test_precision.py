@@ -14,6 +14,7 @@ from maskrcnn_train import load_config, train
 from maskrcnn_train.engine import loop
 from maskrcnn_train.engine.precision import autocast, grad_scaler, set_determinism
 from maskrcnn_train.engine.state import TrainingState
+from maskrcnn_train.reporting.tensorboard import read_metrics
 from maskrcnn_train.settings.errors import UserError
 
 CPU = torch.device("cpu")
@@ -49,9 +50,19 @@ def test_determinism_gives_cublas_the_workspace_without_which_it_refuses(
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_model_computes_at_the_precision(name: str, dtype: torch.dtype) -> None:
-    with autocast(name, CPU):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+def test_the_model_computes_at_the_precision(name: str, dtype: torch.dtype, device: torch.device) -> None:
+    matrix = torch.ones(2, 2, device=device)
+    with autocast(name, device):
+        assert (matrix @ matrix).dtype == dtype
+
+
+def test_a_training_computes_on_its_device_at_its_precision(device: torch.device, shapes: str, tmp_path: Path) -> None:
+    settings = ["trainer.max_steps=2", f"trainer.device={device.type}", "trainer.precision=bf16"]
+    train(load_config([*TINY, shapes, *settings, f"output_dir={tmp_path / 'run'}"]))
+    assert f"on {device} in bf16" in (tmp_path / "run/train.log").read_text()
+    losses = [line["loss/total"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "lr" in line]
+    assert len(losses) == 2
+    assert all(loss is not None and 0 < loss < 20 for loss in losses)
 
 
 def test_fp16_is_refused_on_a_processor() -> None:

@@ -22,19 +22,19 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def small_model() -> Callable[..., MaskRCNN]:
+def small_model(device: torch.device) -> Callable[..., MaskRCNN]:
     def build(*overrides: str, num_classes: int = 4, path_for: PathRule = path_for) -> MaskRCNN:
         torch.manual_seed(0)
-        return build_model(small_config(*overrides), num_classes, path_for=path_for)
+        return build_model(small_config(*overrides), num_classes, path_for=path_for).to(device)
 
     return build
 
 
 @pytest.fixture
-def batch() -> tuple[ImageBatch, list[Target]]:
-    """Two uint8 images of 64 x 96 (the second only 64 x 80) and targets with compact masks."""
+def batch(device: torch.device) -> tuple[ImageBatch, list[Target]]:
+    """Two uint8 images of 64 x 96 (the second only 64 x 80) and, on the host, targets with compact masks."""
     pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     targets = dense_targets((64, 80))
     for target in targets:
         target["masks"] = crops_from_dense(target["masks"])  # type: ignore[arg-type]
-    return ImageBatch(pixels, [(64, 96), (64, 80)], [(128, 192), (64, 80)]), targets
+    return ImageBatch(pixels.to(device), [(64, 96), (64, 80)], [(128, 192), (64, 80)]), targets

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from maskrcnn_train.model.box_head import FCHead
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import DetectionRules, select_detections
-from maskrcnn_train.model.paths import FIXED, FOLLOWING
+from maskrcnn_train.model.paths import FIXED, FOLLOWING, PathRule, always_fixed, path_for
 from maskrcnn_train.model.sampling import Samples, SamplingRules
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
 Build = Callable[..., MaskRCNN]
 Batch = tuple[ImageBatch, list[Target]]
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 FIVE = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
 
 
@@ -50,10 +51,12 @@ def test_a_batch_without_objects_trains_and_keeps_all_gradients(small_model: Bui
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
-def test_no_proposals_and_no_objects_give_zero_losses(small_model: Build, batch: Batch) -> None:
-    model = small_model("numerics.min_proposal_size=10000")
+@pytest.mark.parametrize("path_for", [path_for, always_fixed])
+def test_no_proposals_and_no_objects_give_zero_losses(small_model: Build, batch: Batch, path_for: PathRule) -> None:
+    model = small_model("numerics.min_proposal_size=10000", path_for=path_for)
     losses = model(batch[0], [nothing(), nothing()])
-    assert float(losses["loss_classifier"].detach()) == 0
+    for name in ("loss_classifier", "loss_box_reg", "loss_mask"):
+        assert float(losses[name].detach()) == 0
     sum(losses.values()).backward()
     found = model.eval()(batch[0])
     assert [tuple(each["masks"].shape) for each in found] == [(0, 1, 28, 28)] * 2
@@ -89,24 +92,26 @@ def test_detections_are_in_pixels_of_the_original_image(small_model: Build, batc
         assert int(each["labels"].min()) >= 1
 
 
-def test_padding_is_zero_after_normalising(small_model: Build, batch: Batch) -> None:
+def test_padding_is_zero_after_normalising(small_model: Build, batch: Batch, device: torch.device) -> None:
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
     pixels = small_model().prepare(batch[0]).pixels
     assert float(pixels[1, :, :, 80:].abs().max()) == 0
-    expected = (
-        batch[0].pixels[1, :, :, :80] / 255 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-    ) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    expected = (batch[0].pixels[1, :, :, :80] / 255 - mean) / std
     torch.testing.assert_close(pixels[1, :, :, :80], expected, atol=1e-5, rtol=1e-5)
     assert batch[0].pixels.dtype == torch.uint8
     scaled = small_model("numerics.pixel_std=[0.5,0.5,0.5]", "numerics.pixel_mean=[0,0,0]").prepare(batch[0]).pixels
     torch.testing.assert_close(scaled[0], batch[0].pixels[0] / 127.5)
 
 
-def test_a_list_of_images_is_resized_to_the_configured_sides(small_model: Build) -> None:
-    inputs = small_model().prepare([torch.rand(3, 100, 120), torch.rand(3, 50, 200)])
+def test_a_list_of_images_is_resized_to_the_configured_sides(small_model: Build, device: torch.device) -> None:
+    def images(*sizes: tuple[int, int]) -> list[Tensor]:
+        return [torch.rand(3, *size, device=device) for size in sizes]
+
+    inputs = small_model().prepare(images((100, 120), (50, 200)))
     assert inputs.sizes == [(64, 76), (24, 96)]  # shorter side 64; longer side at most 96
     assert inputs.original_sizes == [(100, 120), (50, 200)]
     assert inputs.padded_size == (64, 96)
-    assert small_model("data.min_size=32").prepare([torch.rand(3, 64, 64)]).sizes == [(32, 32)]
+    assert small_model("data.min_size=32").prepare(images((64, 64))).sizes == [(32, 32)]
     with pytest.raises(ValueError, match="divide uint8 images by 255"):
         small_model().prepare([torch.zeros(3, 8, 8, dtype=torch.uint8)])
 
@@ -139,7 +144,9 @@ def test_missing_masks_and_targets_are_named(small_model: Build, batch: Batch) -
         small_model()(batch[0])
 
 
-def test_channels_last_and_bfloat16_give_nearly_the_same(small_model: Build, batch: Batch) -> None:
+def test_channels_last_and_bfloat16_give_nearly_the_same(
+    small_model: Build, batch: Batch, device: torch.device
+) -> None:
     model = small_model()
     torch.manual_seed(1)
     expected = model(*batch)
@@ -149,7 +156,7 @@ def test_channels_last_and_bfloat16_give_nearly_the_same(small_model: Build, bat
     found = model(*batch)
     for name in FIVE:
         torch.testing.assert_close(found[name], expected[name], atol=1e-3, rtol=1e-3)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16):
         inputs = model.prepare(batch[0])
         features = model.features(inputs)
         assert {level.dtype for level in features} == {torch.bfloat16}
@@ -215,11 +222,11 @@ def test_layers_of_the_mask_head(small_model: Build, batch: Batch, convs: int) -
     assert model.eval()(batch[0])[0]["masks"].shape[1:] == (1, 14, 14)
 
 
-def test_mask_of_one_class_equals_that_channel_of_all(small_model: Build) -> None:
+def test_mask_of_one_class_equals_that_channel_of_all(small_model: Build, device: torch.device) -> None:
     predictor = small_model().roi_heads.mask_predictor
     assert predictor is not None
     nn.init.normal_(predictor.mask_fcn_logits.bias)
-    features, labels = torch.randn(6, 16, 14, 14), torch.tensor([1, 2, 3, 1, 2, 3])
+    features, labels = torch.randn(6, 16, 14, 14, device=device), torch.tensor([1, 2, 3, 1, 2, 3], device=device)
     every = predictor(features)
     torch.testing.assert_close(predictor.logits_of_classes(features, labels), every[torch.arange(6), labels])
 

@@ -15,9 +15,10 @@ def pooler(**changes: object) -> MultiLevelPooler:
     return MultiLevelPooler(**{**settings, **changes})  # type: ignore[arg-type]
 
 
-def pyramid(channels: int = 8, size: int = 128) -> list[Tensor]:
+def pyramid(channels: int = 8, size: int = 128, device: str | torch.device = "cpu") -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn((2, channels, size // s, size // s), generator=generator) for s in (4, 8, 16, 32, 64)]
+    sides = [size // stride for stride in (4, 8, 16, 32, 64)]
+    return [torch.randn((2, channels, side, side), generator=generator).to(device) for side in sides]
 
 
 STRANGE = torch.tensor(
@@ -63,11 +64,11 @@ def test_many_samples_are_left_to_the_operator_which_keeps_no_table_of_them(monk
         pooler(resolution=14, sampling_ratio=4)(pyramid(), boxes)
 
 
-def test_all_levels_equal_torchvisions_pooler() -> None:
+def test_all_levels_equal_torchvisions_pooler(device: torch.device) -> None:
     torch.manual_seed(0)
     corners = torch.rand(60, 2) * 90
-    boxes = torch.cat((corners, corners + torch.rand(60, 1) ** 3 * 600 + torch.rand(60, 2) * 9 + 2), dim=1)
-    features = pyramid()
+    boxes = torch.cat((corners, corners + torch.rand(60, 1) ** 3 * 600 + torch.rand(60, 2) * 9 + 2), dim=1).to(device)
+    features = pyramid(device=device)
     theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     named = {str(level): feature for level, feature in enumerate(features)}
     expected = theirs(named, [boxes[:40], boxes[40:]], [(128, 128)] * 2)
@@ -125,11 +126,11 @@ def test_levels_by_size_and_the_two_rules_on_a_border() -> None:
     assert assign_levels(almost, "detectron2").tolist() == [0]
 
 
-def test_bfloat16_features_stay_bfloat16() -> None:
-    features = [feature.bfloat16().contiguous(memory_format=torch.channels_last) for feature in pyramid()]
-    boxes = [torch.tensor([[3.0, 5, 70, 60]]), torch.zeros(0, 4)]
+def test_bfloat16_features_stay_bfloat16(device: torch.device) -> None:
+    features = [each.bfloat16().contiguous(memory_format=torch.channels_last) for each in pyramid(device=device)]
+    boxes = [torch.tensor([[3.0, 5, 70, 60]], device=device), torch.zeros(0, 4, device=device)]
     for change in ({}, {"sampling_ratio": 0}, {"type": "pool"}):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             pooled = pooler(**change)(features, boxes)
         assert pooled.dtype == torch.bfloat16
         torch.testing.assert_close(

@@ -17,7 +17,7 @@ from maskrcnn_train.model.matching import BACKGROUND, IGNORED, match_boxes, samp
 from maskrcnn_train.model.paths import FIXED, FOLLOWING, PathRule, always_fixed, path_for
 from maskrcnn_train.model.proposals import Proposals, keep_per_batch
 from maskrcnn_train.model.rpn_head import SampledRPNHead
-from maskrcnn_train.structures.batch import ImageBatch, Target
+from maskrcnn_train.structures.batch import ImageBatch, Target, to_device
 
 Build = Callable[..., MaskRCNN]
 Batch = tuple[ImageBatch, list[Target]]
@@ -158,13 +158,17 @@ def test_an_image_left_without_proposals_still_trains(small_model: Build, batch:
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
-def test_iou_thresholds_and_sampling_change_the_anchors_that_train(small_model: Build, batch: Batch) -> None:
+def test_iou_thresholds_and_sampling_change_the_anchors_that_train(
+    small_model: Build, batch: Batch, device: torch.device
+) -> None:
+    targets = to_device(batch[1], device)
+
     def sampled(*overrides: str) -> tuple[int, int]:
         model = small_model(*overrides)
         inputs = model.prepare(batch[0])
         with torch.no_grad():
             anchors = model.rpn.predict(model.features(inputs), inputs.padded_size).anchors
-        samples = [path.sample_anchors(anchors, batch[1], model.rpn.sampling) for path in (FOLLOWING, FIXED)]
+        samples = [path.sample_anchors(anchors, targets, model.rpn.sampling) for path in (FOLLOWING, FIXED)]
         counts = [(int((each.labels == 1).sum()), int((each.labels == 0).sum())) for each in samples]
         assert counts[0] == counts[1]
         return counts[0]
@@ -178,14 +182,16 @@ def test_iou_thresholds_and_sampling_change_the_anchors_that_train(small_model: 
     assert sampled(*everything, "rpn.iou.lower=0.1")[1] < sampled(*everything, "rpn.iou.lower=0.6")[1]
 
 
-def test_normalizer_and_beta_by_hand(small_model: Build, batch: Batch) -> None:
+def test_normalizer_and_beta_by_hand(small_model: Build, batch: Batch, device: torch.device) -> None:
+    targets = to_device(batch[1], device)
+
     def losses(*overrides: str) -> dict[str, Tensor]:
         model = small_model(*overrides, "rpn.sampling.batch_size=100000")
         inputs = model.prepare(batch[0])
         with torch.no_grad():
             predictions = model.rpn.predict(model.features(inputs), inputs.padded_size)
-            samples = FOLLOWING.sample_anchors(predictions.anchors, batch[1], model.rpn.sampling)
-            losses = model.rpn.losses(predictions, batch[1])
+            samples = FOLLOWING.sample_anchors(predictions.anchors, targets, model.rpn.sampling)
+            losses = model.rpn.losses(predictions, targets)
         positive = samples.labels == 1
         deltas = predictions.deltas.flatten(0, 1)[samples.index[positive]]
         losses["l1"] = (deltas - samples.deltas[positive]).abs().sum()
@@ -218,16 +224,18 @@ def test_smallest_proposals_are_dropped(small_model: Build, batch: Batch) -> Non
 
 @pytest.mark.parametrize("num_convs", [1, 2])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_the_head_at_sampled_anchors_is_the_head_everywhere(num_convs: int, precision: torch.dtype) -> None:
+def test_the_head_at_sampled_anchors_is_the_head_everywhere(
+    num_convs: int, precision: torch.dtype, device: torch.device
+) -> None:
     """Values and gradients, borders included, autocast's cached weights too."""
     torch.manual_seed(0)
-    head = SampledRPNHead(8, 3, conv_depth=num_convs)
+    head = SampledRPNHead(8, 3, conv_depth=num_convs).to(device)
     nn.init.normal_(head.bbox_pred.weight)
-    features = [torch.randn(2, 8, size, size + 1, requires_grad=True) for size in (6, 3, 1)]
-    sampled = torch.randperm(2 * 3 * (6 * 7 + 3 * 4 + 2))[:90]
+    features = [torch.randn(2, 8, size, size + 1, device=device, requires_grad=True) for size in (6, 3, 1)]
+    sampled = torch.randperm(2 * 3 * (6 * 7 + 3 * 4 + 2))[:90].to(device)
     gradients = []
     for sparse in (False, True):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
             hidden = head.hidden(features)
             everywhere = head.predict_all(hidden)
             assert not everywhere[0][0].requires_grad
