@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
@@ -22,6 +23,7 @@ from maskrcnn_train import build_model, load_config
 from maskrcnn_train.engine.optimizer import build_optimizer
 from maskrcnn_train.engine.step import training_step
 from maskrcnn_train.model import mask_rcnn
+from maskrcnn_train.model.fixed_shape import mask_targets
 from maskrcnn_train.model.mask_targets import crops_from_dense
 from maskrcnn_train.model.paths import PathRule, always_fixed, path_for
 from maskrcnn_train.structures.batch import ImageBatch, Target
@@ -132,18 +134,23 @@ def torchvision_step(counts: list[int]) -> Callable[[], object]:
 
 
 def counted(step: Callable[[], object]) -> Launches:
-    """What the second call of `step` does; the first makes what later ones find there. The check of targets is not
-    counted: they are on the host."""
+    """What the second call of `step` does; the first makes what later ones find there. Not counted is what reads
+    targets and the boxes of crops, which are on the host."""
     step()
-    check = mask_rcnn.checked_targets
-
-    def uncounted(*arguments: Any) -> Any:
-        with _disable_current_modes():
-            return check(*arguments)
-
-    with patch.object(mask_rcnn, "checked_targets", uncounted), Launches() as launches:
-        step()
+    with ExitStack() as patches:
+        for module, name in ((mask_rcnn, "checked_targets"), (mask_targets, "_table")):
+            patches.enter_context(patch.object(module, name, _uncounted(getattr(module, name))))
+        with Launches() as launches:
+            step()
     return launches
+
+
+def _uncounted(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            return function(*arguments)
+
+    return call
 
 
 def main() -> None:
