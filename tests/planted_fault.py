@@ -44,7 +44,7 @@ def strike(fault: str) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (16, resource.RLIM_INFINITY))
     elif fault == "out of memory":
-        raise MemoryError
+        run_out_of_memory()
     elif fault == "lost worker":
         for child in active_children():
             os.kill(child.pid or 0, signal.SIGKILL)
@@ -57,6 +57,15 @@ def strike(fault: str) -> None:
         list(zip([1], [1, 2], strict=True))
     else:
         raise ValueError(fault)
+
+
+def run_out_of_memory() -> None:
+    """On a GPU no later allocation finds room; a processor is made to say so here."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        raise MemoryError
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
 
 
 def plant(phase: str, fault: str) -> None:

@@ -14,31 +14,6 @@ from tiny import TINY as SMALLEST
 
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 
-# rank 1 sees no object in its batches 5 to 8
-SCRIPT = """
-import itertools, os, sys, torch
-from maskrcnn_train import load_config, train
-from maskrcnn_train.structures.batch import MaskCrops
-from maskrcnn_train.data.packing import PackedBatch
-from maskrcnn_train.engine import loop
-unpack, batches = PackedBatch.unpack, itertools.count()
-def emptied(self):
-    images, targets = unpack(self)
-    if os.environ["RANK"] == "1" and 5 <= next(batches) < 9:
-        for target in targets:
-            crops = target["masks"]
-            target["boxes"], target["labels"] = target["boxes"][:0], target["labels"][:0]
-            target["masks"] = MaskCrops(crops.pixels[:0], crops.boxes[:0], crops.offsets[:1], crops.size)
-    return images, targets
-PackedBatch.unpack = emptied
-kept, original = [], loop.take_step
-def spying(state, *arguments):
-    kept[:] = [state]
-    return original(state, *arguments)
-loop.take_step = spying
-train(load_config(sys.argv[2:]))
-torch.save(loop.distributed.unwrap(kept[0].model).state_dict(), f"{sys.argv[1]}/rank{os.environ['RANK']}.pt")
-"""
 TINY = [
     *SMALLEST,
     "data.shapes.num_train=14",
@@ -49,6 +24,7 @@ TINY = [
     "trainer.max_steps=10",
 ]
 
+SCRIPT = Path(__file__).parents[1] / "train_and_keep.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
 TORCHRUN += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
 
@@ -56,11 +32,9 @@ TORCHRUN += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    script = folder / "train_and_keep.py"
-    script.write_text(SCRIPT)
     arguments = [*TINY, f"data.root={folder / 'shapes'}", f"output_dir={folder / 'run'}"]
     done = subprocess.run(
-        [*TORCHRUN, str(script), str(folder), *arguments],
+        [*TORCHRUN, str(SCRIPT), str(folder), *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
