@@ -6,6 +6,7 @@ through `waits.read_later` and through NMS of an image, and are answered here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,9 +24,10 @@ from maskrcnn_train.engine.optimizer import build_optimizer
 from maskrcnn_train.engine.step import training_step
 from maskrcnn_train.model import mask_rcnn
 from maskrcnn_train.model.fixed_shape import detections, mask_targets
-from maskrcnn_train.model.paths import FOLLOWING, always_fixed, path_for
+from maskrcnn_train.model.paths import FIXED, FOLLOWING, always_fixed, path_for
+from maskrcnn_train.model.sampling import Samples
 from maskrcnn_train.structures import waits
-from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
+from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target, to_device
 
 SETTINGS = {"default": (), "torchvision's heads": ("experiment=torchvision_v1", "roi_head.fc_dim=32")}
 FOUND = 7  # what every count is said to be
@@ -139,6 +141,20 @@ def test_the_path_of_a_processor_would_wait(training: bool) -> None:
         images = images_on_the_device(2)
         with pytest.raises(DynamicOutputShapeException), torch.no_grad():
             model(images, host_targets(2) if training else None)
+
+
+def test_mask_targets_need_no_gradient_and_are_pooled_by_the_operator_where_only_deterministic_ones_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pooling = sys.modules["torchvision.ops.roi_align"]
+    monkeypatch.setattr(pooling, "is_compile_supported", lambda device: True)
+    monkeypatch.setattr(pooling, "_roi_align", None)  # torchvision's Python form, which a GPU gets then
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    with counted_waits("cuda"):
+        numbers, boxes = torch.zeros(3, dtype=torch.int64), torch.zeros(3, 4)
+        targets = to_device(host_targets(1), boxes.device)
+        found = FIXED.mask_targets(targets, Samples(numbers, boxes, numbers, numbers + 1, boxes), 28, rule="soft")
+    assert tuple(found.shape) == (3, 28, 28)
 
 
 def test_launches_hardly_grow_with_the_number_of_objects() -> None:

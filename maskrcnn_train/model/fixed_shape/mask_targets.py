@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from maskrcnn_train.model.mask_targets import crops_from_dense
 from maskrcnn_train.model.roi_align import OUTSIDE
@@ -53,7 +52,12 @@ def mask_targets(targets: list[Target], foreground: Samples, resolution: int, *,
     with torch.autocast(rois.device.type, enabled=False):
         for number, canvas in enumerate(_drawn(crops, table, canvases)):
             own = torch.where((canvas_of == number)[:, None], rois, outside)
-            shares.append(roi_align(canvas[:, None].float(), own, resolution, 1.0, 0, aligned)[:, 0])
+            # the operator itself: with trainer.deterministic torchvision's function pools in Python, for the sake of a
+            # gradient that nobody asks for here
+            pooled = torch.ops.torchvision.roi_align(
+                canvas[:, None].float(), own, 1.0, resolution, resolution, 0, aligned
+            )
+            shares.append(pooled[:, 0])
     total = torch.stack(shares).sum(dim=0) if len(shares) > 1 else shares[0]
     return (total >= 0.5).float() if aligned else total
 
