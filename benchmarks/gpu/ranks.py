@@ -76,16 +76,12 @@ def _succeed(place: Place, command: list[str]) -> None:
 
 
 def _images_per_second(place: Place, name: str, launcher: list[str]) -> float:
-    """Of a training at the size of the benchmark: the median over its log lines after the first."""
-    steps, workers = (4, 0) if place.small else (40, 4)
-    settings = [
-        *place.benchmark,
-        "backbone.norm=batch",
-        f"trainer.max_steps={steps}",
-        f"trainer.log_every={steps // 4}",
-    ]
-    settings += [f"trainer.num_workers={workers}", "trainer.epochs=100", "evaluation.study=false"]
-    settings += ["evaluation.pictures=0", "trainer.evaluate_every=0", "trainer.checkpoint_every=0"]
+    """Of a training: the median over its log lines after the first."""
+    steps, every, workers = (3, 1, 0) if place.small else (40, 10, 4)
+    settings = place.training if place.small else [*place.benchmark, "backbone.norm=batch"]
+    settings += [f"trainer.max_steps={steps}", f"trainer.log_every={every}", f"trainer.num_workers={workers}"]
+    settings += ["trainer.batch_size=2", "trainer.epochs=100", "trainer.evaluate_every=0", "trainer.checkpoint_every=0"]
+    settings += ["evaluation.study=false", "evaluation.pictures=0"]
     _succeed(place, [*launcher, "-m", "maskrcnn_train", *settings, f"output_dir={place.folder / name}"])
     lines = [line for line in read_metrics(place.folder / name / "metrics.jsonl") if "lr" in line]
     return statistics.median(float(line["images_per_second"]) for line in lines[1:])

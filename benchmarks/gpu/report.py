@@ -10,7 +10,7 @@ from typing import Any
 from checks import Result, words
 from speed import Speed
 
-NAMED = ("gpus", "driver", "cuda", "cudnn", "nccl", "torch", "torchvision", "python", "platform", "processors", "git")
+NAMED = ("gpus", "driver", "cuda", "cudnn", "nccl", "torch", "torchvision", "python", "platform", "processors")
 FIRST = "torchvision as written"  # whose speed the others are compared with
 
 
@@ -25,10 +25,12 @@ def write(folder: Path, about: dict[str, Any], results: list[Result], speeds: li
 def page(about: dict[str, Any], results: list[Result], speeds: list[Speed]) -> str:
     """The Markdown."""
     environment = about["environment"]
+    git = environment["git"] or {"commit": "unknown", "changed": []}
     machine = [[name, str(environment[name])] for name in NAMED if environment.get(name) is not None]
+    machine.append(["commit", f"{git['commit']}, with {len(git['changed'])} files changed since"])
     checks = [[each.name, words(each.passed), f"{each.seconds:.0f}", each.seen] for each in results]
     parts = [
-        f"# What a GPU shows\n\n`{environment['command']}`: {about['seconds']:.0f} s on {about['device']}, images of "
+        f"# scripts/gpu\n\n`{environment['command']}`: {about['seconds']:.0f} s on {about['device']}, images of "
         f"{about['image_size']} px.",
         "## Machine",
         table(["what", "is"], machine),

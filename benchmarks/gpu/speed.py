@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +35,7 @@ class Speed:
         return f"{self.batch_size} images, {self.side}: {speed}{memory}"
 
 
-def measure(place: Place) -> list[Speed]:
+def measure(place: Place) -> Iterator[Speed]:
     """Every side at every batch size."""
     sizes = [1, 2] if place.small else [1, 2, 4, 8, 16]
     images = load(place, max(sizes))
@@ -46,15 +46,12 @@ def measure(place: Place) -> list[Speed]:
         built[name] = build()
         built[name](images.first(1))()
         held[name] = _allocated(place) - before
-    found = []
     for size in sizes:
         steps = {name: side(images.first(size)) for name, side in built.items()}
         peaks = {name: _peak(step, place, held[name]) for name, step in steps.items()}
         speeds = _in_turn(size, {name: step for name, step in steps.items() if peaks[name] != FULL}, place)
-        rows = [Speed(size, name, speeds.get(name), None if peaks[name] == FULL else peaks[name]) for name in steps]
-        print(*rows, sep="\n", flush=True)
-        found += rows
-    return found
+        for name in steps:
+            yield Speed(size, name, speeds.get(name), None if peaks[name] == FULL else peaks[name])
 
 
 def _in_turn(size: int, steps: dict[str, Step], place: Place) -> dict[str, tuple[float, float, float]]:
