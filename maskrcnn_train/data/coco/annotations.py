@@ -34,9 +34,8 @@ def check_annotations(
     becomes False, in place, for those left out. `skipped` receives what is left out or repaired. places: where each
     annotation stands, if not in a JSON.
     """
-    ids, image_rows = raw.ids.copy(), np.full(len(raw), -1)
+    ids, image_rows, by_id = raw.ids.copy(), np.full(len(raw), -1), np.argsort(image_ids)
     ids[keep] = _unique_ids(raw.ids[keep], raw.numbers[keep], skipped)
-    by_id = np.argsort(image_ids)
     image_rows[keep] = by_id[np.searchsorted(image_ids, raw.image_ids[keep], sorter=by_id)]
     report = _reporter(ids, keep, skipped, places)
     own_sizes = np.concatenate([sizes, [[1, 1]]])[image_rows]  # row -1: 1 x 1
