@@ -95,7 +95,7 @@ def _say_results(trials: Trials, search: Search) -> TuneResult:
     logger.info("%s", search_table(records, search.metrics))
     logger.info("%s", _next_steps(trials.folder, records, search.metric))
     if records and all(record.state == "failed" for record in records):
-        raise UserError(f"no trial ended well; {records[-1].reason}; mend that and give a larger number of trials")
+        raise UserError(f"no trial ended well; {records[-1].reason}; mend that, then search in a new output_dir")
     return TuneResult(records, trials.folder)
 
 

@@ -125,10 +125,10 @@ def play(command: str, phase: str, fault: str, checkpoint: Path) -> Cell:
         seconds = ended - float(struck.read_text()) if struck.exists() else -1.0
         left = [] if fault == "SIGKILL" else half_written(folder / "out")
         shutil.copytree(source, images, dirs_exist_ok=True)
-        if command not in ("train", "tune", "sweep"):  # the others write their results anew, into a folder of their own
+        # these go on in their folder, but for a search whose trials all failed; the others write their results anew
+        if command not in ("train", "tune", "sweep") or "no trial ended well" in said:
             shutil.rmtree(folder / "out", ignore_errors=True)
-        more = ["trials=4"] if command == "tune" and code == 2 else []  # both have failed
-        again, _, _ = run([sys.executable, "-m", module, *given, *more], env)
+        again, _, _ = run([sys.executable, "-m", module, *given], env)
         return Cell(command, phase, fault, code, seconds, said, again, left + half_written(folder / "out"))
 
 

@@ -82,7 +82,7 @@ def test_values_that_do_not_go_together_fail_with_their_reason(shapes: str, tmp_
     search, warnings = load_search("tune", TuneConfig, check_tune_rules, [*SMALL, *space, shapes, "trials=1"], None)
     assert any("some trials with roi_head.num_fcs=0 will fail" in warning for warning in warnings)
     search.config.output_dir = str(tmp_path / "search")
-    with pytest.raises(UserError, match=r"^no trial ended well; .* leave the ROI box head empty.*; mend that"):
+    with pytest.raises(UserError, match=r"^no trial ended well; .* leave the ROI box head empty.*; mend that, then"):
         tune(search)
     (record,) = json.loads((tmp_path / "search/trials.json").read_text())["trials"]
     assert record["state"] == "failed"
