@@ -17,13 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from sides import data_root, in_turn, machine, print_ratios
+from sides import coco_results, data_root, in_turn, machine, print_ratios
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -38,8 +36,6 @@ from maskrcnn_train.model.weights.files import torchvision_state
 from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.settings.compose import load_config
-
-Results = list[dict[str, Any]]
 
 
 def torchvision_model(predictor: Predictor, min_size: int) -> torch.nn.Module:
@@ -79,21 +75,12 @@ class OurPixels(GeneralizedRCNNTransform):
 
 def theirs(model: torch.nn.Module, truth: dict[str, Any], folder: Path, class_ids: list[int]) -> dict[str, float]:
     """As the reference scripts do it: full-size masks, one code at a time."""
-    results: Results = []
+    results: list[dict[str, Any]] = []
     for image in truth["images"]:
         pixels = to_tensor(Image.open(folder / image["file_name"]).convert("RGB"))
         with torch.inference_mode():
             (output,) = model([pixels])
-        masks = output["masks"] > 0.5  # pasted into the image by the model
-        for box, label, score, mask in zip(
-            output["boxes"].tolist(), output["labels"].tolist(), output["scores"].tolist(), masks, strict=True
-        ):
-            code = coco_mask.encode(np.asfortranarray(mask[0].numpy().astype(np.uint8)))
-            x0, y0, x1, y1 = box
-            results.append(
-                {"image_id": image["id"], "category_id": class_ids[label - 1], "score": score}
-                | {"bbox": [x0, y0, x1 - x0, y1 - y0], "segmentation": code}
-            )
+        results += coco_results(output, image["id"], class_ids)
     scores = {}
     for kind in ("bbox", "segm"):
         plain = [{key: value for key, value in each.items() if kind == "bbox" or key != "bbox"} for each in results]

@@ -18,10 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
-from sides import data_root, machine
+from sides import coco_results, data_root, machine
 from torch.utils.data import DataLoader
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.models.detection import MaskRCNN
@@ -78,19 +76,8 @@ def _predict(model: MaskRCNN, images: Any, path: Path) -> None:
     results = []
     for image, target in images:
         (found,) = model([image])
-        masks = [coco_mask.encode(np.asfortranarray(each[0] > 0.5)) for each in found["masks"].numpy()]
-        for box, label, score, mask in zip(found["boxes"], found["labels"], found["scores"], masks, strict=True):
-            x1, y1, x2, y2 = box.tolist()
-            results.append(
-                {
-                    "image_id": int(target["image_id"]),
-                    "category_id": int(label),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": float(score),
-                    "segmentation": {**mask, "counts": mask["counts"].decode()},
-                }
-            )
-    path.write_text(json.dumps(results))
+        results += coco_results(found, int(target["image_id"]), range(1, CLASSES))
+    path.write_text(json.dumps(results, default=bytes.decode))
 
 
 def train_ours(minutes: float, seed: int, folder: Path) -> int:

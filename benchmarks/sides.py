@@ -8,11 +8,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torchvision
+from pycocotools import mask as coco_mask
 
 DATA = "MASKRCNN_TRAIN_BENCH_DATA"  # a data set as Roboflow exports it: train/, valid/, _annotations.coco.json in each
 
@@ -39,6 +42,25 @@ def machine() -> str:
         f"{os.cpu_count()} processors ({model}), Python {platform.python_version()}, torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}, {torch.get_num_threads()} threads"
     )
+
+
+def coco_results(found: dict[str, torch.Tensor], image_id: int, class_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """What torchvision's model found on an image, as its reference scripts write it: whole masks, one code at a time.
+
+    class_ids: the category id of each label, from label 1 on.
+    """
+    results = []
+    masks = found["masks"] > 0.5  # pasted into the image by the model
+    for box, label, score, mask in zip(
+        found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), masks, strict=True
+    ):
+        code = coco_mask.encode(np.asfortranarray(mask[0].numpy().astype(np.uint8)))
+        x0, y0, x1, y1 = box
+        results.append(
+            {"image_id": image_id, "category_id": class_ids[label - 1], "score": score}
+            | {"bbox": [x0, y0, x1 - x0, y1 - y0], "segmentation": code}
+        )
+    return results
 
 
 def in_turn(sides: dict[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from place import Place
+from torch import Tensor
+
+TIMEOUT = 200  # seconds of one command
 
 Check = Callable[[Place], str]  # returns what was seen; raises where it is wrong
 
@@ -50,3 +55,14 @@ def expect(condition: bool, otherwise: str) -> None:
     """Like `assert`, with a message that says what was found."""
     if not condition:
         raise AssertionError(otherwise)
+
+
+def expect_same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    differing = [name for name, weight in one.items() if not torch.equal(weight, other[name])]
+    expect(not differing, f"{len(differing)} of {len(one)} layers differ, first {differing[:3]}")
+
+
+def run_command(place: Place, command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=place.environment, cwd=place.folder, capture_output=True, text=True, timeout=TIMEOUT
+    )

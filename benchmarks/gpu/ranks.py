@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from checks import NotHere, expect
+from checks import NotHere, expect, expect_same_weights, run_command
 from place import ROOT, Place
 
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.reporting.tensorboard import read_metrics
 
-TIMEOUT = 200  # seconds of one command
 LONGEST = 30  # seconds from a fault to the end of both
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
 TORCHRUN += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
@@ -32,8 +30,7 @@ def equal_weights(place: Place) -> str:
     script = [str(ROOT / "tests/train_and_keep.py"), str(folder)]
     _succeed(place, [*TORCHRUN, *script, *settings, f"output_dir={folder / 'run'}"])
     first, second = (torch.load(folder / f"rank{rank}.pt", map_location="cpu", weights_only=True) for rank in (0, 1))
-    differing = [name for name, weight in first.items() if not torch.equal(weight, second[name])]
-    expect(not differing, f"{len(differing)} of {len(first)} layers differ, first {differing[:3]}")
+    expect_same_weights(first, second)
     return f"{len(first)} layers after 10 steps"
 
 
@@ -69,9 +66,7 @@ def _need_two(place: Place) -> None:
 
 
 def _succeed(place: Place, command: list[str]) -> None:
-    done = subprocess.run(
-        command, env=place.environment, cwd=place.folder, capture_output=True, text=True, timeout=TIMEOUT
-    )
+    done = run_command(place, command)
     expect(done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}")
 
 

@@ -10,14 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from checks import NotHere, expect
+from checks import TIMEOUT, NotHere, expect, expect_same_weights, run_command
 from place import ROOT, Place
 
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.reporting.tensorboard import read_metrics
-
-TIMEOUT = 200  # seconds of one command
 
 
 def tests_of_computing(place: Place) -> str:
@@ -46,7 +43,7 @@ def deterministic(place: Place) -> str:
     """Two trainings end with the same losses and weights."""
     one, other = (_deterministic(place, name) for name in ("whole", "again"))
     expect(_losses(one) == _losses(other), f"losses {_losses(one)} and {_losses(other)}")
-    _expect_same_weights(one, other)
+    expect_same_weights(_last(one)["model"], _last(other)["model"])
     return f"twice the losses {_losses(one)} and the same weights"
 
 
@@ -59,7 +56,7 @@ def resumed(place: Place) -> str:
     expect(0 < step < 4, f"stopped at step {step}")
     done = _run(place, "stopped", "trainer.deterministic=true", "resume=auto")
     expect(done.returncode == 0, f"resumed with {done.returncode}: {_end(done)}")
-    _expect_same_weights(whole, place.folder / "stopped")
+    expect_same_weights(_last(whole)["model"], _last(place.folder / "stopped")["model"])
     return f"stopped at step {step}, the same weights in the end"
 
 
@@ -108,9 +105,7 @@ def _run(
     """A training with the output folder `name`. plant: a phase and a fault of `tests/planted_fault.py`."""
     planted = [str(ROOT / "tests/planted_fault.py"), *plant, "maskrcnn_train"] if plant else ["-m", "maskrcnn_train"]
     command = [sys.executable, *planted, *place.training, f"output_dir={place.folder / name}", *settings]
-    return subprocess.run(
-        command, env=place.environment, cwd=place.folder, capture_output=True, text=True, timeout=TIMEOUT
-    )
+    return run_command(place, command)
 
 
 def _end(done: subprocess.CompletedProcess[str]) -> str:
@@ -124,10 +119,3 @@ def _last(run: Path) -> dict[str, Any]:
 
 def _losses(run: Path) -> list[float]:
     return [round(float(line["loss/total"]), 4) for line in read_metrics(run / "metrics.jsonl") if "lr" in line]
-
-
-def _expect_same_weights(one: Path, other: Path) -> None:
-    """Of two runs, at their end."""
-    first, second = (_last(run)["model"] for run in (one, other))
-    differing = [name for name, weight in first.items() if not torch.equal(weight, second[name])]
-    expect(not differing, f"{len(differing)} of {len(first)} layers differ, first {differing[:3]}")

@@ -104,10 +104,7 @@ def _run_job(
             if job.state == "failed" and not retry:
                 raise UserError(f"{job.reason} (earlier; to repeat the job add {RETRY}=true)")
             with launcher.place(sweep / JOBS / f"{number}.log"):
-                try:
-                    value = _run_in(folder, command, config)
-                finally:
-                    _give_memory_back()
+                value = _run_in(folder, command, config)
         except Exception as error:
             user_error = as_user_error(error)
             reason = one_line(user_error or error)
@@ -147,7 +144,10 @@ def _run_in(folder: Path, command: Command, config: Any) -> Any:
         shutil.rmtree(folder)
     config = replace(config, output_dir=str(folder))
     refuse_missing_files(config)
-    return command.run(config)
+    try:
+        return command.run(config)
+    finally:
+        _give_memory_back()
 
 
 def _give_memory_back() -> None:

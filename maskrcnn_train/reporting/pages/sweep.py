@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,8 @@ def _read_job(path: Path, record: JobRecord | None) -> Job:
 def _minutes(path: Path) -> float | None:
     """Of all training steps, from the log: each line has the mean of the steps since the one before."""
     lines = [line for line in read_metrics(path / METRICS_FILE) if "time/step" in line]
-    steps = [0, *(line["step"] for line in lines)]
-    seconds = sum(line["time/step"] * (step - last) for line, last, step in zip(lines, steps, steps[1:], strict=False))
+    ends = pairwise([0, *(line["step"] for line in lines)])
+    seconds = sum(line["time/step"] * (step - last) for line, (last, step) in zip(lines, ends, strict=True))
     return seconds / 60 if lines else None
 
 
