@@ -25,6 +25,11 @@ class Place:
         return 128 if self.small else 800
 
     @property
+    def image_width(self) -> int:
+        """Of the benchmark's images, which are drawn square and widened."""
+        return 213 if self.small else 1333
+
+    @property
     def backbone(self) -> str:
         return "resnet18" if self.small else "resnet50"
 
@@ -54,7 +59,7 @@ class Place:
         size, images = self.image_size, 6 if self.small else 24
         data = ["data=shapes", f"data.root={self.folder / 'shapes'}", f"data.shapes.image_size={size}"]
         data += [f"data.shapes.num_train={images}", "data.shapes.num_val=1", "data.shapes.num_test=1"]
-        data += [f"data.min_size={size}", f"data.max_size={size}", "augmentation=none"]
+        data += [f"data.min_size={size}", f"data.max_size={self.image_width}", "augmentation=none"]
         norms = ["backbone.norm=frozen", "backbone.trainable_stages=3"]
         precision = "auto" if self.device == "cpu" else "bf16"
         trainer = [f"trainer.device={self.device}", f"trainer.precision={precision}"]

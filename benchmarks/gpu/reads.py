@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +22,7 @@ from maskrcnn_train.structures import waits
 
 IMAGES = 2
 TRAINING, DETECTION = 3, 2 + IMAGES  # as docs/gpus.md has them
+WARNING = "called a synchronizing CUDA operation"
 MORE_ROUNDS = 2  # suppression that takes long looks again
 
 
@@ -54,10 +59,28 @@ def waits_on_gpu(step: Step) -> Counter[str]:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            step()
+            with _stderr() as lines:
+                step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
     for each in caught:
-        if "synchroniz" in str(each.message):
+        if WARNING in str(each.message):
             found[f"{each.filename.rpartition('/')[2]}:{each.lineno}"] += 1
-    return found
+    operators = sum(WARNING in line for line in lines)
+    return found + Counter({"in operators of torchvision": operators} if operators else {})
+
+
+@contextmanager
+def _stderr() -> Iterator[list[str]]:
+    """The lines that C++ writes to stderr, where operators warn that Python did not call."""
+    lines: list[str] = []
+    with tempfile.TemporaryFile("w+") as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines += file.readlines()

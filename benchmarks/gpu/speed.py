@@ -1,29 +1,36 @@
-"""Images a second and peak memory of a training step, the sides in turn in one process."""
+"""Images a second and peak memory of training steps and evaluations, the sides in turn in one process."""
 
 from __future__ import annotations
 
 import gc
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from checks import NotHere
 from place import Place
 from sides import in_turn
-from steps import Batch, Step, load, sides
+from steps import Ours, Side, Step, load, sides
 
+from maskrcnn_train.engine.compiling import compile_backbone
 from maskrcnn_train.engine.precision import wait_for
 from maskrcnn_train.settings.errors import is_out_of_memory
 
+SLOWEST = "torchvision as written"  # in fp32: not part of the evaluation
 FULL = -1.0  # MB: a step needs more than there is
 
 
 @dataclass
 class Speed:
-    """One side at one batch size. images_per_second: median, slowest, fastest round; None: out of memory. peak_mb: of
-    a GPU, without what the other sides hold there; None on a processor.
+    """One side at one batch size. what: training, evaluation.
+
+    images_per_second: median, slowest, fastest round; None: out of memory. peak_mb: of a GPU, without what the other
+    sides hold there; None on a processor.
     """
 
+    what: str
     batch_size: int
     side: str
     images_per_second: tuple[float, float, float] | None
@@ -32,14 +39,14 @@ class Speed:
     def __str__(self) -> str:
         speed = "out of memory" if self.images_per_second is None else f"{self.images_per_second[0]:.2f} images/s"
         memory = "" if self.peak_mb is None else f", {self.peak_mb:.0f} MB"
-        return f"{self.batch_size} images, {self.side}: {speed}{memory}"
+        return f"{self.what}, {self.batch_size} images, {self.side}: {speed}{memory}"
 
 
 def measure(place: Place) -> Iterator[Speed]:
-    """Every side at every batch size."""
+    """Every side: training at every batch size, then evaluation at one."""
     sizes = [1, 2] if place.small else [1, 2, 4, 8, 16]
     images = load(place, max(sizes))
-    built: dict[str, Callable[[Batch], Step]] = {}
+    built: dict[str, Side] = {}
     held: dict[str, float] = {}  # weights and momentum of each side, MB
     for name, build in sides(place).items():
         before = _allocated(place)
@@ -48,15 +55,46 @@ def measure(place: Place) -> Iterator[Speed]:
         held[name] = _allocated(place) - before
     for size in sizes:
         steps = {name: side(images.first(size)) for name, side in built.items()}
-        peaks = {name: _peak(step, place, held[name]) for name, step in steps.items()}
-        speeds = _in_turn(size, {name: step for name, step in steps.items() if peaks[name] != FULL}, place)
-        for name in steps:
-            yield Speed(size, name, speeds.get(name), None if peaks[name] == FULL else peaks[name])
+        yield from _measured("training", size, 1 if place.small else max(2, 16 // size), steps, held, place)
+    size, count = (1, 1) if place.small else (8, 2)
+    batches = [images.first(size)] * count
+    evaluations = {name: side.evaluation(batches) for name, side in built.items() if name != SLOWEST}
+    yield from _measured("evaluation", size, 1, evaluations, held, place, images=size * count)
 
 
-def _in_turn(size: int, steps: dict[str, Step], place: Place) -> dict[str, tuple[float, float, float]]:
+def compiled(place: Place) -> str:
+    """What `trainer.compile` gives: a training step as it is and compiled, in turn."""
+    if place.device == "cpu":
+        raise NotHere("needs a GPU: on a processor it takes minutes")
+    size = 1 if place.small else 8
+    images, sides = load(place, size), {"plain": Ours(place), "compiled": Ours(place)}
+    compile_backbone(sides["compiled"].model.backbone)
+    steps = {name: side(images) for name, side in sides.items()}
+    began = time.perf_counter()
+    steps["compiled"]()
+    wait_for(place.torch_device)
+    took = time.perf_counter() - began
+    speeds = _in_turn(4 * size, 4, steps, place)
+    plain, fast = speeds["plain"][0], speeds["compiled"][0]
+    return (
+        f"{fast:.1f} images/s, {fast / plain:.2f} x as many as without, {size} images a step; {took:.0f} s to compile"
+    )
+
+
+def _measured(
+    what: str, size: int, repeats: int, steps: dict[str, Step], held: dict[str, float], place: Place, images: int = 0
+) -> Iterator[Speed]:
+    """The sides in turn, `repeats` steps in a row each. images: of a step, by default one batch."""
+    peaks = {name: _peak(step, place, held[name]) for name, step in steps.items()}
+    fitting = {name: step for name, step in steps.items() if peaks[name] != FULL}
+    speeds = _in_turn((images or size) * repeats, repeats, fitting, place)
+    for name in steps:
+        yield Speed(what, size, name, speeds.get(name), None if peaks[name] == FULL else peaks[name])
+
+
+def _in_turn(images: int, repeats: int, steps: dict[str, Step], place: Place) -> dict[str, tuple[float, float, float]]:
     """Images a second: median, slowest, fastest round."""
-    rounds, repeats = (1, 1) if place.small else (3, max(2, 16 // size))
+    rounds = 1 if place.small else 3
 
     def repeated(step: Step) -> Callable[[], None]:
         def run() -> None:
@@ -66,8 +104,8 @@ def _in_turn(size: int, steps: dict[str, Step], place: Place) -> dict[str, tuple
 
         return run
 
-    seconds = in_turn({name: repeated(step) for name, step in steps.items()}, rounds, warmup=0 if place.small else 1)
-    images = size * repeats
+    warmup = 0 if place.small else 1
+    seconds = in_turn({name: repeated(step) for name, step in steps.items()}, rounds, warmup)
     return {
         name: (images / statistics.median(times), images / max(times), images / min(times))
         for name, times in seconds.items()

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from maskrcnn_train.reporting.tensorboard import read_metrics
 
 def tests_of_computing(place: Place) -> str:
     """The tests with the marker `gpu`, on the device; with small sizes a part of them."""
-    chosen = ["tests/model/test_fixed_shape.py", "tests/engine/test_precision.py"] if place.small else ["tests"]
+    chosen = (
+        ["tests/model/test_fixed_shape.py", "tests/engine/test_precision.py"]
+        if place.small
+        else ["tests/model", "tests/engine"]
+    )
     command = [sys.executable, "-m", "pytest", "-m", "gpu and not slow", "-p", "no:cacheprovider", *chosen]
     environment = {**place.environment, "MASKRCNN_TRAIN_TEST_DEVICE": place.device}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=2 * TIMEOUT)
@@ -40,24 +45,22 @@ def fp16(place: Place) -> str:
 
 
 def deterministic(place: Place) -> str:
-    """Two trainings end with the same losses and weights."""
-    one, other = (_deterministic(place, name) for name in ("whole", "again"))
-    expect(_losses(one) == _losses(other), f"losses {_losses(one)} and {_losses(other)}")
-    expect_same_weights(_last(one)["model"], _last(other)["model"])
-    return f"twice the losses {_losses(one)} and the same weights"
-
-
-def resumed(place: Place) -> str:
-    """A training that SIGTERM stopped and that goes on ends with the weights of an undisturbed one."""
-    whole = _deterministic(place, "whole")
-    stopped = _run(place, "stopped", "trainer.deterministic=true", plant=("second step", "SIGTERM"))
-    expect(stopped.returncode == 128 + signal.SIGTERM, f"stopped with {stopped.returncode}: {_end(stopped)}")
-    step = _last(place.folder / "stopped")["position"]["step"]
-    expect(0 < step < 4, f"stopped at step {step}")
-    done = _run(place, "stopped", "trainer.deterministic=true", "resume=auto")
-    expect(done.returncode == 0, f"resumed with {done.returncode}: {_end(done)}")
-    expect_same_weights(_last(whole)["model"], _last(place.folder / "stopped")["model"])
-    return f"stopped at step {step}, the same weights in the end"
+    """Two trainings end with the same losses and weights; one that SIGTERM stopped and that goes on does too."""
+    exact = "trainer.deterministic=true"
+    with ThreadPoolExecutor() as threads:  # each compiles for a while
+        started = [threads.submit(_run, place, name, exact) for name in ("whole", "again")]
+        stopped = threads.submit(_run, place, "stopped", exact, plant=("second step", "SIGTERM")).result()
+        expect(stopped.returncode == 128 + signal.SIGTERM, f"stopped with {stopped.returncode}: {_end(stopped)}")
+        step = _last(place.folder / "stopped")["position"]["step"]
+        expect(0 < step < 4, f"stopped at step {step}")
+        started.append(threads.submit(_run, place, "stopped", exact, "resume=auto"))
+    for done in (future.result() for future in started):
+        expect(done.returncode == 0, f"exit code {done.returncode}: {_end(done)}")
+    whole, *others = (place.folder / name for name in ("whole", "again", "stopped"))
+    for other in others:
+        expect(_losses(whole) == _losses(other), f"losses {_losses(whole)} and {_losses(other)}")
+        expect_same_weights(_last(whole)["model"], _last(other)["model"])
+    return f"three times the losses {_losses(whole)} and the same weights, once after a stop at step {step}"
 
 
 def out_of_memory(place: Place) -> str:
@@ -75,8 +78,7 @@ CHECKS = {
     "tests of computing": tests_of_computing,
     "training in bf16": bf16,
     "training in fp16": fp16,
-    "deterministic training": deterministic,
-    "stopped and resumed": resumed,
+    "deterministic training, stopped and resumed": deterministic,
     "out of memory": out_of_memory,
 }
 
@@ -87,16 +89,6 @@ def _trained(place: Place, precision: str) -> str:
     losses = _losses(place.folder / precision)
     expect(len(losses) == 4 and all(map(math.isfinite, losses)), f"losses {losses}")
     return f"losses {losses}"
-
-
-def _deterministic(place: Place, name: str) -> Path:
-    """The folder of a whole training with `trainer.deterministic`; a finished one is taken as it is."""
-    folder = place.folder / name
-    if (folder / "metrics.json").exists():
-        return folder
-    done = _run(place, name, "trainer.deterministic=true")
-    expect(done.returncode == 0, f"exit code {done.returncode}: {_end(done)}")
-    return folder
 
 
 def _run(

@@ -12,6 +12,7 @@ from torch import nn
 from maskrcnn_train.settings.errors import UserError
 
 Model = TypeVar("Model", bound=nn.Module)
+MOST_THREADS = 4
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -95,6 +96,11 @@ def wait_for(device: torch.device) -> None:
     """Until everything that was launched on the device is done; a processor has nothing to wait for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def threads_beside(device: torch.device) -> int:
+    """How many threads may compute on the host beside a model on the device: one beside a processor's own."""
+    return 1 if device.type == "cpu" else max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2))
 
 
 def peak_memory_mb(device: torch.device) -> float:

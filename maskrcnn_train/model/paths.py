@@ -39,7 +39,6 @@ class Path:
     select_proposals: Callable[[RPNPredictions, Sizes, ProposalBudget], list[Proposals]]
     sample_anchors: Callable[[Tensor, list[Target], SamplingRules], AnchorSamples]
     sample_proposals: Callable[[list[Tensor], list[Target], SamplingRules], Samples]
-    features_to_pool: Callable[[list[Tensor]], list[Tensor]]
     pool: Callable[[list[Tensor], Tensor, Tensor, roi_align.PoolingRules], Tensor]
     mask_targets: MaskTargets
     select_detections: Callable[[Tensor, Tensor, list[Tensor], Sizes, outputs.DetectionRules], list[Detections]]
@@ -49,7 +48,6 @@ FOLLOWING = Path(
     select_proposals=proposals.select_proposals,
     sample_anchors=sampling.sample_anchors,
     sample_proposals=sampling.sample_proposals,
-    features_to_pool=list,
     pool=roi_align.pool_by_level,
     mask_targets=mask_targets.mask_targets,
     select_detections=outputs.select_detections_of_batch,
@@ -58,7 +56,6 @@ FIXED = Path(
     select_proposals=fixed_proposals.select_proposals,
     sample_anchors=fixed_sampling.sample_anchors,
     sample_proposals=fixed_sampling.sample_proposals,
-    features_to_pool=fixed_pooling.features_to_pool,
     pool=fixed_pooling.pool_by_level,
     mask_targets=fixed_mask_targets.mask_targets,
     select_detections=fixed_detections.select_detections_of_batch,

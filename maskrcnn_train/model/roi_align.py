@@ -1,12 +1,14 @@
-"""RoIAlign over several levels: as one weighted embedding bag, for processors, or by torchvision's operators.
+"""RoIAlign over several levels: as one weighted embedding bag, or by torchvision's operators.
 
-Each output bin is a weighted sum of feature pixels, with weights that follow from the box alone. Feature maps
-in channels_last are matrices of pixels x channels, and `embedding_bag` sums weighted rows of a matrix on all
-cores, forwards and backwards, in bfloat16 too. torchvision's operator needs float32, and its backward is
-serial and fills a full-size gradient for each call. Results are the same.
+Each output bin is a weighted sum of feature pixels, with weights that follow from the box alone. Feature maps in
+channels_last are matrices of pixels x channels, and `embedding_bag` sums weighted rows of a matrix in parallel,
+forwards and backwards, in bfloat16 too, and always in the same order. torchvision's operator needs float32 on a GPU,
+and fills a full-size gradient at each call; its backward is serial on a processor, and adds in any order on a GPU.
+Results are the same.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import roi_align, roi_pool
 
 from maskrcnn_train.model.modes import is_tracing
+from maskrcnn_train.structures.waits import send
 
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]  # P2..P5; P6 serves the RPN only
 MOST_SAMPLES = 64  # of an RoI and axis in a bag, which takes 200 kB an RoI then; the operators take more
@@ -39,14 +42,17 @@ class PoolingRules:
             pooled = roi_align(feature, rois, self.resolution, scale, self.sampling_ratio, self.aligned)
         return pooled
 
+    @property
+    def by_bag(self) -> bool:
+        """Whether the points of all boxes fit into a bag. A trace keeps the operator, which other runtimes know."""
+        few = 0 < self.resolution * self.sampling_ratio <= MOST_SAMPLES
+        return self.type == "align" and few and not is_tracing()
+
 
 def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules) -> Tensor:
     """Maps [K, C, P, P] of rois [K, 5], each from its level, int64 [K]."""
-    # a trace keeps torchvision's operator, which other runtimes know
-    few = 0 < rules.resolution * rules.sampling_ratio <= MOST_SAMPLES
-    if rules.type == "align" and few and not is_tracing() and len(rois) > 0:
-        sampling = rules.resolution, rules.sampling_ratio, rules.aligned
-        return bag_roi_align(features, rois, levels, SCALES, *sampling)
+    if rules.by_bag and len(rois) > 0:
+        return bag_roi_align(features, rois, levels, SCALES, rules.resolution, rules.sampling_ratio, rules.aligned)
     rows = [torch.where(levels == level)[0] for level in range(len(features))]
     with torch.autocast(rois.device.type, enabled=False):  # the operators want float32 on both sides
         pooled = [
@@ -72,14 +78,15 @@ def bag_roi_align(
     channels, device = features[0].shape[1], rois.device
     pixels = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in features])
     with torch.no_grad():
-        images, _, heights, widths = torch.tensor([level.shape for level in features], device=device).unbind(1)
-        starts = F.pad((images * heights * widths).cumsum(0)[:-1], (1, 0))[levels]
-        heights, widths = heights[levels], widths[levels]
-        starts += rois[:, 0].long() * heights * widths
-        boxes = rois[:, 1:] * torch.tensor(scales, dtype=rois.dtype, device=device)[levels, None]
-        ys, y_weights = axis_taps(boxes[:, 1], boxes[:, 3], heights, resolution, sampling_ratio, aligned)
-        xs, x_weights = axis_taps(boxes[:, 0], boxes[:, 2], widths, resolution, sampling_ratio, aligned)
-        ys = starts[:, None, None] + ys * widths[:, None, None]
+        first_rows = accumulate((level[:, 0].numel() for level in features[:-1]), initial=0)
+        table = [(row, level.shape[3], level.shape[2]) for row, level in zip(first_rows, features, strict=True)]
+        own = send(table, device)[levels]
+        starts, sizes = own[:, 0], own[:, 1:]
+        boxes = rois[:, 1:] * send(scales, device, rois.dtype)[levels, None]
+        pixel, weight = axis_taps(boxes[:, :2], boxes[:, 2:], sizes, resolution, sampling_ratio, aligned)
+        (xs, ys), (x_weights, y_weights) = pixel.unbind(1), weight.unbind(1)
+        starts = starts + rois[:, 0].long() * sizes.prod(dim=1)
+        ys = starts[:, None, None] + ys * sizes[:, :1, None]
         taps = (2 * sampling_ratio) ** 2  # of a bin
         indices = (ys[:, :, None, :, None] + xs[:, None, :, None, :]).reshape(-1, taps)
         weights = (y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]).reshape(-1, taps)
@@ -90,17 +97,17 @@ def bag_roi_align(
 def axis_taps(
     low: Tensor, high: Tensor, length: Tensor, bins: int, samples: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
-    """Pixels and weights of each bin along one axis: int64 and float32 [K, bins, 2 * samples].
+    """Pixels and weights of each bin along axes: int64 and float32 [..., bins, 2 * samples].
 
-    low, high: [K], ends of the boxes in feature pixels; length: int64 [K], pixels of the axis. Border rules are
+    low, high: [...], ends of the boxes in feature pixels; length: int64 [...], pixels of the axis. Border rules are
     the operator's: a sample beyond [-1, length] counts nothing, others are clamped to the first and last pixel.
     """
     low, extent = (low - 0.5, high - low) if aligned else (low, (high - low).clamp(min=1.0))
     step = extent / bins
     bin_index = torch.arange(bins, dtype=low.dtype, device=low.device)[:, None]
     sample = (torch.arange(samples, dtype=low.dtype, device=low.device) + 0.5) / samples
-    positions = low[:, None, None] + bin_index * step[:, None, None] + sample * step[:, None, None]
-    return bilinear_taps(positions, length[:, None, None], 1.0 / samples)
+    positions = low[..., None, None] + bin_index * step[..., None, None] + sample * step[..., None, None]
+    return bilinear_taps(positions, length[..., None, None], 1.0 / samples)
 
 
 def bilinear_taps(positions: Tensor, length: Tensor, weight: Tensor | float) -> tuple[Tensor, Tensor]:

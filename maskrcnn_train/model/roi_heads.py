@@ -86,7 +86,6 @@ class ROIHeads(nn.Module):
         rows = FoundRows(positive)  # their number is read after the box head has been started
         self.statistics["rpn/proposals_kept"] = sum(map(len, proposals)) / max(len(proposals), 1)
         self.statistics["roi/foreground_share"] = positive.sum() / (samples.labels != FILLING).sum().clamp(min=1)
-        features = path.features_to_pool(features)
         losses = self._box_losses(features, samples)
         if self.has_masks:
             losses["loss_mask"] = self._mask_loss(features, samples[rows()], targets)

@@ -26,7 +26,7 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, ImageVersions
 from maskrcnn_train.structures.classes import ClassMap
-from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.detections import Detections, to_host
 from maskrcnn_train.structures.pasting import MaskPasting
 
 logger = logging.getLogger("maskrcnn_train")
@@ -80,7 +80,7 @@ class Predictor:
         model: Any = self.augmentation or self.model
         with self.autocast():
             found = model.detect(images.to(self.device, non_blocking=True), rules=self.rules)
-        return [replace(each.cpu(), classes=self.classes, pasting=self.pasting) for each in found]
+        return [replace(each, classes=self.classes, pasting=self.pasting) for each in to_host(found)]
 
 
 def load_checkpoint(

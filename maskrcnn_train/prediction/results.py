@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from maskrcnn_train.data.loading import naming_lost_workers
+from maskrcnn_train.engine.precision import threads_beside
 from maskrcnn_train.model.modes import evaluating
 from maskrcnn_train.prediction.predictor import Predictor
 from maskrcnn_train.structures.batch import ImageBatch, ImageVersions, Target, to_device
@@ -27,13 +28,14 @@ def detect_all(
     """
     waiting: deque[Future[list[Result]]] = deque()
     results: list[Result] = []
-    pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
+    pool = ThreadPoolExecutor(threads_beside(predictor.device), thread_name_prefix="masks")
     # around all batches, so that the weights are converted once
     with evaluating(predictor.model), pool, predictor.autocast(), naming_lost_workers():
         for images, targets in loader:
             ids = [target["image_id"] for target in targets]
-            waiting.append(pool.submit(_to_coco, predictor.detect(images), ids))
-            while len(waiting) > OUTSTANDING_BATCHES or (waiting and waiting[0].done()):
+            found = zip(predictor.detect(images), ids, strict=True)
+            waiting.extend(pool.submit(_to_coco, *image) for image in found)
+            while len(waiting) > OUTSTANDING_BATCHES * len(ids) or (waiting and waiting[0].done()):
                 results += waiting.popleft().result()
             if on_batch:
                 on_batch(ids)
@@ -43,8 +45,8 @@ def detect_all(
 
 
 @torch.inference_mode()
-def _to_coco(batch: list[Detections], image_ids: list[int]) -> list[Result]:
-    return [result for found, image_id in zip(batch, image_ids, strict=True) for result in found.to_coco(image_id)]
+def _to_coco(found: Detections, image_id: int) -> list[Result]:
+    return found.to_coco(image_id)
 
 
 def validation_losses(predictor: Predictor, loader: Loader) -> dict[str, float]:

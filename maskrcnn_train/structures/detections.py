@@ -16,6 +16,7 @@ from maskrcnn_train.structures.boxes import resize_boxes, xyxy_to_xywh
 from maskrcnn_train.structures.classes import ClassMap
 from maskrcnn_train.structures.pasting import Crop, MaskPasting, paste_masks
 from maskrcnn_train.structures.rle import compress_runs, crop_runs
+from maskrcnn_train.structures.waits import fetch
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Detections:
 
     def __getitem__(self, rows: Tensor) -> Detections:
         """Those of the rows int64 [R], in their order, or where a bool [N] holds."""
-        kept: dict[str, Any] = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        kept: dict[str, Any] = {name: value[rows] for name, value in self.tensors().items()}
         if self.pasted is not None:
             kept["pasted"] = [self.pasted[row] for row in torch.arange(len(self))[rows].tolist()]
         return replace(self, **kept)
@@ -73,9 +74,12 @@ class Detections:
         """The same objects in the pixels of the image at another `size` (height, width)."""
         return replace(self, boxes=resize_boxes(self.boxes, self.size, size), size=size)
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
     def cpu(self) -> Detections:
-        moved: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        (moved,) = to_host([self])
+        return moved
 
     def crops(self) -> list[Crop]:
         """Each mask inside its box only: x0, y0 and a bitmap uint8 [h, w]. Raises UserError without masks."""
@@ -127,10 +131,17 @@ class Detections:
         )
 
 
+def to_host(batch: Sequence[Detections]) -> list[Detections]:
+    """Detections of a batch on the CPU; a GPU is waited for once."""
+    columns = [each.tensors() for each in batch]
+    fetched = iter(fetch([tensor for own in columns for tensor in own.values()]))
+    moved: list[dict[str, Any]] = [{name: next(fetched) for name in own} for own in columns]
+    return [replace(each, **own) for each, own in zip(batch, moved, strict=True)]
+
+
 def join_detections(parts: Sequence[Detections]) -> Detections:
     """All detections of several parts of one image in one object, part after part; `parts` isn't empty."""
-    names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
-    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].tensors()}
     if parts[0].pasted is not None:
         joined["pasted"] = [crop for part in parts for crop in part.crops()]
     return replace(parts[0], **joined)

@@ -90,6 +90,25 @@ def test_frozen_norm_has_batch_norms_names_and_torchvisions_values() -> None:
         assert ours(values.bfloat16()).dtype == torch.bfloat16
 
 
+def test_frozen_norm_has_torchvisions_gradient_and_keeps_no_input() -> None:
+    theirs, ours = FrozenBatchNorm2d(6), FrozenNorm2d(6)
+    for buffer in theirs.buffers():
+        buffer.uniform_(0.5, 2)
+    ours.load_state_dict(theirs.state_dict())
+    values, weights = torch.randn(2, 6, 5, 5), torch.randn(2, 6, 5, 5)
+    kept: list[torch.Size] = []
+    gradients = []
+    for norm in (theirs, ours):
+        x = values.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda t: t):
+            result = norm(x)
+        if norm is ours:
+            assert kept[-3:] == [(6,)] * 3  # numbers of a channel, where batch_norm keeps its input
+        (result * weights).sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_stride_moves_to_the_first_conv_with_equal_shapes() -> None:
     overrides = ("backbone=resnet50",)
     late, early = backbone(*overrides), backbone(*overrides, stride_in="1x1")

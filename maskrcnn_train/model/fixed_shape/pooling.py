@@ -5,25 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_train.model.roi_align import OUTSIDE, SCALES, PoolingRules
-
-
-def features_to_pool(features: list[Tensor]) -> list[Tensor]:
-    """The maps in float32, once for both heads: a GPU's operator has no bfloat16."""
-    return [feature.float() for feature in features[: len(SCALES)]]
+from maskrcnn_train.model.roi_align import OUTSIDE, SCALES, PoolingRules, bag_roi_align
 
 
 def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules) -> Tensor:
     """Maps [K, C, P, P] of rois [K, 5], each from its level, int64 [K].
 
-    Every level pools all boxes, those of other levels far outside, where the operators give zeros at once.
+    Where no bag serves, every level pools all boxes, those of other levels far outside: the operators give zeros there.
     """
+    if rules.by_bag and len(rois) > 0:
+        return bag_roi_align(features, rois, levels, SCALES, rules.resolution, rules.sampling_ratio, rules.aligned)
     pooled: Tensor | None = None
     outside = torch.cat((rois[:, :1], torch.full_like(rois[:, 1:], OUTSIDE)), dim=1)
     with torch.autocast(rois.device.type, enabled=False):
         for level, (feature, scale) in enumerate(zip(features, SCALES, strict=True)):
             own = torch.where((levels == level)[:, None], rois, outside)
-            maps = rules.pool(feature.float(), own, scale)
+            # the operators know neither bfloat16 nor channels_last
+            maps = rules.pool(feature.to(torch.float32, memory_format=torch.contiguous_format), own, scale)
             pooled = maps if pooled is None else pooled + maps
     assert pooled is not None
     return pooled.to(features[0].dtype)
