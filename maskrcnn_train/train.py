@@ -19,6 +19,7 @@ from maskrcnn_train.data.splits.splitting import Splits, read_splits
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.checkpoint import restore
 from maskrcnn_train.engine.checkpointing import checkpoint_activations
+from maskrcnn_train.engine.compiling import compile_backbone
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.loop import fit
 from maskrcnn_train.engine.optimizer import images_per_step
@@ -90,11 +91,14 @@ def train(
             _log_start(config, splits, state, plan, world.size)
 
             validation = Validation(loaders.val, config, world)
-            evaluate = partial(_evaluate, validation, run, plan, on_evaluation)
+            # a signal breaks off what takes long after a step; several processes would have to agree on it
+            check: Callable[[], None] = stop.check if world.size == 1 else lambda: None
+            evaluate = partial(_evaluate, validation, run, plan, on_evaluation, check)
             with run.recording(state.position.step):
                 metrics = fit(
                     state, loaders.train, config, plan=plan, world=world, evaluate=evaluate, run=run, stop=stop
                 )
+                check()
                 if world.is_main and config.evaluation.study:
                     _write_diagnostics(validation, run, state.position.step)
             if world.is_main:
@@ -121,10 +125,7 @@ def _initial_model(config: TrainConfig, run: Run, weights: Path | None, device: 
             logger.info("%s", weights_summary(report))
             for warning in report.warnings:
                 logger.warning("%s", warning)
-    model = precision.to_device(model, device, channels_last=config.trainer.channels_last)
-    if config.trainer.compile:
-        model.backbone.compile()
-    return model
+    return precision.to_device(model, device, channels_last=config.trainer.channels_last)
 
 
 def _make_ready(state: TrainingState, config: TrainConfig, world: World) -> None:
@@ -132,6 +133,8 @@ def _make_ready(state: TrainingState, config: TrainConfig, world: World) -> None
     trainer, model = config.trainer, state.model
     if trainer.checkpoint_activations:
         checkpoint_activations(model.backbone.body)  # type: ignore[union-attr, arg-type]
+    if trainer.compile:
+        compile_backbone(model.backbone)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     state.model = distributed.wrap(model, world, device, sync_batchnorm=trainer.sync_batchnorm)
 
@@ -155,10 +158,19 @@ def _finished(state: TrainingState, run: Run, plan: Plan) -> dict[str, float] | 
 
 
 def _evaluate(
-    validation: Validation, run: Run, plan: Plan, tell: OnEvaluation | None, model: nn.Module, position: Position
+    validation: Validation,
+    run: Run,
+    plan: Plan,
+    tell: OnEvaluation | None,
+    check: Callable[[], None],
+    model: nn.Module,
+    position: Position,
 ) -> tuple[float, dict[str, float]]:
-    """Metrics of a model in mid-training, written and logged, after the one that decides which weights are the best."""
-    metrics = validation.evaluate(model)
+    """Metrics of a model in mid-training, written and logged, after the one that decides which weights are the best.
+
+    check: called between batches; may break off.
+    """
+    metrics = validation.evaluate(model, check)
     run.writer.scalars(position.step, metrics)
     validation.draw(run.folder, run.writer, position.step)
     logger.info("step %d: %s", position.step, metrics_table(metrics))

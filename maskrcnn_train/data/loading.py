@@ -6,6 +6,8 @@ import atexit
 import logging
 import os
 import signal
+import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from maskrcnn_train.data.order import EpochBatchSampler
 from maskrcnn_train.data.packing import PackedBatch, pack
 from maskrcnn_train.data.splits.splitting import Split, Splits, read_splits
 from maskrcnn_train.data.transforms import build_transform
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.errors import LOST_WORKER, UserError, is_lost_worker
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, ImageVersions, Target
 from maskrcnn_train.structures.classes import ClassMap
@@ -138,6 +140,14 @@ def start_worker(worker: int) -> None:
     signal.signal(signal.SIGURG, lambda *_: signal.alarm(GRACE_SECONDS))
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End within a second of the main process, whose terminal this one holds; torch looks every five."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
 
 
 class LostWorker(UserError):
@@ -146,16 +156,13 @@ class LostWorker(UserError):
 
 @contextmanager
 def naming_lost_workers() -> Iterator[None]:
-    """Turn the death of a loading process into LostWorker: torch's signal handler may raise it anywhere."""
+    """Turn the death of a loading process into LostWorker."""
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not is_lost_worker(error):
             raise
-        raise LostWorker(
-            "a process that loads images was killed, most often by the system for want of memory; lower num_workers "
-            "or data.max_size (a training: trainer.num_workers, and it goes on with resume=auto)"
-        ) from error
+        raise LostWorker(LOST_WORKER) from error
 
 
 def _require_shared_memory() -> None:

@@ -37,7 +37,7 @@ from maskrcnn_train.settings.errors import naming_memory_faults
 from maskrcnn_train.settings.schema import TrainConfig, TrainerConfig
 
 STARVING = 0.25  # share of the time that the model waits for data, from which a person is told
-UNTOUCHED = (OutOfMemory, LostWorker, LostPeer)  # errors that leave the state as it was
+UNTOUCHED = (OutOfMemory, LostWorker, LostPeer, Interrupted)  # errors that leave the state as it was
 Evaluate = Callable[[nn.Module, Position], tuple[float, dict[str, float]]]
 
 logger = logging.getLogger("maskrcnn_train")
@@ -57,7 +57,7 @@ def fit(
     """Train from `state.position` to the end of the plan; returns the last evaluation's metrics.
 
     evaluate: gets the weights that count (the moving average if there is one); returns the score that decides which
-    weights are the best, and all metrics. Raises BadStep, OSError, and after saving Interrupted or one of UNTOUCHED.
+    weights are the best, and all metrics. Raises BadStep, OSError, and after saving one of UNTOUCHED.
     """
     trainer, position = config.trainer, state.position
     clock = time.perf_counter() - position.seconds
@@ -66,6 +66,8 @@ def fit(
     meter = Meter()
 
     with _saving_first(state, run, world):
+        if position.evaluating:
+            metrics, evaluated_at = _evaluate(state, world, evaluate, run), position.step
         while not plan.is_done(position):
             loader.set_epoch(position.epoch, start_batch=position.batch)
             for batches in _grouped(meter.timed(loader), trainer.accumulate):
@@ -84,7 +86,6 @@ def fit(
                 if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
                     run.checkpoints.save_last(state)
                 if signal > 0:
-                    run.checkpoints.save_last(state)
                     raise Interrupted(int(signal))
                 if plan.is_done(position):
                     break
@@ -190,7 +191,9 @@ def _evaluate(state: TrainingState, world: World, evaluate: Evaluate, run: Run) 
     position = state.position
     model = distributed.unwrap(state.model) if state.ema is None else state.ema.model
     distributed.share_buffers(model, world)
+    position.evaluating = True
     score, metrics = evaluate(model, position)
+    position.evaluating = False
     if score > position.best:
         position.best, position.best_step, position.stale_evaluations = score, position.step, 0
         run.checkpoints.save_best(state, metrics)

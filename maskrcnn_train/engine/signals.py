@@ -38,6 +38,11 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
     def _remember(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:
             raise KeyboardInterrupt

@@ -29,6 +29,7 @@ class Position:
     best_step: int = 0
     stale_evaluations: int = 0  # evaluations since the best one
     skipped_steps: int = 0  # for which there was no finite loss
+    evaluating: bool = False  # an evaluation has begun and not ended: to be repeated first
 
     def advance(self, batches: int, batches_per_epoch: int) -> bool:
         """Count one optimizer step over `batches` batches; returns whether it ended a pass over the data."""

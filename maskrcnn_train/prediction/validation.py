@@ -50,12 +50,19 @@ class Validation:
         """What decides which weights are the best."""
         return f"{self.config.kinds[-1]}/AP"
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Metrics of a MaskRCNN, as `evaluate_predictor`; the first time it is said if they take long."""
+    def evaluate(self, model: nn.Module, between: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Metrics of a MaskRCNN, as `evaluate_predictor`; the first time it is said if they take long.
+
+        between: called after each batch; what it raises breaks the evaluation off.
+        """
         assert isinstance(model, MaskRCNN)
         share = math.ceil(len(self.loader.dataset) / self.world.size)
-        predictor = Predictor(model, self.loader.dataset.classes, self.config)
-        return self.evaluate_predictor(predictor, lambda done: self.forecast.update(done, share))
+
+        def on_batch(done: int) -> None:
+            self.forecast.update(done, share)
+            between()
+
+        return self.evaluate_predictor(Predictor(model, self.loader.dataset.classes, self.config), on_batch)
 
     def evaluate_predictor(
         self, predictor: Predictor, on_batch: Callable[[int], None] | None = None

@@ -25,10 +25,23 @@ def as_user_error(error: BaseException) -> UserError | None:
         return error
     if isinstance(error, OSError) and error.errno in DISK_FAULTS:
         return UserError(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
+    if is_lost_worker(error):
+        return UserError(LOST_WORKER)
     if is_out_of_memory(error):
         reason = textwrap.shorten(str(error), 120, placeholder="...") or type(error).__name__
         return UserError(f"out of memory ({reason}); lower the batch size or the size of the images")
     return None
+
+
+LOST_WORKER = (
+    "a process that loads images was killed, most often by the system for want of memory; lower num_workers "
+    "or data.max_size (a training: trainer.num_workers, and it goes on with resume=auto)"
+)
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether a process that loads images is gone: torch's signal handler may raise it anywhere."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
 # of torch on a processor, of CUDA, cuBLAS and cuDNN; all are RuntimeErrors without a class of their own

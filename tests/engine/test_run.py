@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tiny import TINY
 from maskrcnn_train import load_config, train
 from maskrcnn_train.engine import loop
 from maskrcnn_train.engine.checkpoint import read_checkpoint
+from maskrcnn_train.engine.signals import Interrupted
+from maskrcnn_train.prediction.predictor import Predictor
 from maskrcnn_train.reporting.tensorboard import read_metrics
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
@@ -103,3 +106,36 @@ def test_without_objects_to_score_the_last_weights_are_the_best(
     assert last["position"]["step"] == 3
     assert all(torch.equal(weight, last["ema"][name]) for name, weight in best["model"].items())
     assert (tmp_path / "run/train.log").read_text().count("best.pt holds the last weights") == 1
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_evaluation_that_a_signal_broke_off_is_repeated(
+    step: int, tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in mid-training, and the last: the end is that of an undisturbed run."""
+    settings = ("trainer.max_steps=2", "trainer.evaluate_every=1", "evaluation.batch_size=1", "trainer.ema=0")
+    train(tiny(*settings, f"output_dir={tmp_path / 'whole'}"))
+    batches, detect = [0], Predictor.detect
+
+    def stopped(predictor: Predictor, images: Any) -> Any:
+        batches[0] += 1
+        if batches[0] == 2 * step - 1:  # the first of two images
+            signal.raise_signal(signal.SIGTERM)
+        return detect(predictor, images)
+
+    monkeypatch.setattr(Predictor, "detect", stopped)
+    with pytest.raises(Interrupted):
+        train(tiny(*settings))
+    assert batches[0] == 2 * step - 1
+    position = read_checkpoint(tmp_path / "run/checkpoints/last.pt")["position"]
+    assert (position["step"], position["evaluating"]) == (step, True)
+    train(tiny(*settings, "resume=auto"))
+    whole, gone_on = (tmp_path / name for name in ("whole", "run"))
+    assert (gone_on / "metrics.json").read_text() == (whole / "metrics.json").read_text()
+    one, other = (read_checkpoint(run / "checkpoints/best.pt") for run in (whole, gone_on))
+    assert one["metrics"] == other["metrics"]
+    assert one["position"]["best_step"] == other["position"]["best_step"]
+    evaluated = [
+        [line["step"] for line in read_metrics(run / "metrics.jsonl") if "segm/AP" in line] for run in (whole, gone_on)
+    ]
+    assert evaluated == [[1, 2], [1, 2]]
