@@ -55,16 +55,18 @@ class TuneResult:
 
 def tune(search: Search) -> TuneResult:
     """Train one trial after another until there are `trials`. Raises UserError when several fail in a row, or all."""
+    from maskrcnn_train.tuning.storages import naming_lost_storage
     from maskrcnn_train.tuning.trials import Trials
     from maskrcnn_train.tuning.workers import run_workers
 
     folder = _open_folder(search.config)
     trials = Trials(folder, search)
-    if search.config.workers > 1:
-        run_workers(search, folder)
-    else:
-        _work(trials, search)
-    return _say_results(trials, search)
+    with naming_lost_storage():
+        if search.config.workers > 1:
+            run_workers(search, folder)
+        else:
+            _work(trials, search)
+        return _say_results(trials, search)
 
 
 def _work(trials: Trials, search: Search) -> None:

@@ -38,7 +38,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> str:
 def run_dir(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 4 steps."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    settings = ["data.shapes.num_val=4", "evaluation.pictures=2", "trainer.max_steps=4"]
+    settings = ["data.shapes.num_val=4", "evaluation.pictures=2", "trainer.max_steps=4", "trainer.ema=0.995"]
     settings += ["roi_head.detections_per_image=100"]  # of a model that has learnt little, some find something
     train(load_config([*TINY, shapes, *settings, f"output_dir={folder}"]))
     return folder

@@ -73,7 +73,8 @@ def test_every_log_line_has_losses_rates_and_the_learning_rate(run_dir: Path) ->
 def test_a_stopped_and_resumed_run_ends_with_the_same_weights(run_dir: Path, shapes: str, tmp_path: Path) -> None:
     """The second sitting begins inside an epoch of three steps."""
     folder = tmp_path / "run"
-    config = load_config([*TINY, shapes, "trainer.max_steps=4", f"output_dir={folder}", "trainer.interval_unit=step"])
+    settings = ["trainer.max_steps=4", "trainer.ema=0.995", "trainer.interval_unit=step", f"output_dir={folder}"]
+    config = load_config([*TINY, shapes, *settings])
 
     class Stopped(Exception):
         pass
@@ -245,7 +246,7 @@ def test_tensorboard_shows_losses_learning_rate_scores_and_pictures(tensorboard:
 
 def test_a_trace_validation_losses_and_heads_first_come_with_their_keys(shapes: str, tmp_path: Path) -> None:
     overrides = ["trainer.max_steps=9", "trainer.heads_only_steps=9", "trainer.profile=true", "evaluation.loss=true"]
-    overrides += ["trainer.accumulate=2", "trainer.ema=0", "backbone.norm=group"]
+    overrides += ["trainer.accumulate=2", "backbone.norm=group"]
     metrics = train(load_config([*TINY, shapes, *overrides, f"output_dir={tmp_path / 'run'}"])).metrics
     assert metrics["val_loss/total"] == pytest.approx(
         sum(value for name, value in metrics.items() if name.startswith("val_loss/") and name != "val_loss/total")

@@ -27,7 +27,7 @@ from maskrcnn_train.tuning.records import TrialRecord
 from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import Numbers
 
-SMALL = [*TINY, "trainer.max_steps=2", "trials=4"]
+SMALL = [*TINY, "trainer.max_steps=1", "trials=4"]
 SPACE = ["backbone=resnet18,resnet34", "roi_head.num_convs=0,1", "roi_head.num_fcs=1,0"]
 
 

@@ -15,6 +15,7 @@ TINY = [
     "data.max_size=64",
     "backbone.fpn_channels=32",
     "roi_head.detections_per_image=20",  # an untrained model fills them all
+    "trainer.ema=0",  # smaller checkpoints
     "trainer.batch_size=4",
     "trainer.num_workers=0",
     "trainer.max_minutes=null",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError
 from optuna.storages import (
     BaseStorage,
     GrpcStorageProxy,
@@ -110,6 +112,20 @@ def open_storage(url: str | None, folder: Path) -> RDBStorage | LockedJournal | 
         raise UserError(f"storage cannot be opened: {_reason(error)}") from error
     storage.locks = folder / LOCKS
     return storage
+
+
+@contextmanager
+def naming_lost_storage() -> Iterator[None]:
+    """Turn the errors of a database or server that is gone in the middle of a search into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        of_server = type(error).__module__.startswith("grpc")
+        if not of_server and not isinstance(error, SQLAlchemyError | StorageInternalError):
+            raise
+        raise UserError(
+            f"the storage of this search is out of reach: {_reason(error)}; when it is back, the same command goes on"
+        ) from error
 
 
 def _waiting(url: str) -> dict[str, object]:

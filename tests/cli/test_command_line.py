@@ -35,7 +35,7 @@ runpy.run_module(module, run_name="__main__")
     ("module", "arguments", "run"),
     [
         ("maskrcnn_train", [], "."),
-        ("maskrcnn_train", ["-m", "seed=0,1"], "1"),
+        pytest.param("maskrcnn_train", ["-m", "seed=0,1"], "1", marks=pytest.mark.slow),
         ("maskrcnn_train.tune", ["trials=2", "roi_head.num_fcs=1,2"], "0"),
     ],
 )
@@ -54,6 +54,7 @@ def test_a_bug_keeps_its_traceback(module: str, arguments: list[str], run: str, 
     assert "ERROR Traceback" in (tmp_path / "runs" / run / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_user_error_in_a_sweep_is_one_line_and_ends_no_other_job(shapes: str, tmp_path: Path) -> None:
     settings = [*TINY, shapes, "trainer.max_steps=2", f"output_dir={tmp_path / 'runs'}", "schedule.warmup_steps=0"]
     done = subprocess.run(

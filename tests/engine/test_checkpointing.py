@@ -64,6 +64,6 @@ def test_the_model_that_trains_is_checkpointed_if_asked_and_its_average_is_not(
         return original(state, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "take_step", taken)
-    settings = [f"trainer.checkpoint_activations={enabled}", "trainer.max_steps=1", f"output_dir={tmp_path / 'run'}"]
-    train(load_config([*TINY, shapes, *settings]))
+    settings = [f"trainer.checkpoint_activations={enabled}", "trainer.max_steps=1", "trainer.ema=0.995"]
+    train(load_config([*TINY, shapes, *settings, f"output_dir={tmp_path / 'run'}"]))
     assert seen == [(enabled, False)]

@@ -22,7 +22,7 @@ FAULTS = {  # of rank 1 at its second step: where, its exit code, and what rank 
 LONGEST = 10.0  # seconds from the fault to the end of both
 SETTINGS = [each for each in TINY if not each.startswith(("trainer.batch_size", "trainer.num_workers"))]
 SETTINGS += ["trainer.batch_size=2", "trainer.num_workers=1", "trainer.max_steps=4", "trainer.distributed_timeout=1"]
-SETTINGS += ["trainer.checkpoint_every=0", "trainer.evaluate_every=0", "trainer.ema=0"]
+SETTINGS += ["trainer.checkpoint_every=0", "trainer.evaluate_every=0"]
 
 
 def plant(faults: list[str], shapes: str, folder: Path) -> Path:

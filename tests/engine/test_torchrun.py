@@ -34,8 +34,8 @@ if fault != "none" and os.environ["RANK"] == "1" and not os.path.exists(os.envir
 main()
 """
 SETTINGS = [each for each in TINY if not each.startswith("trainer.batch_size")]
-SETTINGS += ["trainer.batch_size=2", "trainer.interval_unit=step", "trainer.checkpoint_every=1", "output_dir=run"]
-SETTINGS += ["trainer.evaluate_every=0", "trainer.distributed_timeout=1", "resume=auto"]
+SETTINGS += ["trainer.batch_size=2", "trainer.interval_unit=step", "trainer.checkpoint_every=1", "trainer.ema=0.995"]
+SETTINGS += ["trainer.evaluate_every=0", "trainer.distributed_timeout=1", "output_dir=run", "resume=auto"]
 
 
 def command(

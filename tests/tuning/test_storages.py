@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ pytest.importorskip("optuna", reason="needs the extra tune")
 
 from searches import search
 
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.tuning import storages
 from maskrcnn_train.tuning.trials import Pruned, Trials
 
@@ -31,13 +33,16 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+Server = tuple[subprocess.Popen[bytes], str]
+
+
 @pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[str]:
-    """The address of a gRPC server in front of a database."""
+def proxy(tmp_path: Path) -> Iterator[Server]:
+    """A gRPC server in front of a database, and its address."""
     port = free_port()
     server = subprocess.Popen([sys.executable, "-W", "ignore", "-c", SERVE, f"sqlite:///{tmp_path}/s.db", str(port)])
-    yield f"grpc://localhost:{port}"
-    server.terminate()
+    yield server, f"grpc://localhost:{port}"
+    server.kill()
     server.wait()
 
 
@@ -63,8 +68,8 @@ def test_in_a_database_a_silent_worker_loses_its_trial_and_learns_so(
     assert [(each.number, each.state) for each in workers[0].records()] == [(0, "complete"), (1, "running")]
 
 
-def test_workers_share_a_search_through_a_server(tmp_path: Path, proxy: str) -> None:
-    workers = [Trials(tmp_path, search("trials=2", f"storage={proxy}")) for _ in range(3)]
+def test_workers_share_a_search_through_a_server(tmp_path: Path, proxy: Server) -> None:
+    workers = [Trials(tmp_path, search("trials=2", f"storage={proxy[1]}")) for _ in range(3)]
     trials = [worker.begin() for worker in workers]
     assert [trial and trial.folder.name for trial in trials] == ["0", "1", None]
 
@@ -90,6 +95,27 @@ def test_a_storage_out_of_reach_is_one_line(url: str, tmp_path: Path, monkeypatc
     with pytest.raises(ValueError, match="storage cannot be opened: ") as caught:
         storages.open_storage(url.format(port=free_port()), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_is_lost_in_a_search_is_one_line(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, search("trials=2", f"storage=sqlite:///{tmp_path}/search.db"))
+    trial = trials.begin()
+    assert trial is not None
+    with sqlite3.connect(tmp_path / "search.db") as database:
+        database.execute("drop table trial_intermediate_values")
+    said = "out of reach: no such table.*; when it is back, the same command goes on$"
+    with pytest.raises(UserError, match=said), storages.naming_lost_storage():
+        trial.report(0.5, {"segm/AP": 0.5})
+
+
+def test_a_server_that_is_lost_in_a_search_is_one_line(tmp_path: Path, proxy: Server) -> None:
+    server, address = proxy
+    trial = Trials(tmp_path, search("trials=1", f"storage={address}")).begin()
+    assert trial is not None
+    server.kill()
+    server.wait()
+    with pytest.raises(UserError, match="the storage of this search is out of reach: "), storages.naming_lost_storage():
+        trial.report(0.5, {"segm/AP": 0.5})
 
 
 @pytest.mark.parametrize("kept", [0, 1])
