@@ -24,7 +24,8 @@ def enlarged(source: Path, target: Path, count: int) -> None:
     own: dict[int, list[dict[str, object]]] = {}
     for annotation in content["annotations"]:
         own.setdefault(annotation["image_id"], []).append(annotation)
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     target.mkdir()
     for number in range(count):
         image = content["images"][number % len(content["images"])]

@@ -47,7 +47,9 @@ def ellipse(rng: np.random.Generator, around: list[float] | None = None) -> tupl
 
 def data() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     rng = np.random.default_rng(0)
-    images, annotations, results = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for image_id in range(1, IMAGES + 1):
         images.append({"id": image_id, "height": SIZE[0], "width": SIZE[1], "file_name": f"{image_id}.jpg"})
         objects = []
@@ -69,7 +71,7 @@ def data() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def theirs(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
-    numbers = {}
+    numbers: dict[str, float] = {}
     for kind in ("bbox", "segm"):
         with contextlib.redirect_stdout(io.StringIO()):
             reference = COCO()

@@ -19,7 +19,8 @@ from maskrcnn_train.model.weights.detectron2 import from_detectron2
 from maskrcnn_train.model.weights.files import StoredWeights
 from maskrcnn_train.model.weights.loading import load_weights
 from maskrcnn_train.structures.batch import ImageBatch
-from maskrcnn_train.structures.pasting import MaskPasting, paste_full
+from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.pasting import MaskPasting
 
 MODELS = {
     "detectron2_r50_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
@@ -41,7 +42,7 @@ def build_theirs(path: str) -> torch.nn.Module:
     config.MODEL.WEIGHTS = ""
     config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = THRESHOLD
     torch.manual_seed(0)
-    model = build(config).eval()
+    model: torch.nn.Module = build(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if any(part in name for part in ("objectness", "anchor_deltas", "cls_score", "bbox_pred", "predictor")):
@@ -58,7 +59,8 @@ def build_theirs(path: str) -> torch.nn.Module:
 
 def build_ours(experiment: str, theirs: torch.nn.Module) -> MaskRCNN:
     config = load_config([f"experiment={experiment}", f"roi_head.score_threshold={THRESHOLD}"])
-    model = build_model(config, len(NAMES) + 1).eval()
+    model: MaskRCNN = build_model(config, len(NAMES) + 1)
+    model.eval()
     stored = StoredWeights("Detectron2", from_detectron2(theirs.state_dict()), class_names=[None, *NAMES])
     report = load_weights(model, stored, config, NAMES)
     assert not report.reinitialized, report.reinitialized
@@ -71,21 +73,22 @@ def differences(theirs: torch.nn.Module, ours: MaskRCNN, size: tuple[int, int]) 
     pixels = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(height)).to(torch.uint8)
     with torch.no_grad():
         found = theirs([{"image": pixels.flip(0).float(), "height": height, "width": width}])[0]["instances"]
-        mine = ours(ImageBatch(pixels[None], [size], [size]))[0]
+        (mine,) = ours.detect(ImageBatch(pixels[None], [size], [size]))
+    mine.pasting = MaskPasting(0.5, "continuous")
     count = len(found)
-    if len(mine["boxes"]) != count or count == 0:
+    if len(mine) != count or count == 0:
         return count, float("inf"), float("inf"), float("inf")
-    bitmaps = paste_full(mine["masks"], mine["boxes"], size, MaskPasting(0.5, "continuous"))
+    bitmaps = torch.from_numpy(mine.bitmaps())
     order = counterparts(mine, found.pred_boxes.tensor, found.pred_classes)
-    boxes = (mine["boxes"][order] - found.pred_boxes.tensor).abs().max()
-    scores = (mine["scores"][order] - found.scores).abs().max()
-    return count, float(boxes), float(scores), float((bitmaps[order].bool() ^ found.pred_masks).float().mean())
+    boxes = (mine.boxes[order] - found.pred_boxes.tensor).abs().max()
+    scores = (mine.scores[order] - found.scores).abs().max()
+    return count, float(boxes), float(scores), float((bitmaps[order] ^ found.pred_masks).float().mean())
 
 
-def counterparts(mine: dict[str, Tensor], boxes: Tensor, classes: Tensor) -> Tensor:
+def counterparts(mine: Detections, boxes: Tensor, classes: Tensor) -> Tensor:
     """Which of our detections is which of theirs: of the same class, the nearest box. Round-off swaps equal scores."""
-    distances = (mine["boxes"][None] - boxes[:, None]).abs().amax(dim=2)
-    distances[(mine["labels"] - 1)[None] != classes[:, None]] = torch.inf
+    distances = (mine.boxes[None] - boxes[:, None]).abs().amax(dim=2)
+    distances[(mine.labels - 1)[None] != classes[:, None]] = torch.inf
     order = distances.argmin(dim=1)
     assert len(order.unique()) == len(order), "detections differ"
     return order

@@ -42,7 +42,7 @@ def torchvision_model(predictor: Predictor, min_size: int) -> torch.nn.Module:
     """The same layers and weights, with the checkpoint's budgets and thresholds."""
     config = predictor.config
     sizes, ratios = config.rpn.anchors.sizes, config.rpn.anchors.aspect_ratios
-    model = maskrcnn_resnet50_fpn(
+    model: torch.nn.Module = maskrcnn_resnet50_fpn(
         weights=None,
         weights_backbone=None,
         num_classes=predictor.model.num_classes,
@@ -57,10 +57,11 @@ def torchvision_model(predictor: Predictor, min_size: int) -> torch.nn.Module:
         box_detections_per_img=config.roi_head.detections_per_image,
     )
     model.load_state_dict(torchvision_state(predictor.model))
-    return model.eval()
+    model.eval()
+    return model
 
 
-class OurPixels(GeneralizedRCNNTransform):
+class OurPixels(GeneralizedRCNNTransform):  # type: ignore[misc]
     """torchvision's preparation of images with the resizing of our loader."""
 
     def normalize(self, image: torch.Tensor) -> torch.Tensor:
@@ -142,7 +143,7 @@ def main() -> None:
     print_ratios(seconds, "ours")
     ratios = [a / b for a, b in zip(seconds["torchvision"], seconds["ours, fp32"], strict=True)]
     print(f"both in fp32: {sorted(ratios)[len(ratios) // 2]:.2f} x ours")
-    given = model.transform
+    given: Any = model.transform
     model.transform = OurPixels(given.min_size, given.max_size, given.image_mean, given.image_std).eval()
     scores["torchvision on our pixels"] = theirs(model, truth, split.images, predictor.classes.ids)
     for name, found in scores.items():

@@ -65,7 +65,7 @@ def _some_annotations(rng: np.random.Generator, start: int, count: int, images: 
     for i, (end, length) in enumerate(zip((2 * ends).tolist(), (2 * points).tolist(), strict=True)):
         part = f"[{', '.join(texts[end - length : end])}]"
         parts = f"{part}, {part}" if i % 50 == 0 else part
-        x, y, width, height = *low[i].tolist(), *(high[i] - low[i]).tolist()
+        (x, y), (width, height) = low[i].tolist(), (high[i] - low[i]).tolist()
         items.append(
             f'{{"segmentation": [{parts}], "area": {0.7 * width * height:.4f}, "iscrowd": 0, '
             f'"image_id": {rng.integers(1, images + 1)}, "bbox": [{x:.2f}, {y:.2f}, {width:.2f}, {height:.2f}], '

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -105,7 +106,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(machine())
     print(f"seconds for {arguments.images} images")
-    sides = {"torchvision": Torchvision(arguments.images), "ours": Ours(arguments.images)}
+    sides: dict[str, Callable[[], object]] = {
+        "torchvision": Torchvision(arguments.images),
+        "ours": Ours(arguments.images),
+    }
     print_ratios(in_turn(sides, arguments.rounds), "ours")
     print_memory(our_dataset())
 

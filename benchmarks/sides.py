@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def coco_results(found: dict[str, torch.Tensor], image_id: int, class_ids: Seque
     return results
 
 
-def in_turn(sides: dict[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
     """Seconds of every side in every round; the sides take turns, so that a busy machine slows all of them."""
     for _ in range(warmup):
         for run in sides.values():
@@ -86,7 +86,8 @@ def print_ratios(seconds: dict[str, list[float]], ours: str) -> None:
         print(f"{name:{width}}  {statistics.median(times):8.3f} s   {statistics.median(ratios):6.2f} x ours ({spread})")
 
 
-def peak_mb(script: str, side: str) -> float:
+def peak_mb(script: str, side: str, *options: str) -> float:
     """What `script --memory-of side` prints, run as a process of its own: each side's peak is its own there."""
-    done = subprocess.run([sys.executable, script, "--memory-of", side], capture_output=True, text=True, check=True)
+    command = [sys.executable, script, "--memory-of", side, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])

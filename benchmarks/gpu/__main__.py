@@ -42,7 +42,8 @@ def main() -> int:
     began, results, speeds = time.perf_counter(), [], list[Speed]()
     with tempfile.TemporaryDirectory() as folder:
         place = Place(arguments.device, arguments.small, Path(folder))
-        parts = {**PARTS, "speed": {"speed": lambda place: measured(place, speeds), "compiled": compiled}}
+        speed: dict[str, Check] = {"speed": lambda place: measured(place, speeds), "compiled": compiled}
+        parts = {**PARTS, "speed": speed}
         for part in arguments.only:
             results += [result_of(name, check, place) for name, check in parts[part].items()]
             write(arguments.output, about(place, time.perf_counter() - began), results, speeds)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from checks import NotHere, expect, expect_same_weights, run_command
+from checks import Check, NotHere, expect, expect_same_weights, run_command
 from place import ROOT, Place
 
 from maskrcnn_train.engine.checkpoint import read_checkpoint
@@ -53,7 +53,7 @@ def fault_on_one(place: Place) -> str:
     return "; ".join(_expect_end(folder / fault, fault, code) for fault, (_, code) in FAULTS.items())
 
 
-CHECKS = {
+CHECKS: dict[str, Check] = {
     "two processes, equal weights": equal_weights,
     "two processes, scaling": scaling,
     "two processes, a fault on one": fault_on_one,

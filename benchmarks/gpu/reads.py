@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from checks import expect
+from checks import Check, expect
 from launches import counted
 from place import Place
 from steps import Ours, Step, load
@@ -34,7 +34,7 @@ def waits_of_detection(place: Place) -> str:
     return _expect_few(place, Ours(place, always_fixed).detection(load(place, IMAGES)), DETECTION + MORE_ROUNDS)
 
 
-CHECKS = {"waits of a training step": waits_of_a_step, "waits of a detection": waits_of_detection}
+CHECKS: dict[str, Check] = {"waits of a training step": waits_of_a_step, "waits of a detection": waits_of_detection}
 
 
 def _expect_few(place: Place, step: Step, most: int) -> str:

@@ -82,7 +82,7 @@ class Ours:
     def detection(self, batch: Batch) -> Step:
         """To boxes and masks on the device."""
         images, model = batch.images.to(next(self.model.parameters()).device), self.model.eval()
-        return torch.no_grad()(lambda: model(images))  # type: ignore[no-any-return]
+        return torch.no_grad()(lambda: model(images))
 
     def evaluation(self, batches: list[Batch]) -> Step:
         predictor = Predictor.from_model(self.model, self.config, list(CATEGORIES.values()))

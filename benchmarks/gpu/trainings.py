@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from checks import TIMEOUT, NotHere, expect, expect_same_weights, run_command
+from checks import TIMEOUT, Check, NotHere, expect, expect_same_weights, run_command
 from place import ROOT, Place
 
 from maskrcnn_train.engine.checkpoint import read_checkpoint
@@ -74,7 +74,7 @@ def out_of_memory(place: Place) -> str:
     return f"{said[:60]}...; saved at step 1"
 
 
-CHECKS = {
+CHECKS: dict[str, Check] = {
     "tests of computing": tests_of_computing,
     "training in bf16": bf16,
     "training in fp16": fp16,
