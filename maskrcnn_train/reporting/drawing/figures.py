@@ -180,7 +180,8 @@ def _to_chart(figure: Figure, name: str) -> Chart:
     """Lines name themselves and their points to the pointer. No two charts of one page may have the same name."""
     axes = figure.axes[0]
     title = axes.get_title()
-    summary = f"{title} by {axes.get_xlabel()}".replace("\n", " ") + "".join(_summary(line) for line in axes.lines)
+    by = f" by {axes.get_xlabel()}" if axes.get_xlabel() else ""
+    summary = f"{title}{by}".replace("\n", " ") + "".join(_summary(line) for line in axes.lines)
     axes.set_title("")
     _set_margins(figure, axes)
     for index, line in enumerate(axes.lines):

@@ -6,11 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.evaluation.coco.metrics import KINDS
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Difference
 from maskrcnn_train.files import write_csv, write_text
 from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
+from maskrcnn_train.reporting.drawing.parallel_figure import parallel_figure
 from maskrcnn_train.reporting.jobs import JobRecord, read_jobs
 from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.ranking import Repeated, against_best, over_seeds
@@ -160,11 +163,24 @@ def is_sweep(folder: Path) -> bool:
 
 
 def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
-    """Loss and main score over the steps, of the best jobs."""
+    """Loss and main score over the steps, of the best jobs; settings and score of all."""
     histories = {}
     for job in sweep.jobs[:MOST_CURVES]:
         settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:2])
         histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(folder / job.name / METRICS_FILE)
     series = {f"{key}, x 100": {n: points_of(h, key, 100) for n, h in histories.items()} for key in sweep.columns[:1]}
     series["Loss"] = {name: points_of(history, "loss/total") for name, history in histories.items()}
-    return to_charts("jobs", {title: line_figure(title, lines) for title, lines in series.items()})
+    figures = {title: line_figure(title, lines) for title, lines in series.items()}
+    return to_charts("jobs", figures | {"settings": _settings_figure(sweep)})
+
+
+def _settings_figure(sweep: Sweep) -> Figure | None:
+    """The settings that vary beside the score that the jobs are sorted by."""
+    score = sweep.search["metric"] if sweep.search is not None else sweep.columns[0] if sweep.columns else ""
+    scale, title = (100, f"{score}, x 100") if is_score(score) else (1, score)
+    rows = [
+        (f"job {job.name}", [job.settings.get(key, "") for key in sweep.varied], scale * job.metrics[score])
+        for job in sweep.jobs
+        if score in job.metrics
+    ]
+    return parallel_figure(sweep.varied, rows, score=title)
