@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from maskrcnn_train.files import folder_written_aside
 
 FORMAT_VERSION = 6  # raise it when a column or meta.json changes: older caches are then rebuilt
-NO_COLUMNS = ("source", "categories", "skipped", "folder")  # of AnnotationIndex: all others are arrays
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
 SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that are hashed, and bytes of each
 EXAMPLES = 5  # named for each reason in `SkippedTable`
@@ -197,7 +196,7 @@ class AnnotationIndex:
 
 
 def _column_names() -> list[str]:
-    return [item.name for item in fields(AnnotationIndex) if item.name not in NO_COLUMNS]
+    return [item.name for item in fields(AnnotationIndex)[3:-1]]  # all but source, categories, skipped and folder
 
 
 def cache_folder(annotations: Path) -> Path:
