@@ -132,20 +132,21 @@ def _train_on(
 def take_step(
     state: TrainingState, batches: list[Batch], trainer: TrainerConfig, world: World
 ) -> tuple[dict[str, float], float]:
-    """One optimizer step: losses and gradient norm. Raises BadStep or OutOfMemory and leaves the weights alone."""
+    """One optimizer step: losses and gradient norm. Raises BadStep or OutOfMemory and leaves the model alone."""
     model, optimizer, scaler, step = state.model, state.optimizer, state.scaler, state.position.step
     try:
-        with naming_memory_faults(lambda: out_of_memory(batches, step)):
+        with state.statistics.put_back_on_failure(), naming_memory_faults(lambda: out_of_memory(batches, step)):
             losses = accumulate_gradients(model, batches, scaler, precision=trainer.precision, step=step, world=world)
             if step < trainer.heads_only_steps:
                 drop_body_gradients(optimizer)
             scaler.unscale_(optimizer)
             norm = total_gradient_norm(model)
-        values, norm_value = check_step(losses, norm, model, batches, fp16=scaler.is_enabled(), step=step, world=world)
+            fp16 = scaler.is_enabled()
+            values, norm_value = check_step(losses, norm, model, batches, fp16=fp16, step=step, world=world)
+            distributed.check_peers(world)
     except (BadStep, OutOfMemory):
         optimizer.zero_grad(set_to_none=True)
         raise
-    distributed.check_peers(world)
     apply_gradients(model, optimizer, scaler, norm=norm, clip_norm=trainer.clip_norm)
     if state.ema is not None and math.isfinite(norm_value):  # else the scaler of fp16 has skipped the step
         state.ema.update(distributed.unwrap(model), step)

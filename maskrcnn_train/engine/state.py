@@ -1,10 +1,14 @@
 """What a training is made of: all that must be saved to go on, and nothing else."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.distributed import World
@@ -65,6 +69,30 @@ class MovingAverage:
                 average.copy_(current)  # counters of batch norm
 
 
+class RunningStatistics:
+    """Those of a model's batch norms, which a forward pass changes even if its step fails later."""
+
+    def __init__(self, model: nn.Module) -> None:
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        buffers = [buffer for norm in norms for buffer in norm.buffers()]
+        self.groups = []
+        for dtype in {buffer.dtype for buffer in buffers}:
+            own = [buffer for buffer in buffers if buffer.dtype == dtype]
+            self.groups.append((own, [buffer.clone() for buffer in own]))
+
+    @contextmanager
+    def put_back_on_failure(self) -> Iterator[None]:
+        """What raises inside leaves them as they are now."""
+        for own, copies in self.groups:
+            torch._foreach_copy_(copies, own)
+        try:
+            yield
+        except BaseException:
+            for own, copies in self.groups:
+                torch._foreach_copy_(own, copies)
+            raise
+
+
 @dataclass
 class TrainingState:
     """Model, optimizer and position; `ema` when trainer.ema is on; `scaler` does something for fp16 only."""
@@ -74,6 +102,11 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     ema: MovingAverage | None
     position: Position
+
+    @cached_property
+    def statistics(self) -> RunningStatistics:
+        """Of the model that trains; asked for when it is complete."""
+        return RunningStatistics(self.model)
 
 
 def build_state(config: TrainConfig, model: nn.Module, world: World) -> TrainingState:

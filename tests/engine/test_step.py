@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -89,6 +90,29 @@ def state_of(model: nn.Module, scaler: torch.amp.GradScaler, *, body: bool = Fal
     groups = [{"params": list(model.parameters()), "lr_factor": 1.0, "body": body}]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
     return TrainingState(model, optimizer, scaler, MovingAverage(model, decay=0.5), Position())
+
+
+class Normed(nn.Module):
+    """A batch norm whose loss is the mean of its images; of an image of zeros it is not a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, images: list[Tensor], targets: list[Any]) -> dict[str, Tensor]:
+        maps = self.norm(torch.stack(images))
+        return {"loss": maps.mean() + (0.0 if images[0].any() else math.nan)}
+
+
+def test_a_step_that_fails_leaves_the_running_statistics_alone() -> None:
+    state = state_of(Normed(), torch.amp.GradScaler("cpu", enabled=False))
+    trainer = load_config(CONFIG).trainer
+    take_step(state, [([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])], [{}, {}])], trainer, ALONE)
+    before = copy.deepcopy(state.model.state_dict())
+    assert before["norm.num_batches_tracked"] == 1
+    with pytest.raises(BadStep):
+        take_step(state, [([torch.zeros(2), torch.tensor([9.0, 9.0])], [{}, {}])], trainer, ALONE)
+    assert all(torch.equal(value, before[name]) for name, value in state.model.state_dict().items())
 
 
 def test_a_step_that_the_scaler_of_fp16_skips_reaches_neither_the_average_nor_the_log() -> None:
