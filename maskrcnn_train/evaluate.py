@@ -10,7 +10,8 @@ from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.files import write_json
 from maskrcnn_train.prediction.memory import BUDGETS, advising_on_memory
 from maskrcnn_train.settings.command_rules import check_evaluate_rules, is_results
-from maskrcnn_train.settings.command_schema import EvaluateConfig
+from maskrcnn_train.settings.command_schema import EvaluateConfig, StudyConfig
+from maskrcnn_train.settings.schema import EvaluationConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,11 +45,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         same_images(*[each.ground_truth for each in candidates])
     folder = open_run_folder(config, "evaluate")
     console = setup_logging(folder)
-    scored = [_score(each, path, console) for path, each in zip(paths, candidates, strict=True)]
+    scored = [score_candidate(each, path, console) for path, each in zip(paths, candidates, strict=True)]
     if config.compare is not None:
         _compare(scored, config, folder)
     else:
-        _write(scored[0], config, folder)
+        write_scored(scored[0], config.evaluation, config.seed, folder)
+        if config.checkpoint is not None:
+            write_json(folder / "predictions.json", scored[0].results)
     logger.info("written to %s", folder)
     return scored[-1].metrics
 
@@ -61,7 +64,8 @@ def _open(config: EvaluateConfig, path: str) -> Candidate:
     return open_file(Path(path), Path(str(config.annotations)), config.evaluation)
 
 
-def _score(candidate: Candidate, path: str, console: Console) -> Scored:
+def score_candidate(candidate: Candidate, path: str, console: Console) -> Scored:
+    """Its scores, with a progress bar."""
     from maskrcnn_train.reporting.terminal.progress import Forecast, Progress
 
     num_images = len(candidate.ground_truth["images"])
@@ -70,7 +74,8 @@ def _score(candidate: Candidate, path: str, console: Console) -> Scored:
         return candidate.score(lambda done: progress.update(done, num_images, {}))
 
 
-def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
+def write_scored(scored: Scored, section: StudyConfig | EvaluationConfig, seed: int, folder: Path) -> None:
+    """Write metrics.json, classes.csv and, if asked for, the study; and tell what they say."""
     from maskrcnn_train.evaluation.coco.id_zero import explain_id_zero
     from maskrcnn_train.evaluation.coco.metrics import explain_absent
     from maskrcnn_train.files import write_rows
@@ -79,11 +84,9 @@ def _write(scored: Scored, config: EvaluateConfig, folder: Path) -> None:
 
     write_json(folder / "metrics.json", scored.metrics, indent=2)
     write_rows(folder / "classes.csv", _class_rows(scored.result))
-    if config.checkpoint is not None:
-        write_json(folder / "predictions.json", scored.results)
     logger.info("%s", class_table(scored.result))
-    if config.evaluation.study:
-        diagnostics = scored.diagnose(config.evaluation.bootstrap, config.seed)
+    if section.study:
+        diagnostics = scored.diagnose(section.bootstrap, seed)
         write_diagnostics(folder / "study", diagnostics)
         for each in diagnostics.values():
             logger.info("%s", diagnostics_tables(each))

@@ -14,7 +14,7 @@ from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.choosing import check_choice, chosen_categories
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
 from maskrcnn_train.data.splits.layouts import Source, data_root, found_note, locate
-from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, whole_split
+from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, leave_out, whole_split
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
@@ -61,6 +61,8 @@ def read_data(config: TrainConfig) -> CheckedData:
     if data.split.fractions is not None and checked.splits:
         whole, classes = checked.splits["train"], len(checked.classes.names)
         checked.splits = cut_split(whole, classes, data.split)
+    if "train" in checked.splits:
+        checked.notes += leave_out(checked.splits["train"], data)
     for split in checked.splits.values():
         checked.findings += _missing_files(split, data.on_bad_image)
         checked.findings += _content(split, with_masks=config.mask_head.enabled)

@@ -18,7 +18,13 @@ from maskrcnn_train.prediction.cost import slow_box_head
 from maskrcnn_train.prediction.image_list import with_ids_of
 from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint, with_given
 from maskrcnn_train.prediction.validation import Validation
-from maskrcnn_train.settings.command_schema import AnalyzeConfig, EvaluateConfig, MeasuresConfig, OnSplitConfig
+from maskrcnn_train.settings.command_schema import (
+    AnalyzeConfig,
+    EvaluateConfig,
+    LabelsConfig,
+    MeasuresConfig,
+    OnSplitConfig,
+)
 from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError
 
@@ -61,7 +67,9 @@ def open_on_split(path: Path, config: EvaluateConfig | AnalyzeConfig) -> tuple[P
     return on_split(predictor, config, num_workers=config.num_workers)
 
 
-def on_split(predictor: Predictor, config: OnSplitConfig, *, num_workers: int) -> tuple[Predictor, Split]:
+def on_split(
+    predictor: Predictor, config: OnSplitConfig | LabelsConfig, *, num_workers: int
+) -> tuple[Predictor, Split]:
     """A predictor with `data` and `evaluation` of `config`, and the split, at the network size of its training."""
     trained = predictor.config
     data = with_choice(config.data, trained.data)
@@ -87,14 +95,19 @@ def open_checkpoint(path: Path, config: EvaluateConfig) -> Candidate:
         loader = ScaledLoader(trained, split, predictor.classes, config.tta.scales or [trained.data.min_size])
     else:
         loader = evaluation_loader(trained, split, predictor.classes)
-    validation = Validation(loader, trained, ALONE)
+    return candidate_of(predictor, loader)
+
+
+def candidate_of(predictor: Predictor, loader: DetectionLoader | ScaledLoader) -> Candidate:
+    """A model on the images of a loader."""
+    validation = Validation(loader, predictor.config, ALONE)
 
     def score(on_batch: Callable[[int], None]) -> Scored:
         metrics = validation.evaluate_predictor(predictor, on_batch)
         assert validation.result is not None
         return Scored(metrics, validation.result, validation.scored, validation.results)
 
-    return Candidate(validation.ground_truth, score, slow_box_head(trained))
+    return Candidate(validation.ground_truth, score, slow_box_head(predictor.config))
 
 
 def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Candidate:

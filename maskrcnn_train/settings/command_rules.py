@@ -6,7 +6,10 @@ from functools import reduce
 from typing import Any
 
 from maskrcnn_train.settings import command_schema as schema
+from maskrcnn_train.settings.command_schema import training_of
+from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import overrides_of
 from maskrcnn_train.settings.rules import check_data_rules, check_fractions, check_measures, check_train_rules, is_json
 
 LATENCY = "latency"  # milliseconds an image, as a metric of a search
@@ -100,6 +103,34 @@ def check_tune_rules(config: schema.TuneConfig) -> list[str]:
     elif config.pruning != "none" and config.trainer.evaluate_every == 0:
         warnings.append("pruning has no effect: with trainer.evaluate_every=0 a training is evaluated only at its end")
     return warnings
+
+
+USED_WITH_CHECKPOINT = (
+    "data.",
+    "evaluation.",
+    "trainer.device=",
+    "trainer.precision=",
+    "trainer.num_workers=",
+    "seed=",
+)
+
+
+def check_labels_rules(config: schema.LabelsConfig) -> list[str]:
+    """Rules between the settings of a search for doubtful labels and of its trainings."""
+    if config.replay is not None or config.resume is not None:
+        raise UserError("replay and resume are for one training; go on with output_dir=THE FOLDER of the command")
+    if config.checkpoint is None:
+        return check_train_rules(config, ["train"])
+    check_data_rules(config.data, [config.split])
+    check_measures(config.evaluation)
+    changed = [
+        text.split("=")[0]
+        for text in overrides_of(training_of(config), default_config())
+        if not text.startswith(USED_WITH_CHECKPOINT)
+    ]
+    changed += ["data.exclude"] * (config.data.exclude is not None)
+    shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return [f"{shown}: no effect with checkpoint, whose training set them"] if changed else []
 
 
 def metric_names(metric: object) -> list[str]:

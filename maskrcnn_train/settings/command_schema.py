@@ -1,6 +1,6 @@
 """The schema of the other commands' settings. As in `schema.py`, types stand here and values in `conf/`."""
 
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any, Optional
 
 from maskrcnn_train.settings.schema import (
@@ -19,7 +19,9 @@ from maskrcnn_train.settings.schema import (
 )
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape")  # of the data section
+TRAINING_ONLY = (
+    *("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape", "exclude"),
+)  # of the data section
 
 CHOICE = ("rename", "merge", "classes")  # of the data section; `split` has its own
 
@@ -201,6 +203,21 @@ class TuneConfig(TrainConfig):
     pruning: str = one_of("median", "hyperband", "none")
     unpruned: int = between(0)
     keep: str = one_of("best", "all")
+
+
+class LabelsConfig(TrainConfig):
+    """Everything that `python -m maskrcnn_train.labels` reads: the settings of each training, and its own."""
+
+    folds: int = between(2)
+    checkpoint: Optional[str]
+    split: str = one_of("train", "val", "test")
+    suspicion: float = fraction()
+    pictures: int = between(0)
+
+
+def training_of(config: TrainConfig) -> TrainConfig:
+    """The settings of a training alone, out of those of a command that adds its own."""
+    return TrainConfig(**{each.name: getattr(config, each.name) for each in fields(TrainConfig)})
 
 
 class SplitCommandConfig(Section):

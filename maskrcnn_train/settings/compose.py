@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 Schema = TypeVar("Schema")
-COMMANDS = ("evaluate", "predict", "check", "split", "convert", "export", "analyze", "report", "tune")
+COMMANDS = ("evaluate", "predict", "check", "split", "convert", "export", "analyze", "report", "tune", "labels")
 
 
 def conf_dir() -> Path:

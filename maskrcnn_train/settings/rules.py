@@ -191,13 +191,13 @@ def _check_augmentation(config: TrainConfig) -> list[str]:
     return warnings
 
 
-def check_train_rules(config: TrainConfig) -> list[str]:
+def check_train_rules(config: TrainConfig, splits: Sequence[str] = ("train", "val")) -> list[str]:
     """All rules between the settings of a training; returns warnings for settings without effect.
 
-    Raises UserError for settings that contradict each other.
+    splits: that the data must have. Raises UserError for settings that contradict each other.
     """
     warnings = check_model_rules(config)
-    check_data_rules(config.data)
+    check_data_rules(config.data, splits)
     warnings += _check_weights(config) + _check_augmentation(config)
     _check_smallest_images(config)
     _check_sampling(config)

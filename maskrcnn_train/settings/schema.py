@@ -180,6 +180,7 @@ class DataConfig(Section):
     rename: Optional[dict[str, str]]
     merge: Optional[dict[str, list[str]]]
     classes: Optional[list[str]]
+    exclude: Optional[str]
     min_size: int = between(16)
     max_size: int = between(16)
     keep_empty: bool

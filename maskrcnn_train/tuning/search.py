@@ -8,7 +8,7 @@ from itertools import product, starmap
 from typing import Any
 
 from maskrcnn_train.settings.command_rules import metric_names
-from maskrcnn_train.settings.command_schema import TuneConfig
+from maskrcnn_train.settings.command_schema import TuneConfig, training_of
 from maskrcnn_train.settings.compose import groups, load_command_config, with_values
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.rules import idle_keys
@@ -86,7 +86,7 @@ class Search:
         """The settings of one trial. Raises UserError for values that contradict each other."""
         config, _ = self.compose(varied)
         self.check_rules(config)
-        return TrainConfig(**{each.name: getattr(config, each.name) for each in fields(TrainConfig)})
+        return training_of(config)
 
     def compose(self, varied: Sequence[str]) -> tuple[TuneConfig, list[str]]:
         """The settings with the given values, and warnings. Rules between settings are not checked, only values."""

@@ -98,7 +98,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
             entries.append(image_entry(image, len(entries) + 1))
             for each in image.objects:
                 own = {"id": len(annotations) + 1, "image_id": entries[-1]["id"], "category_id": ids[each.name]}
-                annotations.append(own | _annotation(each, image.size, tolerance))
+                annotations.append(own | object_entry(each, image.size, tolerance))
         content = {"images": entries, "annotations": annotations, "categories": categories}
         write_json(folder / "annotations" / f"instances_{part}.json", content)
 
@@ -110,7 +110,8 @@ def image_entry(image: LabelledImage, number: int) -> dict[str, Any]:
     return {"id": id_, "file_name": image.file_name, "height": height, "width": width}
 
 
-def _annotation(each: LabelledObject, size: Size, tolerance: float) -> dict[str, Any]:
+def object_entry(each: LabelledObject, size: Size, tolerance: float) -> dict[str, Any]:
+    """The fields of an annotation that follow from its object: iscrowd, bbox, area, segmentation, score."""
     crop = bitmap_of(each, size)
     box, area = each.box, 0 if crop is None else int(crop[2].sum())
     if box is None:

@@ -4,6 +4,7 @@ This module never imports torch: a command reads its data first, so that a wrong
 """
 
 import os
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,6 +19,7 @@ from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.choosing import check_choice
 from maskrcnn_train.data.splits.classes import build_class_map, map_categories
+from maskrcnn_train.data.splits.excluding import EXCLUDED, named_annotations
 from maskrcnn_train.data.splits.layouts import Source, data_root, found_note, locate
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
@@ -76,8 +78,21 @@ class Splits:
 
 def read_splits(config: TrainConfig) -> Splits:
     """Find, read and check all data of a training. Raises UserError with one line for the first fault."""
+    parts, classes, notes = _read(config, NAMES)
+    if parts["val"].num_objects == 0:
+        notes.append(f"{parts['val'].index.short_name} has no objects for val: its mAP is undefined")
+    return Splits(parts["train"], parts["val"], parts.get("test"), classes, notes)
+
+
+def read_training_split(config: TrainConfig) -> tuple[Split, ClassMap, list[str]]:
+    """The training images alone, their classes, and notes; no other split need be there. Raises UserError."""
+    parts, classes, notes = _read(config, NAMES[:1])
+    return parts["train"], classes, notes
+
+
+def _read(config: TrainConfig, names: Sequence[str]) -> tuple[dict[str, Split], ClassMap, list[str]]:
     data, root = config.data, data_root(config.data)
-    sources = {name: source for name in NAMES if (source := locate(data, root, name)) is not None}
+    sources = {name: source for name in names if (source := locate(data, root, name)) is not None}
     indices = {name: _open(source) for name, source in sources.items()}
     check_choice(indices["train"], data)
     classes, notes = build_class_map(indices["train"], data)
@@ -89,11 +104,23 @@ def read_splits(config: TrainConfig) -> Splits:
         parts[name] = whole_split(name, index, labels, sources[name].images)
     if data.split.fractions is not None:
         parts = cut_split(parts["train"], len(classes.names), data.split)
+    notes += leave_out(parts["train"], data)
     for split in parts.values():
         _check(split, data, config.mask_head.enabled)
-    if parts["val"].num_objects == 0:
-        notes.append(f"{parts['val'].index.short_name} has no objects for val: its mAP is undefined")
-    return Splits(parts["train"], parts["val"], parts.get("test"), classes, notes)
+    return parts, classes, notes
+
+
+def leave_out(train: Split, data: DataConfig) -> list[str]:
+    """Take the class from the labels that `data.exclude` names, so that they are of no use; returns notes."""
+    if data.exclude is None:
+        return []
+    rows, notes = named_annotations(train.index, Path(data.exclude).expanduser())
+    rows = rows[np.isin(train.index.image_rows[rows], train.rows)]
+    for item in map(train.index.item, rows.tolist()):
+        train.skipped.add(EXCLUDED, item, f"annotation {item}" if train.index.from_json else str(item))
+    train.labels = train.labels.copy()
+    train.labels[rows] = 0
+    return notes
 
 
 def whole_split(name: str, index: AnnotationIndex, labels: dict[int, int], images: Path) -> Split:

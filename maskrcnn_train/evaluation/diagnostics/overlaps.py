@@ -77,7 +77,7 @@ def image_overlaps(
                 object_classes=np.array([classes[annotation["category_id"]] for annotation in theirs], np.int64),
                 object_areas=np.array([annotation["area"] for annotation in theirs], np.float64),
                 crowd=np.array(crowd, bool),
-                ious=_ious(*shapes, crowd),
+                ious=overlap_ious(*shapes, crowd),
             )
         )
     return overlaps
@@ -108,7 +108,7 @@ def _areas(shapes: Floats | list[Coco]) -> Floats:
     return np.array([coco_mask.area(code) for code in shapes], np.float64)
 
 
-def _ious(found: Any, objects: Any, crowd: list[int]) -> Floats:
+def overlap_ious(found: Any, objects: Any, crowd: list[int]) -> Floats:
     if len(found) == 0 or len(objects) == 0:
         return np.zeros((len(found), len(objects)))
     with warnings.catch_warnings():  # its arrays have the signature of numpy 1

@@ -1,0 +1,63 @@
+"""The labels with every doubt resolved as the model would: for import in an annotation tool, to be looked through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from maskrcnn_train.data.coco.results import coco_content
+from maskrcnn_train.data.formats.coco import object_entry
+from maskrcnn_train.data.formats.labelled import LabelledObject
+from maskrcnn_train.data.formats.masks import has_pixels
+from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.evaluation.coco.ground_truth import of_images
+from maskrcnn_train.labelling.suspicion import Doubt
+
+Coco = dict[str, Any]
+TOLERANCE = 0.5  # pixels that the outline of a mask may be off
+REMOVED = ("spurious", "doubled")
+
+
+def corrected(split: Split, doubts: Sequence[Doubt], ground_truth: Coco, results: Sequence[Coco]) -> Coco:
+    """The COCO JSON of a split with the proposed corrections.
+
+    Ids stay; objects that are added have ids above. Each annotation that was changed or added says so in its
+    `attributes`, doubt and suspicion. What is not in doubt stays as it was, labels of no chosen class included.
+    """
+    content = of_images(coco_content(split.index), {image["id"] for image in ground_truth["images"]})
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    by_id = {ground_truth["annotations"][each.label]["id"]: each for each in doubts if each.label is not None}
+    annotations = []
+    for annotation in content["annotations"]:
+        doubt = by_id.get(annotation["id"])
+        if doubt is None:
+            annotations.append(annotation)
+        elif doubt.kind not in REMOVED:
+            annotations.append(annotation | _change(doubt, results, sizes[doubt.image_id]) | _attributes(doubt))
+    number = max((each["id"] for each in content["annotations"]), default=0)
+    for doubt in doubts:
+        if doubt.label is None and doubt.found is not None:
+            number += 1
+            own = {"id": number, "image_id": doubt.image_id, "category_id": doubt.proposed}
+            annotations.append(own | _detected(results[doubt.found], sizes[doubt.image_id]) | _attributes(doubt))
+    return content | {"annotations": annotations}
+
+
+def _change(doubt: Doubt, results: Sequence[Coco], size: tuple[int, int]) -> Coco:
+    """The fields that become others."""
+    if doubt.kind == "wrong class" or doubt.found is None:
+        return {"category_id": doubt.proposed}
+    found = _detected(results[doubt.found], size)
+    kept = ("area", "segmentation") if doubt.kind == "poor mask" else ("bbox", "area", "segmentation")
+    return {key: found[key] for key in kept if key in found}
+
+
+def _detected(result: Coco, size: tuple[int, int]) -> Coco:
+    """A detection as an annotation has it."""
+    box = [round(float(value), 2) for value in result["bbox"]]
+    found = LabelledObject("", result.get("segmentation"), box)
+    return object_entry(found if has_pixels(found) else LabelledObject("", None, box), size, TOLERANCE)
+
+
+def _attributes(doubt: Doubt) -> Coco:
+    return {"attributes": {"doubt": doubt.kind, "suspicion": round(doubt.suspicion, 4)}}

@@ -1,0 +1,146 @@
+"""How doubtful each label is, and each detection without one: a kind, and a suspicion from 0 to 1.
+
+A suspicion has two factors. The first is what the detections say, as a number from 0 to 1: how sure the model is of
+something else than the label. The second is how few labels are as doubtful in this way, for a model that contradicts
+many labels is itself wrong; it is 0.5 for the last of the share PRIOR of the labels. So all kinds can stand in one list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
+from maskrcnn_train.labelling.evidence import ON, Evidence, gather_evidence
+from maskrcnn_train.structures.arrays import Floats
+
+Coco = dict[str, Any]
+KINDS = {
+    "missing": "an object that the model finds, without a label",
+    "spurious": "a label where the model finds nothing",
+    "wrong class": "a label where the model finds another class",
+    "loose box": "the right class, but the box fits worse than those of other labels",
+    "poor mask": "the box fits, but the mask fits worse than those of other labels",
+    "doubled": "a second label on one object",
+}
+PRIOR, FEWEST = (
+    0.05,
+    5,
+)  # share of the labels that may be wrong in one way before the model is to blame; at least so many
+FEW = 20  # pairs of a class below which all classes together say what is usual
+FARTHEST = 2.5  # spreads below the median at which an overlap is as likely wrong as right
+LEAST_SPREAD = 0.02
+DOUBLED = (0.5, 0.9)  # IoU of two labels of one class: below it they are two objects, above it one
+
+
+@dataclass
+class Doubt:
+    """One label, or one detection without a label.
+
+    label, twin, found: rows of the ground truth's annotations and of the results, None where there is none; twin: the
+    other label of a doubled one. proposed: the category id that the label should have, None where it should go.
+    """
+
+    kind: str
+    suspicion: float
+    image_id: int
+    label: int | None
+    found: int | None
+    proposed: int | None
+    twin: int | None = None
+
+
+def find_doubts(
+    ground_truth: Coco, results: Sequence[Coco], *, with_masks: bool, max_detections: int, least: float = 0.0
+) -> list[Doubt]:
+    """Every label that is no crowd region, with its most suspicious kind, and every detection without a label.
+
+    The most suspicious first, down to `least`. ground_truth: COCO's; results: COCO's, of a model that has not seen
+    these labels, checked. max_detections: per image and class.
+    """
+    truth = complete_ground_truth(ground_truth, ["bbox", "segm"] if with_masks else ["bbox"])
+    evidence = gather_evidence(truth, results, with_masks=with_masks, max_detections=max_detections)
+    doubts = _of_labels(truth, results, evidence)
+    for row, suspicion in zip(evidence.unlabelled.tolist(), missing_suspicions(evidence).tolist(), strict=True):
+        found = results[row]
+        doubts.append(Doubt("missing", suspicion, found["image_id"], None, row, found["category_id"]))
+    doubts = [each for each in doubts if each.suspicion >= least]
+    return sorted(doubts, key=lambda each: -each.suspicion)
+
+
+def _of_labels(truth: Coco, results: Sequence[Coco], evidence: Evidence) -> list[Doubt]:
+    suspicions = label_suspicions(evidence)
+    kinds = list(suspicions)
+    table = np.array(list(suspicions.values()))
+    doubts = []
+    for number, row in enumerate(evidence.labels.tolist()):
+        kind = kinds[int(table[:, number].argmax())]
+        label = truth["annotations"][row]
+        found = (evidence.other_found if kind == "wrong class" else evidence.own_found)[number]
+        proposed = label["category_id"]
+        if kind == "wrong class":
+            proposed = results[found]["category_id"]
+        elif kind in ("spurious", "doubled"):
+            proposed = None
+        twin = int(evidence.twins[number]) if kind == "doubled" else None
+        is_seen = found >= 0 and kind != "spurious"
+        suspicion = float(table[:, number].max())
+        doubts.append(Doubt(kind, suspicion, label["image_id"], row, int(found) if is_seen else None, proposed, twin))
+    return doubts
+
+
+def label_suspicions(evidence: Evidence) -> dict[str, Floats]:
+    """The suspicion of each kind for each label: [N] by kind, all kinds but `missing`."""
+    own, other = evidence.own, evidence.other
+    sure = np.maximum(evidence.sure, other)
+    loose = _unusual(evidence.box_ious, evidence)
+    poor = _unusual(evidence.mask_ious, evidence) * (1 - loose)
+    doubts = {
+        "spurious": 1 - np.maximum(own, other),
+        "wrong class": other * (1 - own),
+        "loose box": sure * loose,
+        "poor mask": sure * poor,
+    }
+    rare = {kind: doubt * _rarity(doubt, len(own)) for kind, doubt in doubts.items()}
+    return rare | {"doubled": _doubled(evidence)}
+
+
+def missing_suspicions(evidence: Evidence) -> Floats:
+    """The suspicion of each detection without a label: [U]."""
+    return evidence.chances * _rarity(evidence.chances, len(evidence.own))
+
+
+def _rarity(doubts: Floats, num_labels: int) -> Floats:
+    """How few are as doubtful: 1 for the most doubtful one, 0.5 where that many are the share PRIOR of the labels."""
+    more = len(doubts) - np.searchsorted(np.sort(doubts), doubts, side="right")
+    return np.asarray(1 / (1 + more / max(PRIOR * num_labels, FEWEST)))
+
+
+def _unusual(ious: Floats, evidence: Evidence) -> Floats:
+    """How unusual an overlap with the model's own detection is: [N], 0.5 at FARTHEST spreads below the median."""
+    agreed = evidence.box_ious >= ON
+    out = np.zeros(len(ious))
+    for number in np.unique(evidence.classes):
+        mine = evidence.classes == number
+        usual = ious[agreed & mine] if (agreed & mine).sum() >= FEW else ious[agreed]
+        if not len(usual):
+            continue
+        low, middle = np.quantile(usual, [0.25, 0.5])
+        spread = max((middle - low) / 0.6745, LEAST_SPREAD)
+        out[mine] = 1 / (1 + np.exp(FARTHEST - (middle - ious[mine]) / spread))
+    return np.nan_to_num(out)
+
+
+def _doubled(evidence: Evidence) -> Floats:
+    """Of two labels on one object the one that fits the detection worse; where both fit alike, the later one."""
+    strength = np.clip((evidence.twin_ious - DOUBLED[0]) / (DOUBLED[1] - DOUBLED[0]), 0, 1)
+    position = {row: number for number, row in enumerate(evidence.labels.tolist())}
+    fit = np.nan_to_num(evidence.own * evidence.box_ious)
+    for number, twin in enumerate(evidence.twins.tolist()):
+        partner = position.get(twin)
+        if partner is not None and (fit[number], -number) > (fit[partner], -partner):
+            strength[number] = 0
+    return strength
