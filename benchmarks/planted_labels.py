@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 
 from maskrcnn_train.data.shapes import CATEGORIES, SPLITS, ensure_shapes
 from maskrcnn_train.settings.schema import ShapesConfig
+from maskrcnn_train.structures.rle import compressed, decode_crop
 
 SHARE = 0.05  # of the objects, of each kind
 KINDS = ("missing", "spurious", "wrong class", "loose box", "poor mask")
@@ -77,7 +78,7 @@ def _shifted(each: Coco, rng: np.random.Generator) -> np.ndarray:
     """The mask moved along both axes, into the image rather than out of it."""
     height, width = each["mask"].shape
     x, y, w, h = each["bbox"]
-    step = [int(round(share * side)) for share, side in zip(rng.uniform(*SHIFT, 2), (w, h), strict=True)]
+    step = [round(share * side) for share, side in zip(rng.uniform(*SHIFT, 2), (w, h), strict=True)]
     right, down = (step[0] if x + w / 2 < width / 2 else -step[0]), (step[1] if y + h / 2 < height / 2 else -step[1])
     moved = np.zeros_like(each["mask"])
     ys, xs = np.nonzero(each["mask"])
@@ -102,8 +103,10 @@ def _spurious(annotations: dict[int, Coco], sizes: dict[int, tuple[int, int]], r
 
 
 def _bitmap(shape: Any, size: tuple[int, int]) -> np.ndarray:
-    code = coco_mask.merge(coco_mask.frPyObjects(shape, *size)) if isinstance(shape, list) else shape
-    return coco_mask.decode(code).astype(bool)
+    x0, y0, bitmap = decode_crop(compressed(shape, size))
+    full = np.zeros(size, bool)
+    full[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]] = bitmap > 0
+    return full
 
 
 def _box(mask: np.ndarray) -> list[float]:

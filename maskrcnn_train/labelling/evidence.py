@@ -55,14 +55,14 @@ def gather_evidence(truth: Coco, results: Sequence[Coco], *, with_masks: bool, m
     """truth: as `complete_ground_truth` makes it; results: checked. max_detections: per image and class."""
     boxes = image_overlaps(truth, results, kind="bbox", max_detections=max_detections)
     masks = image_overlaps(truth, results, kind="segm", max_detections=max_detections) if with_masks else boxes
-    owners = [_owners(image) for image in boxes]
+    owners = [_owners(*each) for each in zip(boxes, masks, strict=True)]
     chances = calibrated_scores(boxes)
     columns = _columns(boxes, masks, chances, owners)
     chances = relative_chances(boxes, chances, own=columns["own"], classes=columns["classes"])
     columns = _columns(boxes, masks, chances, owners)
     if not with_masks:
         columns["mask_ious"][:] = np.nan
-    rest = [_unlabelled(image, results, sure, own) for image, sure, own in zip(boxes, chances, owners, strict=True)]
+    rest = [_unlabelled(results, *each) for each in zip(boxes, masks, chances, owners, strict=True)]
     unlabelled, certain = (np.concatenate(column) for column in zip(*rest, strict=True))
     twins, twin_ious = _twins(truth, "segm" if with_masks else "bbox")
     labels = columns["labels"]
@@ -115,12 +115,12 @@ def calibrated_scores(overlaps: Sequence[ImageOverlaps]) -> list[Floats]:
     return [np.interp(image.scores, scores[::-1], shares[::-1]) for image in overlaps]
 
 
-def _owners(image: ImageOverlaps) -> Ints:
+def _owners(image: ImageOverlaps, masks: ImageOverlaps) -> Ints:
     """The label that each detection belongs to: int64 [D], -1 for none."""
     if not len(image.crowd):
         return np.full(len(image.scores), -1)
     same = image.found_classes[:, None] == image.object_classes
-    near = np.where((image.ious >= NEAR) & ~image.crowd, image.ious + SAME_CLASS * same, -1.0)
+    near = np.where((image.ious >= NEAR) & ~image.crowd, (image.ious + masks.ious) / 2 + SAME_CLASS * same, -1.0)
     return np.where(near.max(axis=1) >= 0, near.argmax(axis=1), -1)
 
 
@@ -152,10 +152,12 @@ def _best(rows: Ints, column: int, image: ImageOverlaps, chances: Floats) -> int
     return int(rows[np.argmax(chances[rows] * image.ious[rows, column])])
 
 
-def _unlabelled(image: ImageOverlaps, results: Sequence[Coco], chances: Floats, owners: Ints) -> tuple[Ints, Floats]:
-    """Detections that lie on no label, each object once, and their chances."""
+def _unlabelled(
+    results: Sequence[Coco], image: ImageOverlaps, masks: ImageOverlaps, chances: Floats, owners: Ints
+) -> tuple[Ints, Floats]:
+    """Detections that lie on no label, each object once, and how sure they are."""
     taken = _is_evidence(image, chances, owners)
-    overlap = np.where(image.crowd, 0.0, image.ious).max(axis=1, initial=0)
+    overlap = np.where(image.crowd, 0.0, masks.ious).max(axis=1, initial=0)
     hidden = np.where(image.crowd, image.ious, 0.0).max(axis=1, initial=0) >= IN_CROWD
     rows = np.flatnonzero(~taken & (overlap < ON) & ~hidden)
     boxes = np.array([results[row]["bbox"] for row in image.found[rows]], np.float64).reshape(-1, 4)

@@ -2,7 +2,7 @@
 
 A suspicion has two factors. The first is what the detections say, as a number from 0 to 1: how sure the model is of
 something else than the label. The second is how few labels are as doubtful in this way, for a model that contradicts
-many labels is itself wrong; it is 0.5 for the last of the share PRIOR of the labels. So all kinds can stand in one list.
+many labels is itself wrong; it is 0.5 for the last of the share PRIOR of the labels. So all kinds fit into one list.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ KINDS = {
     "poor mask": "the box fits, but the mask fits worse than those of other labels",
     "doubled": "a second label on one object",
 }
-PRIOR, FEWEST = (
-    0.05,
-    5,
-)  # share of the labels that may be wrong in one way before the model is to blame; at least so many
-FEW = 20  # pairs of a class below which all classes together say what is usual
-FARTHEST = 2.5  # spreads below the median at which an overlap is as likely wrong as right
+PRIOR = 0.05  # share of the labels that may be wrong in one way before the model is to blame, ...
+FEWEST = 5  # ... or so many labels
+FEW = 20  # labels of a class below which all classes together say what overlap is usual
+FARTHEST = 2.5  # spreads below the usual overlap at which one is unusual
 LEAST_SPREAD = 0.02
+QUARTILE = 0.6745  # of a normal distribution, in standard deviations
+LOST = 0.5  # share of the usual overlap that counts in full where it is missing
 DOUBLED = (0.5, 0.9)  # IoU of two labels of one class: below it they are two objects, above it one
 
 
@@ -98,14 +98,15 @@ def label_suspicions(evidence: Evidence) -> dict[str, Floats]:
     sure = np.maximum(evidence.sure, other)
     loose = _unusual(evidence.box_ious, evidence)
     poor = _unusual(evidence.mask_ious, evidence) * (1 - loose)
+    doubled = _doubled(evidence)  # which leave the second label without a detection
     doubts = {
-        "spurious": 1 - np.maximum(own, other),
+        "spurious": (1 - np.maximum(own, other)) * (1 - doubled),
         "wrong class": other * (1 - own),
         "loose box": sure * loose,
         "poor mask": sure * poor,
     }
     rare = {kind: doubt * _rarity(doubt, len(own)) for kind, doubt in doubts.items()}
-    return rare | {"doubled": _doubled(evidence)}
+    return rare | {"doubled": doubled}
 
 
 def missing_suspicions(evidence: Evidence) -> Floats:
@@ -120,18 +121,22 @@ def _rarity(doubts: Floats, num_labels: int) -> Floats:
 
 
 def _unusual(ious: Floats, evidence: Evidence) -> Floats:
-    """How unusual an overlap with the model's own detection is: [N], 0.5 at FARTHEST spreads below the median."""
+    """How much less than usual labels overlap the detection of their class: [N], 0 to 1.
+
+    Usual are the median and the lower spread (from the quartile, as of a normal distribution) of the labels of the
+    class that detections agree with.
+    """
     agreed = evidence.box_ious >= ON
-    out = np.zeros(len(ious))
+    found = np.zeros(len(ious))
     for number in np.unique(evidence.classes):
         mine = evidence.classes == number
         usual = ious[agreed & mine] if (agreed & mine).sum() >= FEW else ious[agreed]
-        if not len(usual):
-            continue
-        low, middle = np.quantile(usual, [0.25, 0.5])
-        spread = max((middle - low) / 0.6745, LEAST_SPREAD)
-        out[mine] = 1 / (1 + np.exp(FARTHEST - (middle - ious[mine]) / spread))
-    return np.nan_to_num(out)
+        if len(usual):
+            low, middle = np.quantile(usual, [0.25, 0.5])
+            below = middle - ious[mine]
+            spreads = below / max((middle - low) / QUARTILE, LEAST_SPREAD)
+            found[mine] = np.clip(below / max(LOST * middle, LEAST_SPREAD), 0, 1) / (1 + np.exp(FARTHEST - spreads))
+    return np.nan_to_num(found)
 
 
 def _doubled(evidence: Evidence) -> Floats:
