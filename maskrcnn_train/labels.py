@@ -88,12 +88,13 @@ def _judge_by_folds(config: LabelsConfig) -> tuple[Path, Judged]:
     folder = _open_folder(config, whole)
     head = replace(config.roi_head, score_threshold=min(config.roi_head.score_threshold, FAINT))
     training = replace(training_of(config), roi_head=head)
+    quiet = replace(training, evaluation=replace(training.evaluation, study=False))  # all folds are studied together
     for number, splits in enumerate(folds):
         run_dir = folder / f"fold_{number}"
         if not (run_dir / RESULTS).is_file():
             setup_logging(folder)
             logger.info("fold %d of %d: %d images to judge", number + 1, len(folds), len(splits.val))
-            _train(replace(training, output_dir=str(run_dir)), replace(splits, notes=notes), folder)
+            _train(replace(quiet, output_dir=str(run_dir)), replace(splits, notes=notes), folder)
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)  # large, and of no more use
     setup_logging(folder)
     return folder, Judged(whole, classes, training, _score(training, whole, classes, folder, len(folds)))

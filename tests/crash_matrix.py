@@ -31,6 +31,7 @@ PHASES = {
     "predict": ["start", "evaluation"],
     "export": ["start", "export"],
     "tune": ["start", "second step", "evaluation"],
+    "labels": ["start", "second step", "evaluation"],
     "sweep": ["start", "second step", "evaluation"],
 }
 LONGEST = 10.0  # seconds from the fault to the end
@@ -98,6 +99,7 @@ def arguments(command: str, folder: Path, checkpoint: Path) -> tuple[str, list[s
         "predict": ("maskrcnn_train.predict", [read, f"images={folder / 'images'}", out]),
         "export": ("maskrcnn_train.export", [read, "format=onnx", out]),
         "tune": ("maskrcnn_train.tune", [*small, out, "optimizer.lr=1e-3,2e-3", "trials=2"]),
+        "labels": ("maskrcnn_train.labels", [*small, out, "folds=2"]),
         "sweep": ("maskrcnn_train", ["-m", *small, out, "seed=0,1", "sweep.retry_failed=true"]),
     }[command]
 
@@ -126,7 +128,7 @@ def play(command: str, phase: str, fault: str, checkpoint: Path) -> Cell:
         left = [] if fault == "SIGKILL" else half_written(folder / "out")
         shutil.copytree(source, images, dirs_exist_ok=True)
         # these go on in their folder, but for a search whose trials all failed; the others write their results anew
-        if command not in ("train", "tune", "sweep") or "no trial ended well" in said:
+        if command not in ("train", "tune", "sweep", "labels") or "no trial ended well" in said:
             shutil.rmtree(folder / "out", ignore_errors=True)
         again, _, _ = run([sys.executable, "-m", module, *given], env)
         return Cell(command, phase, fault, code, seconds, said, again, left + half_written(folder / "out"))

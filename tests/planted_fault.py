@@ -25,6 +25,7 @@ PHASES = {
     "model": ("maskrcnn_train.model.mask_rcnn", "build_backbone", 1),
     "first step": ("maskrcnn_train.engine.loop", "accumulate_gradients", 1),
     "second step": ("maskrcnn_train.engine.loop", "accumulate_gradients", 2),
+    "third step": ("maskrcnn_train.engine.loop", "accumulate_gradients", 3),
     "second backward": ("torch", "Tensor.backward", 2),
     "checkpoint": ("torch", "save", 1),
     "evaluation": ("maskrcnn_train.model.mask_rcnn", "MaskRCNN.detections", 1),

@@ -33,6 +33,7 @@ def test_the_function_that_begins_a_phase_is_there(phase: str) -> None:
         ("predict", "evaluation", "full disk"),
         ("export", "export", "bug"),
         ("tune", "second step", "SIGTERM"),
+        ("labels", "second step", "SIGKILL"),
         ("sweep", "evaluation", "bug"),
     ],
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from maskrcnn_train.data.coco.index import AnnotationIndex
-from maskrcnn_train.files import write_json, write_rows
+from maskrcnn_train.files import write_rows, write_text
 from maskrcnn_train.labelling.suspicion import Doubt
 
 Coco = dict[str, Any]
@@ -52,7 +53,8 @@ def doubt_entries(
 
 def write_doubts(folder: Path, entries: Sequence[dict[str, Any]], source: str) -> None:
     """Write doubts.json and doubts.csv. source: the labels that the doubts are about."""
-    write_json(folder / "doubts.json", {"labels": source, "doubts": list(entries)}, indent=1)
+    lines = ",\n".join(map(json.dumps, entries))  # a doubt a line: people delete those that are none
+    write_text(folder / "doubts.json", f'{{"labels": {json.dumps(source)}, "doubts": [\n{lines}\n]}}\n')
     hidden = ("annotations", "twin", "box", "found", "score")
     rows = [
         {key: value for key, value in each.items() if key not in hidden}

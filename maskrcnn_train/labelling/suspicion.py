@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
-from maskrcnn_train.labelling.evidence import ON, Evidence, gather_evidence
+from maskrcnn_train.labelling.evidence import FEW, ON, Evidence, gather_evidence
 from maskrcnn_train.structures.arrays import Floats
 
 Coco = dict[str, Any]
@@ -28,7 +28,6 @@ KINDS = {
 }
 PRIOR = 0.05  # share of the labels that may be wrong in one way before the model is to blame, ...
 FEWEST = 5  # ... or so many labels
-FEW = 20  # labels of a class below which all classes together say what overlap is usual
 FARTHEST = 2.5  # spreads below the usual overlap at which one is unusual
 LEAST_SPREAD = 0.02
 QUARTILE = 0.6745  # of a normal distribution, in standard deviations
