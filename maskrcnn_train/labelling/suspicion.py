@@ -32,6 +32,7 @@ FARTHEST = 2.5  # spreads below the usual overlap at which one is unusual
 LEAST_SPREAD = 0.02
 QUARTILE = 0.6745  # of a normal distribution, in standard deviations
 LOST = 0.5  # share of the usual overlap that counts in full where it is missing
+SURE = 0.5  # from which a detection is shown beside a doubled label
 DOUBLED = (0.5, 0.9)  # IoU of two labels of one class: below it they are two objects, above it one
 
 
@@ -85,7 +86,7 @@ def _of_labels(truth: Coco, results: Sequence[Coco], evidence: Evidence) -> list
         elif kind in ("spurious", "doubled"):
             proposed = None
         twin = int(evidence.twins[number]) if kind == "doubled" else None
-        is_seen = found >= 0 and kind != "spurious"
+        is_seen = found >= 0 and kind != "spurious" and (kind != "doubled" or evidence.sure[number] >= SURE)
         suspicion = float(table[:, number].max())
         doubts.append(Doubt(kind, suspicion, label["image_id"], row, int(found) if is_seen else None, proposed, twin))
     return doubts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,11 +93,11 @@ def _window(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[in
     """x0 y0 x1 y1 of a square around boxes x y w h, as far as the image goes."""
     low = [min(box[axis] for box in boxes) for axis in (0, 1)]
     high = [max(box[axis] + box[axis + 2] for box in boxes) for axis in (0, 1)]
-    side = max(AROUND * max(high[0] - low[0], high[1] - low[1]), SMALLEST_PIECE)
+    side = math.ceil(max(AROUND * max(high[0] - low[0], high[1] - low[1]), SMALLEST_PIECE))
     ends = []
     for axis, length in ((0, size[1]), (1, size[0])):
-        start = min(max((low[axis] + high[axis] - side) / 2, 0), max(length - side, 0))
-        ends.append((int(start), max(int(start) + 1, min(round(start + side), length))))
+        start = round(min(max((low[axis] + high[axis] - side) / 2, 0), max(length - side, 0)))
+        ends.append((start, min(start + side, length)))
     return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
 
 
