@@ -34,6 +34,7 @@ TRAINER = [
 SMALL = {
     "train": [*MODEL, *DATA, *SHAPES, *TRAINER],
     "tune": [*MODEL, *DATA, *SHAPES, *TRAINER, "trials=2"],
+    "labels": [*MODEL, *DATA, *SHAPES, *TRAINER, "folds=2"],
     "check": [*MODEL, *DATA, *SHAPES, "workers=1"],
     "evaluate": ["num_workers=0", "evaluation.bootstrap=100", "evaluation.batch_size=8"],
     "export": ["num_images=1", "evaluation.study=false"],
@@ -66,6 +67,8 @@ def example_folder(folder: Path) -> None:
     results = [as_result(item, rng.random()) for item in everything["annotations"]]
     for path in ("results.json", "a.json", "b.json"):
         write(folder / path, results)
+    (folder / "LABELS").mkdir()
+    write(folder / "LABELS/doubts.json", {"doubts": [{"annotations": [1], "image": "0_tile1.jpg"}]})
     (folder / "list.txt").write_text("photos/0_tile0.jpg\nphotos/1_tile0.jpg\n")
 
 
