@@ -30,8 +30,9 @@ class Evidence:
     labels, classes: int64 [N], rows of the ground truth's annotations, and their classes 0..K-1.
     own, other: float [N], the support 0 to 1 by detections of the label's class and of other classes: how sure they
     are (see `relative_chances`), less where they overlap the label little.
-    own_found, other_found: int64 [N], rows of the results, -1 for none. sure: float [N], how sure `own_found` is,
-    wherever it lies. box_ious, mask_ious: float [N], of `own_found` and the label, NaN for none.
+    own_found, other_found: int64 [N], rows of the results, -1 for none. other_classes: int64 [N], of `other_found`.
+    sure: float [N], how sure `own_found` is, wherever it lies. box_ious, mask_ious: float [N], of `own_found` and the
+    label, NaN for none.
     twins: int64 [N], rows of the annotations of the same class that overlap a label most, -1 for none. twin_ious [N].
     unlabelled: int64 [U], rows of the results. chances: float [U], how sure they are, less where they overlap a label.
     """
@@ -43,6 +44,7 @@ class Evidence:
     sure: Floats
     own_found: Ints
     other_found: Ints
+    other_classes: Ints
     box_ious: Floats
     mask_ious: Floats
     twins: Ints
@@ -128,7 +130,7 @@ def _of_labels(image: ImageOverlaps, masks: ImageOverlaps, chances: Floats, owne
     real = np.flatnonzero(~image.crowd)
     weights = chances[:, None] * np.clip((image.ious - NEAR) / (ON - NEAR), 0, 1)
     own, other, sure = np.zeros((3, len(real)))
-    own_found, other_found = np.full((2, len(real)), -1)
+    own_found, other_found, other_classes = np.full((3, len(real)), -1)
     ious = np.full((2, len(real)), np.nan)
     for number, column in enumerate(real.tolist()):
         same = image.found_classes == image.object_classes[column]
@@ -142,9 +144,11 @@ def _of_labels(image: ImageOverlaps, masks: ImageOverlaps, chances: Floats, owne
             if is_own:
                 sure[number] = chances[best]
                 ious[:, number] = image.ious[best, column], masks.ious[best, column]
-    labels = {"labels": image.objects[real], "classes": image.object_classes[real]}
+            else:
+                other_classes[number] = image.found_classes[best]
+    columns = {"labels": image.objects[real], "classes": image.object_classes[real], "other_classes": other_classes}
     support = {"own": own, "other": other, "sure": sure, "own_found": own_found, "other_found": other_found}
-    return {**labels, **support, "box_ious": ious[0], "mask_ious": ious[1]}
+    return {**columns, **support, "box_ious": ious[0], "mask_ious": ious[1]}
 
 
 def _best(rows: Ints, column: int, image: ImageOverlaps, chances: Floats) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
-from maskrcnn_train.labelling.evidence import FEW, ON, Evidence, gather_evidence
+from maskrcnn_train.labelling.evidence import FEW, NEAR, ON, Evidence, gather_evidence
 from maskrcnn_train.structures.arrays import Floats
 
 Coco = dict[str, Any]
@@ -28,7 +28,8 @@ KINDS = {
 }
 PRIOR = 0.05  # share of the labels that may be wrong in one way before the model is to blame, ...
 FEWEST = 5  # ... or so many labels
-FARTHEST = 2.5  # spreads below the usual overlap at which one is unusual
+CONFUSED = 0.2  # share of the labels of a class that a model which takes it for another one calls by its name
+FARTHEST = 2.0  # spreads below the usual overlap at which one is unusual
 LEAST_SPREAD = 0.02
 QUARTILE = 0.6745  # of a normal distribution, in standard deviations
 LOST = 0.5  # share of the usual overlap that counts in full where it is missing
@@ -97,11 +98,11 @@ def label_suspicions(evidence: Evidence) -> dict[str, Floats]:
     own, other = evidence.own, evidence.other
     sure = np.maximum(evidence.sure, other)
     loose = _unusual(evidence.box_ious, evidence)
-    poor = _unusual(evidence.mask_ious, evidence) * (1 - loose)
+    poor = _unusual(evidence.mask_ious / np.maximum(evidence.box_ious, NEAR), evidence) * (1 - loose)
     doubled = _doubled(evidence)  # which leave the second label without a detection
     doubts = {
         "spurious": (1 - np.maximum(own, other)) * (1 - doubled),
-        "wrong class": other * (1 - own),
+        "wrong class": other * (1 - own) * _not_confused(evidence),
         "loose box": sure * loose,
         "poor mask": sure * poor,
     }
@@ -112,6 +113,20 @@ def label_suspicions(evidence: Evidence) -> dict[str, Floats]:
 def missing_suspicions(evidence: Evidence) -> Floats:
     """The suspicion of each detection without a label: [U]."""
     return evidence.chances * _rarity(evidence.chances, len(evidence.own))
+
+
+def _not_confused(evidence: Evidence) -> Floats:
+    """Less than 1 where the model calls many other labels of the class by the same other name: [N].
+
+    It is 0.5 where it does so with the share CONFUSED of them.
+    """
+    found = np.ones(len(evidence.classes))
+    for number in np.unique(evidence.classes):
+        mine = np.flatnonzero(evidence.classes == number)
+        called = np.where(evidence.other > evidence.own, evidence.other_classes, -1)[mine]
+        others = np.bincount(called + 1)[called + 1] - 1
+        found[mine] = np.where(called >= 0, 1 / (1 + others / len(mine) / CONFUSED), 1.0)
+    return found
 
 
 def _rarity(doubts: Floats, num_labels: int) -> Floats:

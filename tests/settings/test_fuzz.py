@@ -32,7 +32,8 @@ SMALLEST = [*TINY, "data.shapes.num_train=4", "trainer.batch_size=2", "trainer.m
 SMALLEST += ["evaluation.bootstrap=0", "roi_head.conv_dim=16", "roi_head.fc_dim=16", "mask_head.conv_dim=16"]
 LARGEST = 72  # of numbers without an upper end: sizes must fit the memory of any machine
 NOT_DRAWN = {
-    "data.name", "data.root", "data.exclude", "weights.source", "weights.path", "resume", "replay", "output_dir",  # need files
+    "data.name", "data.root", "data.exclude", "weights.source", "weights.path",  # need files
+    "resume", "replay", "output_dir",
     "trainer.compile", "trainer.num_workers", "trainer.profile", "trainer.max_minutes",  # cost seconds a draw
     "trainer.max_steps", "trainer.device",  # two steps on the processor
 }  # fmt: skip
