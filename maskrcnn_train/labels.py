@@ -14,7 +14,7 @@ from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.data.splits.splitting import Split, Splits, read_training_split
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.files import write_json
-from maskrcnn_train.labelling.folds import FOLDS_FILE, cut_folds, remember
+from maskrcnn_train.labelling.folds import FOLDS_FILE, cut_folds, readable, remember
 from maskrcnn_train.prediction.memory import advising_on_memory
 from maskrcnn_train.settings.command_rules import check_labels_rules
 from maskrcnn_train.settings.command_schema import LabelsConfig, training_of
@@ -139,6 +139,8 @@ def _score(config: TrainConfig, whole: Split, classes: ClassMap, folder: Path, n
     from maskrcnn_train.prediction.scoring import Scored
 
     truth = evaluation_loader(config, whole, classes).dataset.ground_truth()
+    if config.data.on_bad_image == "skip":
+        truth = readable(truth, whole.images, max(config.trainer.num_workers, 1))
     results = [found for number in range(num_folds) for found in read_results(folder / f"fold_{number}" / RESULTS)]
     names = classes.name_of_id
     result = score_coco(truth, results, config.evaluation, kinds=config.kinds, class_names=names)

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_coco import small_coco, write_images
 from tiny import TINY, untrained_checkpoint
 
 from maskrcnn_train import load_config
 from maskrcnn_train.data.splits.splitting import read_training_split
-from maskrcnn_train.labelling.folds import cut_folds, remember
+from maskrcnn_train.labelling.folds import cut_folds, readable, remember
 from maskrcnn_train.labels import LabelsResult, find_doubtful_labels
 from maskrcnn_train.settings.command_rules import check_labels_rules
 from maskrcnn_train.settings.command_schema import LabelsConfig
@@ -116,6 +117,15 @@ def test_folds_cover_all_images_and_follow_from_the_seed(shapes: str) -> None:
     assert rows[0] == rows[1] != rows[2]
     with pytest.raises(UserError, match="cannot be cut into folds=13"):
         cut_folds(whole, classes, folds=13, seed=0)
+
+
+def test_the_labels_of_an_image_that_cannot_be_read_are_not_judged(tmp_path: Path) -> None:
+    truth = small_coco(3)
+    write_images(tmp_path, truth)
+    (tmp_path / "2.png").write_bytes(b"damaged")
+    kept = readable(truth, tmp_path, 1)
+    assert [image["id"] for image in kept["images"]] == [1, 3]
+    assert [each["id"] for each in kept["annotations"]] == [1, 2, 5, 6]
 
 
 @pytest.mark.parametrize(
