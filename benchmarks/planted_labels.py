@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 
 from maskrcnn_train.data.shapes import CATEGORIES, SPLITS, ensure_shapes
 from maskrcnn_train.settings.schema import ShapesConfig
+from maskrcnn_train.structures.arrays import Flags
 from maskrcnn_train.structures.rle import compressed, decode_crop
 
 SHARE = 0.05  # of the objects, of each kind
@@ -74,13 +75,13 @@ def _spoil(annotations: dict[int, Coco], id_: int, kind: str, rng: np.random.Gen
         each["mask"] &= sides[0] * (xs - x - width / 2) / width + sides[1] * (ys - y - height / 2) / height > 0
 
 
-def _shifted(each: Coco, rng: np.random.Generator) -> np.ndarray:
+def _shifted(each: Coco, rng: np.random.Generator) -> Flags:
     """The mask moved along both axes, into the image rather than out of it."""
     height, width = each["mask"].shape
     x, y, w, h = each["bbox"]
     step = [round(share * side) for share, side in zip(rng.uniform(*SHIFT, 2), (w, h), strict=True)]
     right, down = (step[0] if x + w / 2 < width / 2 else -step[0]), (step[1] if y + h / 2 < height / 2 else -step[1])
-    moved = np.zeros_like(each["mask"])
+    moved: Flags = np.zeros_like(each["mask"])
     ys, xs = np.nonzero(each["mask"])
     inside = (ys + down >= 0) & (ys + down < height) & (xs + right >= 0) & (xs + right < width)
     moved[ys[inside] + down, xs[inside] + right] = True
@@ -102,7 +103,7 @@ def _spurious(annotations: dict[int, Coco], sizes: dict[int, tuple[int, int]], r
                 "iscrowd": 0, "mask": mask, "bbox": _box(mask)}  # fmt: skip
 
 
-def _bitmap(shape: Any, size: tuple[int, int]) -> np.ndarray:
+def _bitmap(shape: Any, size: tuple[int, int]) -> Flags:
     x0, y0, bitmap = decode_crop(compressed(shape, size))
     full = np.zeros(size, bool)
     full[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]] = bitmap > 0
