@@ -130,9 +130,14 @@ def _not_confused(evidence: Evidence) -> Floats:
 
 
 def _rarity(doubts: Floats, num_labels: int) -> Floats:
-    """How few are as doubtful: 1 for the most doubtful one, 0.5 where that many are the share PRIOR of the labels."""
-    more = len(doubts) - np.searchsorted(np.sort(doubts), doubts, side="right")
-    return np.asarray(1 / (1 + more / max(PRIOR * num_labels, FEWEST)))
+    """How few are as doubtful: 1 for the most doubtful one, 0.5 where that many are the share PRIOR of the labels.
+
+    Equals share the mean of their places.
+    """
+    ordered = np.sort(doubts)
+    below, upto = (np.searchsorted(ordered, doubts, side=side) for side in ("left", "right"))
+    above = len(doubts) - (below + upto + 1) / 2
+    return np.asarray(1 / (1 + above / max(PRIOR * num_labels, FEWEST)))
 
 
 def _unusual(ious: Floats, evidence: Evidence) -> Floats:

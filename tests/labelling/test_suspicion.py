@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,38 @@ def test_each_kind_is_named_with_what_the_label_should_be(
     assert doubt.suspicion > 0.8
     if kind == "doubled":
         assert (doubt.label, doubt.twin) == (1, 0)  # the one that fits worse goes
+
+
+def doors(number: int, found: Callable[[int], list[Coco]]) -> list[Doubt]:
+    """The doubts about one door in each of some images. found: what is detected in an image."""
+    labels = [thing(image, DOOR, 10, 10, 40, 40) | {"id": image, "area": 1.0} for image in range(1, number + 1)]
+    truth = {
+        "images": [
+            {"id": n, "height": SIZE[0], "width": SIZE[1], "file_name": f"{n}.png"} for n in range(1, number + 1)
+        ],
+        "categories": [{"id": DOOR, "name": "door"}, {"id": WINDOW, "name": "window"}],
+        "annotations": labels,
+    }
+    return doubts_of(truth, [each for image in range(1, number + 1) for each in found(image)])
+
+
+def seen_as(kind: int, image: int) -> list[Coco]:
+    return [thing(image, kind, 10, 10, 40, 40, score=0.9)]
+
+
+def test_a_model_that_often_takes_one_class_for_another_is_believed_less() -> None:
+    once = doors(100, lambda image: seen_as(WINDOW if image == 1 else DOOR, image))
+    often = doors(100, lambda image: seen_as(WINDOW if image <= 30 else DOOR, image))
+    assert (once[0].kind, once[0].suspicion) == ("wrong class", pytest.approx(1.0))
+    assert {each.kind for each in often[:30]} == {"wrong class"}
+    assert often[0].suspicion < 0.15 < once[0].suspicion
+
+
+def test_a_model_that_finds_few_objects_makes_few_labels_spurious() -> None:
+    doubts = doors(100, lambda image: seen_as(DOOR, image) if image > 40 else [])
+    assert [each.kind for each in doubts[:40]] == ["spurious"] * 40
+    assert doubts[0].suspicion < 0.25
+    assert doors(100, lambda image: seen_as(DOOR, image) if image > 1 else [])[0].suspicion == 1.0
 
 
 def test_a_detection_in_a_crowd_region_is_no_missing_label() -> None:
