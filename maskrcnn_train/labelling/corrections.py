@@ -33,7 +33,7 @@ def corrected(split: Split, doubts: Sequence[Doubt], ground_truth: Coco, results
         if doubt is None:
             annotations.append(annotation)
         elif doubt.kind not in REMOVED:
-            annotations.append(annotation | _change(doubt, results, sizes[doubt.image_id]) | _attributes(doubt))
+            annotations.append(_changed(annotation, doubt, results, sizes[doubt.image_id]) | _attributes(doubt))
     number = max((each["id"] for each in content["annotations"]), default=0)
     for doubt in doubts:
         if doubt.label is None and doubt.found is not None:
@@ -43,13 +43,15 @@ def corrected(split: Split, doubts: Sequence[Doubt], ground_truth: Coco, results
     return content | {"annotations": annotations}
 
 
-def _change(doubt: Doubt, results: Sequence[Coco], size: tuple[int, int]) -> Coco:
-    """The fields that become others."""
+def _changed(annotation: Coco, doubt: Doubt, results: Sequence[Coco], size: tuple[int, int]) -> Coco:
+    """An annotation as the model has it, in what is in doubt; without a mask where that would belong to another box."""
     if doubt.kind == "wrong class" or doubt.found is None:
-        return {"category_id": doubt.proposed}
+        return annotation | {"category_id": doubt.proposed}
     found = _detected(results[doubt.found], size)
-    kept = ("area", "segmentation") if doubt.kind == "poor mask" else ("bbox", "area", "segmentation")
-    return {key: found[key] for key in kept if key in found}
+    if doubt.kind == "poor mask":
+        return annotation | {key: found[key] for key in ("area", "segmentation") if key in found}
+    bare = {key: value for key, value in annotation.items() if key != "segmentation"}
+    return bare | {key: found[key] for key in ("bbox", "area", "segmentation") if key in found}
 
 
 def _detected(result: Coco, size: tuple[int, int]) -> Coco:

@@ -76,6 +76,14 @@ def test_each_doubt_is_resolved_and_the_rest_stays(split: Split) -> None:
         assert got[number]["segmentation"] == given[number]["segmentation"]
 
 
+def test_a_box_that_moves_does_not_keep_the_mask_of_the_old_one(split: Split) -> None:
+    truth, doubts, results = found(split)
+    boxes = [{key: value for key, value in each.items() if key != "segmentation"} for each in results]
+    got = {each["id"]: each for each in corrected(split, doubts[:2], truth, boxes)["annotations"]}
+    assert (got[3]["bbox"], "segmentation" in got[3]) == ([5.12, 6.0, 10.0, 14.0], False)
+    assert "segmentation" in got[1]
+
+
 def test_what_is_written_is_read_again_without_a_fault(split: Split, tmp_path: Path) -> None:
     truth, doubts, results = found(split)
     index = open_index(write_json(tmp_path / "corrected.json", corrected(split, doubts, truth, results)))
