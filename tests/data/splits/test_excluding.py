@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labelled_data import few_shapes, write
 from small_coco import roboflow, small_coco
 
 from maskrcnn_train import load_config
@@ -29,7 +30,7 @@ def configured(root: Path, content: Any, *more: str) -> TrainConfig:
     return load_config(["data=roboflow", f"data.root={root}", f"data.exclude={path}", "trainer.num_workers=0", *more])
 
 
-def doubt(image: str | None, *annotations: int, **more: Any) -> dict[str, Any]:
+def doubt(image: str | None, *annotations: int | str, **more: Any) -> dict[str, Any]:
     return {"kind": "spurious", "annotations": list(annotations), "image": image, **more}
 
 
@@ -71,6 +72,16 @@ def test_where_one_json_is_cut_only_the_training_part_is_concerned_and_the_cut_s
     assert some.val.rows.tolist() == whole.val.rows.tolist()
     assert some.val.num_objects == 6
     assert (whole.train.num_objects, some.train.num_objects) == (6, 3)
+
+
+def test_labels_of_other_formats_are_named_by_their_place(tmp_path: Path) -> None:
+    write(few_shapes(tmp_path), "yolo", tmp_path / "yolo", tolerance=0.5)
+    given = ["data=yolo", f"data.root={tmp_path / 'yolo'}"]
+    index = read_splits(load_config(given)).train.index
+    (tmp_path / "doubts.json").write_text(json.dumps([doubt(index.file_name(int(index.image_rows[3])), index.item(3))]))
+    train = read_splits(load_config([*given, f"data.exclude={tmp_path / 'doubts.json'}"])).train
+    assert train.num_objects == index.num_annotations - 1
+    assert train.labels[3] == 0
 
 
 @pytest.mark.parametrize(
