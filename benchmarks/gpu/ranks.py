@@ -25,7 +25,7 @@ def equal_weights(place: Place) -> str:
     _need_two(place)
     folder = place.folder / "equal"
     folder.mkdir()
-    settings = [*place.training, "backbone.norm=group", "trainer.ema=0"]
+    settings = [*place.training, "backbone.norm=group"]
     settings += ["trainer.batch_size=2", "trainer.max_steps=10"]
     script = [str(ROOT / "tests/train_and_keep.py"), str(folder)]
     _succeed(place, [*TORCHRUN, *script, *settings, f"output_dir={folder / 'run'}"])

@@ -122,17 +122,14 @@ class Torchvision:
     def evaluation(self, batches: list[Batch]) -> Step:
         loader = [[pixels / 255 for pixels in batch.cut()] for batch in batches]
 
-        def detect() -> list[Any]:
-            results = []
-            for images in loader:
-                with torch.inference_mode(), _autocast(self.device, self.amp):
-                    found = self.model([image.to(self.device) for image in images])
-                for each in found:
-                    on_host = {name: value.cpu() for name, value in each.items()}
-                    results += coco_results(on_host, 0, range(1, NUM_CLASSES))
-            return results
+        def detect(images: list[Tensor]) -> Any:
+            with torch.inference_mode(), _autocast(self.device, self.amp):
+                return self.model([image.to(self.device) for image in images])
 
-        return in_evaluation_mode(self.model, detect)
+        def results_of(found: dict[str, Tensor]) -> list[Any]:
+            return coco_results({name: value.cpu() for name, value in found.items()}, 0, range(1, NUM_CLASSES))
+
+        return evaluation_step(self.model, loader, detect, results_of)
 
 
 class Detectron2:
@@ -179,30 +176,30 @@ class Detectron2:
             for batch in batches
         ]
 
-        def detect() -> list[Any]:
-            results = []
-            for inputs in loader:
-                with torch.inference_mode(), _autocast(self.device, True):
-                    found = self.model(inputs)
-                for each in found:
-                    results += instances_to_coco_json(each["instances"].to("cpu"), 0)
-            return results
+        def detect(inputs: list[Any]) -> Any:
+            with torch.inference_mode(), _autocast(self.device, True):
+                return self.model(inputs)
 
-        return in_evaluation_mode(self.model, detect)
+        def results_of(found: dict[str, Any]) -> list[Any]:
+            return list(instances_to_coco_json(found["instances"].to("cpu"), 0))
+
+        return evaluation_step(self.model, loader, detect, results_of)
 
 
 def _autocast(device: torch.device, enabled: bool) -> AbstractContextManager[object]:
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
 
 
-def in_evaluation_mode(model: torch.nn.Module, step: Step) -> Step:
-    """The step with the model in evaluation mode, which trains on afterwards."""
+def evaluation_step(
+    model: torch.nn.Module, loader: list[Any], detect: Callable[[Any], Any], results_of: Callable[[Any], list[Any]]
+) -> Step:
+    """detect: what is found on each image of a batch; results_of: COCO results of one. The model goes on training."""
 
-    def run() -> object:
+    def step() -> object:
         with evaluating(model):
-            return step()
+            return [result for batch in loader for found in detect(batch) for result in results_of(found)]
 
-    return run
+    return step
 
 
 def tame(model: torch.nn.Module) -> None:

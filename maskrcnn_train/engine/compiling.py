@@ -23,21 +23,14 @@ def compile_backbone(backbone: Backbone) -> None:
     shapes: set[torch.Size] = set()
 
     def forward(pixels: Tensor) -> list[Tensor]:
-        if not backbone.training:
+        is_new = pixels.shape not in shapes
+        if not backbone.training or (is_new and len(shapes) == MOST_SHAPES):
             return plain(pixels)
-        if pixels.shape not in shapes:
-            if len(shapes) == MOST_SHAPES:
-                return plain(pixels)
+        if is_new:
             shapes.add(pixels.shape)
-            count, _, height, width = pixels.shape
-            logger.info(
-                "compiling the backbone for %d images of %d x %d: shape %d of at most %d, half a minute or more",
-                count,
-                width,
-                height,
-                len(shapes),
-                MOST_SHAPES,
-            )
+            batch = f"{len(pixels)} images of {pixels.shape[3]} x {pixels.shape[2]}"
+            which = f"shape {len(shapes)} of at most {MOST_SHAPES}"
+            logger.info("compiling the backbone for %s: %s, half a minute or more", batch, which)
         maps: list[Tensor] = compiled(pixels)
         return maps
 

@@ -39,7 +39,7 @@ class Path:
     select_proposals: Callable[[RPNPredictions, Sizes, ProposalBudget], list[Proposals]]
     sample_anchors: Callable[[Tensor, list[Target], SamplingRules], AnchorSamples]
     sample_proposals: Callable[[list[Tensor], list[Target], SamplingRules], Samples]
-    pool: Callable[[list[Tensor], Tensor, Tensor, roi_align.PoolingRules], Tensor]
+    pool: roi_align.Pool  # where RoIAlign is no bag
     mask_targets: MaskTargets
     select_detections: Callable[[Tensor, Tensor, list[Tensor], Sizes, outputs.DetectionRules], list[Detections]]
 

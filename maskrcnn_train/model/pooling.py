@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from maskrcnn_train.model.modes import is_tracing
 from maskrcnn_train.model.paths import PathRule, path_for
-from maskrcnn_train.model.roi_align import OUTSIDE, SCALES, PoolingRules
+from maskrcnn_train.model.roi_align import OUTSIDE, SCALES, PoolingRules, pool
 
 
 def assign_levels(boxes: Tensor, rule: str) -> Tensor:
@@ -46,4 +46,5 @@ class MultiLevelPooler(nn.Module):
             finite = rois[:, 1:].isfinite().all(dim=1, keepdim=True)
             rois = torch.cat((rois[:, :1], torch.where(finite, rois[:, 1:], OUTSIDE)), dim=1)
         levels = assign_levels(rois[:, 1:], self.level_rule)
-        return self.path_for(rois.device).pool(features[: len(SCALES)], rois, levels, self.rules)
+        by_operators = self.path_for(rois.device).pool
+        return pool(features[: len(SCALES)], rois, levels, self.rules, by_operators=by_operators)

@@ -7,6 +7,7 @@ and fills a full-size gradient at each call; its backward is serial on a process
 Results are the same.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -49,10 +50,18 @@ class PoolingRules:
         return self.type == "align" and few and not is_tracing()
 
 
-def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules) -> Tensor:
-    """Maps [K, C, P, P] of rois [K, 5], each from its level, int64 [K]."""
+Pool = Callable[[list[Tensor], Tensor, Tensor, PoolingRules], Tensor]
+
+
+def pool(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules, *, by_operators: Pool) -> Tensor:
+    """Maps [K, C, P, P] of rois [K, 5], each from its level, int64 [K]. by_operators: does it where no bag serves."""
     if rules.by_bag and len(rois) > 0:
         return bag_roi_align(features, rois, levels, SCALES, rules.resolution, rules.sampling_ratio, rules.aligned)
+    return by_operators(features, rois, levels, rules)
+
+
+def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules) -> Tensor:
+    """The same by torchvision's operators, the boxes of each level by themselves."""
     rows = [torch.where(levels == level)[0] for level in range(len(features))]
     with torch.autocast(rois.device.type, enabled=False):  # the operators want float32 on both sides
         pooled = [

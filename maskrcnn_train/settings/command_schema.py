@@ -19,11 +19,9 @@ from maskrcnn_train.settings.schema import (
 )
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-TRAINING_ONLY = (
-    *("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape", "exclude"),
-)  # of the data section
-
-CHOICE = ("rename", "merge", "classes")  # of the data section; `split` has its own
+# both of the data section
+TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape", "exclude")
+CHOICE = ("rename", "merge", "classes")  # `split` has its own
 
 
 class TestNMSConfig(Section):

@@ -1,20 +1,18 @@
-"""Pooling without asking which box belongs to which level."""
+"""Pooling by torchvision's operators without asking which box belongs to which level."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from maskrcnn_train.model.roi_align import OUTSIDE, SCALES, PoolingRules, bag_roi_align
+from maskrcnn_train.model.roi_align import OUTSIDE, SCALES, PoolingRules
 
 
 def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules) -> Tensor:
     """Maps [K, C, P, P] of rois [K, 5], each from its level, int64 [K].
 
-    Where no bag serves, every level pools all boxes, those of other levels far outside: the operators give zeros there.
+    Every level pools all boxes, those of other levels far outside, where the operators give zeros at once.
     """
-    if rules.by_bag and len(rois) > 0:
-        return bag_roi_align(features, rois, levels, SCALES, rules.resolution, rules.sampling_ratio, rules.aligned)
     pooled: Tensor | None = None
     outside = torch.cat((rois[:, :1], torch.full_like(rois[:, 1:], OUTSIDE)), dim=1)
     with torch.autocast(rois.device.type, enabled=False):

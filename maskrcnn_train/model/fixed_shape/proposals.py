@@ -54,11 +54,6 @@ def _best_of_batch(scores: Tensor, count: int) -> Tensor:
     return torch.full_like(scores, -1).flatten().scatter(0, best.indices, best.values).view_as(scores)
 
 
-def _overlaps(boxes: Tensor, threshold: float) -> Tensor:
-    """bool [..., B, B] of boxes [..., B, 4]: whether an earlier one overlaps a later one."""
-    return (pairwise_iou(boxes, boxes) > threshold).triu_(1)
-
-
 class Suppression:
     """Non-maximum suppression of many groups at once, as a fixed point.
 
@@ -77,7 +72,7 @@ class Suppression:
         self.over = torch.empty((len(groups), count, count), dtype=torch.bfloat16, device=boxes.device)
         step = max(1, PAIRS // max(count * count, 1))
         for own, over in zip(groups.split(step), self.over.split(step), strict=True):
-            over.copy_(_overlaps(own, threshold))
+            over.copy_((pairwise_iou(own, own) > threshold).triu_(1))
         self.ones = torch.ones((len(groups), 1, count), dtype=torch.bfloat16, device=boxes.device)
         self.now = self.before = self.ones
 

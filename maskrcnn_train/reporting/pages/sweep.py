@@ -48,10 +48,14 @@ class Job:
 
 @dataclass
 class Sweep:
-    """Jobs, best first. varied: keys whose values differ. shared: "key=value" common to all. columns: metrics shown.
-    search: what searched, if the jobs are the trials of a search. repeated: means over seeds."""
+    """Jobs, best first by `score`, a metric; empty where no job has any.
+
+    varied: keys whose values differ. shared: "key=value" common to all. columns: metrics shown. search: what searched,
+    if the jobs are the trials of a search. repeated: means over seeds.
+    """
 
     jobs: list[Job]
+    score: str
     varied: list[str]
     shared: list[str]
     columns: list[str]
@@ -78,9 +82,9 @@ def read_sweep(folder: Path) -> Sweep:
     if search is not None and is_score(search["metric"]):
         columns.insert(0, search["metric"])
     columns = [column for column in dict.fromkeys(columns) if any(column in job.metrics for job in jobs)]
-    sorted_by = search["metric"] if search is not None else columns[0] if columns else ""
-    sign = -1 if is_score(sorted_by) else 1
-    jobs.sort(key=lambda job: (sorted_by not in job.metrics, sign * job.metrics.get(sorted_by, 0.0)))
+    score = search["metric"] if search is not None else columns[0] if columns else ""
+    sign = -1 if is_score(score) else 1
+    jobs.sort(key=lambda job: (score not in job.metrics, sign * job.metrics.get(score, 0.0)))
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     varied = [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
     for job in jobs:  # a value that is the default is no override
@@ -89,10 +93,10 @@ def read_sweep(folder: Path) -> Sweep:
         job.settings = {key: _value(config, key) for key in varied} | job.settings
     shared = [f"{key}={jobs[0].settings[key]}" for key in keys if key not in varied]
     for job in jobs[1:]:
-        job.difference = against_best(folder / jobs[0].name, folder / job.name, sorted_by) if job.metrics else None
+        job.difference = against_best(folder / jobs[0].name, folder / job.name, score) if job.metrics else None
     values = {job.name: {key: job.settings[key] for key in varied} for job in jobs}
-    scores = {job.name: job.metrics[sorted_by] for job in jobs if sorted_by in job.metrics}
-    return Sweep(jobs, varied, shared, columns, search, over_seeds(values, scores) if is_score(sorted_by) else [])
+    scores = {job.name: job.metrics[score] for job in jobs if score in job.metrics}
+    return Sweep(jobs, score, varied, shared, columns, search, over_seeds(values, scores) if is_score(score) else [])
 
 
 def _read_job(path: Path, record: JobRecord | None) -> Job:
@@ -176,11 +180,10 @@ def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
 
 def _settings_figure(sweep: Sweep) -> Figure | None:
     """The settings that vary beside the score that the jobs are sorted by."""
-    score = sweep.search["metric"] if sweep.search is not None else sweep.columns[0] if sweep.columns else ""
-    scale, title = (100, f"{score}, x 100") if is_score(score) else (1, score)
+    scale, title = (100, f"{sweep.score}, x 100") if is_score(sweep.score) else (1, sweep.score)
     rows = [
-        (f"job {job.name}", [job.settings.get(key, "") for key in sweep.varied], scale * job.metrics[score])
+        (f"job {job.name}", [job.settings.get(key, "") for key in sweep.varied], scale * job.metrics[sweep.score])
         for job in sweep.jobs
-        if score in job.metrics
+        if sweep.score in job.metrics
     ]
     return parallel_figure(sweep.varied, rows, score=title)
