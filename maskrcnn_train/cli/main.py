@@ -85,12 +85,12 @@ def _dispatch(command: Command) -> None:
         raise UserError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
     if arguments.multirun and not sweeps:
         raise UserError(f"-m runs every combination of values; {command.name} takes them without it")
-    if arguments.multirun:
-        run_sweep(command, arguments.overrides, arguments.config_dir)
-    elif arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
+    if arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
         flags = [text for text in sys.argv[1:] if text not in arguments.overrides]
         sys.argv = [sys.argv[0], *flags, *arguments.overrides]
         hydra_main(command.name, command.run)
+    elif arguments.multirun:
+        run_sweep(command, arguments.overrides, arguments.config_dir)
     else:
         config = command.compose(resumed_overrides(arguments.overrides), arguments.config_dir)
         refuse_missing_files(config)

@@ -8,7 +8,9 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from maskrcnn_train.model.folding import fold_frozen_norms
 from maskrcnn_train.model.norms import norm_layer
+from maskrcnn_train.model.paths import PathRule
 from maskrcnn_train.settings.schema import BackboneConfig
 
 RESNET_STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))  # from the top
@@ -54,7 +56,7 @@ class Backbone(nn.Module):
         return list(self.fpn(self.body(pixels)).values())
 
 
-def build_backbone(section: BackboneConfig, *, stride_in: str, pretrained: bool) -> Backbone:
+def build_backbone(section: BackboneConfig, *, stride_in: str, pretrained: bool, path_for: PathRule) -> Backbone:
     """The backbone that the section describes, with random weights; `pretrained` resolves its `auto`s."""
     norm, trainable = section.norm, section.trainable_stages
     if norm == "auto":
@@ -71,6 +73,7 @@ def build_backbone(section: BackboneConfig, *, stride_in: str, pretrained: bool)
         network = getattr(resnet, section.name)(weights=None, norm_layer=norm_layer(norm, section.norm_eps))
         if stride_in == "1x1":
             stride_in_first_conv(network)
+        fold_frozen_norms(network, path_for)
         widths = [network.inplanes // 8 * 2**stage for stage in range(4)]
         body = IntermediateLayerGetter(network, {f"layer{stage + 1}": str(stage) for stage in range(4)})
     return Backbone(

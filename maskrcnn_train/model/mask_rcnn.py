@@ -135,7 +135,8 @@ def build_model(config: TrainConfig, num_classes: int, *, path_for: PathRule = p
     >>> model = build_model(load_config(["backbone=resnet18"]), num_classes=4)
     """
     numerics = config.numerics
-    backbone = build_backbone(config.backbone, stride_in=numerics.stride_in, pretrained=config.weights.source != "none")
+    pretrained = config.weights.source != "none"
+    backbone = build_backbone(config.backbone, stride_in=numerics.stride_in, pretrained=pretrained, path_for=path_for)
     return MaskRCNN(
         backbone=backbone,
         rpn=build_rpn(config.rpn, numerics, in_channels=backbone.channels, path_for=path_for),

@@ -17,6 +17,7 @@ class FrozenNorm2d(FrozenBatchNorm2d):  # type: ignore[misc]
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps)
         self.register_buffer("zeros", torch.zeros(num_features), persistent=False)
+        self._folded: tuple[tuple[Any, ...], tuple[Tensor, ...], tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         numbers = self.running_mean, self.running_var, self.weight, self.bias
@@ -24,6 +25,24 @@ class FrozenNorm2d(FrozenBatchNorm2d):  # type: ignore[misc]
             scaled: Tensor = _FrozenNorm.apply(x, *numbers, self.zeros, self.eps)
             return scaled
         return _scaled(x, *numbers, self.eps)
+
+    def scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """x * scale + shift is this norm: scale [C, 1, 1, 1] for the weights of a conv, shift [C] in `dtype`.
+
+        They are kept until a buffer changes.
+        """
+        numbers = self.running_mean, self.running_var, self.weight, self.bias
+        state = dtype, *(each._version for each in numbers if not each.is_inference())
+        if self._folded is None or self._folded[0] != state or not _are(self._folded[1], numbers):
+            with torch.inference_mode(False), torch.no_grad():
+                scale = self.weight * (self.running_var + self.eps).rsqrt()
+                shift = (self.bias - self.running_mean * scale).to(dtype)
+            self._folded = state, numbers, (scale[:, None, None, None], shift)
+        return self._folded[2]
+
+
+def _are(these: tuple[Tensor, ...], those: tuple[Tensor, ...]) -> bool:
+    return all(one is other for one, other in zip(these, those, strict=True))
 
 
 class _FrozenNorm(torch.autograd.Function):

@@ -42,6 +42,7 @@ class Path:
     pool: roi_align.Pool  # where RoIAlign is no bag
     mask_targets: MaskTargets
     select_detections: Callable[[Tensor, Tensor, list[Tensor], Sizes, outputs.DetectionRules], list[Detections]]
+    folds_norms: bool  # frozen ones, into the weights of convs
 
 
 FOLLOWING = Path(
@@ -51,6 +52,7 @@ FOLLOWING = Path(
     pool=roi_align.pool_by_level,
     mask_targets=mask_targets.mask_targets,
     select_detections=outputs.select_detections_of_batch,
+    folds_norms=False,
 )
 FIXED = Path(
     select_proposals=fixed_proposals.select_proposals,
@@ -59,6 +61,7 @@ FIXED = Path(
     pool=fixed_pooling.pool_by_level,
     mask_targets=fixed_mask_targets.mask_targets,
     select_detections=fixed_detections.select_detections_of_batch,
+    folds_norms=True,
 )
 PathRule = Callable[[torch.device], Path]
 

@@ -10,11 +10,14 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from maskrcnn_train.model.backbone import Backbone, build_backbone
 from maskrcnn_train.model.norms import FrozenNorm2d
+from maskrcnn_train.model.paths import path_for
 
 
 def backbone(*overrides: str, stride_in: str = "3x3", pretrained: bool = False) -> Backbone:
     torch.manual_seed(0)
-    return build_backbone(small_config(*overrides).backbone, stride_in=stride_in, pretrained=pretrained)
+    return build_backbone(
+        small_config(*overrides).backbone, stride_in=stride_in, pretrained=pretrained, path_for=path_for
+    )
 
 
 def norms(model: nn.Module) -> set[type[nn.Module]]:

@@ -1,0 +1,71 @@
+"""Frozen norms in the weights of convs give what they give after them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_model import small_config
+from torch import Tensor, nn
+
+from maskrcnn_train.engine.checkpointing import checkpoint_activations
+from maskrcnn_train.model.backbone import Backbone, build_backbone
+from maskrcnn_train.model.norms import FrozenNorm2d
+from maskrcnn_train.model.paths import PathRule, always_fixed, path_for
+
+
+def backbone(name: str, rule: PathRule) -> Backbone:
+    section = small_config(f"backbone={name}", "backbone.norm=frozen", "backbone.trainable_stages=3").backbone
+    torch.manual_seed(0)
+    model = build_backbone(section, stride_in="3x3", pretrained=True, path_for=rule)
+    generator = torch.Generator().manual_seed(0)
+    for norm in (each for each in model.modules() if isinstance(each, FrozenNorm2d)):
+        norm.running_var.uniform_(0.5, 2, generator=generator)
+        for buffer in (norm.weight, norm.bias, norm.running_mean):
+            buffer.uniform_(-0.5, 0.5, generator=generator)
+    return model.train()
+
+
+def maps_and_gradients(model: nn.Module) -> tuple[list[Tensor], dict[str, Tensor]]:
+    maps = model(torch.randn((2, 3, 64, 96), generator=torch.Generator().manual_seed(1)))
+    sum(each.float().square().mean() for each in maps).backward()  # type: ignore[union-attr]
+    return maps, {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
+def test_maps_and_gradients_are_those_of_norms_after_the_convs(name: str) -> None:
+    folded, plain = (maps_and_gradients(backbone(name, rule)) for rule in (always_fixed, path_for))
+    torch.testing.assert_close(folded[0], plain[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded[1], plain[1], rtol=1e-3, atol=1e-5)
+
+
+def test_under_autocast_weights_are_rounded_once_and_gradients_are_float32() -> None:
+    maps, gradients = maps_and_gradients(backbone("resnet18", always_fixed))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded_maps, rounded = maps_and_gradients(backbone("resnet18", always_fixed))
+    for ours, exact in zip(rounded_maps, maps, strict=True):
+        assert (ours - exact).norm() < 0.02 * exact.norm()
+    assert {each.dtype for each in rounded.values()} == {torch.float32}
+    name = "body.layer4.1.conv2.weight"
+    assert (rounded[name] - gradients[name]).norm() < 0.05 * gradients[name].norm()
+
+
+def test_frozen_stages_get_no_gradient_and_activations_can_be_checkpointed() -> None:
+    plain, checkpointed = backbone("resnet18", always_fixed), backbone("resnet18", always_fixed)
+    checkpoint_activations(checkpointed.body)
+    found, again = maps_and_gradients(plain)[1], maps_and_gradients(checkpointed)[1]
+    assert not any(name.startswith(("body.conv1", "body.layer1")) for name in found)
+    assert found.keys() == again.keys()
+    for name, gradient in found.items():
+        assert torch.equal(gradient, again[name]), name
+
+
+def test_a_changed_buffer_changes_the_maps() -> None:
+    model, pixels = backbone("resnet18", always_fixed), torch.ones((1, 3, 64, 64))
+    with torch.no_grad():
+        before = model(pixels)[0]
+        norm = model.get_submodule("body.layer2.0.bn1")
+        norm.load_state_dict({name: value + 1 for name, value in norm.state_dict().items()})
+        assert not torch.equal(model(pixels)[0], before)
+    with torch.inference_mode():
+        model.double()
+        assert model(pixels.double())[0].dtype == torch.float64
