@@ -17,6 +17,7 @@ from maskrcnn_train.checking.settings import quick_check
 from maskrcnn_train.data.loading import build_loaders, naming_lost_workers
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
 from maskrcnn_train.engine import distributed, precision
+from maskrcnn_train.engine.capturing import capture_backbone
 from maskrcnn_train.engine.checkpoint import restore
 from maskrcnn_train.engine.checkpointing import checkpoint_activations
 from maskrcnn_train.engine.compiling import compile_backbone
@@ -135,6 +136,8 @@ def _make_ready(state: TrainingState, config: TrainConfig, world: World) -> None
         checkpoint_activations(model.backbone.body)  # type: ignore[union-attr, arg-type]
     if trainer.compile:
         compile_backbone(model.backbone)  # type: ignore[arg-type]
+    if trainer.capture:
+        capture_backbone(model.backbone)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     state.model = distributed.wrap(model, world, device, sync_batchnorm=trainer.sync_batchnorm)
 

@@ -31,6 +31,7 @@ from maskrcnn_train.engine.step import (
     check_step,
     out_of_memory,
     total_gradient_norm,
+    trained_parameters,
 )
 from maskrcnn_train.reporting.terminal.progress import SETTLED, duration
 from maskrcnn_train.settings.errors import naming_memory_faults
@@ -140,14 +141,14 @@ def take_step(
             if step < trainer.heads_only_steps:
                 drop_body_gradients(optimizer)
             scaler.unscale_(optimizer)
-            norm = total_gradient_norm(model)
+            norm = total_gradient_norm(trained_parameters(optimizer))
             fp16 = scaler.is_enabled()
             values, norm_value = check_step(losses, norm, model, batches, fp16=fp16, step=step, world=world)
             distributed.check_peers(world)
     except (BadStep, OutOfMemory):
         optimizer.zero_grad(set_to_none=True)
         raise
-    apply_gradients(model, optimizer, scaler, norm=norm, clip_norm=trainer.clip_norm)
+    apply_gradients(optimizer, scaler, norm=norm, clip_norm=trainer.clip_norm)
     if state.ema is not None and math.isfinite(norm_value):  # else the scaler of fp16 has skipped the step
         state.ema.update(distributed.unwrap(model), step)
     return values, norm_value

@@ -88,9 +88,13 @@ class RunningStatistics:
         try:
             yield
         except BaseException:
-            for own, copies in self.groups:
-                torch._foreach_copy_(own, copies)
+            self.put_back()
             raise
+
+    def put_back(self) -> None:
+        """As they were when this was made, or when `put_back_on_failure` was last entered."""
+        for own, copies in self.groups:
+            torch._foreach_copy_(own, copies)
 
 
 @dataclass

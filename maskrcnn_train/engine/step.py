@@ -1,6 +1,7 @@
 """One step: forward, backward, and the optimizer, at the configured precision."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -73,13 +74,13 @@ def training_step(
     scaler = scaler or unscaled
     losses = accumulate_gradients(model, batches, scaler, precision=precision, step=0)
     scaler.unscale_(optimizer)
-    norm = total_gradient_norm(model)
+    norm = total_gradient_norm(trained_parameters(optimizer))
     try:
         values, _ = check_step(losses, norm, model, batches, fp16=scaler.is_enabled(), step=0)
     except BadStep:
         optimizer.zero_grad(set_to_none=True)
         raise
-    apply_gradients(model, optimizer, scaler, norm=norm, clip_norm=config.trainer.clip_norm)
+    apply_gradients(optimizer, scaler, norm=norm, clip_norm=config.trainer.clip_norm)
     return values
 
 
@@ -118,9 +119,14 @@ def _forward(model: nn.Module, images: Any, targets: list[Any], precision: str) 
     return losses, None
 
 
-def total_gradient_norm(model: nn.Module) -> Tensor:
+def trained_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Those that the optimizer steps. A model takes milliseconds to list its own."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def total_gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The norm of all gradients together."""
-    return nn.utils.get_total_norm([each.grad for each in model.parameters() if each.grad is not None])
+    return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
 
 
 def check_step(
@@ -144,18 +150,18 @@ def check_step(
         raise BadStep(reason, step, batches, values, {})
     if not fp16 and not math.isfinite(norm_value):
         modules = {name: part for name, part in distributed.unwrap(model).named_modules() if name.count(".") == 1}
-        norms = {name: float(total_gradient_norm(part)) for name, part in modules.items()}
+        norms = {name: float(total_gradient_norm(part.parameters())) for name, part in modules.items()}
         bad = [name for name, value in norms.items() if not math.isfinite(value)]
         raise BadStep(f"the gradient is not finite (in {', '.join(bad[:5])})", step, batches, values, norms)
     return values, norm_value
 
 
 def apply_gradients(
-    model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, norm: Tensor, clip_norm: float
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, norm: Tensor, clip_norm: float
 ) -> None:
     """Clip to `clip_norm` (0: not at all), step, clear. norm: of the gradients as they are."""
     if clip_norm > 0:
-        nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
+        nn.utils.clip_grads_with_norm_(trained_parameters(optimizer), clip_norm, norm)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from maskrcnn_train.model.modes import compute_dtype
 from maskrcnn_train.model.norms import FrozenNorm2d
 from maskrcnn_train.model.paths import PathRule
 
@@ -36,7 +37,7 @@ def _forward(block: BasicBlock | Bottleneck, plain: Any, path_for: PathRule, x: 
         return cast(Tensor, plain(x))
     layers = _layers(block)
     shortcut = [] if block.downsample is None else [cast(Layer, tuple(block.downsample))]
-    weights, shifts = _folded(layers + shortcut, x.device)
+    weights, shifts = _folded(layers + shortcut)
     out = x
     for (conv, _), weight, shift in zip(layers, weights, shifts, strict=False):
         out = _conv(conv, out if conv is block.conv1 else out.relu_(), weight, shift)
@@ -50,11 +51,10 @@ def _layers(block: BasicBlock | Bottleneck) -> list[Layer]:
     return cast(list[Layer], [*layers, (block.conv3, block.bn3)] if isinstance(block, Bottleneck) else layers)
 
 
-def _folded(layers: list[Layer], device: torch.device) -> Folded:
+def _folded(layers: list[Layer]) -> Folded:
     """Weights and biases of each conv with its norm, in the precision that convs compute in."""
     kernels: list[Tensor] = [conv.weight for conv, _ in layers]
-    autocast = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if autocast else kernels[0].dtype
+    dtype = compute_dtype(kernels[0])
     scales, shifts = zip(*(norm.scale_and_shift(dtype) for _, norm in layers), strict=True)
     if torch.is_grad_enabled() and any(kernel.requires_grad for kernel in kernels):
         return list(_Scaled.apply(dtype, scales, *kernels)), list(shifts)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -22,3 +22,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def is_tracing() -> bool:
     """Whether the model is traced for an export: a Python number that depends on the image would become a constant."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def compute_dtype(values: Tensor) -> torch.dtype:
+    """In which convs and matrix products compute there: that of autocast, or that of the values."""
+    kind = values.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype

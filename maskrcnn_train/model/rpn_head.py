@@ -11,10 +11,9 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torchvision.models.detection.rpn import RPNHead
 
-from maskrcnn_train.model.modes import is_tracing
+from maskrcnn_train.model.modes import compute_dtype
 from maskrcnn_train.structures.waits import send
 
 
@@ -27,14 +26,17 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
 
     def predict_all(self, hidden: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Logits [N, R, H, W] and deltas [N, 4 R, H, W] of each level, without gradient."""
-        if is_tracing():  # which functional_call does not allow
+        if not torch.is_grad_enabled():
             outputs = [self(each) for each in hidden]
-        else:
-            with torch.no_grad():
-                # detached: autocast would keep the weights that it converts here, and use them where a gradient is due
-                weights = {name: parameter.detach() for name, parameter in self.named_parameters()}
-                outputs = [functional_call(self, weights, (each,)) for each in hidden]
-        return [logits for logits, _ in outputs], [deltas for _, deltas in outputs]
+            return [logits for logits, _ in outputs], [deltas for _, deltas in outputs]
+        with torch.no_grad():
+            # detached: autocast would keep the weights that it converts here, and use them where a gradient is due
+            dtype = compute_dtype(hidden[0])
+            layers = cast(nn.Conv2d, self.conv[-1][0]), self.cls_logits, self.bbox_pred
+            conv, scores, moves = ([each.detach().to(dtype) for each in layer.parameters()] for layer in layers)
+            last = [F.relu_(F.conv2d(each, conv[0], conv[1], padding=1)) for each in hidden]
+            logits = [F.conv2d(each, scores[0], scores[1]) for each in last]
+            return logits, [F.conv2d(each, moves[0], moves[1]) for each in last]
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [N, R, H, W] and deltas [N, 4 R, H, W] of one level."""

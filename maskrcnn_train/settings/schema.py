@@ -246,6 +246,7 @@ class TrainerConfig(Section):
     distributed_timeout: float = positive()
     sync_batchnorm: bool
     compile: bool
+    capture: bool
     profile: bool
 
 
