@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -80,24 +81,21 @@ def swept_keys(knob: str) -> list[str]:
 
 def measure(sweep: Sweep, deadline: float, environment: dict[str, str]) -> str:
     """Run a sweep, and what comes after it; returns its fault, or nothing."""
-    if fault := _run(sweep.command, sweep.folder.with_suffix(".log"), deadline, environment):
-        return fault
-    if sweep.knob != BUDGETS:
-        return ""
-    for folder, _ in sweep.finished():
-        analysis = folder / "analysis"
-        words = [sys.executable, "-m", "maskrcnn_train.analyze", f"checkpoint={folder / 'checkpoints/best.pt'}"]
-        words += ["what=[budgets]", "max_images=null", f"output_dir={analysis}", f"budgets.most={ONE_AT_A_TIME}"]
-        words += [f"budgets.{name}=[]" for name in ("rpn_threshold", "score_threshold", "nms_threshold")]
-        words += ["budgets.detections_per_image=[]", "budgets.mask_threshold=[]"]
-        words += [
-            f"budgets.{name}={list(values)}" for name, values in (("pre_test", PRE_TEST), ("post_test", POST_TEST))
-        ]
-        if (analysis / "budgets.csv").exists():
-            continue
-        if fault := _run(words, sweep.folder.with_suffix(".log"), deadline, environment):
-            return fault
-    return ""
+    fault = _run(sweep.command, sweep.folder.with_suffix(".log"), deadline, environment)
+    for folder, _ in sweep.finished() if sweep.knob == BUDGETS else ():
+        if not fault and not (folder / "analysis/budgets.csv").exists():
+            shutil.rmtree(folder / "analysis", ignore_errors=True)
+            fault = _run(_analysis(folder), sweep.folder.with_suffix(".log"), deadline, environment)
+    return fault
+
+
+def _analysis(folder: Path) -> list[str]:
+    """The command that tries one other budget at a time on a trained model."""
+    tried = {"pre_test": list(PRE_TEST), "post_test": list(POST_TEST)}
+    tried |= {name: [] for name in ("rpn_threshold", "score_threshold", "nms_threshold", "detections_per_image")}
+    words = [sys.executable, "-m", "maskrcnn_train.analyze", f"checkpoint={folder / 'checkpoints/best.pt'}"]
+    words += ["what=[budgets]", "max_images=null", f"output_dir={folder / 'analysis'}", "budgets.mask_threshold=[]"]
+    return [*words, *(f"budgets.{name}={values}" for name, values in tried.items()), f"budgets.most={ONE_AT_A_TIME}"]
 
 
 def _run(words: list[str], log: Path, deadline: float, environment: dict[str, str]) -> str:
@@ -115,15 +113,19 @@ def _run(words: list[str], log: Path, deadline: float, environment: dict[str, st
     return f"exit code {code}, see {log}" if code else ""
 
 
-def write_table(sweep: Sweep, folder: Path) -> None:
+def write_tables(sweep: Sweep, folder: Path) -> None:
     """`<knob>_<data>.csv` of the jobs that are finished, which lose their checkpoints unless they are still needed."""
-    rows: list[dict[str, Any]] = []
+    tables: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path, job in sweep.finished():
-        rows += _budget_rows(path, job) if sweep.knob == BUDGETS else [_row(sweep.knob, path, job)]
-        if sweep.knob != BUDGETS:
+        if sweep.knob == BUDGETS:
+            for name in ("pre_test", "post_test"):
+                tables[f"proposals_{name}"] += _budget_rows(name, path, job)
+        else:
+            tables[sweep.knob].append(_row(sweep.knob, path, job))
             shutil.rmtree(path / "checkpoints", ignore_errors=True)
-    if rows:
-        write_rows(folder / f"{sweep.knob}_{sweep.data}.csv", rows)
+    for name, rows in tables.items():
+        if rows:
+            write_rows(folder / f"{name}_{sweep.data}.csv", rows)
 
 
 def _row(knob: str, path: Path, job: JobRecord) -> dict[str, Any]:
@@ -133,13 +135,16 @@ def _row(knob: str, path: Path, job: JobRecord) -> dict[str, Any]:
     return {**values, "seed": job.settings["seed"], **scores, "seconds": round(seconds, 2), "device": _device(path)}
 
 
-def _budget_rows(path: Path, job: JobRecord) -> list[dict[str, Any]]:
+def _budget_rows(name: str, path: Path, job: JobRecord) -> list[dict[str, Any]]:
+    """The outcomes of an analysis that differ from the trained setting in one budget, and the trained one."""
+    outcomes = read_json(path / "analysis" / "analysis.json").get("outcomes", [])
     rows = []
-    for outcome in read_json(path / "analysis" / "analysis.json").get("outcomes", []):
-        values = {f"rpn.nms.{key}": outcome["setting"][key] for key in ("pre_test", "post_test")}
-        measured = {"segm/AP of one half": outcome["tuned"], "milliseconds": outcome["milliseconds"]}
-        rounded = {name: round(value, 5) for name, value in measured.items()}
-        rows.append({**values, "seed": job.settings["seed"], **rounded, "device": _device(path)})
+    for outcome in sorted(outcomes, key=lambda each: each["setting"][name]):
+        if {**outcome["setting"], name: 0} == {**outcomes[0]["setting"], name: 0}:
+            measured = {"segm/AP of one half": outcome["tuned"], "milliseconds": outcome["milliseconds"]}
+            rounded = {key: round(value, 5) for key, value in measured.items()}
+            value = {f"rpn.nms.{name}": outcome["setting"][name]}
+            rows.append({**value, "seed": job.settings["seed"], **rounded, "device": _device(path)})
     return rows
 
 
@@ -183,7 +188,7 @@ def main() -> None:
         while left:
             ended, left = wait(left, timeout=EVERY, return_when="FIRST_COMPLETED")
             for sweep in sweeps:
-                write_table(sweep, given.tables)
+                write_tables(sweep, given.tables)
             for each in ended:
                 print(f"{running[each].folder.name}: {each.result() or 'finished'}", flush=True)
     if faults := [each for each in running if each.result()]:
