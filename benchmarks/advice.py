@@ -27,6 +27,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Transformer
 
 from maskrcnn_train.files import write_rows
 from maskrcnn_train.reporting.jobs import JobRecord, read_jobs
@@ -74,7 +75,8 @@ def swept_keys(knob: str) -> list[str]:
     parameters = yaml.safe_load((ADVICE / f"{knob}.yaml").read_text())["hydra"]["sweeper"]["params"]
     keys = []
     for key, values in parameters.items():
-        first = OverridesParser.create().parse_override(f"{key}={values}").value().list[0]
+        (override,) = OverridesParser.create().parse_overrides([f"{key}={values}"])
+        first = next(override.sweep_iterator(Transformer.identity))
         keys += [f"{key}.{inside}" for inside in first] if isinstance(first, dict) else [key]
     return [key for key in keys if key != "seed"]
 

@@ -69,7 +69,7 @@ def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) 
 
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
-        single = [each.input_line for each in parsed if not each.is_sweep_override()]
+        single = [text for text, each in zip(overrides, parsed, strict=True) if not each.is_sweep_override()]
         in_files = swept_in_files(command.name, command.schema, single, config_dir)
         parsed = OverridesParser.create().parse_overrides([*in_files, *overrides])
         jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
