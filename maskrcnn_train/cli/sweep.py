@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from maskrcnn_train.cli.command import RETRY, Command, hydra_main, refuse_missing_files
 from maskrcnn_train.cli.launchers import Launcher, launcher_of
 from maskrcnn_train.reporting.jobs import JOBS, find_job, read_jobs, save_job
-from maskrcnn_train.settings.compose import default_config, repeated_keys, to_dataclass
+from maskrcnn_train.settings.compose import default_config, repeated_keys, swept_in_files, to_dataclass
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN, overrides_of, quoted
 from maskrcnn_train.settings.schema import TrainConfig
@@ -69,6 +69,9 @@ def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) 
 
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
+        single = [text for text, each in zip(overrides, parsed, strict=True) if not each.is_sweep_override()]
+        in_files = swept_in_files(command.name, command.schema, single, config_dir)
+        parsed = OverridesParser.create().parse_overrides([*in_files, *overrides])
         jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         raise UserError(" ".join(str(error).split())) from error

@@ -56,26 +56,8 @@ def load_command_config(
     config_dir: str | None = None,
 ) -> tuple[Schema, list[str]]:
     """Compose `name`.yaml with overrides; returns the checked dataclass and warnings. Raises UserError."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    if config_dir is not None and not Path(config_dir).is_dir():
-        raise UserError(f"--config-dir {config_dir} does not exist")
     _refuse_idle(schema, overrides)
-    path = [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"]
-    outer = GlobalHydra.instance().hydra  # a sweep's own; composing must not end it
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = compose(name, [*overrides, *path])
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: pooler=3, a group
-        raise UserError(_explain(schema, overrides, config_dir, error)) from error
-    finally:
-        GlobalHydra.instance().clear()
-        if outer is not None:
-            GlobalHydra.instance().initialize(outer)
+    composed = _compose(name, schema, overrides, config_dir)
     config, warnings = to_dataclass(composed, schema, check_rules)
     given = {key: value for key, _, value in (text.partition("=") for text in overrides)}
     warnings = _overruled(composed, given, groups(config_dir)) + warnings
@@ -84,6 +66,39 @@ def load_command_config(
         if isinstance(config, TrainConfig):
             warnings += idle_keys(config, list(given))
     return config, warnings
+
+
+def swept_in_files(name: str, schema: type[Any], overrides: list[str], config_dir: str | None) -> list[str]:
+    """What an experiment among the overrides sweeps over with `-m`, as overrides; overrides: none that sweeps itself.
+
+    It is hydra.sweeper.params, which Hydra puts before the overrides of the command line. Raises UserError.
+    """
+    composed = _compose(name, schema, overrides, config_dir, return_hydra_config=True)
+    return [f"{key}={values}" for key, values in (composed.hydra.sweeper.get("params") or {}).items()]
+
+
+def _compose(
+    name: str, schema: type[Any], overrides: list[str], config_dir: str | None, *, return_hydra_config: bool = False
+) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir {config_dir} does not exist")
+    path = [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"]
+    outer = GlobalHydra.instance().hydra  # a sweep's own; composing must not end it
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose(name, [*overrides, *path], return_hydra_config=return_hydra_config)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: pooler=3, a group
+        raise UserError(_explain(schema, overrides, config_dir, error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
 
 
 def with_values(config: Schema, values: Mapping[str, Any], check_rules: Callable[[Schema], list[str]]) -> Schema:
@@ -234,7 +249,9 @@ def groups(config_dir: str | None = None) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for root in (conf_dir(), *([] if config_dir is None else [Path(config_dir)])):
         for path in sorted(root.rglob("*.yaml")):
-            group = path.parent.relative_to(root).as_posix()
+            group, name = path.parent.relative_to(root).as_posix(), path.stem
+            if group.startswith("experiment/"):  # folders of experiments are no groups: experiment=FOLDER/NAME
+                group, name = "experiment", f"{group.removeprefix('experiment/')}/{name}"
             if group != "." and not group.startswith("hydra/") and not path.stem.startswith("_"):
-                found.setdefault(group, []).append(path.stem)
+                found.setdefault(group, []).append(name)
     return found

@@ -59,9 +59,9 @@ def check_model_rules(config: Any) -> list[str]:
     config: any configuration with the sections of the model. Raises UserError for settings that contradict each other.
     """
     iou, anchors, head = config.rpn.iou, config.rpn.anchors, config.roi_head
-    if iou.lower >= iou.upper:
+    if iou.lower > iou.upper:
         lower = max(0.0, round(iou.upper - 0.4, 2))
-        raise UserError(f"rpn.iou.lower={iou.lower} must be below rpn.iou.upper={iou.upper}; lower it to e.g. {lower}")
+        raise UserError(f"rpn.iou.lower={iou.lower} is above rpn.iou.upper={iou.upper}; lower it to e.g. {lower}")
     if len(anchors.sizes) != len(FPN_LEVELS):
         raise UserError(
             f"rpn.anchors.sizes={anchors.sizes} has {len(anchors.sizes)} sizes; "

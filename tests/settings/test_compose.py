@@ -45,7 +45,7 @@ def test_every_option_composes(option: str) -> None:
         (["rpn.nms.post_tran=5"], ["rpn.nms.post_tran", "did you mean rpn.nms.post_train?"]),
         (["nms.post_train=5"], ["did you mean rpn.nms.post_train?"]),
         (["+rpn.nms.post_tran=5"], ["did you mean rpn.nms.post_train?"]),
-        (["rpn.iou.lower=0.8"], ["rpn.iou.lower=0.8", "below rpn.iou.upper=0.7"]),
+        (["rpn.iou.lower=0.8"], ["rpn.iou.lower=0.8", "above rpn.iou.upper=0.7"]),
         (["rpn.iou.upper=1.5"], ["rpn.iou.upper=1.5", "from 0 to 1"]),
         (["backbone=resnet51"], ["did you mean resnet50?", "resnet152"]),
         (["rpn/nms=fsat"], ["did you mean fast?", "per_batch"]),

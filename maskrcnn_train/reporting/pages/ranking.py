@@ -65,8 +65,11 @@ def over_seeds(settings: Mapping[str, dict[str, str]], scores: Mapping[str, floa
 
 
 def _repeated(settings: dict[str, str], jobs: Sequence[str], scores: Mapping[str, float]) -> Repeated:
-    values = [scores[job] for job in jobs]
-    mean = statistics.mean(values)
-    t = T_QUANTILES[min(len(values) - 1, len(T_QUANTILES)) - 1]
-    half = t * statistics.stdev(values) / len(values) ** 0.5
+    mean, half = mean_and_half([scores[job] for job in jobs])
     return Repeated(settings, list(jobs), mean, max(mean - half, 0.0), min(mean + half, 1.0))
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of two or more values, and half of its 95 % interval."""
+    t = T_QUANTILES[min(len(values) - 1, len(T_QUANTILES)) - 1]
+    return statistics.mean(values), t * statistics.stdev(values) / len(values) ** 0.5

@@ -104,10 +104,10 @@ def _read_job(path: Path, record: JobRecord | None) -> Job:
     pairs = [override.partition("=") for override in overrides]
     report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
     settings, reason = {key: value for key, _, value in pairs}, record.reason if record else ""
-    return Job(path.name, settings, {} if reason else read_scores(path), report, reason, _minutes(path))
+    return Job(path.name, settings, {} if reason else read_scores(path), report, reason, training_minutes(path))
 
 
-def _minutes(path: Path) -> float | None:
+def training_minutes(path: Path) -> float | None:
     """Of all training steps, from the log: each line has the mean of the steps since the one before."""
     lines = [line for line in read_metrics(path / METRICS_FILE) if "time/step" in line]
     ends = pairwise([0, *(line["step"] for line in lines)])
