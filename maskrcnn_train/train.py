@@ -136,9 +136,11 @@ def _make_ready(state: TrainingState, config: TrainConfig, world: World) -> None
         checkpoint_activations(model.backbone.body)  # type: ignore[union-attr, arg-type]
     if trainer.compile:
         compile_backbone(model.backbone)  # type: ignore[arg-type]
-    if trainer.capture:
-        capture_backbone(model.backbone)  # type: ignore[arg-type]
     device = next(model.parameters()).device
+    if trainer.capture and device.type == "cuda" and world.size == 1:
+        capture_backbone(model.backbone)  # type: ignore[arg-type]
+    elif trainer.capture:
+        logger.warning("trainer.capture=true has no effect here: it needs a GPU and a single process")
     state.model = distributed.wrap(model, world, device, sync_batchnorm=trainer.sync_batchnorm)
 
 

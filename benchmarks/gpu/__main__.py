@@ -20,7 +20,7 @@ import trainings
 from checks import Check, expect, result_of
 from place import Place
 from report import write
-from speed import Speed, compiled, measure
+from speed import Speed, captured, compiled, measure
 
 from maskrcnn_train.engine.environment import environment
 from maskrcnn_train.engine.precision import resolve_precision
@@ -42,7 +42,11 @@ def main() -> int:
     began, results, speeds = time.perf_counter(), [], list[Speed]()
     with tempfile.TemporaryDirectory() as folder:
         place = Place(arguments.device, arguments.small, Path(folder))
-        speed: dict[str, Check] = {"speed": lambda place: measured(place, speeds), "compiled": compiled}
+        speed: dict[str, Check] = {
+            "speed": lambda place: measured(place, speeds),
+            "compiled": compiled,
+            "captured": captured,
+        }
         parts = {**PARTS, "speed": speed}
         for part in arguments.only:
             results += [result_of(name, check, place) for name, check in parts[part].items()]

@@ -75,7 +75,7 @@ class Ours:
         for group in self.optimizer.param_groups:
             group["lr"] = LR
 
-    def __call__(self, batch: Batch) -> Step:
+    def __call__(self, batch: Batch) -> Callable[[], dict[str, float]]:
         model = self.model.train()
         return lambda: training_step(model, self.optimizer, batch.images, batch.targets, self.config)
 

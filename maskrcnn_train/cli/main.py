@@ -85,6 +85,8 @@ def _dispatch(command: Command) -> None:
         raise UserError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
     if arguments.multirun and not sweeps:
         raise UserError(f"-m runs every combination of values; {command.name} takes them without it")
+    if arguments.multirun and (arguments.cfg or arguments.info):
+        raise UserError("-m trains; --cfg and --info print one configuration: leave -m out")
     if arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
         flags = [text for text in sys.argv[1:] if text not in arguments.overrides]
         sys.argv = [sys.argv[0], *flags, *arguments.overrides]

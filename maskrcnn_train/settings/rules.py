@@ -206,6 +206,9 @@ def check_train_rules(config: TrainConfig, splits: Sequence[str] = ("train", "va
         raise UserError(f"optimizer.betas={betas} must be two numbers below 1, e.g. [0.9,0.999]")
     if config.trainer.device not in ("auto", "cpu", "cuda") and not config.trainer.device.startswith("cuda:"):
         raise UserError(f"trainer.device={config.trainer.device} is not a device; use auto, cpu, cuda or cuda:N")
+    if config.trainer.capture and (config.trainer.accumulate > 1 or config.trainer.checkpoint_activations):
+        beside = "accumulate=1" if config.trainer.accumulate > 1 else "checkpoint_activations=false"
+        raise UserError(f"trainer.capture=true needs trainer.{beside}")
     check_measures(config.evaluation)
     return warnings
 

@@ -163,3 +163,14 @@ def test_a_command_that_is_none_is_answered_with_the_right_one(module: str, inst
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {module} is no command; use {instead}")
+
+
+@pytest.mark.parametrize("asked", [["--cfg", "job"], ["--info"]])
+def test_a_sweep_does_not_start_where_a_configuration_is_asked_for(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["maskrcnn_train", "-m", "seed=0,1", *asked])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: -m trains; --cfg and --info print one configuration: leave -m out\n"
