@@ -37,7 +37,7 @@ from maskrcnn_train.report import report_training
 from maskrcnn_train.reporting.diagnostics import write_diagnostics
 from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table, unused_table
 from maskrcnn_train.reporting.terminal.weights import weights_listing, weights_summary
-from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.settings.schema import LATENCY, TrainConfig
 
 OnEvaluation = Callable[[float, dict[str, float]], None]
 
@@ -102,6 +102,8 @@ def train(
                 check()
                 if world.is_main and config.evaluation.study:
                     _write_diagnostics(validation, run, state.position.step)
+                if world.is_main and config.evaluation.latency:
+                    metrics = metrics | _latency(validation, run, state)
             if world.is_main:
                 _finish(run.folder, validation, metrics)
     return TrainResult(metrics, run.folder, stop.number)
@@ -188,6 +190,13 @@ def _write_diagnostics(validation: Validation, run: Run, step: int) -> None:
     diagnostics = validation.diagnose(run.config.seed)
     for name, picture in write_diagnostics(run.folder / "study", diagnostics).items():
         run.writer.picture(step, f"study/{name}", picture)
+
+
+def _latency(validation: Validation, run: Run, state: TrainingState) -> dict[str, float]:
+    found = {LATENCY: validation.latency(state.judged)}
+    run.writer.scalars(state.position.step, found)
+    logger.info("%.1f ms an image", found[LATENCY])
+    return found
 
 
 def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: Plan, world_size: int) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.files import write_json, write_text
-from maskrcnn_train.settings.command_rules import LATENCY, check_tune_rules
+from maskrcnn_train.files import write_text
+from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import option_text, quoted, saved_overrides
@@ -21,7 +21,6 @@ from maskrcnn_train.tuning.search import Search, load_search
 from maskrcnn_train.tuning.space import plain_value
 
 if TYPE_CHECKING:
-    from maskrcnn_train.settings.schema import TrainConfig
     from maskrcnn_train.tuning.records import TrialRecord
     from maskrcnn_train.tuning.trials import Trial, Trials
 
@@ -41,7 +40,6 @@ Several values:
 To continue a search, repeat its command with output_dir=FOLDER. Several such commands at once share the work.
 """
 logger = logging.getLogger("maskrcnn_train")
-TIMED_IMAGES = 16  # for the metric latency
 MAX_FAILURES = 3  # in a row; then the settings are at fault, not one trial
 
 
@@ -111,9 +109,6 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         config = search.training(trial.overrides)
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
         result = train(config, on_evaluation=trial.report)
-        if LATENCY in search.metrics:
-            result.metrics[LATENCY] = _latency(config, result.run_dir)
-            write_json(result.run_dir / "metrics.json", result.metrics, indent=2)
         trials.end(trial, scores=[score_in(result.metrics, metric) for metric in search.metrics])
     except Pruned as pruned:
         logger.info("trial %s pruned: %s", trial.folder.name, pruned)
@@ -133,20 +128,6 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         if result.late_signal is not None:
             raise Interrupted(result.late_signal, hint)
     return ""
-
-
-def _latency(config: TrainConfig, run_dir: Path) -> float:
-    """Median milliseconds of an image in the trained model, on the first validation images."""
-    from maskrcnn_train.analysis.budgets import Setting, time_settings
-    from maskrcnn_train.data.loading import evaluation_loader
-    from maskrcnn_train.data.splits.splitting import read_splits
-    from maskrcnn_train.prediction.predictor import load_checkpoint
-
-    trainer = config.trainer
-    predictor = load_checkpoint(run_dir / "checkpoints" / "last.pt", device=trainer.device, precision=trainer.precision)
-    loader = evaluation_loader(predictor.config, read_splits(config).val, predictor.classes)
-    setting = {LATENCY: Setting.of(config)}
-    return time_settings(predictor.model, setting, loader, TIMED_IMAGES, predictor.device, predictor.autocast)[LATENCY]
 
 
 def _open_folder(config: TuneConfig) -> Path:

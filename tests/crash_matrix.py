@@ -19,14 +19,16 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from zipfile import is_zipfile
 
 from tiny import TINY, untrained_checkpoint
 
 PLANT = Path(__file__).with_name("planted_fault.py")
 SIGNALS = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}
 FAULTS = [*SIGNALS, "full disk", "out of memory", "lost worker", "lost image", "bug"]
+STEPS = ["first step", "second step", "checkpoint", "writing"]
 PHASES = {
-    "train": ["start", "data", "model", "first step", "second step", "checkpoint", "evaluation", "study", "report"],
+    "train": ["start", "data", "model", *STEPS, "evaluation", "study", "report"],
     "evaluate": ["start", "evaluation"],
     "predict": ["start", "evaluation"],
     "export": ["start", "export"],
@@ -90,7 +92,7 @@ def arguments(command: str, folder: Path, checkpoint: Path) -> tuple[str, list[s
     small = [*TINY, f"data.root={folder / 'shapes'}", *DATA[-2:], "trainer.batch_size=2"]
     small += ["trainer.max_steps=3", "trainer.num_workers=1", "evaluation.bootstrap=0", "evaluation.study=true"]
     small += ["evaluation.batch_size=1"]
-    small += ["trainer.interval_unit=step", "trainer.checkpoint_every=2"]
+    small += ["trainer.interval_unit=step", "trainer.checkpoint_every=1"]
     out, read = f"output_dir={folder / 'out'}", f"checkpoint={checkpoint}"
     data = ["data=shapes", f"data.root={folder / 'shapes'}", *DATA, "evaluation.batch_size=1"]
     return {
@@ -125,7 +127,7 @@ def play(command: str, phase: str, fault: str, checkpoint: Path) -> Cell:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "STRUCK": str(struck), "IMAGES": str(images)}
         code, said, ended = run([sys.executable, str(PLANT), phase, fault, module, *given], env)
         seconds = ended - float(struck.read_text()) if struck.exists() else -1.0
-        left = [] if fault == "SIGKILL" else half_written(folder / "out")
+        left = [each for each in half_written(folder / "out") if fault != "SIGKILL" or not each.endswith(".part")]
         shutil.copytree(source, images, dirs_exist_ok=True)
         # these go on in their folder, but for a search whose trials all failed; the others write their results anew
         if command not in ("train", "tune", "sweep", "labels") or "no trial ended well" in said:
@@ -137,6 +139,7 @@ def play(command: str, phase: str, fault: str, checkpoint: Path) -> Cell:
 def half_written(folder: Path) -> list[str]:
     """Files that a reader could take for whole ones, and leftovers."""
     bad = [path.name for path in folder.rglob("*") if path.suffix in (".part", ".tmp")]
+    bad += [path.name for path in folder.rglob("*.pt") if not is_zipfile(path)]
     for path in folder.rglob("*.json"):
         try:
             json.loads(path.read_text())

@@ -28,6 +28,7 @@ PHASES = {
     "third step": ("maskrcnn_train.engine.loop", "accumulate_gradients", 3),
     "second backward": ("torch", "Tensor.backward", 2),
     "checkpoint": ("torch", "save", 1),
+    "writing": ("os", "fsync", 2),  # the second checkpoint is written, but not in its place
     "evaluation": ("maskrcnn_train.model.mask_rcnn", "MaskRCNN.detections", 1),
     "study": ("maskrcnn_train.train", "_write_diagnostics", 1),
     "report": ("maskrcnn_train.train", "report_training", 1),
@@ -41,8 +42,7 @@ def strike(fault: str) -> None:
         Path(os.environ["STRUCK"]).write_text(str(time.time()))
     if fault in ("SIGKILL", "SIGTERM", "SIGINT"):
         os.kill(os.getpid(), getattr(signal, fault))
-    elif fault == "full disk":  # no file may grow past a few bytes from now on
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    elif fault == "full disk":  # no file may grow past a few bytes from now on; Python ignores SIGXFSZ
         resource.setrlimit(resource.RLIMIT_FSIZE, (16, resource.RLIM_INFINITY))
     elif fault == "out of memory":
         run_out_of_memory()

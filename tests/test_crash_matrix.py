@@ -28,6 +28,7 @@ def test_the_function_that_begins_a_phase_is_there(phase: str) -> None:
         ("train", "first step", "lost image"),
         ("train", "second step", "lost worker"),
         ("train", "checkpoint", "full disk"),
+        ("train", "writing", "SIGKILL"),
         ("train", "report", "SIGTERM"),
         ("evaluate", "evaluation", "SIGINT"),
         ("predict", "evaluation", "full disk"),

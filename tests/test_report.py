@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -79,6 +80,21 @@ def test_a_sweep_gets_a_page_with_links_from_anywhere(run: Path, tmp_path: Path)
     assert 'href="../sweep/sweep.csv"' in text
     assert 'href="../sweep/1/report.html"' in text
     assert "seed=1" in text or ">1</code>" in text
+
+
+@pytest.mark.parametrize("latencies", [[12.34, None], [None, None]])
+def test_the_page_of_a_sweep_has_latencies_where_they_were_measured(
+    latencies: list[float | None], run: Path, tmp_path: Path
+) -> None:
+    for number, latency in enumerate(latencies):
+        shutil.copytree(run, tmp_path / f"sweep/{number}")
+        metrics = json.loads((run / "metrics.json").read_text()) | ({"latency": latency} if latency else {})
+        (tmp_path / f"sweep/{number}/metrics.json").write_text(json.dumps(metrics))
+    page, _ = report(configured(f"run={tmp_path}/sweep"))
+    rows = list(csv.DictReader((tmp_path / "sweep/sweep.csv").read_text().splitlines()))
+    measured = latencies[0] is not None
+    assert [row.get("latency") for row in rows] == (["12.34", ""] if measured else [None, None])
+    assert ("ms an image" in page.read_text()) == ("<td>12.3</td>" in page.read_text()) == measured
 
 
 @pytest.mark.parametrize("name", ["overrides.yaml", "config.yaml", "metrics.json"])

@@ -244,13 +244,17 @@ def test_tensorboard_shows_losses_learning_rate_scores_and_pictures(tensorboard:
     assert any(tag.startswith("predictions/") for tag in pictures)
 
 
-def test_a_trace_validation_losses_and_heads_first_come_with_their_keys(shapes: str, tmp_path: Path) -> None:
+def test_a_trace_validation_losses_latency_and_heads_first_come_with_their_keys(
+    shapes: str, run_dir: Path, tmp_path: Path
+) -> None:
     overrides = ["trainer.max_steps=9", "trainer.heads_only_steps=9", "trainer.profile=true", "evaluation.loss=true"]
-    overrides += ["trainer.accumulate=2", "backbone.norm=group"]
+    overrides += ["trainer.accumulate=2", "backbone.norm=group", "evaluation.latency=true"]
     metrics = train(load_config([*TINY, shapes, *overrides, f"output_dir={tmp_path / 'run'}"])).metrics
     assert metrics["val_loss/total"] == pytest.approx(
         sum(value for name, value in metrics.items() if name.startswith("val_loss/") and name != "val_loss/total")
     )
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["latency"] == metrics["latency"] > 0
+    assert "latency" not in json.loads((run_dir / "metrics.json").read_text())
     assert json.loads((tmp_path / "run/profile/trace.json").read_text())["traceEvents"]
     lines = [line for line in read_metrics(tmp_path / "run/metrics.jsonl") if "lr" in line]
     for name in (

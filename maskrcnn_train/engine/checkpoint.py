@@ -7,13 +7,16 @@ Beside each stands a JSON that says what it is.
 import os
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from maskrcnn_train.engine.distributed import unwrap
+from maskrcnn_train.engine.precision import wait_for
 from maskrcnn_train.engine.state import Position, TrainingState
 from maskrcnn_train.files import write_json, written_aside
 from maskrcnn_train.model.weights.files import read_torch
@@ -27,20 +30,24 @@ RESUMED_KEYS = (*KEYS, "ema", "optimizer", "scaler", "position")
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a run.
+    """The `checkpoints/` folder of a run, where one file is written at a time.
 
     about: plain data that goes into every file: the config and the class map. enabled: false on all ranks but one.
+
+    With `wait=False` a save returns once the state is copied to the host, and a thread writes the copy while the
+    training goes on. What goes wrong there is raised by the next save, `check` or `finish`.
     """
 
     def __init__(self, folder: Path, *, about: dict[str, Any], enabled: bool = True) -> None:
         self.folder, self.about, self.enabled = folder, about, enabled
+        self._written: Future[None] | None = None  # the end of what the thread does
 
     @property
     def exist(self) -> bool:
         return any((self.folder / name).exists() for name in RESUMABLE)
 
-    def save_last(self, state: TrainingState) -> None:
-        """Everything that is needed to go on. Raises OSError when the disk is full; the file before stays intact."""
+    def save_last(self, state: TrainingState, *, wait: bool = True) -> None:
+        """Everything that is needed to go on. Raises UserError when the disk is full; the file before stays intact."""
         content = {
             "model": unwrap(state.model).state_dict(),
             "ema": None if state.ema is None else state.ema.model.state_dict(),
@@ -48,17 +55,36 @@ class Checkpoints:
             "scaler": state.scaler.state_dict(),
             "position": asdict(state.position),
         }
-        self._write("last", content)
+        self._save("last", content, wait)
 
-    def save_best(self, state: TrainingState, metrics: dict[str, float]) -> None:
+    def save_best(self, state: TrainingState, metrics: dict[str, float], *, wait: bool = True) -> None:
         """The weights that were evaluated, with their metrics."""
-        model = unwrap(state.model) if state.ema is None else state.ema.model
-        content = {"model": model.state_dict(), "metrics": metrics, "position": asdict(state.position)}
-        self._write("best", content)
+        content = {"model": state.judged.state_dict(), "metrics": metrics, "position": asdict(state.position)}
+        self._save("best", content, wait)
 
-    def _write(self, name: str, content: dict[str, Any]) -> None:
+    def check(self) -> None:
+        """Raise what went wrong with the last file, if that is known by now."""
+        if self._written is not None and self._written.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the last file is there. Raises what went wrong with it."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def _save(self, name: str, content: dict[str, Any], wait: bool) -> None:
         if not self.enabled:
             return
+        self.finish()
+        if wait:
+            self._write(name, content)
+            return
+        thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._written = thread.submit(self._write, name, _on_host(content))
+        thread.shutdown(wait=False)  # it ends with the file
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
         previous = self.folder / "previous.pt" if name == "last" else None
         save_plain({"format": FORMAT, **self.about, **content}, self.folder / f"{name}.pt", previous=previous)
         config = self.about["config"]
@@ -82,6 +108,14 @@ class Checkpoints:
             except UserError as error:
                 trouble = trouble or str(error)
         raise UserError(trouble or f"no checkpoint to resume from in {self.folder}")
+
+
+def _on_host(content: dict[str, Any]) -> dict[str, Any]:
+    """A copy in the host's memory, which the next step does not change; from a GPU in pinned memory, with one wait."""
+    device = next(iter(content["model"].values())).device
+    copy = tree_map_only(torch.Tensor, lambda tensor: tensor.to("cpu", non_blocking=True, copy=True), content)
+    wait_for(device)
+    return copy  # type: ignore[no-any-return]
 
 
 def save_plain(content: dict[str, Any], path: Path, *, previous: Path | None = None) -> None:

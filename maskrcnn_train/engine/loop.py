@@ -77,6 +77,7 @@ def fit(
                 numbers = [time.perf_counter() - clock, float(stop.number or 0)]
                 position.seconds, signal = distributed.largest(numbers, world)
                 run.after_step()
+                run.checkpoints.check()
 
                 if position.step % trainer.log_every == 0 or position.step == plan.steps:
                     _log(state, trainer, plan, run, meter, world)
@@ -85,7 +86,7 @@ def fit(
                     (signal,) = distributed.largest([float(stop.number or 0)], world)
                     meter.restart()
                 if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
-                    run.checkpoints.save_last(state)
+                    run.checkpoints.save_last(state, wait=False)
                 if signal > 0:
                     raise Interrupted(int(signal))
                 if plan.is_done(position):
@@ -99,13 +100,18 @@ def fit(
 
 @contextmanager
 def _saving_first(state: TrainingState, run: Run, world: World) -> Iterator[None]:
-    """Save the state before an error goes on that leaves it as it was, on this rank or another."""
+    """Save the state before an error goes on that leaves it as it was, on this rank or another.
+
+    However the training ends, the file that is being written becomes whole first.
+    """
     try:
         with distributed.naming_lost_peers(world):
             yield
     except UNTOUCHED:
         run.checkpoints.save_last(state)
         raise
+    finally:
+        run.checkpoints.finish()
 
 
 def _train_on(
@@ -191,14 +197,13 @@ def _log(state: TrainingState, trainer: TrainerConfig, plan: Plan, run: Run, met
 def _evaluate(state: TrainingState, world: World, evaluate: Evaluate, run: Run) -> dict[str, float]:
     """Evaluate the weights that count, and keep them if they are the best so far."""
     position = state.position
-    model = distributed.unwrap(state.model) if state.ema is None else state.ema.model
-    distributed.share_buffers(model, world)
+    distributed.share_buffers(state.judged, world)
     position.evaluating = True
-    score, metrics = evaluate(model, position)
+    score, metrics = evaluate(state.judged, position)
     position.evaluating = False
     if score > position.best:
         position.best, position.best_step, position.stale_evaluations = score, position.step, 0
-        run.checkpoints.save_best(state, metrics)
+        run.checkpoints.save_best(state, metrics, wait=False)
     elif score >= 0:  # -1 or NaN: there was nothing to score
         position.stale_evaluations += 1
     return metrics

@@ -42,6 +42,8 @@ def visible_gpus() -> list[str]:
 def use_device(device: torch.device) -> None:
     """Make a GPU the current one of this process, which NCCL and the loaders' pinned memory use."""
     if device.type == "cuda":
+        # trainer.deterministic needs it, but torch may read it once, in an earlier training that is not deterministic
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.set_device(device)
 
 
@@ -81,8 +83,6 @@ def to_device(model: Model, device: torch.device, *, channels_last: bool) -> Mod
 
 def set_determinism(enabled: bool) -> None:
     """trainer.deterministic: only operations with one result; raises where an operation has none."""
-    if enabled:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else the first matrix product on a GPU raises
     torch.use_deterministic_algorithms(enabled)
     torch.backends.cudnn.benchmark = False
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskrcnn_train.engine import precision
-from maskrcnn_train.engine.distributed import World
+from maskrcnn_train.engine.distributed import World, unwrap
 from maskrcnn_train.engine.optimizer import build_optimizer, images_per_step
 from maskrcnn_train.settings.schema import TrainConfig
 
@@ -106,6 +106,11 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     ema: MovingAverage | None
     position: Position
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is evaluated, and kept as the best: the moving average if there is one."""
+        return unwrap(self.model) if self.ema is None else self.ema.model
 
     @cached_property
     def statistics(self) -> RunningStatistics:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from maskrcnn_train.analysis.budgets import Setting, time_settings
 from maskrcnn_train.data.images import ImageError, decode
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader
 from maskrcnn_train.engine import distributed
@@ -26,6 +27,8 @@ from maskrcnn_train.reporting.drawing.pictures import draw_validation, objects_f
 from maskrcnn_train.reporting.tensorboard import MetricWriter
 from maskrcnn_train.reporting.terminal.progress import Forecast
 from maskrcnn_train.settings.schema import TrainConfig
+
+TIMED_IMAGES = 16  # of which the latency is the median
 
 
 class Validation:
@@ -100,6 +103,14 @@ class Validation:
         assert self.result is not None
         num_draws = self.config.evaluation.bootstrap
         return diagnose(self.scored, self.results, self.result, num_draws=num_draws, seed=seed)
+
+    def latency(self, model: nn.Module) -> float:
+        """Median milliseconds of an image in a MaskRCNN, of this rank's first images."""
+        assert isinstance(model, MaskRCNN)
+        assert isinstance(self.loader, DetectionLoader)
+        predictor, setting = Predictor(model, self.loader.dataset.classes, self.config), Setting.of(self.config)
+        timed = time_settings(model, {"": setting}, self.loader, TIMED_IMAGES, predictor.device, predictor.autocast)
+        return timed[""]
 
     def write_predictions(self, path: Path) -> None:
         """All detections as COCO results."""

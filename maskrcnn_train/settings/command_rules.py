@@ -11,8 +11,8 @@ from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import overrides_of
 from maskrcnn_train.settings.rules import check_data_rules, check_fractions, check_measures, check_train_rules, is_json
+from maskrcnn_train.settings.schema import LATENCY
 
-LATENCY = "latency"  # milliseconds an image, as a metric of a search
 VALIDATION_LOSSES = "total|objectness|rpn_box_reg|classifier|box_reg|mask"
 MODEL_ONLY = (
     *("data", "precision", "tta.flip", "tta.scales", "evaluation.loss", "evaluation.batch_size", "mask_head.threshold"),

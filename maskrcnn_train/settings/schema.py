@@ -14,6 +14,7 @@ RESNETS = (
 EVALUATORS = ("hotcoco", "faster_coco_eval", "pycocotools")
 LABEL_FORMATS = ("yolo", "labelme", "cvat", "voc", "instance_png", "mask_png")  # and coco
 FPN_LEVELS = ("P2", "P3", "P4", "P5", "P6")
+LATENCY = "latency"  # a metric: milliseconds an image
 MAX_SIDE = 100_000  # of an object, pixels
 MAX_SEED = 2**32 - 1  # a larger one overflows the 64-bit seed of a training step
 
@@ -258,6 +259,7 @@ class EvaluationConfig(Section):
     batch_size: int = between(1)
     loss: bool
     study: bool
+    latency: bool
     bootstrap: int = between(0)
     pictures: int = between(0)
     picture_threshold: float = fraction()

@@ -12,7 +12,7 @@ from maskrcnn_train.settings.command_schema import TuneConfig, training_of
 from maskrcnn_train.settings.compose import groups, load_command_config, with_values
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.rules import idle_keys
-from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.settings.schema import LATENCY, TrainConfig
 from maskrcnn_train.tuning.space import (
     MOST_VALUES,
     Choice,
@@ -86,7 +86,9 @@ class Search:
         """The settings of one trial. Raises UserError for values that contradict each other."""
         config, _ = self.compose(varied)
         self.check_rules(config)
-        return training_of(config)
+        training = training_of(config)
+        timed = training.evaluation.latency or LATENCY in self.metrics
+        return replace(training, evaluation=replace(training.evaluation, latency=timed))
 
     def compose(self, varied: Sequence[str]) -> tuple[TuneConfig, list[str]]:
         """The settings with the given values, and warnings. Rules between settings are not checked, only values."""

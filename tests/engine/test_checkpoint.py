@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +21,13 @@ from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.errors import UserError
 
 
-def state(step: int = 0) -> TrainingState:
+def state(step: int = 0, device: torch.device | str = "cpu") -> TrainingState:
     torch.manual_seed(step)
-    model = nn.Linear(3, 2)
+    model = nn.Linear(3, 2).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    model(torch.ones(1, 3)).sum().backward()
+    model(torch.ones(1, 3, device=device)).sum().backward()
     optimizer.step()
-    return TrainingState(model, optimizer, grad_scaler("fp32", torch.device("cpu")), None, Position(step=step))
+    return TrainingState(model, optimizer, grad_scaler("fp32", torch.device(device)), None, Position(step=step))
 
 
 @pytest.fixture
@@ -77,6 +80,72 @@ def test_a_full_disk_leaves_the_checkpoint_before(checkpoints: Checkpoints, monk
     (checkpoints.folder / "last.pt").unlink()
     with pytest.raises(UserError, match=r"is the disk full\?$"):
         checkpoints.save_last(state(2))
+
+
+# ---------------------------------------------------------------- written by a thread
+
+
+@pytest.fixture
+def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The first file is written once this is set."""
+    event, whole = threading.Event(), torch.save
+
+    def held(content: Any, file: Any) -> None:
+        assert event.wait(timeout=10)
+        whole(content, file)
+
+    monkeypatch.setattr(checkpoint.torch, "save", held)
+    return event
+
+
+def test_a_state_is_written_as_it_was_when_it_was_saved(
+    checkpoints: Checkpoints, held_back: threading.Event, device: torch.device
+) -> None:
+    saved, fresh = state(7, device), state(1, device)
+    checkpoints.save_last(saved, wait=False)
+    with torch.no_grad():
+        for tensor in (saved.model.weight, next(iter(saved.optimizer.state.values()))["momentum_buffer"]):
+            tensor.zero_()
+    saved.position.step = 8
+    held_back.set()
+    checkpoints.finish()
+    restore(fresh, checkpoints.load_last()[0])
+    assert fresh.position.step == 7
+    assert torch.equal(fresh.model.weight, state(7, device).model.weight)
+    momentum = [next(iter(one.optimizer.state.values()))["momentum_buffer"] for one in (fresh, state(7, device))]
+    assert torch.equal(*momentum)
+
+
+def test_a_second_file_waits_for_the_first(checkpoints: Checkpoints, held_back: threading.Event) -> None:
+    checkpoints.save_last(state(1), wait=False)
+    threading.Timer(0.2, held_back.set).start()
+    checkpoints.save_last(state(2))
+    checkpoints.finish()
+    steps = [read_checkpoint(checkpoints.folder / f"{name}.pt")["position"]["step"] for name in ("last", "previous")]
+    assert steps == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "then", [Checkpoints.check, Checkpoints.finish, lambda checkpoints: checkpoints.save_last(state(3))]
+)
+def test_what_goes_wrong_in_the_thread_is_said_next(
+    then: Callable[[Checkpoints], None], checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(content: object, file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    checkpoints.save_last(state(1))
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    checkpoints.save_last(state(2), wait=False)
+    for thread in [each for each in threading.enumerate() if each.name.startswith("checkpoint")]:
+        thread.join()
+    with pytest.raises(UserError, match=r"cannot write .*last\.pt: No space left on device"):
+        then(checkpoints)
+    checkpoints.finish()  # it is said once
+    assert checkpoints.load_last()[0]["position"]["step"] == 1
+
+
+# ---------------------------------------------------------------- read
 
 
 @pytest.mark.parametrize("key", ["config", "classes", "model"])

@@ -91,6 +91,7 @@ class Machine:
         self.others = others
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 1 + len(others)}.items():
             monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # it is put back
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(visible))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(visible))
         monkeypatch.setattr(

@@ -12,7 +12,7 @@ from tiny import TINY
 
 from maskrcnn_train import load_config, train
 from maskrcnn_train.engine import loop
-from maskrcnn_train.engine.precision import autocast, grad_scaler, set_determinism
+from maskrcnn_train.engine.precision import autocast, grad_scaler, set_determinism, use_device
 from maskrcnn_train.engine.state import TrainingState
 from maskrcnn_train.reporting.tensorboard import read_metrics
 from maskrcnn_train.settings.errors import UserError
@@ -38,15 +38,19 @@ def test_determinism_refuses_operations_with_several_results(enabled: bool) -> N
         target.put_(indices, values)
 
 
-@pytest.mark.usefixtures("restored")
-@pytest.mark.parametrize("enabled", [True, False])
-def test_determinism_gives_cublas_the_workspace_without_which_it_refuses(
-    enabled: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("given", [None, ":16:8"])
+def test_a_process_has_the_workspace_of_cublas_that_determinism_needs_before_it_touches_its_gpu(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    set_determinism(enabled)
-    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if enabled else None)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given or "")  # it is put back
+    if given is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    found = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: found.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+    use_device(CPU)
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == given
+    use_device(torch.device("cuda", 0))
+    assert found == [given or ":4096:8"]
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from small_coco import roboflow, small_coco
 from tiny import TINY
 
 from maskrcnn_train import load_config, train
-from maskrcnn_train.engine import loop
+from maskrcnn_train.engine import checkpoint, loop
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.prediction.predictor import Predictor
@@ -73,6 +75,69 @@ def test_an_unexpected_error_leaves_its_traceback_and_a_known_one_its_line_in_th
     assert log.count("Traceback") == 1
     assert f"ERROR No space left on device: {tmp_path / 'run'}\n" in log
     assert "ERROR step 1 cannot be taken" in log
+
+
+def test_the_next_step_is_taken_while_a_checkpoint_is_written(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, take_step, save = threading.Event(), loop.take_step, torch.save
+
+    def taken(state: Any, *arguments: Any) -> Any:
+        if state.position.step == 1:
+            begun.set()
+        return take_step(state, *arguments)
+
+    def written(content: Any, file: Any) -> None:
+        assert begun.wait(timeout=5)
+        save(content, file)
+
+    monkeypatch.setattr(loop, "take_step", taken)
+    monkeypatch.setattr(checkpoint.torch, "save", written)
+    train(tiny("trainer.max_steps=2", "trainer.checkpoint_every=1", "trainer.evaluate_every=0"))
+    assert read_checkpoint(tmp_path / "run/checkpoints/last.pt")["position"]["step"] == 2
+
+
+def test_an_error_leaves_the_checkpoint_whole_that_was_being_written(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step, save = loop.take_step, torch.save
+
+    def failed(state: Any, *arguments: Any) -> Any:
+        if state.position.step == 1:
+            raise ZeroDivisionError
+        return take_step(state, *arguments)
+
+    def slow(content: Any, file: Any) -> None:
+        time.sleep(0.5)
+        save(content, file)
+
+    monkeypatch.setattr(loop, "take_step", failed)
+    monkeypatch.setattr(checkpoint.torch, "save", slow)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny("trainer.max_steps=2", "trainer.checkpoint_every=1", "trainer.evaluate_every=0"))
+    assert read_checkpoint(tmp_path / "run/checkpoints/last.pt")["position"]["step"] == 1
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_disk_that_fills_up_in_mid_training_ends_it_at_the_next_step(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, take_step = [], loop.take_step
+
+    def full(content: Any, file: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def taken(state: Any, *arguments: Any) -> Any:
+        steps.append(state.position.step)
+        for thread in [each for each in threading.enumerate() if each.name.startswith("checkpoint")]:
+            thread.join()
+        return take_step(state, *arguments)
+
+    monkeypatch.setattr(loop, "take_step", taken)
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(UserError, match=r"cannot write .*last\.pt: No space left on device; is the disk full"):
+        train(tiny("trainer.max_steps=9", "trainer.checkpoint_every=2", "trainer.evaluate_every=0"))
+    assert steps == [0, 1, 2]
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_starts_afresh(

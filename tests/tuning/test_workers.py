@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ STEPS = ["trainer.max_steps=24", "trainer.interval_unit=step", "trainer.checkpoi
 STEPS += ["trainer.evaluate_every=0", "output_dir=search"]
 
 
-def programs() -> Path | None:
+def postgresql_programs() -> Path | None:
     """The folder of initdb and pg_ctl: Debian does not put it on the path."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     on_path = shutil.which("initdb")
@@ -40,11 +41,10 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-@pytest.fixture
+@contextmanager
 def postgresql() -> Iterator[str]:
-    """The URL of an empty database on a free port."""
     pytest.importorskip("psycopg", reason="needs psycopg")
-    folder = programs()
+    folder = postgresql_programs()
     if folder is None:
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
     user = "postgres" if os.geteuid() == 0 else None  # the server refuses to be root
@@ -62,6 +62,47 @@ def postgresql() -> Iterator[str]:
         call("pg_ctl", "-m", "immediate", "stop")
 
 
+@contextmanager
+def mariadb() -> Iterator[str]:
+    """With the password in an option file, as docs/tune.md says."""
+    pymysql = pytest.importorskip("pymysql", reason="needs pymysql")
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    programs = [shutil.which(each, path=path) for each in ("mariadb-install-db", "mariadbd", "my_print_defaults")]
+    if None in programs:
+        pytest.skip("needs MariaDB: apt-get install mariadb-server")
+    install, server, _ = map(str, programs)
+    with tempfile.TemporaryDirectory(prefix="mariadb-") as name:
+        folder, port = Path(name), free_port()
+        user = ["--user=root"] * (os.geteuid() == 0)  # the server refuses to be root unless it is told to
+        data = ["--no-defaults", f"--datadir={folder / 'data'}", *user]
+        subprocess.run([install, *data, "--auth-root-authentication-method=normal"], check=True, capture_output=True)
+        place = [
+            f"--port={port}",
+            "--bind-address=127.0.0.1",
+            *(f"--{name}={folder / name}" for name in ("socket", "pid-file")),
+        ]
+        with (folder / "log").open("w") as log:
+            running = subprocess.Popen([server, *data, *place], stdout=log, stderr=log)
+        try:
+            wait_for(folder / "pid-file", of=running)
+            with pymysql.connect(unix_socket=str(folder / "socket"), user="root") as root, root.cursor() as cursor:
+                cursor.execute("CREATE DATABASE searches")
+                cursor.execute("CREATE USER tester@localhost IDENTIFIED BY 'secret'")
+                cursor.execute("GRANT ALL ON searches.* TO tester@localhost")
+            (folder / "my.cnf").write_text("[client]\npassword=secret\n")
+            yield f"mysql+pymysql://tester@127.0.0.1:{port}/searches?read_default_file={folder / 'my.cnf'}"
+        finally:
+            running.terminate()
+            running.wait()
+
+
+@pytest.fixture(params=[postgresql, mariadb])
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty database on a free port."""
+    with request.param() as url:
+        yield url
+
+
 def command(*overrides: str) -> list[str]:
     return [sys.executable, "-m", "maskrcnn_train.tune", *TINY, *STEPS, *overrides]
 
@@ -72,7 +113,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 def wait_for(*paths: Path, of: subprocess.Popen[str]) -> None:
     while not all(path.exists() for path in paths):
-        assert of.poll() is None
+        assert of.poll() is None, of.communicate()
         time.sleep(0.1)
 
 
@@ -107,10 +148,10 @@ def test_several_workers_share_the_trials_and_stop_together(shapes: str, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_worker_on_postgresql_is_killed_and_another_finishes_its_trial(
-    shapes: str, tmp_path: Path, postgresql: str
+def test_a_worker_on_a_database_is_killed_and_another_finishes_its_trial(
+    shapes: str, tmp_path: Path, database: str
 ) -> None:
-    words = command(shapes, "seed=0,1", "trials=2", f"storage={postgresql}")
+    words = command(shapes, "seed=0,1", "trials=2", f"storage='{database}'")
     first = started(tmp_path, *words)
     wait_for(tmp_path / "search/0/checkpoints/last.pt", of=first)
     second = started(tmp_path, *words)

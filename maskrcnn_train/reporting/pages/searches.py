@@ -13,7 +13,7 @@ from maskrcnn_train.files import write_json, write_rows
 from maskrcnn_train.reporting.forms import fitted
 from maskrcnn_train.reporting.runs import read_json
 from maskrcnn_train.reporting.terminal.tables import percent, table
-from maskrcnn_train.settings.command_rules import LATENCY
+from maskrcnn_train.settings.schema import LATENCY
 from maskrcnn_train.tuning.search import is_score
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from maskrcnn_train.reporting.pages.searches import read_search
 from maskrcnn_train.reporting.runs import read_overrides, read_scores, read_yaml
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import LATENCY
 from maskrcnn_train.tuning.search import is_score
 
 TABLE_FILE = "sweep.csv"
@@ -152,6 +153,7 @@ def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Pat
         sweep=sweep,
         best={column: max(job.metrics.get(column, ABSENT) for job in sweep.jobs) for column in sweep.columns},
         differences=any(job.difference for job in sweep.jobs),
+        latencies=any(LATENCY in job.metrics for job in sweep.jobs),
         charts=_job_charts(folder, sweep),
         title=folder.resolve().name,
         prefix="" if to_jobs == "." else f"{Path(to_jobs).as_posix()}/",
