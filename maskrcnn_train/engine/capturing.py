@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +67,9 @@ def _captured(
     # autocast keeps the weights that it has converted for a step: a graph would never convert them again
     with torch.autocast("cuda", dtype, enabled, cache_enabled=False):
         convs = _Convs(backbone, plain).train()
-        captured = torch.cuda.make_graphed_callables(convs, (pixels.clone(),), pool=pool)  # type: ignore[call-overload]
+        make: Any = torch.cuda.make_graphed_callables
+        # other threads pin batches and checkpoints meanwhile; older versions of torch fail at that
+        alone = {"capture_error_mode": "thread_local"} if "capture_error_mode" in signature(make).parameters else {}
+        captured: Graph = make(convs, (pixels.clone(),), pool=pool, **alone)
     statistics.put_back()
-    return captured  # type: ignore[no-any-return]
+    return captured
