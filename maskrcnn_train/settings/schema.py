@@ -16,6 +16,7 @@ LABEL_FORMATS = ("yolo", "labelme", "cvat", "voc", "instance_png", "mask_png")  
 FPN_LEVELS = ("P2", "P3", "P4", "P5", "P6")
 LATENCY = "latency"  # a metric: milliseconds an image
 MAX_SIDE = 100_000  # of an object, pixels
+MAX_CHANNELS = 16
 MAX_SEED = 2**32 - 1  # a larger one overflows the 64-bit seed of a training step
 
 
@@ -182,12 +183,21 @@ class DataConfig(Section):
     merge: Optional[dict[str, list[str]]]
     classes: Optional[list[str]]
     exclude: Optional[str]
+    channels: int = between(1, MAX_CHANNELS)
+    bits: int = one_of(8, 16)
+    picture_channels: Optional[list[int]] = between(1, MAX_CHANNELS)
+    picture_contrast: str = one_of("percentile", "full")
     min_size: int = between(16)
     max_size: int = between(16)
     keep_empty: bool
     on_bad_image: str = one_of("error", "skip")
     repeat_threshold: float = fraction()
     group_by_shape: bool
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the images are what pretrained weights were trained on: 8-bit R G B."""
+        return self.channels == 3 and self.bits == 8
 
 
 class AugmentationConfig(Section):
