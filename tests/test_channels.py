@@ -9,18 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from commands import evaluated, predicted
 from PIL import Image
 from tiny import TINY
 
-from maskrcnn_train import load_config, train
+from maskrcnn_train import load_checkpoint, load_config, predict, train
 from maskrcnn_train.check import check
 from maskrcnn_train.data.shapes import ensure_shapes
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.export import export
-from maskrcnn_train.settings.command_rules import check_export_rules, check_preflight_rules
-from maskrcnn_train.settings.command_schema import CheckConfig, ExportConfig
+from maskrcnn_train.report import report
+from maskrcnn_train.settings.command_rules import check_export_rules, check_preflight_rules, check_report_rules
+from maskrcnn_train.settings.command_schema import CheckConfig, ExportConfig, ReportConfig
 from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,9 @@ def test_a_training_on_five_channels_resumes_and_shows_three_of_them(run: Path, 
     (picture,) = (run / "pictures").glob("*.jpg")
     with Image.open(picture) as image:
         assert np.asarray(image).std() > 20  # 12 bits of 16 would be almost black
+    page, why_not = report(load_command_config("report", ReportConfig, check_report_rules, [f"run={run}"])[0])
+    assert why_not == ""
+    assert "data:image/jpeg" in page.read_text()
 
 
 def test_it_is_evaluated_and_predicts_on_files_and_arrays(run: Path, deep_shapes: list[str], tmp_path: Path) -> None:
@@ -100,6 +106,12 @@ def test_it_is_evaluated_and_predicts_on_files_and_arrays(run: Path, deep_shapes
     files = predicted(checkpoint, folder / "val", tmp_path / "whole")
     assert len(files.images) == 2
     assert not files.failed
+    array = np.load(folder / "val/1.npy")
+    (found,) = predict(load_checkpoint(checkpoint, device="cpu"), [array], score_threshold=0)
+    again = predict(load_checkpoint(checkpoint, device="cpu"), [folder / "val/1.npy"], score_threshold=0)[0]
+    assert torch.equal(found.boxes, again.boxes)
+    with pytest.raises(UserError, match=r"must be uint16 \[height, width, 5\], not uint8 \(64, 64, 3\)"):
+        predict(load_checkpoint(checkpoint, device="cpu"), [np.zeros((64, 64, 3), np.uint8)])
     tiled = predicted(checkpoint, folder / "train/1.tif", tmp_path / "tiles", "tile.size=40")
     assert len(list((tiled.folder / "pictures").iterdir())) == 1
 

@@ -199,9 +199,11 @@ def _check_augmentation(config: TrainConfig) -> list[str]:
             warnings.append("augmentation.min_crop has no effect with augmentation.scale_jitter, which crops already")
     if augmentation.copy_paste and not config.mask_head.enabled:
         warnings.append("augmentation.copy_paste has no effect with mask_head=none: objects are cut out by their masks")
+    kind = f"data.channels={config.data.channels} data.bits={config.data.bits}"
     if augmentation.color_jitter and not config.data.is_rgb:
-        kind = f"data.channels={config.data.channels} data.bits={config.data.bits}"
         warnings.append(f"augmentation.color_jitter has no effect with {kind}: it is for 8-bit R G B")
+    if config.data.picture_channels is not None and config.data.is_rgb:
+        warnings.append(f"data.picture_channels has no effect with {kind}, which are shown as they are")
     return warnings
 
 

@@ -122,6 +122,8 @@ def test_a_mistake_is_one_clear_line(overrides: list[str], said: list[str]) -> N
         (["weights.path=x.pt"], "weights.path"),
         (["augmentation=lsj", "augmentation.min_crop=0.5"], "augmentation.min_crop"),
         (["mask_head=none", "augmentation.copy_paste=0.5"], "augmentation.copy_paste"),
+        (["data.picture_channels=[3,2,1]"], "data.picture_channels has no effect with data.channels=3 data.bits=8"),
+        (["data.bits=16", "augmentation=strong"], "augmentation.color_jitter has no effect with data.channels=3"),
         (["mask_head=none", "mask_head.num_convs=2"], "mask_head.num_convs has no effect with mask_head=none"),
         (["optimizer=adamw", "optimizer.momentum=0.9"], "optimizer.momentum has no effect with optimizer=adamw"),
         (["schedule=cosine", "schedule.milestones=[0.5]"], "schedule.milestones has no effect with schedule=cosine"),
