@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from maskrcnn_train.data.channels import TIFF
 from maskrcnn_train.settings.errors import UserError
 
 Size = tuple[int, int]  # height, width
@@ -86,7 +87,9 @@ def named_errors(name: str, max_pixels: int = MAX_PIXELS) -> Iterator[None]:
     except FAULTS as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0].replace(f" {name!r}", "")
         reason = reason or type(error).__name__
-        raise ImageError(f"{name} cannot be read as an image: {reason}") from None
+        unknown = isinstance(error, UnidentifiedImageError) and name.lower().endswith(TIFF)
+        hint = "; if its channels are not R G B, set data.channels and data.bits" if unknown else ""
+        raise ImageError(f"{name} cannot be read as an image: {reason}{hint}") from None
 
 
 def upright(

@@ -128,6 +128,13 @@ def test_an_image_that_does_not_fit_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_tiff_that_needs_the_keys_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        ImageError, match=r"samples\.tif cannot be read .*; if its channels are not R G B, set data\.ch"
+    ):
+        reader(3).read(save(tmp_path, noise(5), "samples"))
+
+
 def test_colours_that_are_numbers_of_a_palette_are_refused(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif"):
         Image.fromarray(noise(3)).convert("P").save(tmp_path / name)
