@@ -3,19 +3,14 @@
 from dataclasses import field, fields
 from typing import Any, Optional
 
+from maskrcnn_train.settings.fields import Section, between, fraction, one_of, paths, positive
 from maskrcnn_train.settings.schema import (
     EVALUATORS,
     LABEL_FORMATS,
     MAX_SEED,
     MAX_SIDE,
     DataConfig,
-    Section,
     TrainConfig,
-    between,
-    fraction,
-    one_of,
-    paths,
-    positive,
 )
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
