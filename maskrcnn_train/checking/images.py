@@ -47,18 +47,17 @@ def check_pixels(facts: Sequence[ImageFacts], config: TrainConfig) -> Iterator[F
     set_mean, set_std = config.numerics.pixel_mean, config.numerics.pixel_std
     fits = len(set_mean) == len(set_std) == config.data.channels
     severity: Severity = "warning" if fits else "error"
+    what = "the channels have another mean and std than the settings" if fits else "no mean and std for each channel"
     seen = [fact for fact in facts if fact.means]
     if not seen:
         if not fits:
-            what, fix = "numerics.pixel_mean and pixel_std are not one value a channel", "decode=true measures them"
-            yield Finding(severity, "pixel-statistics", what, fix=fix)
+            yield Finding(severity, "pixel-statistics", what, fix="decode=true measures them")
         return
     mean = np.mean([fact.means for fact in seen], axis=0)
     std = np.sqrt(np.maximum(np.mean([fact.squares for fact in seen], axis=0) - mean**2, 0))
     std = np.where(std < FLAT, 1.0, std)  # of a channel without contrast
     if not fits or (abs(mean - set_mean) > OFF * std).any() or (abs(np.log(set_std / std)) > OFF).any():
         means, stds = ([float(f"{value:.4g}") for value in values] for values in (mean, std))
-        what = f"the channels have the means {means} and stds {stds} of 0..1"
         override = {"numerics.pixel_mean": means, "numerics.pixel_std": stds}
         yield Finding(severity, "pixel-statistics", what, "train", override=override)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from maskrcnn_train.data.formats.pictures import picture_size
 from maskrcnn_train.data.images import ImageError, WrongSize
 from maskrcnn_train.data.loading import build_loaders
 from maskrcnn_train.data.pixels import PixelReader
+from maskrcnn_train.data.scanning import find_similar, scan_images
 from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.data.transforms import Geometry
+from maskrcnn_train.settings.errors import UserError
 
 SIZE = (20, 30)
 
@@ -189,6 +192,27 @@ def test_pictures_show_the_chosen_channels_stretched_or_in_full_range() -> None:
     assert np.corrcoef(grey[..., 0].ravel(), values[..., 4].ravel())[0, 1] > 0.99
     flat = reader(1, 8, 1).show(np.full((*SIZE, 1), 7, np.uint8))
     assert np.asarray(flat).max() == 0
+
+
+def test_the_same_picture_is_found_in_files_of_different_kinds(tmp_path: Path) -> None:
+    files = [save(tmp_path, noise(5, 16), kind) for kind in ("array", "pages")]
+    np.save(tmp_path / "other.npy", noise(5, 16)[::-1, ::-1])
+    sizes = [(path, SIZE) for path in (*files, tmp_path / "other.npy")]
+    facts = scan_images(sizes, 1, lambda done, total: None, reader(5, 16, 1, 2, 3))
+    assert find_similar(facts, 8).tolist() == [[0, 1]]
+    shares = noise(5, 16) / 65535
+    np.testing.assert_allclose(facts[0].means, shares.mean(axis=(0, 1)))
+    np.testing.assert_allclose(facts[1].squares, (shares**2).mean(axis=(0, 1)))
+
+
+def test_a_tiff_without_its_package_is_no_damaged_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, noise(5), "samples")
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(
+        UserError, match=r"samples\.tif needs the package tifffile; pip install 'maskrcnn-train\[tiff"
+    ) as no:
+        reader(5).read(path)
+    assert not isinstance(no.value, ImageError)  # which data.on_bad_image=skip would pass over
 
 
 def test_arrays_beside_pictures_are_no_images(tmp_path: Path) -> None:
