@@ -17,13 +17,14 @@ from maskrcnn_train.data.channels import ChannelImage
 from maskrcnn_train.data.formats.pictures import picture_size
 from maskrcnn_train.data.images import ImageError, WrongSize
 from maskrcnn_train.data.loading import build_loaders
-from maskrcnn_train.data.pixels import PixelReader
+from maskrcnn_train.data.pixels import PixelReader, build_reader
 from maskrcnn_train.data.scanning import find_similar, scan_images
 from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.data.transforms import Geometry
 from maskrcnn_train.settings.errors import UserError
 
 SIZE = (20, 30)
+SWAPPED = "data.picture_channels=[3,2,1]"
 
 
 def reader(channels: int, bits: int = 8, *shown: int, contrast: str = "percentile") -> PixelReader:
@@ -192,6 +193,16 @@ def test_pictures_show_the_chosen_channels_stretched_or_in_full_range() -> None:
     assert np.corrcoef(grey[..., 0].ravel(), values[..., 4].ravel())[0, 1] > 0.99
     flat = reader(1, 8, 1).show(np.full((*SIZE, 1), 7, np.uint8))
     assert np.asarray(flat).max() == 0
+
+
+def test_the_keys_say_what_a_picture_shows(configure: Configure) -> None:
+    values = noise(3, 16)
+    keys = ["data.bits=16", "data.picture_contrast=full"]
+    usual, other = (np.asarray(build_reader(configure(*keys, *more).data).show(values)) for more in ([], [SWAPPED]))
+    np.testing.assert_array_equal(usual, np.rint(values / 257))
+    np.testing.assert_array_equal(other, usual[..., ::-1])
+    stretched = build_reader(configure("data.bits=16").data).show(values // 2)
+    assert np.asarray(stretched).max() == 255
 
 
 def test_the_same_picture_is_found_in_files_of_different_kinds(tmp_path: Path) -> None:
