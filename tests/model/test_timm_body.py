@@ -16,10 +16,15 @@ pytest.importorskip("timm")
 TIMM = ["backbone=timm", "backbone.timm_name=convnext_atto"]
 
 
-def test_a_convnext_trains_and_detects() -> None:
+@pytest.mark.parametrize("channels", [3, 5])
+def test_a_convnext_trains_and_detects(channels: int) -> None:
     torch.manual_seed(0)
-    model = build_model(small_config(*TIMM), 3)
-    image = [torch.rand(3, 64, 80)]
+    pixels = [
+        f"data.channels={channels}",
+        *(f"numerics.{key}={[0.4] * channels}" for key in ("pixel_mean", "pixel_std")),
+    ]
+    model = build_model(small_config(*TIMM, *pixels), 3)
+    image = [torch.rand(channels, 64, 80)]
     maps = model.features(model.prepare(image))
     assert [tuple(each.shape[2:]) for each in maps] == [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
     target = {"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1]), "masks": torch.ones(1, 64, 80)}
