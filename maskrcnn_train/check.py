@@ -16,14 +16,14 @@ from maskrcnn_train.checking.anchors import AnchorRow
 from maskrcnn_train.checking.annotations import check_annotations
 from maskrcnn_train.checking.classes import count_classes
 from maskrcnn_train.checking.findings import SEVERITIES, Finding, findings_table, in_order
-from maskrcnn_train.checking.images import check_images
+from maskrcnn_train.checking.images import check_images, check_pixels
 from maskrcnn_train.checking.objects import training_min_size
 from maskrcnn_train.checking.reading import CheckedData, read_data
 from maskrcnn_train.checking.settings import check_settings
 from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.files import write_json
 from maskrcnn_train.model.weights.published import imagenet_at_hand
-from maskrcnn_train.settings.command_rules import check_preflight_rules
+from maskrcnn_train.settings.command_rules import check_preflight_rules, with_own_pixels
 from maskrcnn_train.settings.command_schema import CheckConfig
 from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError
@@ -67,6 +67,7 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 
+    asked, config = config, with_own_pixels(config)
     data = read_data(config)
     folder = open_run_folder(replace(config, resume=None), "check")
     console = setup_logging(folder)
@@ -81,7 +82,9 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
         findings += found
     if config.decode:
         with Progress("images", log_every=1000, console=console) as bar:
-            findings += check_images(data.splits, config, lambda done, total: bar.update(done, total, {}))
+            findings += check_images(data.splits, asked, lambda done, total: bar.update(done, total, {}))
+    else:
+        findings += check_pixels([], asked)
     if data.classes is not None and "train" in data.splits and len(data.splits["train"]):
         from maskrcnn_train.checking.model import check_model
 
@@ -93,7 +96,7 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     _log_tables(config, data, anchors, findings)
     _write(folder, findings, data, anchors, forecasts)
     advice = combined(findings)
-    command = training_command(overrides_of(config, default_config()) if given is None else given, advice)
+    command = training_command(overrides_of(asked, default_config()) if given is None else given, advice)
     if advice:
         logger.info("to train with the advice (%s):\n%s", folder / "experiment" / "advice.yaml", command)
     if config.view:

@@ -17,8 +17,7 @@ from maskrcnn_train.settings.command_schema import ExportConfig, ToleranceConfig
 from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
+    from maskrcnn_train.data.channels import AnyImage
     from maskrcnn_train.data.dataset import CocoDataset
     from maskrcnn_train.exporting.comparing import Differences
     from maskrcnn_train.exporting.files import Runtime
@@ -104,7 +103,8 @@ def write_model(predictor: Predictor, path: Path, config: ExportConfig) -> Runti
         _check_weights(predictor, path)
         return None
     with files.without_exporter_noise():
-        detector = TraceableDetector(predictor.model, predictor.pasting if config.paste_masks else None)
+        pasting, bits = predictor.pasting if config.paste_masks else None, predictor.config.data.bits
+        detector = TraceableDetector(predictor.model, pasting, bits=bits)
     if config.format == "torchscript":
         files.write_torchscript(detector, path, about)
         return files.open_torchscript(path)
@@ -128,12 +128,12 @@ def _check_weights(predictor: Predictor, path: Path) -> None:
 
 def check_runtime(runtime: Runtime, predictor: Predictor, paths: list[Path], config: ExportConfig) -> Differences:
     """The largest differences between the file and the model on the images. Raises ImageError."""
-    from maskrcnn_train.data.images import decode
+    from maskrcnn_train.data.pixels import build_reader
     from maskrcnn_train.exporting.comparing import Differences
 
-    total = Differences()
+    total, reader = Differences(), build_reader(predictor.config.data)
     for path in paths:
-        total.add(*_both_sides(runtime, predictor, decode(path)), predictor.config, config.tolerance.scores)
+        total.add(*_both_sides(runtime, predictor, reader.read(path)), predictor.config, config.tolerance.scores)
     masks = "" if total.mask_iou is None else f", masks' IoU {total.mask_iou:.6f}"
     logger.info(
         "checked on %d images with %d detections; largest differences: boxes %.2g px, %.2g of their size, "
@@ -143,7 +143,7 @@ def check_runtime(runtime: Runtime, predictor: Predictor, paths: list[Path], con
     return total
 
 
-def _both_sides(runtime: Runtime, predictor: Predictor, image: Image.Image) -> tuple[Detections, Detections]:
+def _both_sides(runtime: Runtime, predictor: Predictor, image: AnyImage) -> tuple[Detections, Detections]:
     """Detections of the model and of the file on one image."""
     import numpy as np
 
@@ -169,13 +169,13 @@ def _too_large(differences: Differences, limits: ToleranceConfig) -> list[str]:
 
 def evaluate_runtime(runtime: Runtime, predictor: Predictor, dataset: CocoDataset) -> dict[str, dict[str, float]]:
     """COCO metrics of the `model` and of the `file` on the same images."""
-    from maskrcnn_train.data.images import decode
     from maskrcnn_train.evaluation.coco.metrics import score_coco
 
     truth, trained = dataset.ground_truth(), predictor.config
     results: dict[str, list[dict[str, Any]]] = {"model": [], "file": []}
     for position, about in enumerate(truth["images"]):
-        image = decode(Path(dataset.image_path(position)), expected=(about["height"], about["width"]))
+        size = about["height"], about["width"]
+        image = dataset.reader.read(Path(dataset.image_path(position)), expected=size)
         for own, found in zip(results.values(), _both_sides(runtime, predictor, image), strict=True):
             own += found.to_coco(about["id"])
     names = predictor.classes.name_of_id

@@ -138,9 +138,10 @@ def _score(config: TrainConfig, whole: Split, classes: ClassMap, folder: Path, n
     from maskrcnn_train.evaluation.coco.metrics import score_coco
     from maskrcnn_train.prediction.scoring import Scored
 
-    truth = evaluation_loader(config, whole, classes).dataset.ground_truth()
+    dataset = evaluation_loader(config, whole, classes).dataset
+    truth = dataset.ground_truth()
     if config.data.on_bad_image == "skip":
-        truth = readable(truth, whole.images, max(config.trainer.num_workers, 1))
+        truth = readable(truth, whole.images, max(config.trainer.num_workers, 1), dataset.reader)
     results = [found for number in range(num_folds) for found in read_results(folder / f"fold_{number}" / RESULTS)]
     names = classes.name_of_id
     result = score_coco(truth, results, config.evaluation, kinds=config.kinds, class_names=names)
@@ -194,11 +195,13 @@ def _write(config: LabelsConfig, folder: Path, judged: Judged) -> LabelsResult:
 
 
 def _scene(judged: Judged) -> Scene:
+    from maskrcnn_train.data.pixels import build_reader
     from maskrcnn_train.reporting.pages.gallery import Scene
 
     truth, config = judged.scored.ground_truth, judged.config
     paths = [judged.split.images / image["file_name"] for image in truth["images"]]
-    return Scene(truth, judged.scored.results, paths, config.kinds[-1], config.evaluation.max_detections[-1])
+    most, reader = config.evaluation.max_detections[-1], build_reader(config.data)
+    return Scene(truth, judged.scored.results, paths, reader, config.kinds[-1], most)
 
 
 def _say(entries: list[dict[str, Any]], folder: Path) -> None:

@@ -36,6 +36,7 @@ logger = logging.getLogger("maskrcnn_train")
 
 def predict_images(config: PredictConfig) -> PredictionFiles:
     """Predict as configured. Bad images are named and skipped. Raises UserError for the person's mistakes."""
+    from maskrcnn_train.data.pixels import build_reader
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.prediction.files import PredictionFiles
     from maskrcnn_train.prediction.pipeline import Pipeline
@@ -47,12 +48,14 @@ def predict_images(config: PredictConfig) -> PredictionFiles:
         raise UserError("save.formats writes labels of image files; a video has none: save its frames as images first")
     found = [] if video is not None else find_images(config.images)
     predictor = _predictor(config)
+    if video is not None and (channels := predictor.config.data.channels) != 3:
+        raise UserError(f"images={config.images} is a video, in R G B; the model takes images of {channels} channels")
     folder = open_run_folder(config, "predict")
     console = setup_logging(folder)
     pictures = folder / ("pictures" if video is None else f"{video.path.stem}.mp4")
     total = len(found) if video is None else video.num_frames
     with ExitStack() as stack:
-        files = PredictionFiles(folder, config, predictor.classes, pictures)
+        files = PredictionFiles(folder, config, predictor.classes, build_reader(predictor.config.data), pictures)
         if video is not None and config.save.pictures:
             files.video = stack.enter_context(closing(VideoWriter(pictures, video.rate)))
         stack.callback(files.finish)  # of what was done before an error, too

@@ -18,6 +18,7 @@ from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles
 from maskrcnn_train.data.formats.writing import labelled_images, write_labels
 from maskrcnn_train.data.paths import require_folder
+from maskrcnn_train.data.pixels import RGB, build_reader
 from maskrcnn_train.data.splits.choosing import check_choice, choice_notes, chosen_categories
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
@@ -141,6 +142,7 @@ def _groups(config: SplitCommandConfig, images: list[dict[str, Any]], pictures: 
                 distance=config.duplicate_distance,
                 workers=config.workers,
                 progress=lambda done, total: bar.update(done, total, {}),
+                reader=RGB if config.data is None else build_reader(config.data),
             )
         if faults:
             logger.warning("%d images cannot be read and stay alone, first: %s", len(faults), faults[0])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from maskrcnn_train.analysis.funnel import STAGES
 from maskrcnn_train.analysis.trace import SIZES
+from maskrcnn_train.data.pixels import RGB
 from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
 from maskrcnn_train.evaluation.diagnostics.diagnostics import diagnose
 from maskrcnn_train.reporting.pages.gallery import Scene, build_gallery
@@ -57,7 +58,7 @@ def scene(folder: Path) -> Scene:
     paths = [folder / image["file_name"] for image in truth["images"]]
     for number, path in enumerate(paths):
         Image.new("RGB", SIZE[::-1], (60 * number, 90, 120)).save(path)
-    return Scene(truth, results, paths, "segm", 100)
+    return Scene(truth, results, paths, RGB, "segm", 100)
 
 
 def full_run(folder: Path) -> Path:

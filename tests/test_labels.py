@@ -15,6 +15,7 @@ from small_coco import small_coco, write_images
 from tiny import TINY, untrained_checkpoint
 
 from maskrcnn_train import load_config
+from maskrcnn_train.data.pixels import RGB
 from maskrcnn_train.data.splits.splitting import read_training_split
 from maskrcnn_train.labelling.folds import cut_folds, readable, remember
 from maskrcnn_train.labels import LabelsResult, find_doubtful_labels
@@ -123,7 +124,7 @@ def test_the_labels_of_an_image_that_cannot_be_read_are_not_judged(tmp_path: Pat
     truth = small_coco(3)
     write_images(tmp_path, truth)
     (tmp_path / "2.png").write_bytes(b"damaged")
-    kept = readable(truth, tmp_path, 1)
+    kept = readable(truth, tmp_path, 1, RGB)
     assert [image["id"] for image in kept["images"]] == [1, 3]
     assert [each["id"] for each in kept["annotations"]] == [1, 2, 5, 6]
 

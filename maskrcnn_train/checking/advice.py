@@ -51,8 +51,9 @@ def training_command(given: Sequence[str], advice: Mapping[str, Any]) -> str:
 def split_again(data: DataConfig, *options: str) -> str:
     """What to do so that the splits are cut better. options: more settings of the `split` command."""
     usual = flat_settings(asdict(default_config().data))
-    paths = ("root", "train.", "val.", "test.", "shapes.", "split.fractions")  # with fractions, train is all data
-    own = {key: value for key, value in flat_settings(asdict(data)).items() if key.startswith(paths)}
+    # with fractions, train is all data; channels and bits are needed to look at the images
+    needed = ("root", "train.", "val.", "test.", "shapes.", "split.fractions", "channels", "bits")
+    own = {key: value for key, value in flat_settings(asdict(data)).items() if key.startswith(needed)}
     changed = {key: value for key, value in own.items() if value is not None and value != usual[key]}
     settings = [f"data={data.name}", *(f"data.{key}={override_value(value)}" for key, value in changed.items())]
     return f"cut the data again: {shlex.join(['python', '-m', 'maskrcnn_train.split', *settings, *options])}"

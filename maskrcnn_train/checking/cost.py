@@ -140,7 +140,9 @@ def _usual_image(config: TrainConfig, train: Split, device: torch.device) -> tup
     for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
         mask[top:bottom, left:right] = 1
     target: Target = {"boxes": boxes, "labels": torch.ones(count, dtype=torch.int64), "masks": masks}
-    return [torch.rand(3, height, width, generator=generator).to(device)], to_device([target], device)
+    return [torch.rand(config.data.channels, height, width, generator=generator).to(device)], to_device(
+        [target], device
+    )
 
 
 def _seconds(work: Callable[[], object], model: MaskRCNN) -> float:

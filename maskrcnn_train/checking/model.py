@@ -112,7 +112,7 @@ def _kept_numbers(model: MaskRCNN, config: TrainConfig, size: tuple[int, int]) -
     proposals = trainer.batch_size * head.sampling.batch_size
     objects = max(1, int(proposals * head.sampling.positive_fraction))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.device("meta"):
-        features = model.backbone(torch.zeros(trainer.batch_size, 3, *size))
+        features = model.backbone(torch.zeros(trainer.batch_size, config.data.channels, *size))
         model.rpn.head.hidden(features)
         channels, heads = features[0].shape[1], model.roi_heads
         side = config.pooler.resolution

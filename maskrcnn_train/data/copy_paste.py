@@ -11,7 +11,7 @@ from maskrcnn_train.data.targets import fit_to_masks, pack
 from maskrcnn_train.data.transforms import MIN_SIDE
 from maskrcnn_train.structures.batch import MaskCrops, Target
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[np.uint8 | np.uint16]
 
 SHARE = 0.5  # of the objects that are chosen, on average
 INSIDE = 0.5  # an object with more than this share of its box in a chosen one's is pasted too
@@ -20,7 +20,7 @@ INSIDE = 0.5  # an object with more than this share of its box in a chosen one's
 def paste_objects(
     pixels: Pixels, target: Target, donor_pixels: Pixels, donor: Target, rng: np.random.Generator
 ) -> Target:
-    """Paste some of the donor's objects at their own position; changes `pixels`, uint8 [h, w, 3], in place.
+    """Paste some of the donor's objects at their own position; changes `pixels`, [h, w, C], in place.
 
     Both targets have masks. Masks lose what a pasted object covers, boxes shrink to what is left, and objects that are
     covered completely are dropped. Pasted objects are cut at the border of the picture.

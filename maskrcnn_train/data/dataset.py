@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from maskrcnn_train.data.coco.index import NO_MASK, RLE
 from maskrcnn_train.data.copy_paste import paste_objects
-from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.order import repeat_factors
+from maskrcnn_train.data.pixels import RGB, PixelReader
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
@@ -31,7 +32,7 @@ Key = int | tuple[int, ...]  # position, or for random augmentation (epoch, posi
 class Sample:
     """One image for the loader. faults: messages about images that were unreadable.
 
-    pixels: uint8 [3, h, w]; None if the image was unreadable and must not be replaced.
+    pixels: uint8 or uint16 [C, h, w]; None if the image was unreadable and must not be replaced.
     """
 
     pixels: Tensor | None
@@ -44,14 +45,15 @@ class Sample:
 class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     """Images of one split, resized and augmented.
 
-    An item is (uint8 [3, h, w], target, (height, width) as decoded). Its key is a position, or for training
-    (epoch, position) or (epoch, position, repeat): augmentation depends on the seed and on this key only.
+    An item is (pixels [C, h, w] of the reader's type, target, (height, width) as decoded). Its key is a position, or
+    for training (epoch, position) or (epoch, position, repeat): augmentation depends on the seed and on this key only.
     skip_bad_images: an unreadable training image is replaced by the next; without it, it raises ImageError.
     """
 
     split: Split
     classes: ClassMap
     transform: Transform
+    reader: PixelReader = RGB
     with_masks: bool = True
     seed: int = 0
     keep_empty: bool = True
@@ -104,19 +106,17 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         sample.pixels = torch.from_numpy(pixels).permute(2, 0, 1)
         return sample
 
-    def _read(
-        self, position: int, rng: np.random.Generator | None
-    ) -> tuple[NDArray[np.uint8], Target, tuple[int, int]]:
-        """Pixels uint8 [h, w, 3] and objects in network pixels, and (height, width) as decoded."""
+    def _read(self, position: int, rng: np.random.Generator | None) -> tuple[NDArray[Any], Target, tuple[int, int]]:
+        """Pixels [h, w, C] and objects in network pixels, and (height, width) as decoded."""
         index, row = self.split.index, int(self.rows[position])
         size = index.size(row)
         geometry = self.transform.geometry(size, rng)
-        image = decode(self.split.images / index.file_name(row), expected=size, smallest=geometry.scaled)
+        image = self.reader.read(self.split.images / index.file_name(row), expected=size, smallest=geometry.scaled)
         visible = self.transform.colors(geometry.resize(image), rng)
         target = build_target(index, self.split.labels, row, geometry, with_masks=self.with_masks)
         return geometry.window(visible, self.transform.fill), target, size
 
-    def _paste(self, pixels: NDArray[np.uint8], target: Target, rng: np.random.Generator, faults: list[str]) -> Target:
+    def _paste(self, pixels: NDArray[Any], target: Target, rng: np.random.Generator, faults: list[str]) -> Target:
         """Paste objects of another image, drawn at random; `pixels` changes in place."""
         try:
             donor_pixels, donor, _ = self._read(int(rng.integers(0, len(self))), rng)

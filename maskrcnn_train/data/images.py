@@ -3,20 +3,23 @@
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from maskrcnn_train.data.channels import TIFF
 from maskrcnn_train.settings.errors import UserError
 
 Size = tuple[int, int]  # height, width
+Convert = Callable[[Image.Image, str], Image.Image]  # of an image with this name
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB as an array
 MAX_TILED_PIXELS = 2 * MAX_PIXELS  # of an image that is detected in tiles; Pillow opens no larger file
 CUT = "cut it into smaller files"
+FLOATING = "has floating-point pixels; convert it to 8 or 16 bits"
 ORIENTATION = 0x0112  # EXIF tag
 TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,35 +52,33 @@ def decode(
     smallest: (height, width) that the caller will shrink it to; a much larger JPEG is decoded at 1/2, 1/4 or 1/8 of
     its size. max_pixels: of the file, at most MAX_TILED_PIXELS.
     """
-    with _named(str(path), max_pixels), Image.open(path) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ImageError(f"{path} has {width} x {height} pixels, more than {max_pixels:,}; {CUT}")
-        return _upright(image, str(path), expected, smallest)
+    with named_errors(str(path), max_pixels), Image.open(path) as image:
+        refuse_large(str(path), image.size[::-1], max_pixels)
+        return upright(image, str(path), to_rgb, expected, smallest)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """A file as Pillow opens it. Raises ImageError naming the file, also for what fails while it is open."""
-    with _named(str(path), MAX_PIXELS), Image.open(path) as image:
+    with named_errors(str(path)), Image.open(path) as image:
         yield image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A Pillow image as `decode` reads its file: 8-bit RGB, turned upright, without metadata. Raises ImageError."""
-    name = getattr(image, "filename", "") or f"the {image.mode} image of {image.width} x {image.height} pixels"
-    with _named(str(name), MAX_PIXELS):
-        return _upright(image, str(name), None, None)
+def refuse_large(name: str, size: Size, max_pixels: int) -> None:
+    """Raises ImageError for an image with more than `max_pixels`."""
+    height, width = size
+    if width * height > max_pixels:
+        raise ImageError(f"{name} has {width} x {height} pixels, more than {max_pixels:,}; {CUT}")
 
 
 @contextmanager
-def _named(name: str, max_pixels: int) -> Iterator[None]:
+def named_errors(name: str, max_pixels: int = MAX_PIXELS) -> Iterator[None]:
     """Turn every error of decoding into an ImageError that names the image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and palettes that do not matter here
             yield
-    except ImageError:
+    except UserError:
         raise
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {max_pixels:,} pixels; {CUT}") from None
@@ -86,10 +87,15 @@ def _named(name: str, max_pixels: int) -> Iterator[None]:
     except FAULTS as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0].replace(f" {name!r}", "")
         reason = reason or type(error).__name__
-        raise ImageError(f"{name} cannot be read as an image: {reason}") from None
+        unknown = isinstance(error, UnidentifiedImageError) and name.lower().endswith(TIFF)
+        hint = "; if its channels are not R G B, set data.channels and data.bits" if unknown else ""
+        raise ImageError(f"{name} cannot be read as an image: {reason}{hint}") from None
 
 
-def _upright(image: Image.Image, name: str, expected: Size | None, smallest: Size | None) -> Image.Image:
+def upright(
+    image: Image.Image, name: str, convert: Convert, expected: Size | None = None, smallest: Size | None = None
+) -> Image.Image:
+    """A Pillow image converted and turned upright, without metadata; the rest as in `decode`."""
     if image.format == "TIFF":
         image.load()  # Pillow rotates a TIFF while loading; only then tag and size are right
     turn = _orientation(image, name, expected)
@@ -98,34 +104,40 @@ def _upright(image: Image.Image, name: str, expected: Size | None, smallest: Siz
         needed = (max(1, int(width * SHRINK_MARGIN)), max(1, int(height * SHRINK_MARGIN)))
         if needed[0] * 2 <= image.size[0] and needed[1] * 2 <= image.size[1]:
             image.draft("RGB", needed)
-    rgb = _to_rgb(image, name)
-    rgb.info = {}  # else the orientation would be there to be undone again
-    return rgb.transpose(TRANSPOSE[turn]) if turn in TRANSPOSE else rgb
+    converted = convert(image, name)
+    converted.info = {}  # else the orientation would be there to be undone again
+    return converted.transpose(TRANSPOSE[turn]) if turn in TRANSPOSE else converted
 
 
 def _orientation(image: Image.Image, name: str, expected: Size | None) -> int:
     """The EXIF orientation to undo; 1 where the annotations belong to the picture as stored."""
     width, height = image.size
     turn = image.getexif().get(ORIENTATION, 1)
-    upright = (width, height) if turn in (5, 6, 7, 8) else (height, width)
-    if expected is None or expected == upright:
-        return int(turn) if turn in TRANSPOSE else 1
-    if expected == (height, width):
+    size = (width, height) if turn in (5, 6, 7, 8) else (height, width)
+    if expected == (height, width) != size:
         return 1
-    raise WrongSize(
-        f"{name} has {upright[1]} x {upright[0]} pixels, but its JSON says {expected[1]} x {expected[0]}; "
-        "use the picture that was annotated, or correct width and height"
-    )
+    check_size(name, size, expected)
+    return int(turn) if turn in TRANSPOSE else 1
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def check_size(name: str, size: Size, expected: Size | None) -> None:
+    """Raises WrongSize unless the size is the one in the JSON."""
+    if expected is not None and size != expected:
+        raise WrongSize(
+            f"{name} has {size[1]} x {size[0]} pixels, but its JSON says {expected[1]} x {expected[0]}; "
+            "use the picture that was annotated, or correct width and height"
+        )
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """The image in 8-bit RGB. Raises ImageError where that would lose more than depth."""
     if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits to 255
         wide = np.asarray(image).astype(np.int64)
         if wide.max(initial=0) > 65535 or wide.min(initial=0) < 0:
             raise ImageError(f"{name} cannot be read as an image: its pixels need more than 16 bits")
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ImageError(f"{name} has floating-point pixels; convert it to 8 or 16 bits")
+        raise ImageError(f"{name} {FLOATING}")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")

@@ -23,6 +23,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.order import EpochBatchSampler
 from maskrcnn_train.data.packing import PackedBatch, pack
+from maskrcnn_train.data.pixels import build_reader
 from maskrcnn_train.data.splits.splitting import Split, Splits, read_splits
 from maskrcnn_train.data.transforms import build_transform
 from maskrcnn_train.settings.errors import LOST_WORKER, UserError, is_lost_worker
@@ -94,6 +95,7 @@ def build_dataset(config: TrainConfig, split: Split, classes: ClassMap, *, train
         split=split,
         classes=classes,
         transform=build_transform(config.data, config.augmentation if training else None, config.numerics.pixel_mean),
+        reader=build_reader(config.data),
         with_masks=config.mask_head.enabled,
         seed=config.seed,
         keep_empty=config.data.keep_empty or not training,

@@ -51,11 +51,12 @@ class PackedBatch:
 
 
 def pad_images(images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]) -> ImageBatch:
-    """Put uint8 [3, h, w] images into one batch, zeros at the right and bottom."""
+    """Put uint8 or uint16 [C, h, w] images into one batch, zeros at the right and bottom."""
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     height, width = (-(-max(side) // SIZE_DIVISOR) * SIZE_DIVISOR for side in zip(*sizes, strict=True))
     # rows of pixels stay together, as they were decoded and as channels_last models read them
-    pixels = torch.zeros((len(images), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    channels, dtype = images[0].shape[0], images[0].dtype
+    pixels = torch.zeros((len(images), height, width, channels), dtype=dtype).permute(0, 3, 1, 2)
     for row, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
         pixels[row, :, :h, :w] = image
     return ImageBatch(pixels, sizes, list(original_sizes))

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.images import ImageError, WrongSize, decode
+from maskrcnn_train.data.images import ImageError, WrongSize
+from maskrcnn_train.data.pixels import RGB, PixelReader
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Bytes, Ints
 
@@ -23,42 +25,51 @@ BITS_SET = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint
 PAIRS = 2_000_000  # compared at a time
 
 
+File = tuple[Path, tuple[int, int]]  # with (height, width) in the JSON
+
+
 @dataclass(frozen=True)
 class ImageFacts:
     """One file. fault: why it cannot be used, None where it can. wrong_size: the fault is another size than the JSON's.
 
-    content: hash of the file's bytes; looks: perceptual hash; both empty where it cannot be read.
+    content: hash of the file's bytes; looks: perceptual hash; both empty where it cannot be read. means, squares: of
+    each channel, of values in 0..1 and of their squares; empty for 8-bit R G B.
     """
 
     fault: str | None
     wrong_size: bool = False
     content: bytes = b""
     looks: bytes = b""
+    means: tuple[float, ...] = ()
+    squares: tuple[float, ...] = ()
 
 
 def scan_images(
-    files: Sequence[tuple[Path, tuple[int, int]]], workers: int | None, progress: Callable[[int, int], None]
+    files: Sequence[File],
+    workers: int | None,
+    progress: Callable[[int, int], None],
+    reader: PixelReader = RGB,
 ) -> list[ImageFacts]:
     """Facts of each file in order; `progress` hears how many of how many are done.
 
-    files: (path, (height, width) in the JSON). workers: processes, None: one for each processor; with 1, this one does
+    workers: processes, None: one for each processor; with 1, this one does
     the work. Raises UserError if a process was killed, mostly because memory ran out.
     """
     facts = []
-    for found in _scan(files, workers or os.cpu_count() or 1):
+    for found in _scan(files, workers or os.cpu_count() or 1, partial(scan_image, reader=reader)):
         facts.append(found)
         progress(len(facts), len(files))
     return facts
 
 
-def _scan(files: Sequence[tuple[Path, tuple[int, int]]], workers: int) -> Iterator[ImageFacts]:
+def _scan(files: Sequence[File], workers: int, scan: Callable[[File], ImageFacts]) -> Iterator[ImageFacts]:
     if workers < 2 or len(files) <= CHUNK:
-        yield from map(scan_image, files)
+        yield from map(scan, files)
         return
     # spawn: a fork would copy the locks of other libraries' threads
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            yield from pool.map(scan_image, files, chunksize=CHUNK)
+            yield from pool.map(scan, files, chunksize=CHUNK)
         except BrokenProcessPool:
             raise UserError(
                 "a process that decodes images was killed, most often because memory ran out; "
@@ -66,14 +77,20 @@ def _scan(files: Sequence[tuple[Path, tuple[int, int]]], workers: int) -> Iterat
             ) from None
 
 
-def scan_image(file: tuple[Path, tuple[int, int]]) -> ImageFacts:
+def scan_image(file: File, reader: PixelReader) -> ImageFacts:
     """Facts of one file."""
     path, expected = file
     try:
-        image = decode(path, expected=expected, smallest=ENOUGH)
+        image = reader.read(path, expected=expected, smallest=ENOUGH)
     except ImageError as error:
         return ImageFacts(str(error), wrong_size=isinstance(error, WrongSize))
-    return ImageFacts(None, content=hashlib.sha256(path.read_bytes()).digest(), looks=perceptual_hash(image))
+    means: list[float] = []
+    squares: list[float] = []
+    if not reader.is_rgb:
+        values = np.asarray(image) / np.float64(reader.highest)
+        means, squares = values.mean(axis=(0, 1)).tolist(), (values**2).mean(axis=(0, 1)).tolist()
+    looks, content = perceptual_hash(reader.show(image)), hashlib.sha256(path.read_bytes()).digest()
+    return ImageFacts(None, content=content, looks=looks, means=tuple(means), squares=tuple(squares))
 
 
 def find_similar(facts: Sequence[ImageFacts], distance: int) -> Ints:

@@ -6,7 +6,17 @@ from pathlib import Path
 from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.settings.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (*PICTURES, ".npy")
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """All pictures in a folder and those within, sorted; where there is none, its NumPy arrays.
+
+    Beside pictures, arrays are mostly something else: masks, features.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return [path for path in files if path.suffix.lower() in PICTURES] or files
 
 
 def find_images(given: str) -> list[tuple[Path, int | None]]:
@@ -17,7 +27,7 @@ def find_images(given: str) -> list[tuple[Path, int | None]]:
     """
     path = Path(given).expanduser()
     if path.is_dir():
-        files = [each for each in sorted(path.rglob("*")) if each.suffix.lower() in SUFFIXES and each.is_file()]
+        files = list_pictures(path)
         if not files:
             raise UserError(f"images={given} holds no pictures ({', '.join(SUFFIXES)})")
         return [(each, None) for each in files]

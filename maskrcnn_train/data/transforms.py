@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from maskrcnn_train.data.channels import AnyImage
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.settings.schema import AugmentationConfig, DataConfig
 from maskrcnn_train.structures.arrays import Floats
@@ -131,7 +132,7 @@ class Geometry:
             *(sin, cos, middle[1] + sin * x + cos * y - base[1]),
         )
 
-    def resize(self, image: Image.Image) -> Image.Image:
+    def resize(self, image: AnyImage) -> AnyImage:
         """The visible part, not yet mirrored; the whole image if it will be rotated.
 
         `image` may be smaller than `source`, of the same shape.
@@ -150,8 +151,8 @@ class Geometry:
         box = (x0 * factor_x, y0 * factor_y, min(x1 * factor_x, image.width), min(y1 * factor_y, image.height))
         return image.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
 
-    def window(self, visible: Image.Image, fill: tuple[int, int, int]) -> NDArray[np.uint8]:
-        """Pixels of the window, uint8 [h, w, 3], from the resized visible part."""
+    def window(self, visible: AnyImage, fill: tuple[int, ...]) -> NDArray[Any]:
+        """Pixels of the window, uint8 or uint16 [h, w, C], from the resized visible part; fill: C values of padding."""
         if self.mirror_x:  # Pillow mirrors pixels seven times faster than a numpy copy with a negative stride
             visible = visible.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.mirror_y:
@@ -162,7 +163,7 @@ class Geometry:
         pixels = np.asarray(visible)
         if self.visible == self.size:
             return np.array(pixels, order="C")  # a copy of its own: Pillow's pixels are read-only
-        padded = np.empty((*self.size, 3), dtype=np.uint8)
+        padded = np.empty((*self.size, len(fill)), dtype=pixels.dtype)
         padded[:] = fill
         padded[: self.visible[0], : self.visible[1]] = pixels
         return padded
@@ -185,7 +186,7 @@ class Transform:
     min_sizes: shorter sides to choose from, network pixels. scale_jitter: range of a factor on the resized image,
     which is then cut or padded to its former size. min_crop: a random part of at least this share of each side
     becomes the picture. rotation: largest angle in degrees, in both directions. copy_paste: how often objects of
-    another image are pasted in. Probabilities and strengths are 0 to 1. fill: R G B of padding.
+    another image are pasted in. Probabilities and strengths are 0 to 1. fill: one value a channel, of padding.
     """
 
     min_sizes: tuple[int, ...]
@@ -197,7 +198,7 @@ class Transform:
     rotation: float = 0.0
     color_jitter: float = 0.0
     copy_paste: float = 0.0
-    fill: tuple[int, int, int] = (124, 116, 104)
+    fill: tuple[int, ...] = (124, 116, 104)
 
     def geometry(self, source: Size, rng: np.random.Generator | None) -> Geometry:
         """Draw the geometry of an image of (height, width) `source`."""
@@ -222,9 +223,9 @@ class Transform:
         angle = float(rng.uniform(-self.rotation, self.rotation)) if self.rotation else 0.0
         return Geometry(source, scaled, size, corner, *mirrors, angle)
 
-    def colors(self, image: Image.Image, rng: np.random.Generator | None) -> Image.Image:
-        """Change brightness, contrast, saturation and hue at random."""
-        if rng is None or self.color_jitter == 0:
+    def colors(self, image: AnyImage, rng: np.random.Generator | None) -> AnyImage:
+        """Change brightness, contrast, saturation and hue at random; of R G B only."""
+        if rng is None or self.color_jitter == 0 or not isinstance(image, Image.Image):
             return image
         strength = self.color_jitter
         for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
@@ -239,10 +240,11 @@ class Transform:
 
 def build_transform(data: DataConfig, augmentation: AugmentationConfig | None, pixel_mean: list[float]) -> Transform:
     """The transform of training images, or without `augmentation` that of all others."""
-    red, green, blue = (min(255, max(0, round(255 * mean))) for mean in pixel_mean)
+    highest = 2**data.bits - 1
+    fill = tuple(min(highest, max(0, round(highest * mean))) for mean in pixel_mean)
     if augmentation is None:
-        return Transform(min_sizes=(data.min_size,), max_size=data.max_size, fill=(red, green, blue))
+        return Transform(min_sizes=(data.min_size,), max_size=data.max_size, fill=fill)
     jitter = augmentation.scale_jitter
     own = asdict(augmentation) | {"scale_jitter": None if jitter is None else (min(jitter), max(jitter))}
     own["min_sizes"] = tuple(augmentation.min_sizes or [data.min_size])
-    return Transform(**own, max_size=data.max_size, fill=(red, green, blue))
+    return Transform(**own, max_size=data.max_size, fill=fill)

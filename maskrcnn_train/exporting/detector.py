@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.onnx.operators import shape_as_tensor
 
 from maskrcnn_train.exporting.pasting import MaskPaster
-from maskrcnn_train.exporting.resizing import F64, PillowResize, resized_size
+from maskrcnn_train.exporting.resizing import F64, DeepResize, PillowResize, resized_size
 from maskrcnn_train.model.inputs import DIVISOR
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import select_detections
@@ -24,12 +24,14 @@ class TraceableDetector(nn.Module):
 
     boxes: float32, x1 y1 x2 y2, image pixels; labels: int64, 1..K; scores: float32, highest first; masks: float32
     [N, 1, M, M], probabilities inside each box, or with `pasting` uint8 [N, H, W]. The model is on the CPU in fp32.
+    A model of C channels takes [H, W, C]; with bits=16 the image is uint16.
     """
 
-    def __init__(self, model: MaskRCNN, pasting: MaskPasting | None) -> None:
+    def __init__(self, model: MaskRCNN, pasting: MaskPasting | None, *, bits: int) -> None:
         super().__init__()
+        self.bits = bits
         self.model = model.to(memory_format=torch.contiguous_format)
-        self.resize = PillowResize()
+        self.resize = PillowResize() if bits == 8 else DeepResize()
         self.paster = None if pasting is None else MaskPaster(pasting)
         self.eval()
 
@@ -51,7 +53,7 @@ class TraceableDetector(nn.Module):
         pixels = self.resize(image, size).permute(2, 0, 1)[None].to(torch.float32)
         mean, std = self.model.pixel_mean, self.model.pixel_std
         padding = -size % DIVISOR
-        return F.pad(pixels * (1 / (255 * std)) - mean / std, [0, padding[1], 0, padding[0]])  # type: ignore[list-item]
+        return F.pad(pixels * (1 / ((2**self.bits - 1) * std)) - mean / std, [0, padding[1], 0, padding[0]])  # type: ignore[list-item]
 
     def detect(self, features: list[Tensor], size: Tensor) -> Detections:
         """Detections without masks, in pixels of the network's image of `size` float32 [2] (height, width)."""

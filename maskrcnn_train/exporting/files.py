@@ -20,7 +20,8 @@ from maskrcnn_train.files import written_aside
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.detections import Detections
 
-Runtime = Callable[[NDArray[np.uint8]], Detections]  # of an image uint8 [H, W, 3]; classes and pasting aren't known
+Image = NDArray[np.uint8 | np.uint16]  # [H, W, C]
+Runtime = Callable[[Image], Detections]  # classes and pasting aren't known
 EXAMPLE_SIZE = (96, 128)  # height, width of the image that is traced; the trace holds for all
 # torch's newer exporters fail on the model's data-dependent shapes, so these stay in use
 NOISE: tuple[tuple[type[Warning], str], ...] = (
@@ -45,7 +46,7 @@ def without_exporter_noise() -> Iterator[None]:
 def write_torchscript(detector: TraceableDetector, path: Path, about: dict[str, Any]) -> None:
     """`torch.jit.load` reads it where torchvision is imported; the description is its extra file metadata.json."""
     with without_exporter_noise(), written_aside(path) as aside, torch.no_grad():
-        traced = torch.jit.trace(detector, (_example(),), check_trace=False)
+        traced = torch.jit.trace(detector, (_example(detector),), check_trace=False)
         torch.jit.save(traced, str(aside), _extra_files={"metadata.json": json.dumps(about)})
 
 
@@ -53,11 +54,13 @@ def write_onnx(detector: TraceableDetector, path: Path, about: dict[str, Any], c
     """The description goes into the file's metadata, a JSON text under each key."""
     import onnx
 
-    names = output_names(config)
+    names, example = output_names(config), _example(detector)
+    if detector.bits == 16:
+        example = example.to(torch.int32)  # the exporter doesn't know uint16
     with without_exporter_noise(), written_aside(path) as aside, torch.no_grad():
         torch.onnx.export(
             detector,
-            (_example(),),
+            (example,),
             str(aside),
             dynamo=False,
             opset_version=opset,
@@ -66,14 +69,18 @@ def write_onnx(detector: TraceableDetector, path: Path, about: dict[str, Any], c
             dynamic_axes={"image": {0: "height", 1: "width"}, **{name: {0: "detections"} for name in names}},
         )
         content = onnx.load(aside)
+        if detector.bits == 16:  # the first node converts whichever type it is
+            content.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT16
         for key, value in about.items():
             content.metadata_props.add(key=key, value=json.dumps(value))
         onnx.checker.check_model(content)
         onnx.save(content, aside)
 
 
-def _example() -> Tensor:
-    return torch.randint(0, 256, (*EXAMPLE_SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def _example(detector: TraceableDetector) -> Tensor:
+    size, highest = (*EXAMPLE_SIZE, len(detector.model.pixel_mean)), 2**detector.bits - 1
+    values = torch.randint(0, highest + 1, size, generator=torch.Generator().manual_seed(0))
+    return values.to(torch.uint8 if detector.bits == 8 else torch.uint16)
 
 
 # ---------------------------------------------------------------- running
@@ -87,7 +94,7 @@ def open_onnx(path: Path) -> Runtime:
     options.log_severity_level = 3  # its notes on shapes that it cannot infer say nothing to a person
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(image: NDArray[np.uint8]) -> Detections:
+    def run(image: Image) -> Detections:
         return _detections([torch.from_numpy(output) for output in session.run(None, {"image": image})], image)
 
     return run
@@ -98,14 +105,14 @@ def open_torchscript(path: Path) -> Runtime:
     with without_exporter_noise():
         module = torch.jit.load(str(path), map_location="cpu")
 
-    def run(image: NDArray[np.uint8]) -> Detections:
+    def run(image: Image) -> Detections:
         with torch.inference_mode():
             return _detections(module(torch.from_numpy(np.array(image))), image)
 
     return run
 
 
-def _detections(outputs: Sequence[Tensor], image: NDArray[np.uint8]) -> Detections:
+def _detections(outputs: Sequence[Tensor], image: Image) -> Detections:
     """boxes, labels, scores and, with a mask head, masks: [N, 1, M, M] inside boxes, or pasted uint8 [N, H, W]."""
     boxes, labels, scores, *masks = outputs
     found = Detections(boxes, labels, scores, (image.shape[0], image.shape[1]))

@@ -15,19 +15,21 @@ def output_names(config: TrainConfig) -> list[str]:
 def describe_model(config: TrainConfig, classes: ClassMap) -> dict[str, Any]:
     """Plain data, the same beside every format. Labels count from 1; 0 is the background."""
     mean, std = config.numerics.pixel_mean, config.numerics.pixel_std
+    data = config.data
     return {
         "program": f"maskrcnn_train {__version__}",
         "categories": [{"id": each, "name": name} for each, name in zip(classes.ids, classes.names, strict=True)],
         "labels": {str(label): each for label, each in enumerate(classes.ids, start=1)},
         "class_names": ["__background__", *classes.names],
         "preprocessing": {
-            "colors": "R G B, upright by EXIF",
-            "min_size": config.data.min_size,
-            "max_size": config.data.max_size,
+            "colors": "R G B, upright by EXIF" if data.is_rgb else f"{data.channels} channels, as in the files",
+            "dtype": f"uint{data.bits}",
+            "min_size": data.min_size,
+            "max_size": data.max_size,
             "resize": "shorter side to min_size, longer at most max_size; Pillow bilinear, columns first",
             "mean": mean,
             "std": std,
-            "scale": "pixels / 255, minus mean, divided by std",
+            "scale": f"pixels / {2**data.bits - 1}, minus mean, divided by std",
             "pad_to_multiple_of": 32,
         },
         "thresholds": {

@@ -1,4 +1,4 @@
-"""Pillow's bilinear resize as tensor operations, to the last bit, for graphs that take images of any size.
+"""Pillow's bilinear resize as tensor operations, at 8 bits to the last bit, for graphs that take images of any size.
 
 Neither ONNX nor torch has it: Pillow widens its triangle with the scale, works in fixed point, rounds to 8 bits
 between columns and rows, and averages whole blocks first where it shrinks much (`reducing_gap`). Written without
@@ -35,20 +35,43 @@ class PillowResize(torch.nn.Module):
         return self._resize_first(columns.transpose(0, 1), size[:1])
 
     def _resize_first(self, pixels: Tensor, length: Tensor) -> Tensor:
-        """uint8 [N, M, C] -> [length, M, C]."""
+        """[N, M, C] -> [length, M, C]."""
         source = shape_as_tensor(pixels)[:1]
         factor = (source.to(F64) / length.to(F64) / REDUCING_GAP).to(torch.int64).clamp(min=1)
         # where the source ends, maybe within its last pixel; Pillow hands it over in 32 bits
         end = (source.to(F64) / factor.to(F64)).to(torch.float32).to(F64)
         reduced = self.reduce(pixels.reshape(pixels.shape[0], -1), factor)
         first, weights = bilinear_weights(shape_as_tensor(reduced)[:1], end, length)
-        total = self.sum(reduced, first, weights) + FRACTION // 2
-        rounded = torch.div(total, FRACTION, rounding_mode="trunc").to(torch.uint8)
-        return rounded.reshape(first.shape[0], -1, 3)
+        return self._weighted(reduced, first, weights).reshape(first.shape[0], -1, pixels.shape[2])
+
+    def _weighted(self, rows: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+        fixed = (0.5 + weights * FRACTION).to(torch.int32)
+        total = self.sum(rows, first, fixed) + FRACTION // 2
+        return torch.div(total, FRACTION, rounding_mode="trunc").to(torch.uint8)
+
+
+class DeepResize(PillowResize):
+    """image uint16 [H, W, C], size int64 [2] -> whole numbers float32 [h, w, C].
+
+    16 bits are Pillow's mode F, which it computes in floating point without rounding in between; a value may be off
+    by one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reduce = torch.jit.script(mean_rows)
+        self.sum = torch.jit.script(weighted_floats)
+
+    def forward(self, image: Tensor, size: Tensor) -> Tensor:
+        return super().forward(image.to(torch.float32), size).round()
+
+    def _weighted(self, rows: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+        total: Tensor = self.sum(rows, first, weights)
+        return total.to(torch.float32)
 
 
 def bilinear_weights(source: Tensor, end: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """First source pixel int64 [length] of each target pixel, and fixed-point weights int32 [taps, length].
+    """First source pixel int64 [length] of each target pixel, and its weights float64 [taps, length], whose sum is 1.
 
     Pillow's precompute_coeffs: a triangle as wide as the scale, at least one pixel, cut at the borders. source,
     length: int64 [1]; end: float64 [1].
@@ -62,7 +85,7 @@ def bilinear_weights(source: Tensor, end: Tensor, length: Tensor) -> tuple[Tenso
     distances = ((taps + first).to(F64) - centers + 0.5) * support.reciprocal()
     triangle = (1.0 - distances.abs()).clamp(min=0.0)
     weights = torch.where(taps + first < last, triangle, torch.zeros_like(triangle))
-    return first, (0.5 + weights / weights.sum(dim=0) * FRACTION).to(torch.int32)
+    return first, weights / weights.sum(dim=0)
 
 
 def weighted_rows(pixels: Tensor, first: Tensor, weights: Tensor) -> Tensor:
@@ -88,4 +111,24 @@ def reduce_rows(pixels: Tensor, factor: Tensor) -> Tensor:
         part = (torch.full([1], 4294967296.0) / (256 * counts).to(torch.float32)).to(torch.int64)
         sums = weighted_rows(pixels, first, inside).to(torch.int64) + half.unsqueeze(1)
         pixels = torch.div(sums * part.unsqueeze(1), 16777216, rounding_mode="trunc").to(torch.uint8)
+    return pixels
+
+
+def weighted_floats(pixels: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+    """`weighted_rows` of float32 [N, R] and float64 [T, M]: float64 [M, R]."""
+    total = torch.zeros([first.shape[0], pixels.shape[1]], dtype=torch.float64)
+    for tap in range(weights.shape[0]):
+        rows = torch.clamp(first + tap, max=pixels.shape[0] - 1)
+        total = total + pixels.index_select(0, rows).to(torch.float64) * weights[tap].unsqueeze(1)
+    return total
+
+
+def mean_rows(pixels: Tensor, factor: Tensor) -> Tensor:
+    """`reduce_rows` of float32 [N, R]."""
+    if bool(factor.max() > 1):
+        first = torch.arange(0, pixels.shape[0], int(factor))
+        counts = torch.minimum(factor, pixels.shape[0] - first)
+        inside = (torch.arange(int(factor)).unsqueeze(1) < counts).to(torch.float64)
+        parts = (torch.full([1], 1.0, dtype=torch.float64) / counts.to(torch.float64)).unsqueeze(1)
+        pixels = (weighted_floats(pixels, first, inside) * parts).to(torch.float32)
     return pixels

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_train.data.pixels import PixelReader
 from maskrcnn_train.data.scanning import scan_images
 from maskrcnn_train.data.splits.splitting import Split, Splits
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
@@ -63,10 +64,10 @@ def remember(folder: Path, whole: Split, settings: Sequence[str]) -> None:
         raise UserError(f"output_dir={folder} holds folds of other labels: the data has changed; give another folder")
 
 
-def readable(truth: dict[str, Any], folder: Path, workers: int) -> dict[str, Any]:
+def readable(truth: dict[str, Any], folder: Path, workers: int, reader: PixelReader) -> dict[str, Any]:
     """A ground truth without the images that cannot be read: with `data.on_bad_image=skip` no model has judged them."""
     files = [(folder / image["file_name"], (image["height"], image["width"])) for image in truth["images"]]
-    facts = scan_images(files, workers, lambda done, total: None)
+    facts = scan_images(files, workers, lambda done, total: None, reader)
     return of_images(truth, {image["id"] for image, fact in zip(truth["images"], facts, strict=True) if not fact.fault})
 
 

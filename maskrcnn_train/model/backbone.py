@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models._utils import IntermediateLayerGetter
@@ -13,6 +15,7 @@ from maskrcnn_train.model.norms import norm_layer
 from maskrcnn_train.model.paths import PathRule
 from maskrcnn_train.settings.schema import BackboneConfig
 
+RGB = 3  # channels
 RESNET_STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))  # from the top
 
 
@@ -52,25 +55,32 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Five maps [N, channels, H / s, W / s] for s = 4, 8, 16, 32, 64 of pixels [N, 3, H, W]."""
+        """Five maps [N, channels, H / s, W / s] for s = 4, 8, 16, 32, 64 of pixels [N, C, H, W]."""
         return list(self.fpn(self.body(pixels)).values())
 
 
-def build_backbone(section: BackboneConfig, *, stride_in: str, pretrained: bool, path_for: PathRule) -> Backbone:
-    """The backbone that the section describes, with random weights; `pretrained` resolves its `auto`s."""
+def build_backbone(
+    section: BackboneConfig, *, in_channels: int, stride_in: str, pretrained: bool, path_for: PathRule
+) -> Backbone:
+    """The backbone that the section describes, with random weights; `pretrained` resolves its `auto`s.
+
+    in_channels: of an image. A stem that was pretrained on three and gets others must train, and so must all above it.
+    """
     norm, trainable = section.norm, section.trainable_stages
     if norm == "auto":
         norm = "frozen" if pretrained else "batch"
     if trainable == "auto":
-        trainable = 3 if pretrained else 5
+        trainable = 3 if pretrained and in_channels == RGB else 5
     stages: tuple[tuple[str, ...], ...] = RESNET_STAGES
     if section.name == "timm":
         from maskrcnn_train.model.timm_body import build_timm_body
 
         assert section.timm_name is not None
-        body, widths, stages = build_timm_body(section.timm_name, frozen_norm=norm == "frozen")
+        body, widths, stages = build_timm_body(section.timm_name, in_channels=in_channels, frozen_norm=norm == "frozen")
     else:
         network = getattr(resnet, section.name)(weights=None, norm_layer=norm_layer(norm, section.norm_eps))
+        if in_channels != RGB:
+            network.conv1 = first_conv(network.conv1, in_channels)
         if stride_in == "1x1":
             stride_in_first_conv(network)
         fold_frozen_norms(network, path_for)
@@ -85,6 +95,14 @@ def build_backbone(section: BackboneConfig, *, stride_in: str, pretrained: bool,
         norm_eps=section.norm_eps,
         trainable_stages=int(trainable),
     )
+
+
+def first_conv(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
+    """A ResNet's first conv for images of other channels, with random weights drawn as torchvision draws them."""
+    sizes: dict[str, Any] = {"kernel_size": conv.kernel_size, "stride": conv.stride, "padding": conv.padding}
+    conv = nn.Conv2d(in_channels, conv.out_channels, **sizes, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
 
 
 def stride_in_first_conv(body: resnet.ResNet) -> None:

@@ -26,9 +26,9 @@ class NetworkInput(ImageBatch):
 
 
 def normalize_batch(batch: ImageBatch, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> NetworkInput:
-    """mean, std: [3, 1, 1] of pixels in 0..1. Padding is zero after normalising, as the networks were trained."""
+    """mean, std: [C, 1, 1] of pixels in 0..1. Padding is zero after normalising, as the networks were trained."""
     pixels = batch.pixels.to(torch.float32, memory_format=memory_format, copy=True)
-    _scale_channels(pixels, 1 / (255 * std), -mean / std)
+    _scale_channels(pixels, 1 / (torch.iinfo(batch.pixels.dtype).max * std), -mean / std)
     for image, (height, width) in zip(pixels, batch.sizes, strict=True):
         image[:, height:] = 0
         image[:, :, width:] = 0
@@ -36,27 +36,27 @@ def normalize_batch(batch: ImageBatch, mean: Tensor, std: Tensor, memory_format:
 
 
 def _scale_channels(pixels: Tensor, factor: Tensor, shift: Tensor) -> None:
-    """pixels * factor + shift in place; pixels: [N, 3, H, W]; factor, shift: [3, 1, 1]."""
+    """pixels * factor + shift in place; pixels: [N, C, H, W]; factor, shift: [C, 1, 1]."""
     rows = pixels.permute(0, 2, 3, 1)
     if not rows.is_contiguous():
         torch.addcmul(shift, pixels, factor, out=pixels)
         return
     # channels_last: taken as whole rows of numbers a processor's vector units are full, with three they are not
-    width = pixels.shape[3]
-    flat = rows.view(-1, 3 * width)
+    _, channels, _, width = pixels.shape
+    flat = rows.view(-1, channels * width)
     torch.addcmul(shift.flatten().repeat(width), flat, factor.flatten().repeat(width), out=flat)
 
 
 def resize_list(
     images: list[Tensor], mean: Tensor, std: Tensor, min_size: int, max_size: int, memory_format: torch.memory_format
 ) -> NetworkInput:
-    """Images float [3, h, w] in 0..1 normalised, resized and padded as torchvision's detection models do."""
+    """Images float [C, h, w] in 0..1 normalised, resized and padded as torchvision's detection models do."""
     resized: list[Tensor] = []
     for image in images:
         if image.dim() != 3 or not image.is_floating_point():
             raise ValueError(
-                f"images in a list must be float [3, height, width] in 0..1, got {image.dtype} {tuple(image.shape)}; "
-                "divide uint8 images by 255, or pass an ImageBatch"
+                f"images in a list must be float [{len(mean)}, height, width] in 0..1, got {image.dtype} "
+                f"{tuple(image.shape)}; divide uint8 images by 255, or pass an ImageBatch"
             )
         factor = min(min_size / min(image.shape[1:]), max_size / max(image.shape[1:]))
         normal = ((image.float() - mean) / std)[None]
@@ -64,7 +64,7 @@ def resize_list(
             normal, scale_factor=factor, mode="bilinear", recompute_scale_factor=True, align_corners=False
         )
     height, width = (math.ceil(max(image.shape[axis] for image in resized) / DIVISOR) * DIVISOR for axis in (1, 2))
-    pixels = resized[0].new_zeros((len(resized), 3, height, width)).contiguous(memory_format=memory_format)
+    pixels = resized[0].new_zeros((len(resized), len(mean), height, width)).contiguous(memory_format=memory_format)
     for padded, image in zip(pixels, resized, strict=True):
         padded[:, : image.shape[1], : image.shape[2]] = image
     sizes, originals = ([(each.shape[1], each.shape[2]) for each in group] for group in (resized, images))

@@ -20,8 +20,8 @@ from maskrcnn_train.structures.detections import Detections
 class MaskRCNN(nn.Module):
     """Mask R-CNN with torchvision's calling convention and parameter names.
 
-    backbone, rpn, roi_heads: the three parts. num_classes: with background. pixel_mean, pixel_std: R G B of an image
-    in 0..1. min_size, max_size: sides that a list of images is resized to; an ImageBatch is resized already.
+    backbone, rpn, roi_heads: the three parts. num_classes: with background. pixel_mean, pixel_std: of each channel of
+    an image in 0..1. min_size, max_size: sides that a list of images is resized to; an ImageBatch is resized already.
 
     The stages can be called one by one: `prepare` -> `features` -> `proposals` -> `detections`.
     """
@@ -54,7 +54,7 @@ class MaskRCNN(nn.Module):
     def forward(self, images: ImageBatch | list[Tensor], targets: list[Target] | None = None) -> Any:
         """Losses in training, detections in evaluation, as torchvision's models give them.
 
-        images: an ImageBatch, or a list of float [3, h, w] in 0..1. targets: boxes and masks in network pixels for an
+        images: an ImageBatch, or a list of float [C, h, w] in 0..1. targets: boxes and masks in network pixels for an
         ImageBatch, in image pixels for a list. Returns a dict of five losses (four without a mask head), or for each
         image a dict of boxes [N, 4] in image pixels, labels [N], scores [N], masks [N, 1, M, M] inside each box.
         """
@@ -135,8 +135,13 @@ def build_model(config: TrainConfig, num_classes: int, *, path_for: PathRule = p
     >>> model = build_model(load_config(["backbone=resnet18"]), num_classes=4)
     """
     numerics = config.numerics
-    pretrained = config.weights.source != "none"
-    backbone = build_backbone(config.backbone, stride_in=numerics.stride_in, pretrained=pretrained, path_for=path_for)
+    backbone = build_backbone(
+        config.backbone,
+        in_channels=config.data.channels,
+        stride_in=numerics.stride_in,
+        pretrained=config.weights.source != "none",
+        path_for=path_for,
+    )
     return MaskRCNN(
         backbone=backbone,
         rpn=build_rpn(config.rpn, numerics, in_channels=backbone.channels, path_for=path_for),

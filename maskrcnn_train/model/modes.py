@@ -27,4 +27,5 @@ def is_tracing() -> bool:
 def compute_dtype(values: Tensor) -> torch.dtype:
     """In which convs and matrix products compute there: that of autocast, or that of the values."""
     kind = values.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
+    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not on the meta device
+    return torch.get_autocast_dtype(kind) if enabled else values.dtype

@@ -31,18 +31,20 @@ class TimmBody(nn.Module):
         return {str(level): each for level, each in enumerate(maps)}
 
 
-def build_timm_body(name: str, *, frozen_norm: bool) -> tuple[nn.Module, list[int], tuple[tuple[str, ...], ...]]:
+def build_timm_body(
+    name: str, *, in_channels: int, frozen_norm: bool
+) -> tuple[nn.Module, list[int], tuple[tuple[str, ...], ...]]:
     """Body with random weights, widths of its four maps, and its stages from the top.
 
     Raises UserError for a name that timm does not know, or a model without maps of strides 4, 8, 16 and 32.
     """
-    features = create_features(name, pretrained=False)
+    features = create_features(name, pretrained=False, in_chans=in_channels)
     widths = features.feature_info.channels()
     if frozen_norm:
         from timm.layers import norm_act
 
         features = cast(Any, norm_act.freeze_batch_norm_2d)(features)
-    body = TimmBody(features, channels_last_output=_is_channels_last(features, name, widths))
+    body = TimmBody(features, channels_last_output=_is_channels_last(features, name, widths, in_channels))
     return body, widths, _stages(features)
 
 
@@ -71,11 +73,11 @@ def create_features(name: str, *, pretrained: bool, **options: Any) -> Any:
         return timm.create_model(name, **options)
 
 
-def _is_channels_last(features: nn.Module, name: str, widths: list[int]) -> bool:
+def _is_channels_last(features: nn.Module, name: str, widths: list[int], in_channels: int) -> bool:
     training = features.training
     try:
         with torch.no_grad():
-            maps = features.eval()(torch.zeros(1, 3, 64, 96))
+            maps = features.eval()(torch.zeros(1, in_channels, 64, 96))
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"backbone.timm_name={name} does not take images of any size ({str(error).splitlines()[0]})"
@@ -100,8 +102,11 @@ def _stages(features: Any) -> tuple[tuple[str, ...], ...]:
     return tuple(reversed(stages))
 
 
-def load_pretrained(body: TimmBody, name: str) -> list[str]:
-    """timm's own weights into the body; returns the names of the layers. Raises UserError offline, within seconds."""
+def load_pretrained(body: TimmBody, name: str, in_channels: int) -> list[str]:
+    """timm's own weights into the body; returns the names of the layers. Raises UserError offline, within seconds.
+
+    For other than three channels timm spreads the first conv, as `weights/loading.py` does for others.
+    """
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -115,7 +120,7 @@ def load_pretrained(body: TimmBody, name: str) -> list[str]:
             overlay = {"pretrained_cfg_overlay": {"file": cached, "hf_hub_id": None}}
         else:
             _require_network(info.hf_hub_id)
-    state = create_features(name, pretrained=True, **overlay).state_dict()
+    state = create_features(name, pretrained=True, in_chans=in_channels, **overlay).state_dict()
     body.features.load_state_dict(state, strict=True)
     return list(state)
 

@@ -14,6 +14,7 @@ from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, Labelle
 from maskrcnn_train.data.formats.masks import has_pixels
 from maskrcnn_train.data.formats.pictures import common_folder
 from maskrcnn_train.data.formats.writing import write_labels
+from maskrcnn_train.data.pixels import PixelReader
 from maskrcnn_train.files import write_csv, write_json, written_aside
 from maskrcnn_train.prediction.image_list import write_image_list
 from maskrcnn_train.prediction.pictures import Prepared
@@ -30,13 +31,15 @@ LONGEST_JPEG = 65_500  # pixels
 class PredictionFiles:
     """The files of one call, in `folder`.
 
-    pictures: their folder, or the video, of which every picture is then a frame. results: COCO results so far; images:
-    the file, or name, of each image id, its height and width; failed: a line for each image that was skipped.
+    reader: shows the images. pictures: their folder, or the video, of which every picture is then a frame. results:
+    COCO results so far; images: the file, or name, of each image id, its height and width; failed: a line for each
+    image that was skipped.
     """
 
     folder: Path
     config: PredictConfig
     classes: ClassMap
+    reader: PixelReader
     pictures: Path
     video: VideoWriter | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -49,7 +52,7 @@ class PredictionFiles:
             section = self.config.draw
             if section.color_by == "auto" and self.video is not None:  # colours stay the same from frame to frame
                 section = replace(section, color_by="class")
-            picture = draw_detections(image.original, found, self.classes.names, section)
+            picture = draw_detections(self.reader.show(image.original), found, self.classes.names, section)
             if self.video is not None:
                 self.video.add(picture)
             else:

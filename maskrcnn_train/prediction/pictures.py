@@ -2,28 +2,30 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from maskrcnn_train.data.images import MAX_PIXELS, MAX_TILED_PIXELS, decode, to_rgb
+from maskrcnn_train.data.channels import AnyImage
+from maskrcnn_train.data.images import MAX_PIXELS, MAX_TILED_PIXELS
+from maskrcnn_train.data.pixels import PixelReader, build_reader
 from maskrcnn_train.data.transforms import build_transform
 from maskrcnn_train.prediction.tiling import Tiles, Window
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 
-Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+Picture = str | Path | Image.Image | NDArray[Any] | Tensor
 
 
 @dataclass
 class Prepared:
-    """An image ready for the model. original: R G B, upright; source: its file. pixels: uint8 [3, h, w], resized;
+    """An image ready for the model. original: upright; source: its file. pixels: uint8 or uint16 [C, h, w], resized;
     None where it is detected in `windows`, each of which is cut and resized when its turn comes."""
 
-    original: Image.Image
+    original: AnyImage
     source: str | None
     pixels: Tensor | None
     windows: list[Window]
@@ -36,12 +38,12 @@ class Prepared:
 def prepare(config: TrainConfig, picture: Picture, tiles: Tiles | None = None) -> Prepared:
     """Decode one image and, unless it is to be cut into tiles, resize it. Raises ImageError."""
     source = str(picture) if isinstance(picture, str | Path) else None
-    image = _open(picture, MAX_PIXELS if tiles is None else MAX_TILED_PIXELS)
+    image = _open(build_reader(config.data), picture, MAX_PIXELS if tiles is None else MAX_TILED_PIXELS)
     windows = [] if tiles is None else tiles.windows((image.height, image.width))
     return Prepared(image, source, None, windows) if len(windows) > 1 else resize(config, image, source)
 
 
-def resize(config: TrainConfig, image: Image.Image, source: str | None = None) -> Prepared:
+def resize(config: TrainConfig, image: AnyImage, source: str | None = None) -> Prepared:
     """An image, or one tile of it, with its pixels as the model takes them."""
     transform = build_transform(config.data, None, config.numerics.pixel_mean)
     geometry = transform.geometry((image.height, image.width), None)
@@ -49,17 +51,20 @@ def resize(config: TrainConfig, image: Image.Image, source: str | None = None) -
     return Prepared(image, source, pixels, [])
 
 
-def _open(picture: Picture, max_pixels: int) -> Image.Image:
+def _open(reader: PixelReader, picture: Picture, max_pixels: int) -> AnyImage:
     if isinstance(picture, str | Path):
-        return decode(Path(picture), max_pixels=max_pixels)
+        return reader.read(Path(picture), max_pixels=max_pixels)
     if isinstance(picture, Image.Image):
-        return to_rgb(picture)
+        return reader.from_pillow(picture)
+    channels, kind = reader.channels, reader.dtype.name
     if isinstance(picture, Tensor):
-        floating, kind = picture.is_floating_point(), f"{picture.dtype} {tuple(picture.shape)}"
-        if picture.ndim != 3 or picture.shape[0] != 3 or not (floating or picture.dtype == torch.uint8):
-            raise UserError(f"an image tensor must be uint8, or float in 0..1, [3, height, width], not {kind}")
-        pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8) if floating else picture
-        picture = pixels.permute(1, 2, 0).cpu().numpy()
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise UserError(f"an image array must be uint8 [height, width, 3], not {picture.dtype} {picture.shape}")
-    return Image.fromarray(np.ascontiguousarray(picture))
+        floating = picture.is_floating_point()
+        if picture.ndim != 3 or picture.shape[0] != channels or not (floating or str(picture.dtype) == f"torch.{kind}"):
+            what = f"an image tensor must be {kind}, or float in 0..1, [{channels}, height, width]"
+            raise UserError(f"{what}, not {picture.dtype} {tuple(picture.shape)}")
+        values = (picture.clamp(0, 1) * reader.highest).round().to(torch.int32) if floating else picture
+        picture = values.permute(1, 2, 0).cpu().numpy().astype(kind)
+    if picture.dtype != kind or picture.ndim != 3 or picture.shape[2] != channels:
+        what = f"an image array must be {kind} [height, width, {channels}]"
+        raise UserError(f"{what}, not {picture.dtype} {picture.shape}")
+    return reader.image(picture)

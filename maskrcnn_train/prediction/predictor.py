@@ -131,8 +131,8 @@ def predict(
     """What the model finds on each image, in their order.
 
     images: paths; PIL images, read as their files are; uint8 arrays [H, W, 3] R G B; uint8 [3, H, W], or float
-    [3, H, W] in 0..1, tensors. score_threshold: below `roi_head.score_threshold` it replaces that. tiles: detect in
-    tiles, for large images with small objects.
+    [3, H, W] in 0..1, tensors; of other `data.channels` and `data.bits` likewise. score_threshold: below
+    `roi_head.score_threshold` it replaces that. tiles: detect in tiles, for large images with small objects.
     Raises ImageError (a UserError) for a file that cannot be read.
 
     >>> detections = predict(load_checkpoint("best.pt"), ["a.jpg"])  # doctest: +SKIP

@@ -19,6 +19,7 @@ from maskrcnn_train.prediction.image_list import with_ids_of
 from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint, with_given
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.settings.command_schema import (
+    PIXELS,
     AnalyzeConfig,
     EvaluateConfig,
     LabelsConfig,
@@ -72,10 +73,10 @@ def on_split(
 ) -> tuple[Predictor, Split]:
     """A predictor with `data` and `evaluation` of `config`, and the split, at the network size of its training."""
     trained = predictor.config
-    data = with_choice(config.data, trained.data)
+    own = {key: getattr(trained.data, key) for key in ("min_size", "max_size", *PIXELS)}
     trained = replace(
         trained,
-        data=replace(data, min_size=trained.data.min_size, max_size=trained.data.max_size),
+        data=replace(with_choice(config.data, trained.data), **own),
         evaluation=with_given(trained.evaluation, config.evaluation),
         trainer=replace(trained.trainer, num_workers=num_workers),
     )

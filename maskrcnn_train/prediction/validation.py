@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from maskrcnn_train.analysis.budgets import Setting, time_settings
-from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import World
@@ -121,20 +121,20 @@ class Validation:
         if not self.world.is_main:
             return []
         truth, found = _by_image(self.ground_truth["annotations"]), _by_image(self.results)
-        classes = self.loader.dataset.classes
+        classes, reader = self.loader.dataset.classes, self.loader.dataset.reader
         labels = {category_id: label for label, category_id in enumerate(classes.ids, start=1)}
         threshold = self.config.evaluation.picture_threshold
         samples = {}
         for position in self._positions(truth):
-            image = self.ground_truth["images"][position]
-            size = (image["height"], image["width"])
+            about = self.ground_truth["images"][position]
+            size = (about["height"], about["width"])
             try:
-                pixels = np.asarray(decode(Path(self.loader.dataset.image_path(position)), expected=size))
+                image = reader.read(Path(self.loader.dataset.image_path(position)), expected=size)
             except ImageError:
                 continue  # met and named when its batch was loaded
-            expected = objects_from_coco(truth[image["id"]], labels=labels, size=size)
-            predicted = objects_from_coco(found[image["id"]], labels=labels, size=size, threshold=threshold)
-            samples[f"{position:05d}"] = (pixels, expected, predicted)
+            expected = objects_from_coco(truth[about["id"]], labels=labels, size=size)
+            predicted = objects_from_coco(found[about["id"]], labels=labels, size=size, threshold=threshold)
+            samples[f"{position:05d}"] = (np.asarray(reader.show(image)), expected, predicted)
         written = draw_validation(run_dir, samples, names=classes.names)
         for path, picture in written:
             writer.picture(step, f"predictions/{path.stem}", picture)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -85,9 +86,19 @@ def check_predict_rules(config: schema.PredictConfig) -> list[str]:
     return [f"roi_head.score_threshold={own} is above score_threshold={asked}; detections between them are left out"]
 
 
+def with_own_pixels(config: schema.CheckConfig) -> schema.CheckConfig:
+    """Settings that have a mean and a std for each channel; any that do not fit are to be measured."""
+    count, numerics = config.data.channels, config.numerics
+    if len(numerics.pixel_mean) == len(numerics.pixel_std) == count:
+        return config
+    return replace(config, numerics=replace(numerics, pixel_mean=[0.5] * count, pixel_std=[0.25] * count))
+
+
 def check_preflight_rules(config: schema.CheckConfig) -> list[str]:
     """Rules between the settings of a check: those of the training."""
-    return check_train_rules(config) + ["replay has no effect on a check"] * (config.replay is not None)
+    return check_train_rules(with_own_pixels(config)) + ["replay has no effect on a check"] * (
+        config.replay is not None
+    )
 
 
 def check_tune_rules(config: schema.TuneConfig) -> list[str]:

@@ -3,24 +3,20 @@
 from dataclasses import field, fields
 from typing import Any, Optional
 
+from maskrcnn_train.settings.fields import Section, between, fraction, one_of, paths, positive
 from maskrcnn_train.settings.schema import (
     EVALUATORS,
     LABEL_FORMATS,
     MAX_SEED,
     MAX_SIDE,
     DataConfig,
-    Section,
     TrainConfig,
-    between,
-    fraction,
-    one_of,
-    paths,
-    positive,
 )
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # both of the data section
 TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape", "exclude")
+PIXELS = ("channels", "bits", "picture_channels", "picture_contrast")
 CHOICE = ("rename", "merge", "classes")  # `split` has its own
 
 
@@ -65,7 +61,7 @@ class OnSplitConfig(TestSettings):
     """A checkpoint evaluated on one split. data: None for the data of its training."""
 
     split: str = one_of("train", "val", "test")
-    data: Optional[DataConfig] = field(metadata={"idle": TRAINING_ONLY})
+    data: Optional[DataConfig] = field(metadata={"idle": (*TRAINING_ONLY, *PIXELS)})
     evaluation: MeasuresConfig
     output_dir: Optional[str]
 
@@ -243,7 +239,7 @@ class SplitCommandConfig(Section):
 class ConvertConfig(Section):
     """Everything that `python -m maskrcnn_train.convert` reads."""
 
-    data: DataConfig = field(metadata={"idle": (*TRAINING_ONLY, "on_bad_image")})
+    data: DataConfig = field(metadata={"idle": (*TRAINING_ONLY, *PIXELS, "on_bad_image")})
     format: str = one_of("coco", *LABEL_FORMATS)
     tolerance: float = between(0)
     copy_images: bool
@@ -282,4 +278,4 @@ class ReportConfig(Section):
     analysis: Optional[str]
     output: Optional[str]
     gallery: GalleryConfig
-    data: Optional[DataConfig] = field(metadata={"idle": TRAINING_ONLY})
+    data: Optional[DataConfig] = field(metadata={"idle": (*TRAINING_ONLY, *PIXELS)})

@@ -71,10 +71,21 @@ def check_model_rules(config: Any) -> list[str]:
         raise UserError("rpn.anchors.aspect_ratios is empty; give at least one ratio, e.g. [0.5,1,2]")
     if head.num_convs == 0 and head.num_fcs == 0:
         raise UserError("roi_head.num_convs=0 and roi_head.num_fcs=0 leave the ROI box head empty; raise one of them")
-    if len(config.numerics.pixel_mean) != 3 or len(config.numerics.pixel_std) != 3:
-        raise UserError("numerics.pixel_mean and numerics.pixel_std need three values each, for R, G, B")
+    _check_channels(config)
     _check_norms(config)
     return _idle_model_settings(config)
+
+
+def _check_channels(config: Any) -> None:
+    count, shown = config.data.channels, config.data.picture_channels
+    for key in ("pixel_mean", "pixel_std"):
+        if len(values := getattr(config.numerics, key)) != count:
+            raise UserError(
+                f"numerics.{key} has {len(values)} values for data.channels={count}; give one for each channel. "
+                "The same command with maskrcnn_train.check measures them"
+            )
+    if shown is not None and (len(shown) not in (1, 3) or max(shown) > count):
+        raise UserError(f"data.picture_channels={shown} must be one or three numbers from 1 to {count}")
 
 
 def _heads(config: Any) -> list[tuple[str, Any, str, Any]]:
@@ -188,6 +199,11 @@ def _check_augmentation(config: TrainConfig) -> list[str]:
             warnings.append("augmentation.min_crop has no effect with augmentation.scale_jitter, which crops already")
     if augmentation.copy_paste and not config.mask_head.enabled:
         warnings.append("augmentation.copy_paste has no effect with mask_head=none: objects are cut out by their masks")
+    kind = f"data.channels={config.data.channels} data.bits={config.data.bits}"
+    if augmentation.color_jitter and not config.data.is_rgb:
+        warnings.append(f"augmentation.color_jitter has no effect with {kind}: it is for 8-bit R G B")
+    if config.data.picture_channels is not None and config.data.is_rgb:
+        warnings.append(f"data.picture_channels has no effect with {kind}, which are shown as they are")
     return warnings
 
 

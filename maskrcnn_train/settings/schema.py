@@ -4,8 +4,9 @@ Types stand here, values in `conf/`; no field has a default. This module never i
 stops within a second.
 """
 
-from dataclasses import Field, dataclass, field
-from typing import Any, ClassVar, Optional, Union, dataclass_transform
+from typing import Any, Optional, Union
+
+from maskrcnn_train.settings.fields import Section, between, fraction, one_of, paths, positive
 
 RESNETS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
@@ -16,40 +17,8 @@ LABEL_FORMATS = ("yolo", "labelme", "cvat", "voc", "instance_png", "mask_png")  
 FPN_LEVELS = ("P2", "P3", "P4", "P5", "P6")
 LATENCY = "latency"  # a metric: milliseconds an image
 MAX_SIDE = 100_000  # of an object, pixels
+MAX_CHANNELS = 16
 MAX_SEED = 2**32 - 1  # a larger one overflows the 64-bit seed of a training step
-
-
-def one_of(*options: str | int | None) -> Any:
-    """A field that takes one of a few values."""
-    return field(metadata={"options": options})
-
-
-def between(low: float, high: float | None = None, *, above: bool = False) -> Any:
-    """A number, or a list of numbers, with low <= value <= high, or low < value with `above`; None: no limit."""
-    return field(metadata={"low": low, "high": high, "open": above})
-
-
-def positive(high: float | None = None) -> Any:
-    return between(0, high, above=True)
-
-
-def paths() -> Any:
-    """A path, a list of paths or null."""
-    return field(metadata={"paths": True})
-
-
-def fraction() -> Any:
-    return between(0, 1)
-
-
-@dataclass_transform(kw_only_default=True)
-class Section:
-    """A section of the settings; every subclass is a dataclass with keywords only."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    def __init_subclass__(cls) -> None:
-        dataclass(kw_only=True)(cls)
 
 
 class BackboneConfig(Section):
@@ -182,12 +151,21 @@ class DataConfig(Section):
     merge: Optional[dict[str, list[str]]]
     classes: Optional[list[str]]
     exclude: Optional[str]
+    channels: int = between(1, MAX_CHANNELS)
+    bits: int = one_of(8, 16)
+    picture_channels: Optional[list[int]] = between(1, MAX_CHANNELS)
+    picture_contrast: str = one_of("percentile", "full")
     min_size: int = between(16)
     max_size: int = between(16)
     keep_empty: bool
     on_bad_image: str = one_of("error", "skip")
     repeat_threshold: float = fraction()
     group_by_shape: bool
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the images are what pretrained weights were trained on: 8-bit R G B."""
+        return self.channels == 3 and self.bits == 8
 
 
 class AugmentationConfig(Section):

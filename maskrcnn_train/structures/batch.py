@@ -16,7 +16,7 @@ from torch import Tensor
 class ImageBatch:
     """Resized images, padded at the right and bottom to one size.
 
-    pixels: uint8 [N, 3, H, W], R G B; H and W are multiples of 32.
+    pixels: uint8 or uint16 [N, C, H, W], C = 3: R G B; H and W are multiples of 32.
     sizes: (height, width) of each image inside `pixels`, network pixels.
     original_sizes: (height, width) of each image as decoded, image pixels.
     """

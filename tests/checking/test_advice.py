@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,8 @@ def test_the_command_that_cuts_the_data_again_works(layout: str, tmp_path: Path)
     config, warnings = load_command_config("split", SplitCommandConfig, check_split_rules, overrides)
     assert warnings == []
     assert [len(rows) for rows in split(config).parts.values()] == [3, 3]
+
+
+def test_what_the_pixels_are_is_said_too() -> None:
+    data = replace(load_config(["data=roboflow", "data.root=F"]).data, channels=5, bits=16)
+    assert "data.channels=5 data.bits=16 duplicates=true" in split_again(data, "duplicates=true")

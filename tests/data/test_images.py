@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_train.data.images import ImageError, decode, to_rgb
+from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.data.pixels import RGB
 
 
 def gradient(height: int = 20, width: int = 30) -> np.ndarray:
@@ -111,7 +112,7 @@ def test_a_pillow_image_is_read_as_its_file(tmp_path: Path, name: str) -> None:
     else:
         picture.save(path, exif=exif)
     with Image.open(path) as image:
-        first, again = to_rgb(image), to_rgb(image)
+        first, again = RGB.from_pillow(image), RGB.from_pillow(image)
     np.testing.assert_array_equal(np.array(first), np.array(decode(path)))
     np.testing.assert_array_equal(np.array(first), np.array(again))  # the person's own image stays as it is
 
@@ -120,9 +121,9 @@ def test_a_pillow_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with Image.open(path) as image, pytest.raises(ImageError, match=r"a\.png cannot be read as an image"):
-        to_rgb(image)
+        RGB.from_pillow(image)
     with pytest.raises(ImageError, match="the F image of 30 x 20 pixels has floating-point"):
-        to_rgb(Image.new("F", (30, 20)))
+        RGB.from_pillow(Image.new("F", (30, 20)))
 
 
 def test_a_large_jpeg_is_decoded_smaller_only_with_a_margin(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def check(total: Differences, with_masks: bool) -> None:
 def test_torchscript_finds_what_the_model_finds(kind: str, tmp_path: Path) -> None:
     predictor = spread_predictor(KINDS[kind])
     with files.without_exporter_noise():
-        detector = TraceableDetector(predictor.model, None)
+        detector = TraceableDetector(predictor.model, None, bits=8)
     files.write_torchscript(detector, tmp_path / "model.torchscript", {"a": 1})
     check(differences(predictor, files.open_torchscript(tmp_path / "model.torchscript")), kind != "boxes only")
     assert [path.name for path in tmp_path.iterdir()] == ["model.torchscript"]
@@ -85,7 +85,7 @@ def test_onnx_finds_what_the_model_finds(kind: str, tmp_path: Path) -> None:
     predictor = spread_predictor(KINDS[kind])
     pasting = predictor.pasting if kind == "shapes" else None
     with files.without_exporter_noise():
-        detector = TraceableDetector(predictor.model, pasting)
+        detector = TraceableDetector(predictor.model, pasting, bits=8)
     files.write_onnx(detector, tmp_path / "model.onnx", {"a": [1]}, predictor.config, 17)
     check(differences(predictor, files.open_onnx(tmp_path / "model.onnx")), kind != "boxes only")
 
@@ -94,7 +94,7 @@ def test_an_image_without_objects_gives_empty_outputs(tmp_path: Path) -> None:
     predictor = spread_predictor(["roi_head.score_threshold=1"])
     for pasting in (None, predictor.pasting):
         with files.without_exporter_noise():
-            detector = TraceableDetector(predictor.model, pasting)
+            detector = TraceableDetector(predictor.model, pasting, bits=8)
         files.write_torchscript(detector, tmp_path / "model.torchscript", {})
         found = files.open_torchscript(tmp_path / "model.torchscript")(np.zeros((70, 90, 3), np.uint8))
         assert found.boxes.shape == (0, 4)

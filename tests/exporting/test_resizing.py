@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.onnx.operators import shape_as_tensor
 
 from maskrcnn_train.data import transforms
+from maskrcnn_train.data.channels import ChannelImage
 from maskrcnn_train.exporting.files import without_exporter_noise
 from maskrcnn_train.exporting.pasting import MaskPaster
-from maskrcnn_train.exporting.resizing import PillowResize, resized_size
+from maskrcnn_train.exporting.resizing import DeepResize, PillowResize, resized_size
 from maskrcnn_train.structures.pasting import MaskPasting
 
 SIZES = [(50, 70), (64, 64), (333, 517), (1, 7), (900, 411), (129, 1027), (411, 900), (1200, 333), (2, 500)]
@@ -77,3 +78,19 @@ def test_no_mask_pastes_to_no_picture() -> None:
     with without_exporter_noise():
         paster = MaskPaster(MaskPasting(0.5, "integer"))
         assert paster(torch.zeros(0, 28, 28), torch.zeros(0, 4), torch.tensor([5, 9])).shape == (0, 5, 9)
+
+
+def test_the_graph_resizes_16_bits_as_training_does_but_for_roundings() -> None:
+    rng = np.random.default_rng(0)
+    limits = (64, 96)
+    with without_exporter_noise():
+        deep = DeepResize()
+        example = torch.from_numpy(rng.integers(0, 65536, (40, 60, 5), dtype=np.uint16))
+        traced = torch.jit.trace(lambda image: deep(image, resized_size(shape_as_tensor(image)[:2], *limits)), example)
+    for height, width in SIZES:
+        values = rng.integers(0, 65536, (height, width, 5), dtype=np.uint16)
+        size = transforms.resized_size((height, width), *limits)
+        expected = np.asarray(transforms.Geometry((height, width), size, size).resize(ChannelImage.of(values)))
+        off = np.abs(traced(torch.from_numpy(values)).numpy() - expected)
+        assert off.max() <= 1
+        assert (off > 0).mean() < 1e-3

@@ -15,9 +15,8 @@ from maskrcnn_train.model.paths import path_for
 
 def backbone(*overrides: str, stride_in: str = "3x3", pretrained: bool = False) -> Backbone:
     torch.manual_seed(0)
-    return build_backbone(
-        small_config(*overrides).backbone, stride_in=stride_in, pretrained=pretrained, path_for=path_for
-    )
+    section, options = small_config(*overrides).backbone, {"stride_in": stride_in, "pretrained": pretrained}
+    return build_backbone(section, in_channels=3, path_for=path_for, **options)
 
 
 def norms(model: nn.Module) -> set[type[nn.Module]]:

@@ -16,7 +16,7 @@ from maskrcnn_train.model.paths import PathRule, always_fixed, path_for
 def backbone(name: str, rule: PathRule) -> Backbone:
     section = small_config(f"backbone={name}", "backbone.norm=frozen", "backbone.trainable_stages=3").backbone
     torch.manual_seed(0)
-    model = build_backbone(section, stride_in="3x3", pretrained=True, path_for=rule)
+    model = build_backbone(section, in_channels=3, stride_in="3x3", pretrained=True, path_for=rule)
     generator = torch.Generator().manual_seed(0)
     for norm in (each for each in model.modules() if isinstance(each, FrozenNorm2d)):
         norm.running_var.uniform_(0.5, 2, generator=generator)

@@ -16,10 +16,15 @@ pytest.importorskip("timm")
 TIMM = ["backbone=timm", "backbone.timm_name=convnext_atto"]
 
 
-def test_a_convnext_trains_and_detects() -> None:
+@pytest.mark.parametrize("channels", [3, 5])
+def test_a_convnext_trains_and_detects(channels: int) -> None:
     torch.manual_seed(0)
-    model = build_model(small_config(*TIMM), 3)
-    image = [torch.rand(3, 64, 80)]
+    pixels = [
+        f"data.channels={channels}",
+        *(f"numerics.{key}={[0.4] * channels}" for key in ("pixel_mean", "pixel_std")),
+    ]
+    model = build_model(small_config(*TIMM, *pixels), 3)
+    image = [torch.rand(channels, 64, 80)]
     maps = model.features(model.prepare(image))
     assert [tuple(each.shape[2:]) for each in maps] == [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
     target = {"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1]), "masks": torch.ones(1, 64, 80)}
@@ -39,7 +44,7 @@ def test_stages_freeze_from_the_stem_up() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050", "regnety_002"])
 def test_maps_are_channels_first_at_strides_4_to_32(name: str) -> None:
-    body, widths, stages = build_timm_body(name, frozen_norm=False)
+    body, widths, stages = build_timm_body(name, in_channels=3, frozen_norm=False)
     with torch.no_grad():
         maps = list(body.eval()(torch.zeros(1, 3, 128, 96)).values())
     assert [tuple(each.shape) for each in maps] == [
@@ -49,7 +54,7 @@ def test_maps_are_channels_first_at_strides_4_to_32(name: str) -> None:
 
 
 def test_frozen_norms_are_frozen() -> None:
-    body, _, _ = build_timm_body("resnet18", frozen_norm=True)
+    body, _, _ = build_timm_body("resnet18", in_channels=3, frozen_norm=True)
     assert not [module for module in body.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
@@ -58,7 +63,7 @@ def test_frozen_norms_are_frozen() -> None:
 )
 def test_what_cannot_be_a_backbone_is_refused(name: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        build_timm_body(name, frozen_norm=False)
+        build_timm_body(name, in_channels=3, frozen_norm=False)
 
 
 def test_offline_pretrained_weights_fail_at_once_with_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +71,6 @@ def test_offline_pretrained_weights_fail_at_once_with_the_address(monkeypatch: p
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", offline)
-    body, _, _ = build_timm_body("convnext_atto", frozen_norm=False)
+    body, _, _ = build_timm_body("convnext_atto", in_channels=3, frozen_norm=False)
     with pytest.raises(ValueError, match=r"cannot download https://.*convnext_atto.*no route to host"):
-        load_pretrained(body, "convnext_atto")
+        load_pretrained(body, "convnext_atto", 3)

@@ -16,6 +16,7 @@ from PIL import Image
 from tiny import untrained_checkpoint
 
 from maskrcnn_train.prediction.video import Video, VideoWriter
+from maskrcnn_train.settings.errors import UserError
 
 av = pytest.importorskip("av")
 
@@ -42,6 +43,13 @@ def test_frames_come_back_in_order(clip: Path) -> None:
     frames = list(video.frames())
     assert [frame.size for frame in frames] == [(90, 64)] * 5  # even sides
     assert [round(np.asarray(frame).mean() / 40 - 0.5) for frame in frames] == [0, 1, 2, 3, 4]
+
+
+def test_a_model_of_other_channels_refuses_a_video_at_once(clip: Path, tmp_path: Path) -> None:
+    deep = untrained_checkpoint(tmp_path, "data.channels=1", "numerics.pixel_mean=[0.5]", "numerics.pixel_std=[0.2]")
+    with pytest.raises(UserError, match="is a video, in R G B; the model takes images of 1 channels"):
+        run(deep, clip, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_video_becomes_an_annotated_video_and_results_by_frame(

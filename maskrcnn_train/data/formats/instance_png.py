@@ -14,11 +14,11 @@ from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledIm
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
 from maskrcnn_train.data.formats.pictures import (
     find_mask_folders,
-    list_pictures,
     opened_mask,
     picture_size,
 )
 from maskrcnn_train.data.formats.texts import names_file, read_names
+from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.files import write_text, written_aside
 from maskrcnn_train.settings.errors import UserError
 

@@ -17,12 +17,12 @@ from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledIm
 from maskrcnn_train.data.formats.masks import filled_box, run_lengths
 from maskrcnn_train.data.formats.pictures import (
     find_mask_folders,
-    list_pictures,
     opened_mask,
     picture_size,
     split_folders,
 )
 from maskrcnn_train.data.formats.texts import names_file, read_names
+from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.files import write_text, written_aside
 from maskrcnn_train.settings.errors import UserError
 

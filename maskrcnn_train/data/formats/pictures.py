@@ -3,15 +3,17 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from maskrcnn_train.data.channels import NUMPY, TIFF, numpy_layout, tiff_size
 from maskrcnn_train.data.coco.masks import MAX_PIXELS
 from maskrcnn_train.data.coco.reader import MAX_SIDE
 from maskrcnn_train.data.formats.labelled import Size
-from maskrcnn_train.data.images import ORIENTATION, opened
+from maskrcnn_train.data.images import ORIENTATION, ImageError, named_errors, opened
 from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.settings.errors import UserError
 
@@ -23,17 +25,22 @@ SPLIT_FOLDERS = {
 }
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """All pictures in a folder and those within, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
 def picture_size(path: Path) -> Size:
     """(height, width) of a picture turned upright, from the head of its file. Raises ImageError naming the file."""
-    with opened(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and image.format != "TIFF"
-        return (width, height) if turned else (height, width)
+    kind = path.suffix.lower()
+    if kind == NUMPY:
+        with named_errors(str(path)):
+            return numpy_layout(path)[1]
+    try:
+        with opened(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and image.format != "TIFF"
+            return (width, height) if turned else (height, width)
+    except ImageError:
+        if kind not in TIFF or not find_spec("tifffile"):
+            raise
+    with named_errors(str(path)):  # it may have more channels than Pillow reads
+        return tiff_size(path)
 
 
 def checked_size(height: Any, width: Any, place: str) -> Size:

@@ -15,8 +15,9 @@ import yaml
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
 from maskrcnn_train.data.formats.masks import disjoint_regions
-from maskrcnn_train.data.formats.pictures import common_folder, list_pictures, picture_size
+from maskrcnn_train.data.formats.pictures import common_folder, picture_size
 from maskrcnn_train.data.formats.texts import read_lines
+from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.outlines import joined

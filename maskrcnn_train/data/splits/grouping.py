@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_train.data.pixels import RGB, PixelReader
 from maskrcnn_train.data.scanning import find_similar, group_pairs, scan_images
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Ints
@@ -52,14 +53,20 @@ def _numbered(values: list[str | None]) -> Ints:
 
 
 def group_by_looks(
-    images: Items, folder: Path, *, distance: int, workers: int | None, progress: Callable[[int, int], None]
+    images: Items,
+    folder: Path,
+    *,
+    distance: int,
+    workers: int | None,
+    progress: Callable[[int, int], None],
+    reader: PixelReader = RGB,
 ) -> tuple[Ints, list[str]]:
     """Group of each image, nearly equal pictures together: int64 [M]; and why some files could not be read.
 
     distance: bits of the perceptual hash in which such pictures may differ. A file that cannot be read stays alone.
     """
     files = [(folder / image["file_name"], (int(image["height"]), int(image["width"]))) for image in images]
-    facts = scan_images(files, workers, progress)
+    facts = scan_images(files, workers, progress, reader)
     groups = group_pairs(len(files), find_similar(facts, distance))
     return groups, [fact.fault for fact in facts if fact.fault is not None]
 

@@ -11,16 +11,19 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.weights.files import Layers, StoredWeights
 from maskrcnn_train.model.weights.names import (
+    FIRST_CONV,
     PARTS,
     canonical_names,
     differing_settings,
     implied_settings,
     is_batch_norm,
 )
+from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import flat_settings
 from maskrcnn_train.settings.schema import TrainConfig
 
+RGB = (3, 8)  # channels and bits of photographs
 CLASS_ROWS = {  # predictor layers, and how many rows each has for a class
     "roi_heads.box_predictor.cls_score": 1,
     "roi_heads.box_predictor.bbox_pred": 4,
@@ -61,7 +64,8 @@ def load_weights(model: MaskRCNN, stored: StoredWeights, config: TrainConfig, cl
 
     config: the model's. class_names: its classes, label 1 first; `weights.class_map` translates names in the weights.
     Statistics of batch norms count as layers. The first conv is scaled to the model's pixel_std, so that it sees the
-    pixel values that it was trained on. Raises UserError for a class_map that names unknown classes.
+    pixel values that it was trained on, and spread over other channels than three. Raises UserError for a class_map
+    that names unknown classes.
 
     >>> report = load_weights(model, read_weights(path, "coco"), config, ["person", "kite"])  # doctest: +SKIP
     """
@@ -72,9 +76,9 @@ def load_weights(model: MaskRCNN, stored: StoredWeights, config: TrainConfig, cl
         theirs.setdefault(layer.replace("running_mean", "running_var"), torch.ones_like(theirs[layer]))
     rows = _match_classes(stored, theirs, class_names, config.weights.class_map or {}, report)
     with torch.no_grad():
+        _fit_first_conv(theirs, config, stored, report)
         _copy_layers(ours, theirs, rows, report)
         if stored.settings is not None:
-            _scale_pixels(model, stored.settings, report)
             _warn_of_numerics(config, stored.settings, report, backbone_only=rows is None)
     report.unused = sorted(set(theirs) - set(report.loaded) - set(report.adapted))
     starts = {stage: f"backbone.body.{stage}." for stage in model.backbone.frozen_stages}
@@ -170,14 +174,48 @@ def _reason(
     return ", ".join(keys) or ("not in the weights" if layer not in theirs else "another shape")
 
 
-def _scale_pixels(model: MaskRCNN, settings: Mapping[str, Any], report: WeightsReport) -> None:
-    """Scale the first conv to the model's pixel_std if the weights were trained with another."""
-    first = "backbone.body.conv1.weight"
-    std = model.pixel_std.new_tensor(settings["numerics"]["pixel_std"])
-    factor = model.pixel_std.flatten() / std
-    if first in report.loaded and not torch.allclose(factor, torch.ones_like(factor)):
-        model.backbone.body.get_submodule("conv1").weight.mul_(factor[None, :, None, None])  # type: ignore[operator]
-        report.warnings.append(f"{first} is scaled from the pixel_std of the weights to numerics.pixel_std")
+def _fit_first_conv(
+    theirs: dict[str, Tensor], config: TrainConfig, stored: StoredWeights, report: WeightsReport
+) -> None:
+    """Scale the first conv of the weights to the model's pixel values, and spread it over the model's channels."""
+    weight, channels = theirs.get(FIRST_CONV), config.data.channels
+    if weight is None:
+        return
+    if stored.settings is not None:
+        std, known = config.numerics.pixel_std, torch.tensor(stored.settings["numerics"]["pixel_std"])
+        goal = "numerics.pixel_std"
+        if not _same_pixels(config, stored.settings):  # then values that vary by 1 are all that both have in common
+            photos = _pixels(stored.settings) == RGB
+            std, goal = default_config().numerics.pixel_std if photos else known.tolist(), "that of photographs"
+        factor = torch.tensor(std) / known
+        if not torch.allclose(factor, torch.ones_like(factor)):
+            weight = weight * factor[None, :, None, None]
+            report.warnings.append(f"{FIRST_CONV} is scaled from the pixel_std of the weights to {goal}")
+    if weight.shape[1] == RGB[0] != channels:
+        weight = spread_over_channels(weight, channels)
+        report.warnings.append(f"{FIRST_CONV} is spread from 3 channels to {channels}")
+    theirs[FIRST_CONV] = weight
+
+
+def spread_over_channels(weight: Tensor, channels: int) -> Tensor:
+    """A conv [O, 3, h, w] for another number of channels, so that inputs of like size give outputs of like size.
+
+    The rule of timm's `adapt_input_conv`: for one channel the sum; else repeated, cut and scaled by 3 / channels.
+    """
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    times = -(-channels // weight.shape[1])
+    return weight.repeat(1, times, 1, 1)[:, :channels] * (weight.shape[1] / channels)
+
+
+def _pixels(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Channels and bits of the images that a model was trained on; older settings do not say."""
+    data = settings.get("data", {})
+    return data.get("channels", RGB[0]), data.get("bits", RGB[1])
+
+
+def _same_pixels(config: TrainConfig, settings: Mapping[str, Any]) -> bool:
+    return _pixels(settings) == (config.data.channels, config.data.bits)
 
 
 def _warn_of_numerics(
@@ -191,6 +229,8 @@ def _warn_of_numerics(
             f"{pooler}.{key}" for pooler in ("pooler", "mask_head.pooler") for key in ("sampling_ratio", "aligned")
         ]
         keys.append("backbone.norm_eps")
+    if not _same_pixels(config, settings):
+        keys.remove("numerics.pixel_mean")
     ours, theirs = flat_settings(asdict(config)), flat_settings(dict(settings))
     if differing := [f"{key}={ours[key]} (weights: {theirs[key]})" for key in keys if ours[key] != theirs[key]]:
         report.warnings.append(

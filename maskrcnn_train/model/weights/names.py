@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 BODY, FPN, BOX, MASK = "backbone.body.", "backbone.fpn.", "roi_heads.box_head.", "roi_heads.mask_head."
+FIRST_CONV = BODY + "conv1.weight"
 PARTS = (BODY, FPN, "rpn.", BOX, "roi_heads.box_predictor.", MASK, "roi_heads.mask_predictor.")
 
 
@@ -35,8 +36,10 @@ def implied_settings(layers: Mapping[str, Tensor]) -> dict[str, Any]:
     """The settings, by config key, that the shapes of layers, by canonical name, imply; no others."""
     shapes = {layer: tuple(tensor.shape) for layer, tensor in layers.items()}
     body = {layer: shape for layer, shape in shapes.items() if layer.startswith(BODY) and len(shape) == 4}
+    body.pop(FIRST_CONV, None)  # its shape is that of the images too
     implied: dict[str, Any] = {
         "backbone.name": body or None,
+        "data.channels": _size(shapes, FIRST_CONV, 1),
         "backbone.norm": _norm(shapes, BODY + "bn1"),
         "backbone.fpn_channels": _size(shapes, FPN + "layer_blocks.0.0.weight", 0),
         "backbone.fpn_norm": _norm(shapes, FPN + "layer_blocks.0.1") if _has(shapes, FPN) else None,
@@ -97,6 +100,7 @@ def is_batch_norm(layer: str, layers: Iterable[str]) -> bool:
 # pattern of the layer, the settings that decide whether it exists, and those that decide its shape
 _DEPENDS = (
     (rf"{BODY}.*(bn\d|downsample\.1)\.", ("backbone.norm", "backbone.name"), ("backbone.name", "backbone.norm")),
+    (FIRST_CONV, (), ("data.channels", "backbone.name")),
     (BODY, ("backbone.name",), ("backbone.name",)),
     (rf"{FPN}inner_blocks\.\d\.0\.weight", (), ("backbone.fpn_channels", "backbone.name")),
     (FPN, ("backbone.fpn_norm",), ("backbone.fpn_channels", "backbone.fpn_norm")),

@@ -31,7 +31,7 @@ def start_from_weights(
     body = model.backbone.body
     if isinstance(body, TimmBody) and config.weights.source == "imagenet":
         name = str(config.backbone.timm_name)
-        return WeightsReport(f"timm {name}", loaded=load_pretrained(body, name))
+        return WeightsReport(f"timm {name}", loaded=load_pretrained(body, name, config.data.channels))
     if path is None:
         return None
     stored = read_weights(path, config.weights.source)

@@ -38,7 +38,7 @@ def write_sheet(config: TrainConfig, splits: Splits, path: Path, *, count: int) 
 def _cell(dataset: CocoDataset, key: tuple[int, int]) -> Image.Image:
     pixels, target, _ = dataset[key]
     picture = draw_objects(
-        pixels.permute(1, 2, 0).numpy(),
+        np.asarray(dataset.reader.show(pixels.permute(1, 2, 0).numpy())),
         boxes=target["boxes"].numpy(),
         labels=target["labels"].tolist(),
         names=dataset.classes.names,

@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.data.images import ImageError
+from maskrcnn_train.data.pixels import PixelReader
 from maskrcnn_train.evaluation.coco.ground_truth import check_results
 from maskrcnn_train.evaluation.diagnostics.errors import ERROR_KINDS, RIGHT
 from maskrcnn_train.evaluation.diagnostics.grades import Graded, ImageGrade, grade_images
@@ -24,11 +25,15 @@ KINDS = ERROR_KINDS | {RIGHT: "the right class, overlapping enough"}
 
 @dataclass
 class Scene:
-    """A validation as it can be looked at: COCO ground truth (its images in the order of `paths`) and COCO results."""
+    """A validation as it can be looked at: COCO ground truth (its images in the order of `paths`) and COCO results.
+
+    reader: of the files.
+    """
 
     ground_truth: dict[str, Any]
     results: list[dict[str, Any]]
     paths: list[Path]
+    reader: PixelReader
     kind: str
     max_detections: int
 
@@ -124,7 +129,7 @@ def _card(scene: Scene, row: int, grade: ImageGrade, rank: int, size: int) -> Ca
     whole = (image["height"], image["width"])
     scale = min(1.0, size / max(whole))
     height, width = (max(1, round(side * scale)) for side in whole)
-    picture = decode(scene.paths[row], expected=whole, smallest=(height, width))
+    picture = scene.reader.show(scene.reader.read(scene.paths[row], expected=whole, smallest=(height, width)))
     return Card(
         name=Path(image.get("file_name") or scene.paths[row].name).name,
         address=jpeg_address(picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)),

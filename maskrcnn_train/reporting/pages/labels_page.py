@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from maskrcnn_train.data.images import ImageError, decode
+from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.files import write_text
 from maskrcnn_train.labelling.suspicion import KINDS, Doubt
 from maskrcnn_train.reporting.drawing.outlines import box_path, mask_path
@@ -78,7 +78,7 @@ def _piece(scene: Scene, row: int, entry: Mapping[str, Any], doubt: Doubt) -> Pi
     x0, y0, x1, y1 = _window([each["bbox"] for each in (label, found, twin) if each is not None], whole)
     scale = min(PICTURE_SIDE / max(x1 - x0, y1 - y0), MOST_ENLARGED)
     width, height = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
-    picture = decode(scene.paths[row], expected=whole).crop((x0, y0, x1, y1))
+    picture = scene.reader.show(scene.reader.read(scene.paths[row], expected=whole)).crop((x0, y0, x1, y1))
     return Piece(
         entry,
         jpeg_address(picture.resize((width, height), Image.Resampling.BICUBIC)),

@@ -214,6 +214,43 @@ def test_the_first_conv_is_scaled_to_the_models_pixels() -> None:
     assert any("pixel_std" in warning for warning in report.warnings)
 
 
+CONV = "backbone.body.conv1.weight"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 16])
+def test_the_first_conv_is_spread_over_other_channels_as_timm_does(channels: int) -> None:
+    from timm.models._manipulate import adapt_input_conv
+
+    mean, std = ([value] * channels for value in (0.4, 0.01))
+    into = (f"data.channels={channels}", f"numerics.pixel_mean={mean}", f"numerics.pixel_std={std}")
+    model, report = load(into=into)
+    expected = adapt_input_conv(channels, stored_model()[1].backbone.body["conv1"].weight.detach())
+    assert torch.equal(model.backbone.body["conv1"].weight, expected)
+    assert CONV in report.loaded
+    assert report.warnings == [f"{CONV} is spread from 3 channels to {channels}"]  # no mean is compared
+    assert model.backbone.frozen_stages == []
+
+
+def test_a_spread_conv_sees_values_that_vary_by_one_whatever_the_weights_saw() -> None:
+    """Detectron2's networks see 0..255: the same photograph, normalised by its own deviation, gives the same."""
+    own = "numerics.pixel_std=[0.003921568627,0.003921568627,0.003921568627]"
+    config = small_config("roi_head=fc2", "data.bits=16", "numerics.pixel_std=[0.5,0.5,0.5]")
+    model = build_model(config, len(CLASSES) + 1)
+    report = load_weights(model, stored(own), config, CLASSES)
+    scale = torch.tensor([0.229, 0.224, 0.225])[:, None, None] * 255
+    expected = stored_model(own)[1].backbone.body["conv1"].weight * scale
+    torch.testing.assert_close(model.backbone.body["conv1"].weight, expected)
+    assert "that of photographs" in report.warnings[0]
+
+
+def test_channels_that_nothing_can_be_made_of_are_fresh_and_named() -> None:
+    five = ("data.channels=5", "numerics.pixel_mean=[0,0,0,0,0]", "numerics.pixel_std=[1,1,1,1,1]")
+    config = small_config("roi_head=fc2", "data.channels=4", "numerics.pixel_mean=[0,0,0,0]")
+    config.numerics.pixel_std = [1.0] * 4
+    report = load_weights(build_model(config, 4), stored(*five), config, CLASSES)
+    assert reasons_of(report) == {CONV: "data.channels"}
+
+
 def test_frozen_stages_with_random_weights_are_a_warning() -> None:
     _, report = load(into=("backbone.norm=group", "backbone.trainable_stages=3"))
     assert any("do not train" in warning for warning in report.warnings)
