@@ -11,6 +11,7 @@ from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.prediction.memory import advising_on_memory
 from maskrcnn_train.settings.command_rules import check_analyze_rules
 from maskrcnn_train.settings.command_schema import AnalyzeConfig
+from maskrcnn_train.settings.errors import UserError
 
 if TYPE_CHECKING:
     from maskrcnn_train.analysis.analyst import Analysis
@@ -37,6 +38,8 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     from maskrcnn_train.reporting.terminal.progress import Forecast, Progress, setup_logging
 
     predictor, split = open_on_split(Path(config.checkpoint), config)
+    if predictor.config.data.tile.size is not None:
+        raise UserError(f"{config.checkpoint} was trained in tiles, and analyze follows objects of whole images only")
     split = _some_images(split, config.max_images, config.seed)
     loader = evaluation_loader(predictor.config, split, predictor.classes)
     folder = open_run_folder(config, "analyze")

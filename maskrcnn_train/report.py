@@ -94,7 +94,7 @@ def _scene(
         ground_truth=ground_truth,
         results=results,
         reader=dataset.reader,
-        paths=[Path(dataset.image_path(position)) for position in range(len(dataset))],
+        paths=[Path(dataset.image_path(position)) for position in range(len(dataset.rows))],
         kind=trained.kinds[-1],
         max_detections=trained.evaluation.max_detections[-1],
     )

@@ -16,6 +16,7 @@ from maskrcnn_train.checking.findings import findings_table
 from maskrcnn_train.checking.settings import quick_check
 from maskrcnn_train.data.loading import build_loaders, naming_lost_workers
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
+from maskrcnn_train.data.tile_layout import epoch_length
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.capturing import capture_backbone
 from maskrcnn_train.engine.checkpoint import restore
@@ -211,6 +212,8 @@ def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: 
         logger.info("%s", findings_table(findings))
     device = next(state.model.parameters()).device
     images = f"{len(splits.train)} training and {len(splits.val)} validation images"
+    if config.data.tile.size is not None:
+        images += f", {epoch_length(splits.train, config.data)} tiles an epoch"
     how = f"{config.backbone.name} on {device} in {precision.resolve_precision(config.trainer.precision, device)}"
     length = f"up to {plan.steps} steps of {images_per_step(config.trainer, world_size)} images"
     logger.info("%s; %s; %s; learning rate %.3g", images, how, length, state.optimizer.defaults["lr"])

@@ -280,6 +280,7 @@ def test_settings_of_a_model_are_idle_on_results(foreign: tuple[Path, Path]) -> 
     [
         (["data.min_size=640"], "data.min_size is a setting of the training and has no effect here"),
         (["data=coco", "data.root=x", "data.max_size=640"], "data.max_size is a setting of the training"),
+        (["data=coco", "data.root=x", "data.tile.size=64"], "data.tile.size is a setting of the training"),
         (["data.root=x"], "data.root needs data=OPTION beside it; choose one of auto, coco, "),
         (["data=coco", "data.rot=x"], "data.rot is not a setting; did you mean data.root?"),
         (["data=custom", "split=test"], "data.test.images is not set"),

@@ -108,6 +108,7 @@ def test_the_description_alone_names_categories_and_preprocessing(checkpoint: Pa
     predictor = load_checkpoint(checkpoint, device="cpu")
     assert [each["name"] for each in about["categories"]] == predictor.classes.names
     assert about["preprocessing"]["min_size"] == 64
+    assert about["tiles"]["size"] is None
     assert about["preprocessing"]["mean"] == predictor.config.numerics.pixel_mean
 
 

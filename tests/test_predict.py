@@ -26,11 +26,11 @@ from maskrcnn_train.data.sources import find_images
 from maskrcnn_train.prediction.files import draw_detections
 from maskrcnn_train.prediction.pictures import Prepared, prepare
 from maskrcnn_train.prediction.predictor import detect_batch, detect_pictures
-from maskrcnn_train.prediction.tiling import Tiles
 from maskrcnn_train.settings.command_rules import check_predict_rules
 from maskrcnn_train.settings.command_schema import DrawConfig, PredictConfig
 from maskrcnn_train.settings.compose import load_command_config
 from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.tiles import Tiles
 
 ALL = ["score_threshold=0", "roi_head.score_threshold=0", "roi_head.detections_per_image=4"]
 

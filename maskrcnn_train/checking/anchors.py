@@ -106,14 +106,14 @@ def check_anchors(objects: NetworkObjects, fit: AnchorFit, config: TrainConfig) 
     if poor.sum() > POOR_SHARE * len(objects):
         what = f"{percent(int(poor.sum()), len(objects))} of the objects meet no anchor at IoU {iou.lower}"
         fix = "" if better else "smaller or larger rpn.anchors.sizes, or another data.min_size"
-        ids = objects.ids[poor].tolist()
+        ids = objects.ids_of(poor)
         yield Finding("warning", "anchors-poor", what, "train", "annotation", ids, better, fix)
     if better:
         what = (
             f"{percent(int(saved.sum()), len(objects))} of the objects have only their best anchor; other anchors "
             f"raise the mean best IoU from {fit.best.mean():.2f} to {gained:.2f}"
         )
-        ids = objects.ids[saved].tolist()
+        ids = objects.ids_of(saved)
         yield Finding("advice", "anchors-better", what, "train", "annotation", ids, better)
 
 

@@ -8,6 +8,7 @@ from maskrcnn_train.checking.advice import split_again
 from maskrcnn_train.checking.findings import Finding
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
+from maskrcnn_train.data.tile_layout import lay_out
 from maskrcnn_train.settings.schema import DataConfig
 from maskrcnn_train.structures.classes import ClassMap
 
@@ -39,13 +40,15 @@ def check_classes(splits: dict[str, Split], classes: ClassMap, data: DataConfig)
             yield Finding("warning", kind, what, split, "class", names, fix=fix)
 
 
-def check_class_balance(train: Split, classes: ClassMap, repeat_threshold: float) -> Iterator[Finding]:
-    """Classes far rarer than the others, unless `data.repeat_threshold` repeats their images."""
-    shares = (count_objects(train.index, train.labels, len(classes.names))[train.rows] > 0).mean(axis=0)
+def check_class_balance(train: Split, classes: ClassMap, data: DataConfig) -> Iterator[Finding]:
+    """Classes far rarer than the others, unless `data.repeat_threshold` repeats their images or tiles."""
+    presence, shares = lay_out(train, data.tile).presence, np.zeros(len(classes.names))
+    of = len(train) if data.tile.size is None else len(presence)  # as `data.repeat_threshold` counts
+    shares[: presence.shape[1]] = presence.sum(axis=0) / max(1, of)
     present = shares > 0
     middle = float(np.median(shares[present])) if present.any() else 0.0
     rare = present & (shares * UNEVEN <= middle)
-    if rare.any() and repeat_threshold <= shares[rare].max():
+    if rare.any() and data.repeat_threshold <= shares[rare].max():
         what = f"classes on less than a tenth of the images of the median class ({100 * middle:.0f} %)"
         names = [classes.names[row] for row in np.flatnonzero(rare)]
         override = {"data.repeat_threshold": float(f"{middle / 2:.1g}")}

@@ -13,6 +13,7 @@ from torch import Tensor
 from maskrcnn_train.checking.findings import Finding
 from maskrcnn_train.checking.objects import network_objects
 from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.data.tile_layout import epoch_length
 from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.plan import Plan
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
@@ -72,7 +73,7 @@ def forecast_time(model: MaskRCNN, config: TrainConfig, train: Split, num_val: i
             image = _seconds(lambda: model.detect(images), model)
             its_box_head = _seconds(lambda: _box_head(model, config, config.rpn.nms.post_test), model)
     per_step = trainer.batch_size * trainer.accumulate
-    plan = Plan.of(trainer, math.ceil(len(train) / trainer.batch_size))
+    plan = Plan.of(trainer, math.ceil(epoch_length(train, config.data) / trainer.batch_size))
     training = min(plan.steps * step * per_step, plan.seconds or math.inf)
     return TimeForecast(
         step=step * per_step,
@@ -130,7 +131,7 @@ def check_time(forecast: TimeForecast, config: TrainConfig) -> Iterator[Finding]
 def _usual_image(config: TrainConfig, train: Split, device: torch.device) -> tuple[list[Tensor], list[Target]]:
     """One image of noise at the median network size, with as many objects as the median image has."""
     objects = network_objects(train, config)
-    sizes = np.asarray(train.index.image_sizes)[train.rows] * objects.scales[:, None]
+    sizes = objects.sources * objects.scales[:, None]
     height, width = (max(64, int(side)) for side in np.median(sizes, axis=0))
     count = min(MOST_OBJECTS, max(1, int(np.median(objects.per_image))))
     generator = torch.Generator().manual_seed(0)

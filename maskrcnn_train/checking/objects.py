@@ -1,5 +1,6 @@
 """The objects of a split in network pixels, and their sizes and numbers against the limits of the settings."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,10 @@ import numpy as np
 
 from maskrcnn_train.checking.findings import Finding, percent
 from maskrcnn_train.data.splits.splitting import Split
-from maskrcnn_train.data.transforms import MIN_SIDE
+from maskrcnn_train.data.tile_layout import lay_out
+from maskrcnn_train.data.transforms import MIN_SIDE, xywh_to_xyxy
 from maskrcnn_train.settings.schema import TrainConfig
-from maskrcnn_train.structures.arrays import Floats, Ints
+from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 
 VANISHING_SHARE = 0.01  # of the objects; above it a larger network size is worth its cost
 SMALL = 12.0  # network pixels, square root of the area: hardly more than one cell of the finest feature map
@@ -22,11 +24,12 @@ UPSCALED = 1.5
 
 @dataclass
 class NetworkObjects:
-    """N objects of the images of a split, crowd regions aside.
+    """N objects of the images of a split, crowd regions aside; of tiles, as often as a tile shows them.
 
     ids: int64 [N] annotation ids. boxes: float64 [N, 4] x1 y1 x2 y2, network pixels. sizes: int64 [N, 2], (height,
-    width) of each object's image, network pixels. per_image: int64 [images], objects of each image. scales: float64
-    [images], network pixels for one image pixel.
+    width) of each object's image, network pixels. Of the images, or tiles: per_image, int64 [images], their objects;
+    scales, float64 [images], network pixels for one image pixel; sources, int64 [images, 2], (height, width) in image
+    pixels; files, int64 [images], their images in the index.
     """
 
     ids: Ints
@@ -34,9 +37,15 @@ class NetworkObjects:
     sizes: Ints
     per_image: Ints
     scales: Floats
+    sources: Ints
+    files: Ints
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def ids_of(self, which: Flags) -> list[int]:
+        """The ids of some objects, each once."""
+        return list(dict.fromkeys(self.ids[which].tolist()))
 
     @property
     def lengths(self) -> Floats:
@@ -57,20 +66,19 @@ def training_min_size(config: TrainConfig) -> int:
 
 def network_objects(split: Split, config: TrainConfig) -> NetworkObjects:
     """The objects of a split at the network size, before random scaling and cropping."""
-    index = split.index
-    single = np.flatnonzero(split.is_object)
-    sizes = np.asarray(index.image_sizes)
+    layout, index = lay_out(split, config.data.tile), split.index
     min_size = training_min_size(config) if split.name == "train" else config.data.min_size
-    resized, scales = resized_sizes(sizes, min_size, config.data.max_size)
-    rows = index.image_rows[single]
-    boxes = np.asarray(index.boxes)[single]
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    resized, scales = resized_sizes(layout.sizes, min_size, config.data.max_size)
+    low, high = (np.tile(corner, 2) for corner in np.split(layout.windows[layout.tiles], 2, axis=1))
+    boxes = np.clip(xywh_to_xyxy(np.asarray(index.boxes)[layout.objects]), low, high) - low
     return NetworkObjects(
-        ids=np.asarray(index.annotation_ids[single]),
-        boxes=corners * np.tile((resized / sizes)[rows, ::-1], 2),
-        sizes=resized[rows],
-        per_image=np.bincount(rows, minlength=index.num_images)[split.rows],
-        scales=scales[split.rows],
+        ids=np.asarray(index.annotation_ids[layout.objects]),
+        boxes=boxes * np.tile((resized / layout.sizes)[layout.tiles, ::-1], 2),
+        sizes=resized[layout.tiles],
+        per_image=layout.num_objects,
+        scales=scales,
+        sources=layout.sizes,
+        files=layout.rows,
     )
 
 
@@ -82,27 +90,30 @@ def resized_sizes(sizes: Ints, min_size: int, max_size: int) -> tuple[Ints, Floa
 
 def largest_size(split: Split, config: TrainConfig) -> tuple[int, int]:
     """(height, width) of the largest padded image of a training split, network pixels."""
-    sizes = np.asarray(split.index.image_sizes)[split.rows]
+    sizes = lay_out(split, config.data.tile).sizes
     padded = -(-resized_sizes(sizes, training_min_size(config), config.data.max_size)[0] // 32) * 32
     height, width = padded[int(padded.prod(axis=1).argmax())].tolist()
     return height, width
 
 
 def check_objects_per_image(split: Split, objects: NetworkObjects, config: TrainConfig) -> Iterator[Finding]:
-    """Images with more objects than can be found, scored or sampled."""
+    """Images, or tiles, with more objects than can be found or sampled, and images with more than are scored."""
     most = int(objects.per_image.max(initial=0))
     enough = -(-most // 50) * 50
+    of_files = np.bincount(split.index.image_rows[split.is_object], minlength=split.index.num_images)[objects.files]
 
-    def crowded(limit: int) -> list[str]:
-        return [split.index.file_name(row) for row in split.rows[objects.per_image > limit].tolist()]
+    def crowded(limit: int, scored: float = math.inf) -> list[str]:
+        rows = objects.files[(objects.per_image > limit) | (of_files > scored)]
+        return [split.index.file_name(row) for row in dict.fromkeys(rows.tolist())]
 
     kept, scored = config.roi_head.detections_per_image, config.evaluation.max_detections
-    if most > (limit := min(kept, scored[-1])):
+    on_a_file = int(of_files.max(initial=0))
+    if most > kept or on_a_file > scored[-1]:
         override: dict[str, Any] = {"roi_head.detections_per_image": max(kept, enough)}
-        if scored[-1] < enough:
-            override["evaluation.max_detections"] = [*scored[:-1], enough]
-        what = f"images with more objects than detections are kept ({kept}) or scored ({scored[-1]}); up to {most}"
-        yield Finding("warning", "detections-too-few", what, split.name, "image", crowded(limit), override)
+        if scored[-1] < (all_scored := -(-on_a_file // 50) * 50):
+            override["evaluation.max_detections"] = [*scored[:-1], all_scored]
+        what = f"images with more objects than detections are kept ({kept}) or scored ({scored[-1]}); up to {on_a_file}"
+        yield Finding("warning", "detections-too-few", what, split.name, "image", crowded(kept, scored[-1]), override)
     if most > (limit := config.rpn.nms.post_test):
         what = f"images with more objects than proposals are kept in evaluation ({limit})"
         override = {"rpn.nms.post_test": 2 * enough}
@@ -120,20 +131,26 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
     """Objects too small for the network, or too large for the mask head."""
     shortest = objects.lengths.min(axis=1)
     vanishing, small = shortest < MIN_SIDE, (objects.sides < SMALL) & (shortest >= MIN_SIDE)
-    sides = np.asarray(split.index.image_sizes)[split.rows]
-    short, long = int(np.median(sides.min(axis=1))), int(np.median(sides.max(axis=1)))
+    short, long = (int(np.median(side)) for side in (objects.sources.min(axis=1), objects.sources.max(axis=1)))
     larger = {"data.min_size": max(short, config.data.min_size), "data.max_size": max(long, config.data.max_size)}
     if short <= config.data.min_size and long <= config.data.max_size:
         larger = {}
     if vanishing.any():
-        what, ids = "objects thinner than a network pixel: left out of training", objects.ids[vanishing].tolist()
+        what, ids = "objects thinner than a network pixel: left out of training", objects.ids_of(vanishing)
         many = vanishing.sum() > VANISHING_SHARE * len(objects)
-        override, fix = (larger, "") if many and larger else ({}, "look at them; if they matter, cut images into tiles")
+        override, fix = (larger, "") if many and larger else ({}, "look at them; if they matter, set data.tile.size")
         yield Finding("warning", "object-vanishes", what, split.name, "annotation", ids, override, fix)
     if small.sum() > SMALL_SHARE * len(objects):
         what = f"{percent(int(small.sum()), len(objects))} of the objects are smaller than {SMALL:.0f} network pixels"
-        fix, ids = "" if larger else "larger data.min_size, or tiles", objects.ids[small].tolist()
+        fix, ids = "" if larger else "larger data.min_size, or data.tile.size", objects.ids_of(small)
         yield Finding("advice", "objects-small", what, split.name, "annotation", ids, larger, fix)
+    never = np.setdiff1d(split.index.annotation_ids[split.is_object], objects.ids)
+    if len(never):
+        what = (
+            f"objects of which no tile shows data.tile.min_visible={config.data.tile.min_visible:g}: never trained on"
+        )
+        fix = "a larger data.tile.size or data.tile.overlap, or a smaller data.tile.min_visible"
+        yield Finding("warning", "tiles-too-small", what, split.name, "annotation", never.tolist(), fix=fix)
     if config.mask_head.enabled:
         yield from _coarse_masks(split, objects, config)
     factor = float(np.median(objects.scales)) if len(objects.scales) else 1.0
@@ -151,5 +168,5 @@ def _coarse_masks(split: Split, objects: NetworkObjects, config: TrainConfig) ->
             f"{percent(int(coarse.sum()), len(objects))} of the objects are so large that a pixel of their "
             f"{resolution} x {resolution} mask covers more than {MASK_PIXEL:.0f} network pixels"
         )
-        override, ids = {"mask_head.pooler.resolution": resolution}, objects.ids[coarse].tolist()
+        override, ids = {"mask_head.pooler.resolution": resolution}, objects.ids_of(coarse)
         yield Finding("advice", "masks-coarse", what, split.name, "annotation", ids, override)

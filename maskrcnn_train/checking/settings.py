@@ -9,6 +9,7 @@ from maskrcnn_train.checking.classes import check_class_balance, check_classes
 from maskrcnn_train.checking.findings import Finding, in_order
 from maskrcnn_train.checking.objects import check_object_sizes, check_objects_per_image, network_objects
 from maskrcnn_train.data.splits.splitting import Split, Splits
+from maskrcnn_train.data.tile_layout import epoch_length
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
 
@@ -42,15 +43,16 @@ def check_settings(
                 found = [replace(each, override={}, fix="check again at the size advised") for each in found]
             findings += found
     if "train" in splits:
-        findings += check_class_balance(splits["train"], classes, config.data.repeat_threshold)
-        findings += check_training(config, len(splits["train"]), offline=offline)
+        findings += check_class_balance(splits["train"], classes, config.data)
+        findings += check_training(config, splits["train"], offline=offline)
     return findings, anchors
 
 
-def check_training(config: TrainConfig, num_images: int, *, offline: bool) -> Iterator[Finding]:
+def check_training(config: TrainConfig, train: Split, *, offline: bool) -> Iterator[Finding]:
     """Settings of the training against each other and against the number of training images."""
     yield from _learning_rate(config)
-    yield from _steps(config, num_images)
+    yield from _steps(config, epoch_length(train, config.data))
+    num_images = len(train)
     norm, from_nothing = config.backbone.norm, config.weights.source == "none"
     trains_norms = norm == "batch" or (norm == "auto" and from_nothing)
     if trains_norms and config.trainer.batch_size == 1 and not config.trainer.sync_batchnorm:

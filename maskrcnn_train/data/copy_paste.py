@@ -23,7 +23,8 @@ def paste_objects(
     """Paste some of the donor's objects at their own position; changes `pixels`, [h, w, C], in place.
 
     Both targets have masks. Masks lose what a pasted object covers, boxes shrink to what is left, and objects that are
-    covered completely are dropped. Pasted objects are cut at the border of the picture.
+    covered completely are dropped. Pasted objects are cut at the border of the picture, and bring the ignored regions
+    that lie on them.
     """
     own, pasted = _Objects(target), _Objects(donor)
     pasted = pasted.only(_choose(pasted.boxes, rng))
@@ -34,12 +35,14 @@ def paste_objects(
         own.cover((x0, y0, x1, y1), inside)
     objects = [own.remaining(), pasted.remaining()]
     crop_boxes = np.concatenate([each.crop_boxes for each in objects])
-    return Target(
-        boxes=torch.from_numpy(np.concatenate([each.boxes for each in objects])),
-        labels=torch.from_numpy(np.concatenate([each.labels for each in objects])),
-        masks=pack(own.crops + pasted.crops, crop_boxes, own.size),
-        image_id=target["image_id"],
-    )
+    changed = target.copy()
+    changed["boxes"] = torch.from_numpy(np.concatenate([each.boxes for each in objects]))
+    changed["labels"] = torch.from_numpy(np.concatenate([each.labels for each in objects]))
+    changed["masks"] = pack(own.crops + pasted.crops, crop_boxes, own.size)
+    if "ignored" in donor:
+        regions = donor["ignored"][torch.from_numpy(_lie_on(donor["ignored"].numpy(), pasted.boxes))]
+        changed["ignored"] = torch.cat((target.get("ignored", regions[:0]), regions))
+    return changed
 
 
 def _choose(boxes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -50,10 +53,15 @@ def _choose(boxes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
     chosen = rng.random(len(boxes)) < SHARE
     if len(boxes) and not chosen.any():
         chosen[rng.integers(0, len(boxes))] = True
-    low = np.maximum(boxes[:, None, :2], boxes[None, chosen, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, chosen, 2:])
+    return np.asarray(chosen | _lie_on(boxes, boxes[chosen]))
+
+
+def _lie_on(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which boxes [n, 4] have more than INSIDE of themselves in one of `others` [m, 4]: bool [n]."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2).max(axis=1, initial=0)
-    return np.asarray(chosen | (shared > INSIDE * (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)))
+    return np.asarray(shared > INSIDE * (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
 
 
 class _Objects:

@@ -1,7 +1,8 @@
 """A torch data set: resized images with boxes, labels and compact masks, and the COCO ground truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,23 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from maskrcnn_train.data.channels import AnyImage
 from maskrcnn_train.data.coco.index import NO_MASK, RLE
 from maskrcnn_train.data.copy_paste import paste_objects
 from maskrcnn_train.data.images import ImageError
-from maskrcnn_train.data.order import repeat_factors
 from maskrcnn_train.data.pixels import RGB, PixelReader
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
+from maskrcnn_train.data.tile_layout import TileLayout, lay_out, repeat_factors
 from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import TrainTileConfig
 from maskrcnn_train.structures.arrays import Flags
 from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.classes import ClassMap
 
+KEPT_BYTES = 2**28  # of decoded images that a process keeps to cut tiles from
 Key = int | tuple[int, ...]  # position, or for random augmentation (epoch, position) or (epoch, position, repeat)
 
 
@@ -43,11 +47,12 @@ class Sample:
 
 @dataclass(eq=False, kw_only=True)
 class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
-    """Images of one split, resized and augmented.
+    """Images of one split, or tiles of them, resized and augmented.
 
     An item is (pixels [C, h, w] of the reader's type, target, (height, width) as decoded). Its key is a position, or
     for training (epoch, position) or (epoch, position, repeat): augmentation depends on the seed and on this key only.
-    skip_bad_images: an unreadable training image is replaced by the next; without it, it raises ImageError.
+    tile: sizes of tiles, whose `size` may be None. skip_bad_images: an unreadable training image is replaced by the
+    next; without it, it raises ImageError.
     """
 
     split: Split
@@ -58,29 +63,54 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     seed: int = 0
     keep_empty: bool = True
     skip_bad_images: bool = False
+    tile: TrainTileConfig | None = None
 
     def __post_init__(self) -> None:
-        self.rows = self.split.rows
         if not self.keep_empty:
-            self.rows = self.rows[np.isin(self.rows, self.split.index.image_rows[self.split.is_object])]
+            self.split = self.split.with_objects()
+        self.rows = self.split.rows
+        self.layout: TileLayout | None = None
+        if self.tile is not None and self.tile.size is not None:
+            self.layout = lay_out(self.split, self.tile)
+        self._donors = np.arange(len(self)) if self.layout is None else np.flatnonzero(self.layout.num_objects)
+        self._decoded: dict[int, AnyImage] = {}  # of tiles, the last used last
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows) if self.layout is None else len(self.layout)
+
+    def share(self, rank: int, world_size: int) -> Sequence[int]:
+        """The positions that one of several processes evaluates, all tiles of an image by the same."""
+        if self.layout is None:
+            return range(len(self))[rank::world_size]
+        return np.flatnonzero(np.isin(self.layout.rows, self.rows[rank::world_size])).tolist()
 
     def is_wide(self) -> Flags:
-        """Which images are at least as wide as they are high: bool [n]."""
-        height, width = self.split.index.image_sizes[self.rows].T
-        return np.asarray(width >= height)
+        """Which items are at least as wide as they are high: bool [n]."""
+        sizes = self.split.index.image_sizes[self.rows] if self.layout is None else self.layout.sizes
+        return np.asarray(sizes[:, 1] >= sizes[:, 0])
 
     def repeats(self, threshold: float) -> NDArray[np.float64] | None:
-        """How often each image comes in an epoch so that rare classes are seen: float [n]; None: once each."""
+        """How often each item comes in an epoch: so that rare classes are seen, and few empty tiles; float [n].
+
+        None: once each.
+        """
+        if self.layout is not None and self.tile is not None:
+            return self.layout.repeats(threshold, self.tile.empty_share)
         if threshold == 0:
             return None
         presence = count_objects(self.split.index, self.split.labels, len(self.classes.names)) > 0
         return repeat_factors(presence[self.rows], threshold)
 
-    def image_path(self, position: int) -> str:
-        return str(self.split.images / self.split.index.file_name(int(self.rows[position])))
+    def image_path(self, number: int) -> str:
+        """Of image `number` of the split, whether or not it is cut into tiles."""
+        return str(self.split.images / self.split.index.file_name(int(self.rows[number])))
+
+    def title(self, position: int) -> str:
+        """The name of an item's file, and where in it the tile is."""
+        if self.layout is None:
+            return Path(self.image_path(position)).name
+        (x, y, _, _), _ = self.layout.tile(position)
+        return f"{Path(self.split.index.file_name(int(self.layout.rows[position]))).name} from x {x}, y {y}"
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Target, tuple[int, int]]:
         sample = self._load(key)
@@ -108,6 +138,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
 
     def _read(self, position: int, rng: np.random.Generator | None) -> tuple[NDArray[Any], Target, tuple[int, int]]:
         """Pixels [h, w, C] and objects in network pixels, and (height, width) as decoded."""
+        if self.layout is not None:
+            return self._read_tile(self.layout, position, rng)
         index, row = self.split.index, int(self.rows[position])
         size = index.size(row)
         geometry = self.transform.geometry(size, rng)
@@ -116,10 +148,37 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         target = build_target(index, self.split.labels, row, geometry, with_masks=self.with_masks)
         return geometry.window(visible, self.transform.fill), target, size
 
+    def _read_tile(
+        self, layout: TileLayout, position: int, rng: np.random.Generator | None
+    ) -> tuple[NDArray[Any], Target, tuple[int, int]]:
+        """As `_read`, of a tile, which is cut out before it is resized, as `predict` does it."""
+        assert self.tile is not None
+        index, row, tile = self.split.index, int(layout.rows[position]), layout.tile(position)
+        size = tile[0][3] - tile[0][1], tile[0][2] - tile[0][0]
+        geometry = replace(self.transform.geometry(size, rng), tile=tile)
+        visible = self.transform.colors(geometry.resize(self._whole(row).crop(tile[0])), rng)
+        target = build_target(
+            index, self.split.labels, row, geometry, with_masks=self.with_masks, min_visible=self.tile.min_visible
+        )
+        target["tile"] = tile
+        return geometry.window(visible, self.transform.fill), target, size
+
+    def _whole(self, row: int) -> AnyImage:
+        """The image of a tile; the last few are kept, for their next tiles."""
+        kept, index = self._decoded, self.split.index
+        image = kept.pop(row, None)
+        if image is None:
+            image = self.reader.read(self.split.images / index.file_name(row), expected=index.size(row))
+        a_pixel = max(4, self.reader.channels * self.reader.dtype.itemsize)  # Pillow keeps R G B in 4 bytes
+        while kept and a_pixel * sum(each.width * each.height for each in (image, *kept.values())) > KEPT_BYTES:
+            del kept[next(iter(kept))]
+        kept[row] = image
+        return image
+
     def _paste(self, pixels: NDArray[Any], target: Target, rng: np.random.Generator, faults: list[str]) -> Target:
         """Paste objects of another image, drawn at random; `pixels` changes in place."""
         try:
-            donor_pixels, donor, _ = self._read(int(rng.integers(0, len(self))), rng)
+            donor_pixels, donor, _ = self._read(int(self._donors[rng.integers(0, len(self._donors))]), rng)
         except ImageError as error:
             if not self.skip_bad_images:
                 raise
@@ -153,7 +212,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         annotations = []
         for row in self.rows.tolist():
             own = index.annotations(row)
-            for annotation in (own.start + np.flatnonzero(self.split.labels[own])).tolist():
+            for annotation in (own.start + np.flatnonzero(self.split.labels[own] > 0)).tolist():
                 item = index.annotation_entry(annotation)
                 item["category_id"] = self.classes.id_of(int(self.split.labels[annotation]))
                 if self.with_masks:

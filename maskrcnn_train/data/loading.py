@@ -100,9 +100,13 @@ def build_dataset(config: TrainConfig, split: Split, classes: ClassMap, *, train
         seed=config.seed,
         keep_empty=config.data.keep_empty or not training,
         skip_bad_images=config.data.on_bad_image == "skip",
+        tile=config.data.tile,
     )
     if training and len(dataset) == 0:
         raise UserError("no training image has objects; train on the empty ones with data.keep_empty=true")
+    if training and dataset.layout is not None and not len(dataset.layout.objects):
+        what = f"no tile shows data.tile.min_visible={config.data.tile.min_visible} of an object"
+        raise UserError(f"{what}; raise data.tile.size={config.data.tile.size}, or lower data.tile.min_visible")
     return dataset
 
 
@@ -110,7 +114,7 @@ def _build_loader(
     config: TrainConfig, split: Split, classes: ClassMap, *, training: bool = False, rank: int = 0, world_size: int = 1
 ) -> DetectionLoader:
     dataset = build_dataset(config, split, classes, training=training)
-    own = range(len(dataset))[rank::world_size]
+    own = dataset.share(rank, world_size)
     sampler: Sampler[list[Any]] = BatchSampler(own, config.evaluation.batch_size, drop_last=False)
     if training:
         sampler = EpochBatchSampler(

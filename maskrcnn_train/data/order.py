@@ -75,14 +75,3 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
         if len(left):
             batches.append(left if len(left) >= self.world_size else np.resize(left, self.world_size))
         return batches
-
-
-def repeat_factors(presence: Flags, threshold: float) -> Floats:
-    """How often each image should come: float [M].
-
-    max(1, sqrt(threshold / f)), f being the share of images with the image's rarest class: LVIS (Gupta et al. 2019),
-    section 5. presence: bool [M, K], which classes each image shows.
-    """
-    shares = presence.mean(axis=0)
-    factors = np.sqrt(np.maximum(1.0, threshold / np.maximum(shares, 1e-12)))
-    return np.asarray(np.where(presence, factors, 1.0).max(axis=1, initial=1.0))

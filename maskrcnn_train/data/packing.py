@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,9 @@ from torch import Tensor
 from maskrcnn_train.data.dataset import Sample
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
+from maskrcnn_train.structures.tiles import Tile
 
+NOTHING = torch.zeros(0, 4)
 SIZE_DIVISOR = 32  # the coarsest feature maps have this stride
 
 
@@ -19,7 +21,8 @@ SIZE_DIVISOR = 32  # the coarsest feature maps have this stride
 class PackedBatch:
     """A batch as few tensors: each tensor that a worker sends costs an open file and a message.
 
-    images: what the model gets. boxes, labels: of all images, one after another; masks likewise.
+    images: what the model gets. boxes, labels: of all images, one after another; masks likewise, and regions to ignore
+    if there are any. tiles: of each image where they are tiles, else empty.
     """
 
     images: ImageBatch
@@ -29,10 +32,13 @@ class PackedBatch:
     labels: Tensor
     masks: MaskCrops | None
     faults: list[str]
+    ignored: Tensor | None = None
+    ignored_counts: list[int] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
 
     def pin_memory(self) -> PackedBatch:
-        own = ("images", "boxes", "labels") if self.masks is None else ("images", "boxes", "labels", "masks")
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in own})
+        there = {name: value for name, value in vars(self).items() if hasattr(value, "pin_memory")}
+        return replace(self, **{name: value.pin_memory() for name, value in there.items()})
 
     def unpack(self) -> tuple[ImageBatch, list[Target]]:
         """What the loader yields; targets are views."""
@@ -47,6 +53,12 @@ class PackedBatch:
                 target["masks"] = MaskCrops(pixels, self.masks.boxes[own], offsets - offsets[0], size)
             targets.append(target)
             start += count
+        if self.ignored is not None:
+            for target, regions in zip(targets, self.ignored.split(self.ignored_counts), strict=True):
+                if len(regions):
+                    target["ignored"] = regions
+        for target, tile in zip(targets, self.tiles, strict=False):
+            target["tile"] = tile
         return self.images, targets
 
 
@@ -72,6 +84,7 @@ def pack(samples: list[Sample] | UserError) -> PackedBatch | list[str] | UserErr
         return faults
     targets = [sample.target for sample in readable]
     pixels = [sample.pixels for sample in readable if sample.pixels is not None]
+    ignored = [target.get("ignored", NOTHING) for target in targets]
     return PackedBatch(
         images=pad_images(pixels, [sample.original_size for sample in readable]),
         image_ids=[target["image_id"] for target in targets],
@@ -80,6 +93,9 @@ def pack(samples: list[Sample] | UserError) -> PackedBatch | list[str] | UserErr
         labels=torch.cat([target["labels"] for target in targets]),
         masks=_join([target["masks"] for target in targets if isinstance(target.get("masks"), MaskCrops)]),  # type: ignore[misc]
         faults=faults,
+        ignored=torch.cat(ignored) if any(map(len, ignored)) else None,
+        ignored_counts=[len(each) for each in ignored],
+        tiles=[target["tile"] for target in targets if "tile" in target],
     )
 
 

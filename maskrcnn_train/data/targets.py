@@ -8,15 +8,21 @@ from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import POLYGON, RLE, AnnotationIndex
-from maskrcnn_train.data.transforms import MIN_SIDE, Geometry
+from maskrcnn_train.data.splits.splitting import REGION
+from maskrcnn_train.data.tile_layout import shows, visible_shares
+from maskrcnn_train.data.transforms import MIN_SIDE, Geometry, xywh_to_xyxy
 from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 from maskrcnn_train.structures.batch import MaskCrops, Target
 
 
-def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geometry, *, with_masks: bool) -> Target:
-    """The objects of image `row` without crowd regions. labels: int64 [A], of each annotation of the index, 0: none."""
-    own = np.arange(int(index.first[row]), int(index.first[row + 1]))
-    own = own[~index.crowd[own] & (labels[own] > 0)]
+def build_target(
+    index: AnnotationIndex, labels: Ints, row: int, geometry: Geometry, *, with_masks: bool, min_visible: float = 0.0
+) -> Target:
+    """The objects of image `row`, or of a tile of it, without crowd regions; and the regions to ignore.
+
+    labels: as `Split.labels`. min_visible: as `data.tile.min_visible`.
+    """
+    own, regions = _objects_and_regions(index, labels, row, geometry, min_visible)
     outlines = _move_outlines(index, own, geometry)
     boxes, extents, cut = _move_boxes(index, own, geometry, outlines)
     kept = np.asarray(((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1))
@@ -30,12 +36,29 @@ def build_target(index: AnnotationIndex, labels: Ints, row: int, geometry: Geome
             i: _crop(index, int(own[i]), crop_boxes[i].tolist(), geometry, outlines[i])
             for i in np.flatnonzero(kept).tolist()
         }
-        if geometry.crops:
+        if geometry.cuts:
             kept &= fit_to_masks(boxes, crops, crop_boxes, kept & cut)
         target["masks"] = pack([crops[i] for i in np.flatnonzero(kept).tolist()], crop_boxes[kept], geometry.size)
     target["boxes"] = torch.from_numpy(boxes[kept].astype(np.float32))
     target["labels"] = torch.from_numpy(labels[own][kept])
+    if len(regions):
+        ignored = geometry.boxes(xywh_to_xyxy(index.boxes[regions]))
+        ignored = ignored[(ignored[:, :2] < ignored[:, 2:]).all(axis=1)]
+        target["ignored"] = torch.from_numpy(ignored.astype(np.float32))
     return target
+
+
+def _objects_and_regions(
+    index: AnnotationIndex, labels: Ints, row: int, geometry: Geometry, min_visible: float
+) -> tuple[Ints, Ints]:
+    """Rows of the annotations that are objects, and of those whose places are ignored."""
+    own = np.arange(int(index.first[row]), int(index.first[row + 1]))
+    of_class, regions = ~index.crowd[own] & (labels[own] > 0), labels[own] == REGION
+    if geometry.tile is None:
+        return own[of_class], own[regions]
+    shares = visible_shares(xywh_to_xyxy(index.boxes[own]), np.array(geometry.tile[:1]))[0]
+    shown = shows(shares, min_visible)
+    return own[of_class & shown], own[(shares > 0) & (regions | (of_class & ~shown))]
 
 
 def _move_outlines(index: AnnotationIndex, own: Ints, geometry: Geometry) -> list[list[Floats]]:
@@ -65,8 +88,19 @@ def _move_boxes(
     for i in np.flatnonzero(index.kinds[own] == POLYGON).tolist():
         points = np.concatenate(outlines[i]).reshape(-1, 2)
         exact[i] = [*points.min(axis=0), *points.max(axis=0)]
-    extents = geometry.clip(exact)
-    return extents.copy(), extents, (exact != extents).any(axis=1) | (index.kinds[own] == RLE)
+    visible = geometry.clip(exact)
+    cut = (exact != visible).any(axis=1) | (index.kinds[own] == RLE)
+    if geometry.tile is not None:  # what the tile's border cuts off may have been turned into the window
+        inside = _common(index.extents[own], np.array(geometry.tile[:1]))
+        visible = _common(visible, geometry.boxes(inside))
+        cut |= (inside != index.extents[own]).any(axis=1)
+    return visible.copy(), visible, cut
+
+
+def _common(boxes: Floats, others: Floats | Ints) -> Floats:
+    """Where boxes [n, 4] and others, x1 y1 x2 y2, overlap."""
+    low, high = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])
+    return np.concatenate([low, high], axis=1)
 
 
 def _crop(index: AnnotationIndex, row: int, box: masks.Box, geometry: Geometry, outline: list[Floats]) -> masks.Bitmap:
@@ -76,11 +110,6 @@ def _crop(index: AnnotationIndex, row: int, box: masks.Box, geometry: Geometry, 
     if geometry.angle:  # outlines may leave the image; around a rotated image there is padding
         crop &= masks.polygon_crop([geometry.frame()], geometry.visible, box)
     return crop
-
-
-def xywh_to_xyxy(boxes: Floats) -> Floats:
-    """[N, 4] x y width height -> x1 y1 x2 y2."""
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def fit_to_masks(

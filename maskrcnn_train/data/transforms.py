@@ -15,6 +15,7 @@ from maskrcnn_train.data.channels import AnyImage
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.settings.schema import AugmentationConfig, DataConfig
 from maskrcnn_train.structures.arrays import Floats
+from maskrcnn_train.structures.tiles import Tile
 
 Size = tuple[int, int]  # height, width
 
@@ -27,6 +28,7 @@ class Geometry:
 
     A window that reaches beyond the image is padded at the right and bottom. angle: degrees anticlockwise about the
     centre of the scaled image; the corners that it uncovers are padded too.
+    tile: where the source lies in a larger image, which points, boxes and run lengths are then of.
     """
 
     source: Size
@@ -36,6 +38,7 @@ class Geometry:
     mirror_x: bool = False
     mirror_y: bool = False
     angle: float = 0.0
+    tile: Tile | None = None
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -52,9 +55,17 @@ class Geometry:
     def crops(self) -> bool:
         return self.visible != self.scaled or self.angle != 0
 
+    @property
+    def cuts(self) -> bool:
+        """Whether objects may be visible in part only."""
+        return self.crops or self.tile is not None
+
     def points(self, coordinates: Floats) -> Floats:
         """Move float64 [2 n] x y x y ... from the source to the window; not clipped."""
-        points = coordinates.reshape(-1, 2) * self.scale[::-1]
+        points = coordinates.reshape(-1, 2)
+        if self.tile is not None:
+            points = points - self.tile[0][:2]
+        points = points * self.scale[::-1]
         if self.mirror_x:
             points[:, 0] = self.scaled[1] - points[:, 0]
         if self.mirror_y:
@@ -78,9 +89,9 @@ class Geometry:
         return np.asarray(np.clip(boxes, 0, np.tile(self.visible[::-1], 2)))
 
     def frame(self) -> Floats:
-        """The outline of the image in the window: float64 [8] x y x y ..."""
-        height, width = self.source
-        return self.points(np.array([0, 0, width, 0, width, height, 0, height], dtype=np.float64))
+        """The outline of the image, or of its tile, in the window: float64 [8] x y x y ..."""
+        x0, y0, x1, y1 = (0, 0, *self.source[::-1]) if self.tile is None else self.tile[0]
+        return self.points(np.array([x0, y0, x1, y0, x1, y1, x0, y1], dtype=np.float64))
 
     def _shifted(self, box: masks.Box) -> masks.Box:
         """A box of the window as a box of the scaled image."""
@@ -103,8 +114,11 @@ class Geometry:
         """The pixels of an RLE of the source inside `box` of the window: uint8 [h, w]."""
         if self.angle:
             return self._rotated_runs_crop(runs, box)
-        crop = masks.scaled_runs_crop(runs, self.source, self._unmirrored(self._shifted(box)), self.scale)
-        return np.ascontiguousarray(self.mirror(crop))
+        return np.ascontiguousarray(self.mirror(self._upright_crop(runs, self._unmirrored(self._shifted(box)))))
+
+    def _upright_crop(self, runs: NDArray[np.uint32], box: masks.Box) -> masks.Bitmap:
+        window, size = self.tile or ((0, 0, *self.source[::-1]), self.source)
+        return masks.scaled_runs_crop(runs, size, box, self.scale, window)
 
     def _rotated_runs_crop(self, runs: NDArray[np.uint32], box: masks.Box) -> masks.Bitmap:
         """Draw upright what lies under the rotated box, then rotate it."""
@@ -115,7 +129,7 @@ class Geometry:
         low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, limits - 1)
         high = np.clip(np.ceil(corners.max(axis=0)).astype(int), low + 1, limits)
         around = self._unmirrored((int(low[0]), int(low[1]), int(high[0]), int(high[1])))
-        upright = self.mirror(masks.scaled_runs_crop(runs, self.source, around, self.scale)) * np.uint8(255)
+        upright = self.mirror(self._upright_crop(runs, around)) * np.uint8(255)
         size, matrix = (x1 - x0, y1 - y0), self._back((x0, y0), (int(low[0]), int(low[1])))
         turned = Image.fromarray(upright).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
         return (np.asarray(turned) >= 128).astype(np.uint8)
@@ -167,6 +181,11 @@ class Geometry:
         padded[:] = fill
         padded[: self.visible[0], : self.visible[1]] = pixels
         return padded
+
+
+def xywh_to_xyxy(boxes: Floats) -> Floats:
+    """[N, 4] x y width height -> x1 y1 x2 y2."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def resized_size(size: Size, min_size: int, max_size: int) -> Size:

@@ -32,6 +32,7 @@ def describe_model(config: TrainConfig, classes: ClassMap) -> dict[str, Any]:
             "scale": f"pixels / {2**data.bits - 1}, minus mean, divided by std",
             "pad_to_multiple_of": 32,
         },
+        "tiles": {"size": config.data.tile.size, "overlap": config.data.tile.overlap},
         "thresholds": {
             "score": config.roi_head.score_threshold,
             "nms": config.roi_head.nms_threshold,

@@ -45,14 +45,25 @@ def _sizes_and_centers(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
-    """IoU [..., N, M] of boxes [..., N, 4] and [..., M, 4]; coordinate by coordinate: no [..., N, M, 2] is made."""
+    """IoU [..., N, M] of boxes [..., N, 4] and [..., M, 4]."""
+    intersections, areas, others = _intersections(first, second)
+    return intersections.div_((areas + others).sub_(intersections))
+
+
+def pairwise_coverage(first: Tensor, second: Tensor) -> Tensor:
+    """The share [..., N, M] of each box of `second` [..., M, 4] that each of `first` [..., N, 4] covers."""
+    intersections, _, areas = _intersections(first, second)
+    return intersections.div_(areas)
+
+
+def _intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Areas common to boxes [..., N, 4] and [..., M, 4], [..., N, M], and of the boxes, [..., N, 1] and [..., 1, M];
+    coordinate by coordinate: no [..., N, M, 2] is made."""
     x1, y1, x2, y2 = first.unsqueeze(-1).unbind(-2)
     u1, v1, u2, v2 = second.unsqueeze(-3).unbind(-1)
     widths = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
     heights = torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
-    intersections = widths.mul_(heights)
-    unions = ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1)).sub_(intersections)
-    return intersections.div_(unions)
+    return widths.mul_(heights), (x2 - x1) * (y2 - y1), (u2 - u1) * (v2 - v1)
 
 
 def not_small(boxes: Tensor, min_size: float) -> Tensor:

@@ -77,6 +77,8 @@ def resize_targets(targets: list[Target], inputs: NetworkInput) -> list[Target]:
     for target, size, original in zip(targets, inputs.sizes, inputs.original_sizes, strict=True):
         moved = target.copy()
         moved["boxes"] = resize_boxes(target["boxes"].float(), original, size)
+        if "ignored" in target:
+            moved["ignored"] = resize_boxes(target["ignored"].float(), original, size)
         masks = target.get("masks")
         if masks is not None and size != original:
             dense = masks.dense().to(target["boxes"].device) if isinstance(masks, MaskCrops) else masks
@@ -96,6 +98,10 @@ def checked_targets(targets: list[Target], num_images: int, num_classes: int, wi
         clean = target.copy()
         clean["boxes"] = target["boxes"].float().reshape(-1, 4)
         clean["labels"] = target["labels"].long()
+        if "ignored" in target:
+            clean["ignored"] = target["ignored"].float().reshape(-1, 4)
+            if not len(clean["ignored"]):
+                del clean["ignored"]
         _check_values(clean, name, num_classes)
         checked.append(clean)
     return checked

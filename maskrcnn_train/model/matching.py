@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskrcnn_train.model.boxes import pairwise_iou
+from maskrcnn_train.model.boxes import pairwise_coverage, pairwise_iou
 
 BACKGROUND = -1
 IGNORED = -2
@@ -56,6 +56,17 @@ def match_boxes(gt_boxes: Tensor, boxes: Tensor, *, upper: float, lower: float, 
     if keep_best:
         result[nearest.best] = nearest.objects[nearest.best]
     return result
+
+
+def ignore_covered(matches: Tensor, boxes: Tensor, regions: Tensor, limit: float) -> Tensor:
+    """Matches int64 [B] of boxes [B, 4] where IGNORED takes the place of BACKGROUND if a region covers the box.
+
+    regions: [I, 4], I above zero. A region covers a box if it holds at least `limit` of the box's area: COCO's rule for
+    crowd regions, which a detection meets by its own area, and after the objects.
+    """
+    pieces = boxes.split(_piece_size(len(regions), boxes.device))
+    covered = torch.cat([pairwise_coverage(regions, piece).amax(dim=0) >= limit for piece in pieces])
+    return matches.masked_fill((matches == BACKGROUND) & covered, IGNORED)
 
 
 def _piece_size(num_objects: int, device: torch.device) -> int:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn_train.model.matching import IGNORED, match_boxes, sample_balanced
+from maskrcnn_train.model.matching import IGNORED, ignore_covered, match_boxes, sample_balanced
 from maskrcnn_train.model.outputs import PROPOSAL_CODER
 from maskrcnn_train.model.proposals import ANCHOR_CODER
 from maskrcnn_train.structures.batch import Target
@@ -70,6 +70,8 @@ def sample_anchors(anchors: Tensor, targets: list[Target], rules: SamplingRules)
     for image, target in enumerate(targets):
         gt_boxes = target["boxes"]
         matches = match_boxes(gt_boxes, anchors, upper=rules.upper, lower=rules.lower, keep_best=True)
+        if "ignored" in target:
+            matches = ignore_covered(matches, anchors, target["ignored"], rules.lower)
         labels = (matches >= 0).to(torch.int8).masked_fill_(matches == IGNORED, -1)
         positive, negative = sample_balanced(labels, rules.batch_size, rules.positive_fraction)
         positives.append(positive + image * len(anchors))
@@ -93,6 +95,9 @@ def _sample_image(image: int, proposed: Tensor, target: Target, rules: SamplingR
     boxes = torch.cat((proposed, gt_boxes))
     matches = match_boxes(gt_boxes, boxes, upper=rules.upper, lower=rules.lower, keep_best=False)
     labels = torch.zeros_like(matches)
+    if "ignored" in target:
+        matches = ignore_covered(matches, boxes, target["ignored"], rules.lower)
+        labels[matches == IGNORED] = FILLING
     matched = torch.where(matches >= 0)[0]
     labels[matched] = target["labels"][matches[matched]]
     index = torch.cat(sample_balanced(labels, rules.batch_size, rules.positive_fraction)).sort().values

@@ -13,9 +13,9 @@ from maskrcnn_train.data.channels import AnyImage
 from maskrcnn_train.data.images import MAX_PIXELS, MAX_TILED_PIXELS
 from maskrcnn_train.data.pixels import PixelReader, build_reader
 from maskrcnn_train.data.transforms import build_transform
-from maskrcnn_train.prediction.tiling import Tiles, Window
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.tiles import Tiles, Window
 
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor
 

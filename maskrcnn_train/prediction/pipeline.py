@@ -12,8 +12,8 @@ from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.prediction.files import PredictionFiles
 from maskrcnn_train.prediction.pictures import Picture, Prepared, prepare
 from maskrcnn_train.prediction.predictor import Predictor, detect_pictures
-from maskrcnn_train.prediction.tiling import Tiles
 from maskrcnn_train.settings.command_schema import PredictConfig
+from maskrcnn_train.structures.tiles import Tiles
 
 AHEAD = 4  # batches that may be decoded before the model needs them, and images that may wait to be drawn
 AHEAD_TILED = 1  # images, both: they are large
@@ -41,10 +41,15 @@ class Pipeline:
     files: PredictionFiles
     images: int = 0
 
+    @property
+    def tiles(self) -> Tiles | None:
+        tile = self.config.tile
+        return self.predictor.tiles if tile.size is None else Tiles(tile.size, tile.overlap)
+
     def run(self, sources: Iterable[Source], on_batch: Callable[[], None]) -> None:
         """Detect on every image and write its files; unreadable images are named and skipped."""
         config = self.config
-        most_waiting = AHEAD if config.tile.size is None else AHEAD_TILED
+        most_waiting = AHEAD if self.tiles is None else AHEAD_TILED
         with _thread() as decoders, _thread() as writers:
             waiting: deque[Future[None]] = deque()
             for batch in self._batches(sources, decoders):
@@ -63,7 +68,7 @@ class Pipeline:
 
     def _batches(self, sources: Iterable[Source], decoders: ThreadPoolExecutor) -> Iterator[Batch]:
         """Batches of readable images, decoded ahead of the model; with tiles a batch is of one image."""
-        size = self.config.batch_size if self.config.tile.size is None else 1
+        size = self.config.batch_size if self.tiles is None else 1
         batch: Batch = []
         for source, future in self._decoding(sources, decoders):
             try:
@@ -80,13 +85,11 @@ class Pipeline:
         self, sources: Iterable[Source], decoders: ThreadPoolExecutor
     ) -> Iterator[tuple[Source, Future[Prepared]]]:
         """Each image, while those after it are being decoded."""
-        tile = self.config.tile
-        tiles = None if tile.size is None else Tiles(tile.size, tile.overlap)
-        count = AHEAD * self.config.batch_size if tiles is None else AHEAD_TILED
+        count = AHEAD * self.config.batch_size if self.tiles is None else AHEAD_TILED
         ahead: deque[tuple[Source, Future[Prepared]]] = deque()
         try:
             for source in sources:
-                ahead.append((source, decoders.submit(prepare, self.predictor.config, source.picture, tiles)))
+                ahead.append((source, decoders.submit(prepare, self.predictor.config, source.picture, self.tiles)))
                 if len(ahead) > count:
                     yield ahead.popleft()
         except ImageError as error:  # a video that ends early; what came before it is done

@@ -19,7 +19,7 @@ from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.model.outputs import DetectionRules
 from maskrcnn_train.model.tta import TestTimeAugmentation
 from maskrcnn_train.prediction.pictures import Picture, Prepared, prepare, resize
-from maskrcnn_train.prediction.tiling import Tiles, merge_tiles
+from maskrcnn_train.prediction.tiling import merge_tiles
 from maskrcnn_train.settings.command_schema import TestSettings
 from maskrcnn_train.settings.compose import config_from_plain
 from maskrcnn_train.settings.errors import UserError
@@ -28,6 +28,7 @@ from maskrcnn_train.structures.batch import ImageBatch, ImageVersions
 from maskrcnn_train.structures.classes import ClassMap
 from maskrcnn_train.structures.detections import Detections, to_host
 from maskrcnn_train.structures.pasting import MaskPasting
+from maskrcnn_train.structures.tiles import Tiles
 
 logger = logging.getLogger("maskrcnn_train")
 Section = TypeVar("Section")
@@ -68,6 +69,12 @@ class Predictor:
     @property
     def pasting(self) -> MaskPasting:
         return MaskPasting(self.config.mask_head.threshold, self.config.numerics.mask_paste)
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """Those of its training; None for a model of whole images."""
+        tile = self.config.data.tile
+        return None if tile.size is None else Tiles(tile.size, tile.overlap)
 
     def lowered(self, score_threshold: float) -> Predictor:
         """A predictor whose model also gives detections scored between `score_threshold` and its own threshold."""
@@ -132,14 +139,15 @@ def predict(
 
     images: paths; PIL images, read as their files are; uint8 arrays [H, W, 3] R G B; uint8 [3, H, W], or float
     [3, H, W] in 0..1, tensors; of other `data.channels` and `data.bits` likewise. score_threshold: below
-    `roi_head.score_threshold` it replaces that. tiles: detect in tiles, for large images with small objects.
+    `roi_head.score_threshold` it replaces that. tiles: detect in tiles, for large images with small objects; None: in
+    those of the training, if it had any.
     Raises ImageError (a UserError) for a file that cannot be read.
 
     >>> detections = predict(load_checkpoint("best.pt"), ["a.jpg"])  # doctest: +SKIP
     """
     if isinstance(images, str | Path | Image.Image):
         raise UserError("images is one image; give a list: predict(predictor, [image])")
-    predictor = predictor.lowered(score_threshold)
+    predictor, tiles = predictor.lowered(score_threshold), tiles or predictor.tiles
     found = []
     step = 1 if tiles is not None else batch_size  # with tiles a batch is of one image
     for start in range(0, len(images), step):

@@ -71,9 +71,9 @@ def open_on_split(path: Path, config: EvaluateConfig | AnalyzeConfig) -> tuple[P
 def on_split(
     predictor: Predictor, config: OnSplitConfig | LabelsConfig, *, num_workers: int
 ) -> tuple[Predictor, Split]:
-    """A predictor with `data` and `evaluation` of `config`, and the split, at the network size of its training."""
+    """A predictor with `data` and `evaluation` of `config`, and the split; size and tiles are those of its training."""
     trained = predictor.config
-    own = {key: getattr(trained.data, key) for key in ("min_size", "max_size", *PIXELS)}
+    own = {key: getattr(trained.data, key) for key in ("min_size", "max_size", "tile", *PIXELS)}
     trained = replace(
         trained,
         data=replace(with_choice(config.data, trained.data), **own),

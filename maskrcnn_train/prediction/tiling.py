@@ -6,7 +6,6 @@ smaller must be in the other. An object may span any number of tiles: its masks 
 counts.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,41 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.detections import Detections, join_detections
 from maskrcnn_train.structures.pasting import Crop
+from maskrcnn_train.structures.tiles import Window
 
-Window = tuple[int, int, int, int]  # x0 y0 x1 y1, x1 and y1 exclusive, pixels of the image
 AGREEMENT = 0.5
 CUT_MARGIN = 0.02  # of the tile's side: a box that ends closer to the border is cut by it
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """size: side of the square tiles, pixels of the image. overlap: share of a side that the next tile sees too.
-
-    Raises UserError for sizes below 1 and for shares that are not from 0 to below 1.
-    """
-
-    size: int
-    overlap: float
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or not 0 <= self.overlap < 1:
-            raise UserError(f"tiles of {self.size} pixels that overlap by {self.overlap}: give size=1024, overlap=0.2")
-
-    def windows(self, size: tuple[int, int]) -> list[Window]:
-        """Windows that cover an image of (height, width), evenly spread; one where it is no larger than a tile."""
-        rows, columns = (self._spans(length) for length in size)
-        return [(x0, y0, x1, y1) for y0, y1 in rows for x0, x1 in columns]
-
-    def _spans(self, length: int) -> list[tuple[int, int]]:
-        if length <= self.size:
-            return [(0, length)]
-        step = max(1.0, self.size * (1 - self.overlap))
-        count = math.ceil((length - self.size) / step) + 1
-        starts = [round(index * (length - self.size) / (count - 1)) for index in range(count)]
-        return [(start, start + self.size) for start in starts]
 
 
 @dataclass

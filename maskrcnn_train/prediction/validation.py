@@ -59,7 +59,7 @@ class Validation:
         between: called after each batch; what it raises breaks the evaluation off.
         """
         assert isinstance(model, MaskRCNN)
-        share = math.ceil(len(self.loader.dataset) / self.world.size)
+        share = math.ceil(len(self.loader.dataset.rows) / self.world.size)
 
         def on_batch(done: int) -> None:
             self.forecast.update(done, share)

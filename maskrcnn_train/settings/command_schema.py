@@ -10,12 +10,17 @@ from maskrcnn_train.settings.schema import (
     MAX_SEED,
     MAX_SIDE,
     DataConfig,
+    TileConfig,
     TrainConfig,
+    TrainTileConfig,
 )
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # both of the data section
-TRAINING_ONLY = ("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape", "exclude")
+TRAINING_ONLY = (
+    *("min_size", "max_size", "keep_empty", "repeat_threshold", "group_by_shape", "exclude"),
+    *(f"tile.{each.name}" for each in fields(TrainTileConfig)),
+)
 PIXELS = ("channels", "bits", "picture_channels", "picture_contrast")
 CHOICE = ("rename", "merge", "classes")  # `split` has its own
 
@@ -150,11 +155,6 @@ class SaveConfig(Section):
     formats: list[str] = one_of("coco", *LABEL_FORMATS)
     tolerance: float = between(0)
     copy_images: bool
-
-
-class TileConfig(Section):
-    size: Optional[int] = between(32)
-    overlap: float = between(0, 0.9)
 
 
 class PredictConfig(TestSettings):

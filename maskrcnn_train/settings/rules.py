@@ -12,6 +12,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import override_value
 from maskrcnn_train.settings.schema import FPN_LEVELS, DataConfig, EvaluationConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -266,6 +267,7 @@ IDLE = (  # keys without effect, or the start of such keys; the setting, and its
     ("trainer.early_stopping", "trainer.evaluate_every", (0,)),
     ("trainer.max_skipped", "trainer.on_nonfinite", ("stop",)),
     ("mask_head.", "mask_head.name", ("none",)),
+    ("data.tile.", "data.tile.size", (None,)),
 )
 
 
@@ -273,7 +275,7 @@ def idle_keys(config: TrainConfig, given: Sequence[str]) -> list[str]:
     """A warning for each key of `given` that has no effect beside the other settings."""
     current: Any = {cause: reduce(getattr, cause.split("."), config) for _, cause, _ in IDLE}
     return [
-        f"{key} has no effect with {cause.removesuffix('.name')}={str(current[cause]).lower()}"
+        f"{key} has no effect with {cause.removesuffix('.name')}={override_value(current[cause])}"
         for key in given
         for start, cause, values in IDLE
         if key != cause and (key == start or (start[-1] == "." and key.startswith(start))) and current[cause] in values

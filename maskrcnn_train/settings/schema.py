@@ -139,6 +139,16 @@ class ShapesConfig(Section):
     seed: int = between(0, MAX_SEED)
 
 
+class TileConfig(Section):
+    size: Optional[int] = between(32)
+    overlap: float = between(0, 0.9)
+
+
+class TrainTileConfig(TileConfig):
+    min_visible: float = fraction()
+    empty_share: float = fraction()
+
+
 class DataConfig(Section):
     name: str = one_of("shapes", "coco", "roboflow", "custom", "auto", *LABEL_FORMATS)
     root: Optional[str]
@@ -155,6 +165,7 @@ class DataConfig(Section):
     bits: int = one_of(8, 16)
     picture_channels: Optional[list[int]] = between(1, MAX_CHANNELS)
     picture_contrast: str = one_of("percentile", "full")
+    tile: TrainTileConfig
     min_size: int = between(16)
     max_size: int = between(16)
     keep_empty: bool

@@ -11,6 +11,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from maskrcnn_train.structures.tiles import Tile
+
 
 @dataclass
 class ImageBatch:
@@ -92,12 +94,16 @@ class Target(TypedDict, total=False):
     boxes: float32 [N, 4], x1 y1 x2 y2, pixels of the resized image. labels: int64 [N], 1..K (0 is background).
     masks: MaskCrops, or uint8/bool [N, H, W] from a loader of one's own; absent for box-only data.
     image_id: the id in the JSON. iscrowd objects are not among the targets.
+    ignored: float32 [I, 4], regions that are neither object nor background; absent where there are none.
+    tile: where in its image it lies; absent for whole images.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: MaskCrops | Tensor
     image_id: int
+    ignored: Tensor
+    tile: Tile
 
 
 def to_device(value: Any, device: torch.device) -> Any:

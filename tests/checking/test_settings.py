@@ -53,6 +53,11 @@ def kinds(overrides: list[str]) -> dict[str, Finding]:
         ),
         (["schedule.warmup_steps=5000"], "warmup-long", {"schedule.warmup_steps": 14}),
         (["trainer.batch_size=99"], "batch-large", {"trainer.batch_size": 24}),
+        (
+            ["trainer.batch_size=199", "data.tile.size=32", "data.tile.empty_share=1"],
+            "batch-large",
+            {"trainer.batch_size": 144},
+        ),
         (["trainer.batch_size=1"], "norm-of-one", {"backbone.norm": "group"}),
         (["optimizer=adamw", "optimizer.lr=0.1"], "learning-rate-high", {"optimizer.lr": 0.0005}),
         (["optimizer.lr=0.02", "optimizer.scale_lr=false"], "learning-rate-high", {"optimizer.lr": 0.0025}),
@@ -79,6 +84,14 @@ def test_anchors_are_not_advised_for_a_size_that_will_change(settings: list[str]
     )
     assert found["anchors-better"].override == {}
     assert "data.min_size" in found["objects-small"].override
+
+
+def test_objects_and_numbers_are_those_of_tiles(settings: list[str]) -> None:
+    tiled = [*settings, "data.tile.size=32", "data.tile.overlap=0", "rpn.nms.post_test=1"]
+    found = kinds([*tiled, "data.tile.min_visible=1"])
+    assert len(found["tiles-too-small"].items) == 14
+    assert "tiles-too-small" not in kinds([*tiled, "data.tile.min_visible=0.2"])
+    assert "proposals-too-few" not in found  # a tile shows one object
 
 
 def test_sizes_are_those_of_the_loader() -> None:

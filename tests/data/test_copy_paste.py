@@ -53,6 +53,16 @@ def test_what_is_covered_is_cut_from_masks_and_boxes() -> None:
     np.testing.assert_array_equal(pixels[..., 0] > 0, masks[2] > 0)
 
 
+def test_ignored_regions_stay_and_those_on_pasted_objects_come_with_them() -> None:
+    own, donor = rectangles([[1, 1, 9, 9]]), rectangles([[20, 5, 40, 35]], labels=[2])
+    own["ignored"], donor["ignored"] = (
+        torch.tensor(regions) for regions in ([[50.0, 2, 58, 8]], [[22.0, 8, 30, 12], [0.0, 0, 18, 40]])
+    )
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    target = paste_objects(pixels, own, pixels + 255, donor, np.random.default_rng(0))
+    assert target["ignored"].tolist() == [[50, 2, 58, 8], [22, 8, 30, 12]]
+
+
 def test_an_object_that_is_covered_whole_is_gone() -> None:
     _, target = paste([[22, 10, 30, 30], [1, 1, 9, 9]], [[20, 5, 40, 35]])
     assert target["boxes"].tolist() == [[1, 1, 9, 9], [20, 5, 40, 35]]

@@ -16,8 +16,9 @@ from small_coco import Configure, roboflow, small_coco
 from maskrcnn_train import build_model
 from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.loading import DetectionLoader, build_loaders
-from maskrcnn_train.data.order import EpochBatchSampler, repeat_factors
+from maskrcnn_train.data.order import EpochBatchSampler
 from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.data.tile_layout import repeat_factors
 from maskrcnn_train.engine.distributed import ALONE
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.reporting.tensorboard import MetricWriter

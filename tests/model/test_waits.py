@@ -96,7 +96,10 @@ def host_targets(num_images: int) -> list[Target]:
 def host_target(image: int) -> Target:
     crop_boxes = torch.tensor([[3, 4, 33, 44], [10, 10, 90, 60]])
     crops = MaskCrops(torch.ones(5200, dtype=torch.uint8), crop_boxes, torch.tensor([0, 1200, 5200]), (64, 96))
-    return {"boxes": crop_boxes.float(), "labels": torch.tensor([1, 2]), "masks": crops, "image_id": image}
+    target: Target = {"boxes": crop_boxes.float(), "labels": torch.tensor([1, 2]), "masks": crops, "image_id": image}
+    if image % 2:  # regions to ignore cost no wait
+        target["ignored"] = crop_boxes[:1].float() + image
+    return target
 
 
 def images_on_the_device(num_images: int) -> ImageBatch:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_train.prediction.tiling import Tiles, Window, merge_tiles
+from maskrcnn_train.prediction.tiling import merge_tiles
 from maskrcnn_train.structures.classes import ClassMap
 from maskrcnn_train.structures.detections import Detections
+from maskrcnn_train.structures.tiles import Tiles, Window
 
 Rectangle = tuple[int, int, int, int]  # x0 y0 x1 y1
 

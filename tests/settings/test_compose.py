@@ -129,6 +129,7 @@ def test_a_mistake_is_one_clear_line(overrides: list[str], said: list[str]) -> N
         (["schedule=cosine", "schedule.milestones=[0.5]"], "schedule.milestones has no effect with schedule=cosine"),
         (["schedule.final_factor=0.1"], "schedule.final_factor has no effect with schedule=multistep"),
         (["trainer.early_stopping=3", "trainer.evaluate_every=0"], "trainer.early_stopping has no effect"),
+        (["data.tile.overlap=0.3"], "data.tile.overlap has no effect with data.tile.size=null"),
     ],
 )
 def test_a_setting_without_effect_is_a_warning(overrides: list[str], key: str) -> None:

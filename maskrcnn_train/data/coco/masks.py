@@ -173,18 +173,19 @@ def runs_crop(runs: NDArray[np.integer[Any]], height: int, box: Box) -> Bitmap:
     return np.ascontiguousarray(strip[:, y0:y1].T)
 
 
-def scaled_runs_crop(runs: NDArray[np.uint32], size: tuple[int, int], box: Box, scale: tuple[float, float]) -> Bitmap:
-    """The pixels of an RLE, scaled, inside `box` of the scaled image: uint8 [h, w].
+def scaled_runs_crop(
+    runs: NDArray[np.uint32], size: tuple[int, int], box: Box, scale: tuple[float, float], window: Box
+) -> Bitmap:
+    """The pixels of an RLE, cut to `window` and scaled, inside `box` of the scaled window: uint8 [h, w].
 
     size: (height, width) that the runs describe. scale: (vertical, horizontal) factor. A pixel is 1 where at
     least half of it is covered.
     """
-    height, width = size
+    (height, width), (x0, y0, x1, y1), (first, above, last, below) = size, box, window
     if scale == (1.0, 1.0):
-        return runs_crop(runs, height, box)
-    x0, y0, x1, y1 = box
-    left, right = x0 / scale[1], min(x1 / scale[1], width)
-    top, bottom = y0 / scale[0], min(y1 / scale[0], height)
+        return runs_crop(runs, height, (first + x0, above + y0, first + x1, above + y1))
+    left, right = first + x0 / scale[1], min(first + x1 / scale[1], last)
+    top, bottom = above + y0 / scale[0], min(above + y1 / scale[0], below)
     outer = (int(left), int(top), min(int(np.ceil(right)), width), min(int(np.ceil(bottom)), height))
     crop = Image.fromarray(runs_crop(runs, height, outer) * np.uint8(255))
     source = (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])

@@ -3,6 +3,8 @@
 This module never imports torch: a command reads its data first, so that a wrong file is reported at once.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from copy import deepcopy
@@ -27,12 +29,14 @@ from maskrcnn_train.settings.schema import DataConfig, SplitConfig, TrainConfig
 from maskrcnn_train.structures.arrays import Flags, Ints
 from maskrcnn_train.structures.classes import ClassMap
 
+REGION = -1  # the label of an annotation whose place is ignored in training
+
 
 @dataclass
 class Split:
     """The images of one split, with their labels and folder.
 
-    rows: int64 [n], its images in `index`. labels: int64 [A], label of each annotation of `index`, 0: of no class.
+    rows: int64 [n], its images in `index`. labels: int64 [A], of each annotation of `index`, 0: of no class, or REGION.
     images: the folder that file names are relative to. skipped: what is not used of its JSON as it stands.
     """
 
@@ -55,6 +59,10 @@ class Split:
     def is_object(self) -> Flags:
         """Which annotations of the index are objects of its images, with a class and no crowd regions: bool [A]."""
         return (self.labels > 0) & ~self.index.crowd & np.isin(self.index.image_rows, self.rows)
+
+    def with_objects(self) -> Split:
+        """Without its images that show no object."""
+        return replace(self, rows=self.rows[np.isin(self.rows, self.index.image_rows[self.is_object])])
 
 
 @dataclass
@@ -111,7 +119,7 @@ def _read(config: TrainConfig, names: Sequence[str]) -> tuple[dict[str, Split], 
 
 
 def leave_out(train: Split, data: DataConfig) -> list[str]:
-    """Take the class from the labels that `data.exclude` names, so that they are of no use; returns notes."""
+    """Make ignored regions of the labels that `data.exclude` names; returns notes."""
     if data.exclude is None:
         return []
     rows, notes = named_annotations(train.index, Path(data.exclude).expanduser())
@@ -119,7 +127,7 @@ def leave_out(train: Split, data: DataConfig) -> list[str]:
     for item in map(train.index.item, rows.tolist()):
         train.skipped.add(EXCLUDED, item, f"annotation {item}" if train.index.from_json else str(item))
     train.labels = train.labels.copy()
-    train.labels[rows] = 0
+    train.labels[rows] = REGION
     return notes
 
 

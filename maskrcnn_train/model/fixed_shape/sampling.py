@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from maskrcnn_train.model.boxes import pairwise_iou
+from maskrcnn_train.model.boxes import pairwise_coverage, pairwise_iou
 from maskrcnn_train.model.matching import BACKGROUND, IGNORED
 from maskrcnn_train.model.outputs import PROPOSAL_CODER
 from maskrcnn_train.model.proposals import ANCHOR_CODER
@@ -23,6 +23,8 @@ def sample_anchors(anchors: Tensor, targets: list[Target], rules: SamplingRules)
     """Match anchors [A, 4] to the objects of each image, and draw those that train."""
     gt_boxes, real = _padded([target["boxes"] for target in targets])
     matches = match_padded(gt_boxes, real, anchors, upper=rules.upper, lower=rules.lower, keep_best=True)
+    if any("ignored" in target for target in targets):
+        matches = ignore_covered(matches, anchors, targets, rules.lower)
     index, labels = draw((matches >= 0).long().masked_fill(matches == IGNORED, FILLING), rules)
     goals = _rows_at(gt_boxes, matches.gather(1, index).clamp(min=0))
     deltas = ANCHOR_CODER.encode(goals, anchors[index]).masked_fill((labels <= 0)[..., None], 0)
@@ -38,6 +40,8 @@ def sample_proposals(proposals: list[Tensor], targets: list[Target], rules: Samp
     boxes, there = _padded([torch.cat((own, target["boxes"])) for own, target in zip(proposals, targets, strict=True)])
     matches = match_padded(gt_boxes, real, boxes, upper=rules.upper, lower=rules.lower, keep_best=False)
     labels = gt_labels.gather(1, matches.clamp(min=0)).masked_fill(matches < 0, 0).masked_fill(~there, FILLING)
+    if any("ignored" in target for target in targets):
+        labels.masked_fill_(ignore_covered(matches, boxes, targets, rules.lower) == IGNORED, FILLING)
     index, labels = draw(labels, rules)
     boxes, matches = _rows_at(boxes, index), matches.gather(1, index).clamp(min=0)
     deltas = PROPOSAL_CODER.encode(_rows_at(gt_boxes, matches), boxes).masked_fill((labels <= 0)[..., None], 0)
@@ -86,6 +90,16 @@ def match_padded(
         return torch.where((iou == of_object).any(dim=1), matches, result)
     is_best = torch.cat([(_ious(gt_boxes, real, piece) == of_object).any(dim=1) for piece in pieces], dim=1)
     return torch.where(is_best, matches, result)
+
+
+def ignore_covered(matches: Tensor, boxes: Tensor, targets: list[Target], limit: float) -> Tensor:
+    """What `matching.ignore_covered` makes of the matches int64 [N, B] of each image; boxes: [B, 4] or [N, B, 4]."""
+    none = torch.zeros((0, 4), device=boxes.device)
+    # what fills up the lists of regions has no area, and covers nothing
+    regions = pad_sequence([target.get("ignored", none) for target in targets], batch_first=True)
+    pieces = boxes.split(max(1, PAIRS // (regions.numel() // 4)), dim=-2)
+    shares = [pairwise_coverage(regions, piece).amax(dim=1) for piece in pieces]
+    return matches.masked_fill((matches == BACKGROUND) & (torch.cat(shares, dim=1) >= limit), IGNORED)
 
 
 def _ious(gt_boxes: Tensor, real: Tensor, boxes: Tensor) -> Tensor:

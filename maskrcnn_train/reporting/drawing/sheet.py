@@ -29,7 +29,7 @@ def write_sheet(config: TrainConfig, splits: Splits, path: Path, *, count: int) 
     dataset = build_dataset(config, splits.train, splits.classes, training=True)
     positions = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
     rows = [[_cell(dataset, (epoch, position)) for epoch in range(DRAWS)] for position in positions]
-    sheet = _arrange(rows, [Path(dataset.image_path(position)).name for position in positions])
+    sheet = _arrange(rows, [dataset.title(position) for position in positions])
     with written_aside(path) as aside:
         sheet.save(aside, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=88)
     return path

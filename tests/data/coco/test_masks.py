@@ -80,9 +80,9 @@ def test_scaled_runs_keep_the_shape() -> None:
     bitmap[10:30, 20:40] = 1
     runs = decode_counts(coco_mask.encode(bitmap)["counts"])
     assert runs is not None
-    half = scaled_runs_crop(runs.astype(np.uint32), (40, 60), (0, 0, 30, 20), (0.5, 0.5))
+    half = scaled_runs_crop(runs.astype(np.uint32), (40, 60), (0, 0, 30, 20), (0.5, 0.5), (0, 0, 60, 40))
     np.testing.assert_array_equal(half, bitmap[::2, ::2])
-    double = scaled_runs_crop(runs.astype(np.uint32), (40, 60), (30, 10, 90, 70), (2.0, 2.0))
+    double = scaled_runs_crop(runs.astype(np.uint32), (40, 60), (30, 10, 90, 70), (2.0, 2.0), (0, 0, 60, 40))
     np.testing.assert_array_equal(double, np.kron(bitmap, np.ones((2, 2), dtype=np.uint8))[10:70, 30:90])
 
 

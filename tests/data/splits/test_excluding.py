@@ -1,4 +1,4 @@
-"""`data.exclude`: the labels that a file of doubts names are no part of the training, and are counted."""
+"""`data.exclude`: the labels that a file of doubts names become ignored regions of the training, and are counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maskrcnn_train import load_config
 from maskrcnn_train.checking.reading import read_data
 from maskrcnn_train.data.loading import build_loaders
 from maskrcnn_train.data.splits.excluding import EXCLUDED
-from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.data.splits.splitting import REGION, read_splits
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 
@@ -47,6 +47,11 @@ def test_the_labels_named_are_no_targets_and_their_images_stay(root: Path) -> No
     targets = {target["image_id"]: target for _, batch in loaders.train for target in batch}
     assert [len(targets[image]["boxes"]) for image in (1, 2, 3, 4)] == [0, 2, 1, 2]
     assert "masks" in targets[3]
+    assert [len(targets[image].get("ignored", [])) for image in (1, 2, 3, 4)] == [2, 0, 1, 0]
+    scale, mirror = 800 / 40, 60 * 800 / 40
+    x1, y1, x2, y2 = targets[3]["ignored"][0].tolist()
+    assert [y1 / scale, y2 / scale] == [4, 16]
+    assert sorted((x1, mirror - x2))[0] / scale == pytest.approx(5)
 
 
 def test_a_list_of_ids_is_enough(root: Path) -> None:
@@ -81,7 +86,7 @@ def test_labels_of_other_formats_are_named_by_their_place(tmp_path: Path) -> Non
     (tmp_path / "doubts.json").write_text(json.dumps([doubt(index.file_name(int(index.image_rows[3])), index.item(3))]))
     train = read_splits(load_config([*given, f"data.exclude={tmp_path / 'doubts.json'}"])).train
     assert train.num_objects == index.num_annotations - 1
-    assert train.labels[3] == 0
+    assert train.labels[3] == REGION
 
 
 @pytest.mark.parametrize(
