@@ -26,12 +26,11 @@ from documented import (
     quickstart,
     quoted,
 )
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from worked_example import SMALL, example_folder
 
 from maskrcnn_train.cli.command import RETRY
+from maskrcnn_train.cli.sweep import jobs_of
 from maskrcnn_train.prediction.video import VideoWriter
 from maskrcnn_train.settings.compose import _schema_keys, groups
 
@@ -56,14 +55,12 @@ def covering(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
 def test_a_command_of_the_docs_composes_without_a_warning(command: Command, tmp_path: Path) -> None:
     known, folder = declared(command.name), tmp_path / "a person's <folder>"
     make_options(command, folder, groups())
+    config_dir = None if command.config_dir is None else str(folder)
     jobs = [list(command.overrides)]
     if command.multirun:
-        parsed = OverridesParser.create().parse_overrides(jobs[0])
-        jobs = covering(BasicSweeper.split_arguments(parsed, max_batch_size=None)[0])
+        jobs = covering(jobs_of(command.name, known.schema, jobs[0], config_dir))
         assert len(jobs) > 1
     for job in jobs:
-        config_dir = None if command.config_dir is None else str(folder)
-        job = [text for text in job if not text.startswith(("hydra.", "hydra/"))]  # of the launcher
         _, warnings = known.load(command.name, known.schema, known.check_rules, job, config_dir)
         assert warnings == []
 

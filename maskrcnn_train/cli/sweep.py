@@ -63,22 +63,31 @@ def run_sweep(command: Command, overrides: list[str], config_dir: str | None) ->
 
 def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) -> list[str]:
     """Compose every job, which raises UserError for the first mistake; the devices that they ask for."""
+    command.warn(repeated_keys(overrides))  # of which Hydra gives its jobs the last
+    jobs = jobs_of(command.name, command.schema, overrides, config_dir)[:MAX_CHECKED_JOBS]
+    configs = [command.compose(job, config_dir) for job in jobs]
+    return [getattr(getattr(config, "trainer", config), "device", "cpu") for config in configs]
+
+
+def jobs_of(name: str, schema: type[Any], overrides: list[str], config_dir: str | None) -> list[list[str]]:
+    """The overrides of every job of `-m`, without Hydra's own, as Hydra's basic sweeper makes them. Raises UserError.
+
+    An experiment may have the values to sweep over as well, in hydra.sweeper.params.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    parser = OverridesParser.create()
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = parser.parse_overrides(overrides)
         single = [text for text, each in zip(overrides, parsed, strict=True) if not each.is_sweep_override()]
-        in_files = swept_in_files(command.name, command.schema, single, config_dir)
-        parsed = OverridesParser.create().parse_overrides([*in_files, *overrides])
+        single = [text for text in single if not text.startswith(("hydra/", "hydra.launcher."))]
+        parsed = parser.parse_overrides(swept_in_files(name, schema, single, config_dir)) + parsed
         jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         raise UserError(" ".join(str(error).split())) from error
-    command.warn(repeated_keys(overrides))  # of which Hydra gives its jobs the last
-    texts = [[text for text in job if not text.startswith(("hydra.", "hydra/"))] for job in jobs[:MAX_CHECKED_JOBS]]
-    configs = [command.compose(job, config_dir) for job in texts]
-    return [getattr(getattr(config, "trainer", config), "device", "cpu") for config in configs]
+    return [[text for text in job if not text.startswith(("hydra.", "hydra/"))] for job in jobs]
 
 
 def _run_job(

@@ -85,6 +85,22 @@ def test_failed_jobs_have_their_reasons_in_the_table_and_are_repeated_only_when_
     assert "reason" not in (tmp_path / "sweep.csv").read_text()
 
 
+def test_a_sweep_in_a_file_is_checked_whole_and_run(swept: Sweep, tmp_path: Path) -> None:
+    file = tmp_path / "mine/experiment/night/lr.yaml"
+    file.parent.mkdir(parents=True)
+    head = "# @package _global_\nhydra:\n  sweeper:\n    params: {{seed: '1,2', optimizer.lr: '{}'}}\n"
+    given = ["experiment=night/lr", "--config-dir", str(tmp_path / "mine")]
+    file.write_text(head.format("0.1,-1"))
+    with pytest.raises(SystemExit) as end:
+        swept(*given)
+    assert end.value.code == 2
+    assert not (tmp_path / "jobs").exists()
+    file.write_text(head.format("0.1,0.2"))
+    trained = swept(*given)
+    assert [(each.seed, each.optimizer.lr) for each in trained] == [(1, 0.1), (1, 0.2), (2, 0.1), (2, 0.2)]
+    assert [each.seed for each in swept(*given, "hydra.sweeper.params.seed='2,3'")] == [3, 3]
+
+
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [(["sweep.retry_failed=true"], "is for sweeps; add -m"), (["-m", "seed=0,1", "sweep.retry_failed=2"], "no choice")],

@@ -1,0 +1,61 @@
+"""The sweeps of conf/experiment/advice move what they name and nothing else, and their results become tables."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from documented import ROOT
+
+from maskrcnn_train import load_config
+from maskrcnn_train.cli.sweep import jobs_of
+from maskrcnn_train.reporting.jobs import find_job, read_jobs, save_job
+from maskrcnn_train.settings.overrides import flat_settings
+from maskrcnn_train.settings.schema import TrainConfig
+
+ADVICE = runpy.run_path(str(ROOT / "benchmarks/advice.py"))
+PAGE = runpy.run_path(str(ROOT / "benchmarks/knobs_page.py"))
+
+
+@pytest.mark.parametrize("knob", ADVICE["knobs"]())
+def test_a_sweep_moves_the_keys_that_it_names_through_the_value_of_the_others(knob: str) -> None:
+    jobs = jobs_of("train", TrainConfig, [f"experiment=advice/{knob}"], None)
+    assert {text for job in jobs for text in job if text.startswith("seed=")} == {"seed=0", "seed=1", "seed=2"}
+    configs = [flat_settings(asdict(load_config(job))) for job in jobs if "seed=0" in job]
+    assert len(jobs) == 3 * len(configs)
+    moved = [key for key in configs[0] if len({str(config[key]) for config in configs}) > 1]
+    assert sorted(moved) == sorted(ADVICE["swept_keys"](knob))
+    assert flat_settings(asdict(load_config(["experiment=advice/_base"]))) in configs
+
+
+def test_the_tables_have_the_finished_jobs_which_lose_their_checkpoints(tmp_path: Path) -> None:
+    sweep = ADVICE["Sweep"]("rpn_iou", "shapes", tmp_path / "rpn_iou_shapes", ())
+    for seed, state in enumerate(("finished", "running")):
+        config = load_config(["experiment=advice/rpn_iou", f"seed={seed}"])
+        job = find_job(sweep.folder, asdict(config), [], seed)
+        folder = sweep.folder / str(job.number)
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"bbox/AP": 0.25, "segm/AP": 0.2, "segm/AP50": 0.5}))
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 20, "time/step": 0.5}) + "\n")
+        (folder / "environment.json").write_text(json.dumps({"gpus": [], "processors": 2}))
+        save_job(sweep.folder, job.__class__(**{**vars(job), "state": state}))
+    ADVICE["write_tables"](sweep, tmp_path / "tables")
+    assert (tmp_path / "tables/rpn_iou_shapes.csv").read_text().splitlines() == [
+        "rpn.iou.upper,rpn.iou.lower,seed,bbox/AP,segm/AP,seconds,device",
+        "0.7,0.3,0,0.25,0.2,10.0,2 processors",
+    ]
+    assert [(sweep.folder / f"{job.number}/checkpoints").exists() for job in read_jobs(sweep.folder)] == [False, True]
+
+
+def test_a_table_has_means_and_differences_from_the_trained_value_with_intervals(tmp_path: Path) -> None:
+    lines = ["roi_head.num_fcs,seed,segm/AP,seconds,device"]
+    lines += [f"{value},{seed},{0.2 + 0.01 * seed + 0.1 * (value == 2)},8,GPU" for value in (1, 2) for seed in (0, 1)]
+    (tmp_path / "box_fcs_shapes.csv").write_text("\n".join(lines))
+    text = PAGE["table"](PAGE["read"](tmp_path / "box_fcs_shapes.csv"))
+    assert text.splitlines()[2:] == [
+        "| 1 | 20.5 (14.1 to 26.9) | -10.0 (-10.0 to -10.0) | 8.0 |",  # of two: t = 12.706 times half of the range
+        "| **2** | 30.5 (24.1 to 36.9) |  | 8.0 |",
+    ]
