@@ -1,14 +1,17 @@
 """The tables and pictures of docs/knobs.md, from what `benchmarks/advice.py` wrote into docs/knobs/*.csv.
 
+What stands between the tables is left as it is; the first time there is an outline.
+
 python benchmarks/knobs_page.py
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -20,7 +23,7 @@ from maskrcnn_train.files import write_text
 from maskrcnn_train.reporting.drawing.figures import MUTED, SERIES, add_legend, new_axes, save_figure
 from maskrcnn_train.reporting.pages.ranking import mean_and_half
 
-DOCS = Path(__file__).parents[1] / "docs"
+PICTURES = "pictures/knobs"  # beside the page
 MARKED = r"(<!-- {name} -->\n).*?(<!-- end -->)"
 SCORES = {"bbox/AP": "box AP", "segm/AP": "mask AP", "segm/AP of one half": "mask AP"}
 TIMES = {"seconds": "s a training", "milliseconds": "ms an image"}
@@ -132,16 +135,22 @@ def with_tables(page: str, tables: Mapping[str, str]) -> str:
     return page
 
 
-def measured_tables() -> list[Measured]:
-    return [read(path) for path in sorted((DOCS / "knobs").glob("*.csv"))]
+def outline(names: Iterable[str]) -> str:
+    """A page with a place for each table below its picture, to be written on."""
+    places = (f"## {name}\n\n![]({PICTURES}/{name}.png)\n\n<!-- {name} -->\n<!-- end -->\n" for name in names)
+    return "# What the guide's advice is worth\n\n" + "\n".join(places)
 
 
 def main() -> None:
-    found = measured_tables()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    docs = parser.parse_args().docs
+    found = [read(path) for path in sorted((docs / "knobs").glob("*.csv"))]
     for each in found:
-        save_figure(picture(each), DOCS / "pictures/knobs" / f"{each.name}.png")
-    path = DOCS / "knobs.md"
-    write_text(path, with_tables(path.read_text(), {each.name: table(each) for each in found}))
+        save_figure(picture(each), docs / PICTURES / f"{each.name}.png")
+    page = docs / "knobs.md"
+    text = page.read_text() if page.exists() else outline(each.name for each in found)
+    write_text(page, with_tables(text, {each.name: table(each) for each in found}))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from documented import ROOT
+from PIL import Image
 
 from maskrcnn_train import load_config
 from maskrcnn_train.cli.sweep import jobs_of
@@ -59,3 +61,23 @@ def test_a_table_has_means_and_differences_from_the_trained_value_with_intervals
         "| 1 | 20.5 (14.1 to 26.9) | -10.0 (-10.0 to -10.0) | 8.0 |",  # of two: t = 12.706 times half of the range
         "| **2** | 30.5 (24.1 to 36.9) |  | 8.0 |",
     ]
+
+
+def test_the_page_gets_pictures_and_new_tables_and_keeps_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, results = tmp_path / "knobs.md", tmp_path / "knobs/proposals_pre_test_photos.csv"
+    results.parent.mkdir()
+    monkeypatch.setattr(sys, "argv", ["knobs_page.py", "--docs", str(tmp_path)])
+    for score in (0.1, 0.3):
+        results.write_text(f"rpn.nms.pre_test,seed,segm/AP of one half,milliseconds,device\n2000,0,{score},7,GPU\n")
+        PAGE["main"]()
+        page.write_text(page.read_text().replace("## proposals", "## These proposals"))
+    assert "| **2000** | 30.0 |  | 7.0 |\n<!-- end -->" in page.read_text()
+    assert "10.0" not in page.read_text()
+    assert "## These proposals" in page.read_text()
+    with Image.open(tmp_path / "pictures/knobs/proposals_pre_test_photos.png") as picture:
+        assert picture.width > 800
+    page.write_text("without a place for it")
+    with pytest.raises(AssertionError, match="<!-- proposals_pre_test_photos -->"):
+        PAGE["main"]()
