@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,6 +52,17 @@ def test_the_tables_have_the_finished_jobs_which_lose_their_checkpoints(tmp_path
         "0.7,0.3,0,0.25,0.2,10.0,2 processors",
     ]
     assert [(sweep.folder / f"{job.number}/checkpoints").exists() for job in read_jobs(sweep.folder)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "said"),
+    [("", 60, ""), ("raise SystemExit(3)", 60, "exit code 3, see"), ("import time; time.sleep(60)", 0.1, "stopped")],
+)
+def test_a_sweep_that_fails_or_runs_out_of_time_says_so(tmp_path: Path, code: str, seconds: float, said: str) -> None:
+    words = [sys.executable, "-c", code]
+    fault = ADVICE["_run"](words, tmp_path / "a.log", time.monotonic() + seconds, dict(os.environ))
+    assert fault.startswith(said)
+    assert bool(fault) == bool(said)
 
 
 def test_a_table_has_means_and_differences_from_the_trained_value_with_intervals(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tiny import TINY
 
 from maskrcnn_train import load_config, train
 from maskrcnn_train.cli.main import run_command
+from maskrcnn_train.cli.sweep import jobs_of
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.reporting.jobs import read_jobs
 from maskrcnn_train.settings.errors import UserError
@@ -98,7 +99,9 @@ def test_a_sweep_in_a_file_is_checked_whole_and_run(swept: Sweep, tmp_path: Path
     file.write_text(head.format("0.1,0.2"))
     trained = swept(*given)
     assert [(each.seed, each.optimizer.lr) for each in trained] == [(1, 0.1), (1, 0.2), (2, 0.1), (2, 0.2)]
-    assert [each.seed for each in swept(*given, "hydra.sweeper.params.seed='2,3'")] == [3, 3]
+    words = ["experiment=night/lr", "hydra.sweeper.params.seed='3'"]
+    jobs = jobs_of("train", TrainConfig, words, str(tmp_path / "mine"))
+    assert [job[:2] for job in jobs] == [["seed=3", "optimizer.lr=0.1"], ["seed=3", "optimizer.lr=0.2"]]
 
 
 @pytest.mark.parametrize(
