@@ -110,7 +110,12 @@ def test_it_is_evaluated_and_predicts_on_files_and_arrays(run: Path, deep_shapes
     (found,) = predict(load_checkpoint(checkpoint, device="cpu"), [array], score_threshold=0)
     again = predict(load_checkpoint(checkpoint, device="cpu"), [folder / "val/1.npy"], score_threshold=0)[0]
     assert torch.equal(found.boxes, again.boxes)
-    with pytest.raises(UserError, match=r"must be uint16 \[height, width, 5\], not uint8 \(64, 64, 3\)"):
+    coarse = (array // 257).astype(np.uint8)
+    of_8, of_16 = predict(
+        load_checkpoint(checkpoint, device="cpu"), [coarse, coarse * np.uint16(257)], score_threshold=0
+    )
+    assert torch.equal(of_8.boxes, of_16.boxes)
+    with pytest.raises(UserError, match=r"must be uint16 or uint8 \[height, width, 5\], not uint8 \(64, 64, 3\)"):
         predict(load_checkpoint(checkpoint, device="cpu"), [np.zeros((64, 64, 3), np.uint8)])
     tiled = predicted(checkpoint, folder / "train/1.tif", tmp_path / "tiles", "tile.size=40")
     assert len(list((tiled.folder / "pictures").iterdir())) == 1

@@ -81,7 +81,7 @@ class PixelReader:
                 with Image.open(path) as image:
                     refuse_large(name, image.size[::-1], max_pixels)
                     values = self._stored(image, name, expected)
-            return self.image(self._in_depth(values, name))
+            return self.image(self.in_depth(values, name))
 
     def from_pillow(self, image: Image.Image) -> AnyImage:
         """A Pillow image as its file would be read. Raises ImageError."""
@@ -89,7 +89,7 @@ class PixelReader:
         with named_errors(name):
             if self.is_rgb:
                 return upright(image, name, to_rgb)
-            return self.image(self._in_depth(self._stored(image, name, None), name))
+            return self.image(self.in_depth(self._stored(image, name, None), name))
 
     def image(self, values: Values) -> AnyImage:
         """values: [H, W, C] of `channels` and `dtype`."""
@@ -126,7 +126,7 @@ class PixelReader:
             what = f"{name} has {count} channel{'s' * (count != 1)}, but data.channels={self.channels}"
             raise ImageError(f"{what}; correct the file or the setting")
 
-    def _in_depth(self, values: Values, name: str) -> Values:
+    def in_depth(self, values: Values, name: str) -> Values:
         """Values of `dtype`; 8 bits become 16 by a factor of 257, which keeps 0 black and the highest white."""
         if values.dtype.kind == "f":
             raise ImageError(f"{name} {FLOATING}")

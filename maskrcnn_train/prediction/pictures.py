@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -56,15 +57,17 @@ def _open(reader: PixelReader, picture: Picture, max_pixels: int) -> AnyImage:
         return reader.read(Path(picture), max_pixels=max_pixels)
     if isinstance(picture, Image.Image):
         return reader.from_pillow(picture)
-    channels, kind = reader.channels, reader.dtype.name
+    channels, kinds = reader.channels, {"uint8", reader.dtype.name}  # 8 bits deepen as those of files do
+    named = " or ".join(sorted(kinds))
     if isinstance(picture, Tensor):
         floating = picture.is_floating_point()
-        if picture.ndim != 3 or picture.shape[0] != channels or not (floating or str(picture.dtype) == f"torch.{kind}"):
-            what = f"an image tensor must be {kind}, or float in 0..1, [{channels}, height, width]"
+        known = floating or str(picture.dtype).removeprefix("torch.") in kinds
+        if picture.ndim != 3 or picture.shape[0] != channels or not known:
+            what = f"an image tensor must be {named}, or float in 0..1, [{channels}, height, width]"
             raise UserError(f"{what}, not {picture.dtype} {tuple(picture.shape)}")
-        values = (picture.clamp(0, 1) * reader.highest).round().to(torch.int32) if floating else picture
-        picture = values.permute(1, 2, 0).cpu().numpy().astype(kind)
-    if picture.dtype != kind or picture.ndim != 3 or picture.shape[2] != channels:
-        what = f"an image array must be {kind} [height, width, {channels}]"
+        values = (picture.float() if floating else picture).permute(1, 2, 0).cpu().numpy()
+        picture = np.rint(values.clip(0, 1) * reader.highest).astype(reader.dtype) if floating else values
+    if picture.dtype.name not in kinds or picture.ndim != 3 or picture.shape[2] != channels:
+        what = f"an image array must be {named} [height, width, {channels}]"
         raise UserError(f"{what}, not {picture.dtype} {picture.shape}")
-    return reader.image(picture)
+    return reader.image(reader.in_depth(picture, "an image array"))
