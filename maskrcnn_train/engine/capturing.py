@@ -18,7 +18,6 @@ from maskrcnn_train.engine.state import RunningStatistics
 from maskrcnn_train.model.backbone import Backbone
 
 MOST_SHAPES = 16  # a graph keeps the maps and gradients of its shape on the GPU; other batches are computed as they are
-QUIET = "set_warn_on_accumulate_grad_stream_mismatch"
 Forward = Callable[[Tensor], list[Tensor]]
 Graph = Callable[[Tensor], tuple[Tensor, ...]]
 logger = logging.getLogger("maskrcnn_train")
@@ -54,15 +53,12 @@ def capture_backbone(backbone: Backbone) -> None:
     backbone.forward = forward  # type: ignore[method-assign]
 
 
-def _captured(
-    backbone: Backbone, plain: Forward, pixels: Tensor, pool: tuple[int, int]
-) -> Callable[[Tensor], tuple[Tensor, ...]]:
+def _captured(backbone: Backbone, plain: Forward, pixels: Tensor, pool: tuple[int, int]) -> Graph:
     """Trial runs come before the capture: they count for no batch norm."""
     statistics = RunningStatistics(backbone)
-    if hasattr(
-        torch.autograd.graph, QUIET
-    ):  # gradients come from the stream of the capture, which torch then waits for
-        getattr(torch.autograd.graph, QUIET)(False)
+    warn = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+    if warn is not None:
+        warn(False)  # gradients come from the stream of the capture, and torch waits for it
     dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
     # autocast keeps the weights that it has converted for a step: a graph would never convert them again
     with torch.autocast("cuda", dtype, enabled, cache_enabled=False):
