@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,9 +55,14 @@ def report_training(run_dir: Path, validation: Validation) -> Path:
     """The page at the end of a training, whose data and results are in memory."""
     from maskrcnn_train.reporting.pages.html import write_report
 
-    config, _ = load_command_config("report", ReportConfig, check_report_rules, ["run=."])  # for its gallery
     scene = _scene(validation.loader.dataset, validation.ground_truth, validation.results, validation.config)
-    return write_report(run_dir, gallery=_gallery(scene, config))
+    return write_report(run_dir, gallery=_gallery(scene, _usual_page()))
+
+
+@functools.cache
+def _usual_page() -> ReportConfig:
+    """The settings of a page that nobody changed, for its gallery."""
+    return load_command_config("report", ReportConfig, check_report_rules, ["run=."])[0]
 
 
 def _gallery(scene: Scene, config: ReportConfig) -> Gallery:
