@@ -31,6 +31,8 @@ from maskrcnn_train.structures.batch import ImageBatch, Target
 NOT_LAUNCHED = ("empty", "detach", "lift_fresh", "_unsafe_view", "_reshape_alias", "_local_scalar", "scalar_tensor")
 WAITS = ("nms", "_local_scalar_dense", "nonzero", "_unique", "unique", "masked_select", "equal", "is_nonzero")
 READS = ("tolist", "numpy", "cpu")
+SMALL = ["backbone=resnet18", "backbone.fpn_channels=16", "rpn.nms.pre_train=100", "roi_head.sampling.batch_size=32"]
+SMALL += ["roi_head.conv_dim=8", "roi_head.fc_dim=16", "mask_head.conv_dim=8"]
 
 
 class Launches(TorchDispatchMode):

@@ -12,7 +12,7 @@ import torch
 from checks import NotHere, expect
 from place import Place
 from sides import in_turn
-from steps import Ours, Side, Step, load, sides
+from steps import Batch, Ours, Side, Step, load, sides
 
 from maskrcnn_train.engine.capturing import capture_backbone
 from maskrcnn_train.engine.compiling import compile_backbone
@@ -67,37 +67,37 @@ def compiled(place: Place) -> str:
     """What `trainer.compile` gives: a training step as it is and compiled, in turn."""
     if place.device == "cpu":
         raise NotHere("needs a GPU: on a processor it takes minutes")
-    side, size = Ours(place), 8
+    side, images = Ours(place), load(place, 8)
     compile_backbone(side.model.backbone)
-    step = side(load(place, size))
+    step = side(images)
     began = time.perf_counter()
     step()
     wait_for(place.torch_device)
-    return f"{_against_plain(side, size, place)}; {time.perf_counter() - began:.0f} s to compile and to measure"
+    took = time.perf_counter() - began
+    return f"{_against_plain(side, Ours(place), images, place)}; {took:.0f} s to compile"
 
 
 def captured(place: Place) -> str:
     """What `trainer.capture` gives with few images, and that its losses are those of steps as they are."""
     if place.device == "cpu":
         raise NotHere("needs a GPU")
-    sides = {"plain": Ours(place), "captured": Ours(place)}
-    capture_backbone(sides["captured"].model.backbone)
-    images = load(place, 2)
+    side, plain, images = Ours(place), Ours(place), load(place, 4)
+    capture_backbone(side.model.backbone)
     for _ in range(3):
-        plain, fast = (side(images)() for side in sides.values())
-        expect(all(abs(fast[name] / plain[name] - 1) < 0.01 for name in plain), f"losses {plain} and {fast}")
-    return "; ".join(_against_plain(sides["captured"], size, place) for size in (1, 2, 4))
+        ours, expected = side(images)(), plain(images)()
+        expect(all(abs(ours[name] / expected[name] - 1) < 0.01 for name in ours), f"losses {ours} and {expected}")
+    return "; ".join(_against_plain(side, plain, images.first(size), place) for size in (1, 2, 4))
 
 
-def _against_plain(side: Ours, size: int, place: Place) -> str:
+def _against_plain(side: Ours, plain: Ours, images: Batch, place: Place) -> str:
     """The speed of training steps of `side`, in turn with those as they are."""
-    images = load(place, size)
-    steps: dict[str, Step] = {"plain": Ours(place)(images), "fast": side(images)}
+    steps: dict[str, Step] = {"plain": plain(images), "fast": side(images)}
     for step in steps.values():
         step()
+    size = len(images.targets)
     speeds = _in_turn(4 * size, 4, steps, place)
-    plain, fast = speeds["plain"][0], speeds["fast"][0]
-    return f"{fast:.1f} images/s, {fast / plain:.2f} x as many as without, {size} images a step"
+    slow, fast = speeds["plain"][0], speeds["fast"][0]
+    return f"{fast:.1f} images/s, {fast / slow:.2f} x as many as without, {size} images a step"
 
 
 def _measured(

@@ -24,7 +24,6 @@ HASH_BYTES = 16
 BITS_SET = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 PAIRS = 2_000_000  # compared at a time
 
-
 File = tuple[Path, tuple[int, int]]  # with (height, width) in the JSON
 
 
@@ -52,8 +51,8 @@ def scan_images(
 ) -> list[ImageFacts]:
     """Facts of each file in order; `progress` hears how many of how many are done.
 
-    workers: processes, None: one for each processor; with 1, this one does
-    the work. Raises UserError if a process was killed, mostly because memory ran out.
+    workers: processes, None: one for each processor; with 1, this one does the work. Raises UserError if a process was
+    killed, mostly because memory ran out.
     """
     facts = []
     for found in _scan(files, workers or os.cpu_count() or 1, partial(scan_image, reader=reader)):

@@ -77,7 +77,6 @@ def fit(
                 numbers = [time.perf_counter() - clock, float(stop.number or 0)]
                 position.seconds, signal = distributed.largest(numbers, world)
                 run.after_step()
-                run.checkpoints.check()
 
                 if position.step % trainer.log_every == 0 or position.step == plan.steps:
                     _log(state, trainer, plan, run, meter, world)

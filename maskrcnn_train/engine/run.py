@@ -46,7 +46,7 @@ class Run:
 
     writer: MetricWriter  # these three are there while the run is recording
     progress: Progress
-    after_step: Callable[[], None]
+    _trace_step: Callable[[], None]
     resumes: bool  # whether there is a checkpoint to go on from
 
     def __init__(self, folder: Path, config: TrainConfig, classes: ClassMap, world: World) -> None:
@@ -86,11 +86,16 @@ class Run:
         trace = _profiled(self.folder / "profile", enabled=self.config.trainer.profile and self.is_main)
         writer = MetricWriter(self.folder, purge_step=step if again else None, enabled=self.is_main)
         progress = Progress("train", console=self._console, enabled=self.is_main)
-        with trace as self.after_step, writer as self.writer, progress as self.progress:
+        with trace as self._trace_step, writer as self.writer, progress as self.progress:
             if self.is_main:
                 writer.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
                 writer.settings(overrides_of(self.config, default_config()))
             yield
+
+    def after_step(self) -> None:
+        """Go on with the trace; raise what went wrong with a checkpoint that was being written."""
+        self._trace_step()
+        self.checkpoints.check()
 
     def describe(self, splits: Splits) -> None:
         """Write config.yaml, overrides.yaml, classes.json, environment.json and data.json."""

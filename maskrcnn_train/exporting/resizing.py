@@ -60,7 +60,6 @@ class DeepResize(PillowResize):
     def __init__(self) -> None:
         super().__init__()
         self.reduce = torch.jit.script(mean_rows)
-        self.sum = torch.jit.script(weighted_floats)
 
     def forward(self, image: Tensor, size: Tensor) -> Tensor:
         return super().forward(image.to(torch.float32), size).round()
@@ -89,14 +88,14 @@ def bilinear_weights(source: Tensor, end: Tensor, length: Tensor) -> tuple[Tenso
 
 
 def weighted_rows(pixels: Tensor, first: Tensor, weights: Tensor) -> Tensor:
-    """sum over t of weights[t, m] * pixels[first[m] + t]: int32 [M, R] of uint8 [N, R], int64 [M], int32 [T, M].
+    """sum over t of weights[t, m] * pixels[first[m] + t]: [M, R] of [N, R], int64 [M] and [T, M], in the weights' type.
 
     A loop over taps: all at once would take T times the memory.
     """
-    total = torch.zeros([first.shape[0], pixels.shape[1]], dtype=torch.int32)
+    total = torch.zeros([first.shape[0], pixels.shape[1]], dtype=weights.dtype)
     for tap in range(weights.shape[0]):
         rows = torch.clamp(first + tap, max=pixels.shape[0] - 1)
-        total = total + pixels.index_select(0, rows).to(torch.int32) * weights[tap].unsqueeze(1)
+        total = total + pixels.index_select(0, rows).to(weights.dtype) * weights[tap].unsqueeze(1)
     return total
 
 
@@ -114,15 +113,6 @@ def reduce_rows(pixels: Tensor, factor: Tensor) -> Tensor:
     return pixels
 
 
-def weighted_floats(pixels: Tensor, first: Tensor, weights: Tensor) -> Tensor:
-    """`weighted_rows` of float32 [N, R] and float64 [T, M]: float64 [M, R]."""
-    total = torch.zeros([first.shape[0], pixels.shape[1]], dtype=torch.float64)
-    for tap in range(weights.shape[0]):
-        rows = torch.clamp(first + tap, max=pixels.shape[0] - 1)
-        total = total + pixels.index_select(0, rows).to(torch.float64) * weights[tap].unsqueeze(1)
-    return total
-
-
 def mean_rows(pixels: Tensor, factor: Tensor) -> Tensor:
     """`reduce_rows` of float32 [N, R]."""
     if bool(factor.max() > 1):
@@ -130,5 +120,5 @@ def mean_rows(pixels: Tensor, factor: Tensor) -> Tensor:
         counts = torch.minimum(factor, pixels.shape[0] - first)
         inside = (torch.arange(int(factor)).unsqueeze(1) < counts).to(torch.float64)
         parts = (torch.full([1], 1.0, dtype=torch.float64) / counts.to(torch.float64)).unsqueeze(1)
-        pixels = (weighted_floats(pixels, first, inside) * parts).to(torch.float32)
+        pixels = (weighted_rows(pixels, first, inside) * parts).to(torch.float32)
     return pixels

@@ -15,7 +15,7 @@ from maskrcnn_train.model.norms import norm_layer
 from maskrcnn_train.model.paths import PathRule
 from maskrcnn_train.settings.schema import BackboneConfig
 
-RGB = 3  # channels
+PHOTO_CHANNELS = 3  # of the images that published weights were trained on
 RESNET_STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))  # from the top
 
 
@@ -70,7 +70,7 @@ def build_backbone(
     if norm == "auto":
         norm = "frozen" if pretrained else "batch"
     if trainable == "auto":
-        trainable = 3 if pretrained and in_channels == RGB else 5
+        trainable = 3 if pretrained and in_channels == PHOTO_CHANNELS else 5
     stages: tuple[tuple[str, ...], ...] = RESNET_STAGES
     if section.name == "timm":
         from maskrcnn_train.model.timm_body import build_timm_body
@@ -79,7 +79,7 @@ def build_backbone(
         body, widths, stages = build_timm_body(section.timm_name, in_channels=in_channels, frozen_norm=norm == "frozen")
     else:
         network = getattr(resnet, section.name)(weights=None, norm_layer=norm_layer(norm, section.norm_eps))
-        if in_channels != RGB:
+        if in_channels != PHOTO_CHANNELS:
             network.conv1 = first_conv(network.conv1, in_channels)
         if stride_in == "1x1":
             stride_in_first_conv(network)

@@ -18,7 +18,6 @@ from maskrcnn_train.model.norms import FrozenNorm2d
 from maskrcnn_train.model.paths import PathRule
 
 Layer = tuple[nn.Conv2d, FrozenNorm2d]
-Folded = tuple[list[Tensor], list[Tensor]]
 
 
 def fold_frozen_norms(resnet: nn.Module, path_for: PathRule) -> None:
@@ -51,7 +50,7 @@ def _layers(block: BasicBlock | Bottleneck) -> list[Layer]:
     return cast(list[Layer], [*layers, (block.conv3, block.bn3)] if isinstance(block, Bottleneck) else layers)
 
 
-def _folded(layers: list[Layer]) -> Folded:
+def _folded(layers: list[Layer]) -> tuple[list[Tensor], list[Tensor]]:
     """Weights and biases of each conv with its norm, in the precision that convs compute in."""
     kernels: list[Tensor] = [conv.weight for conv, _ in layers]
     dtype = compute_dtype(kernels[0])

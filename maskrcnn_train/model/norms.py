@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -19,30 +20,30 @@ class FrozenNorm2d(FrozenBatchNorm2d):  # type: ignore[misc]
         self.register_buffer("zeros", torch.zeros(num_features), persistent=False)
         self._folded: tuple[tuple[Any, ...], tuple[Tensor, ...], tuple[Tensor, Tensor]] | None = None
 
+    @property
+    def _numbers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.running_mean, self.running_var, self.weight, self.bias
+
     def forward(self, x: Tensor) -> Tensor:
-        numbers = self.running_mean, self.running_var, self.weight, self.bias
         if torch.is_grad_enabled() and x.requires_grad:
-            scaled: Tensor = _FrozenNorm.apply(x, *numbers, self.zeros, self.eps)
+            scaled: Tensor = _FrozenNorm.apply(x, *self._numbers, self.zeros, self.eps)
             return scaled
-        return _scaled(x, *numbers, self.eps)
+        return _scaled(x, *self._numbers, self.eps)
 
     def scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """x * scale + shift is this norm: scale [C, 1, 1, 1] for the weights of a conv, shift [C] in `dtype`.
 
         They are kept until a buffer changes.
         """
-        numbers = self.running_mean, self.running_var, self.weight, self.bias
+        numbers = self._numbers
         state = dtype, *(each._version for each in numbers if not each.is_inference())
-        if self._folded is None or self._folded[0] != state or not _are(self._folded[1], numbers):
+        if self._folded is None or self._folded[0] != state or not all(map(is_, self._folded[1], numbers)):
+            mean, var, weight, bias = numbers
             with torch.inference_mode(False), torch.no_grad():
-                scale = self.weight * (self.running_var + self.eps).rsqrt()
-                shift = (self.bias - self.running_mean * scale).to(dtype)
+                scale = weight * (var + self.eps).rsqrt()
+                shift = (bias - mean * scale).to(dtype)
             self._folded = state, numbers, (scale[:, None, None, None], shift)
         return self._folded[2]
-
-
-def _are(these: tuple[Tensor, ...], those: tuple[Tensor, ...]) -> bool:
-    return all(one is other for one, other in zip(these, those, strict=True))
 
 
 class _FrozenNorm(torch.autograd.Function):

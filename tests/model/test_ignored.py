@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from launches import counted, crowded_batch, our_step
+from launches import SMALL, counted, crowded_batch, our_step
 from torch import Tensor
 
 from maskrcnn_train.model.fixed_shape import sampling as fixed_sampling
@@ -19,6 +19,7 @@ from maskrcnn_train.structures.batch import Target, to_device
 Build = Callable[..., MaskRCNN]
 EVERY = SamplingRules(upper=0.5, lower=0.4, batch_size=100_000, positive_fraction=1)
 PATHS = pytest.mark.parametrize("path", [FOLLOWING, FIXED], ids=["following", "fixed"])
+RULES = pytest.mark.parametrize("path_for", [lambda device: FOLLOWING, always_fixed], ids=["following", "fixed"])
 REGION = [20.0, 20, 40, 40]
 BOXES = {  # what they are beside an object at 30 30 60 60
     (30.0, 30.0, 60.0, 60.0): 1,
@@ -103,7 +104,7 @@ def test_matches_are_the_same_on_both_paths(device: torch.device, monkeypatch: p
         assert (expected[changed] == IGNORED).all()
 
 
-@pytest.mark.parametrize("path_for", [lambda device: FOLLOWING, always_fixed], ids=["following", "fixed"])
+@RULES
 def test_losses_learn_nothing_where_everything_is_ignored(
     small_model: Build, path_for: Callable[[torch.device], Path], device: torch.device
 ) -> None:
@@ -121,7 +122,7 @@ def test_losses_learn_nothing_where_everything_is_ignored(
     assert all(bool(torch.isfinite(each.grad).all()) for each in model.parameters() if each.grad is not None)
 
 
-@pytest.mark.parametrize("path_for", [lambda device: FOLLOWING, always_fixed], ids=["following", "fixed"])
+@RULES
 def test_an_empty_list_of_regions_changes_no_bit(
     small_model: Build, path_for: Callable[[torch.device], Path], device: torch.device
 ) -> None:
@@ -148,17 +149,10 @@ def test_a_list_of_images_resizes_its_regions(small_model: Build, device: torch.
 
 
 def test_regions_cost_few_launches() -> None:
-    small = [
-        "backbone=resnet18",
-        "backbone.fpn_channels=16",
-        "rpn.nms.pre_train=100",
-        "roi_head.sampling.batch_size=32",
-    ]
-    small += ["roi_head.conv_dim=8", "roi_head.fc_dim=16", "mask_head.conv_dim=8"]
     images, targets = crowded_batch([2, 5])
-    without = counted(our_step([2, 5], *small)).operations.total()
+    without = counted(our_step([2, 5], *SMALL)).operations.total()
     with pytest.MonkeyPatch.context() as patch:
         targets[0]["ignored"] = torch.tensor([REGION])
         patch.setattr("launches.crowded_batch", lambda counts: (images, targets))
-        with_regions = counted(our_step([2, 5], *small)).operations.total()
+        with_regions = counted(our_step([2, 5], *SMALL)).operations.total()
     assert 0 < with_regions - without < 60

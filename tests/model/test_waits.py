@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from launches import counted, our_step, torchvision_step
+from launches import SMALL, counted, our_step, torchvision_step
 from small_model import small_config
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode, unset_fake_temporarily
@@ -162,14 +162,7 @@ def test_mask_targets_need_no_gradient_and_are_pooled_by_the_operator_where_only
 
 def test_launches_hardly_grow_with_the_number_of_objects() -> None:
     """On the path of a processor 31 objects an image instead of 2 and 5 take a thousand launches more."""
-    small = [
-        "backbone=resnet18",
-        "backbone.fpn_channels=16",
-        "rpn.nms.pre_train=100",
-        "roi_head.sampling.batch_size=32",
-    ]
-    small += ["roi_head.conv_dim=8", "roi_head.fc_dim=16", "mask_head.conv_dim=8"]
-    few, many = (counted(our_step(counts, *small)).operations.total() for counts in ([2, 5], [31, 31]))
+    few, many = (counted(our_step(counts, *SMALL)).operations.total() for counts in ([2, 5], [31, 31]))
     assert many - few < 20
     assert many < 880
 

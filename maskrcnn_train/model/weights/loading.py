@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
+from maskrcnn_train.model.backbone import PHOTO_CHANNELS
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.weights.files import Layers, StoredWeights
 from maskrcnn_train.model.weights.names import (
@@ -23,7 +24,7 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import flat_settings
 from maskrcnn_train.settings.schema import TrainConfig
 
-RGB = (3, 8)  # channels and bits of photographs
+PHOTO_PIXELS = (PHOTO_CHANNELS, 8)  # with bits
 CLASS_ROWS = {  # predictor layers, and how many rows each has for a class
     "roi_heads.box_predictor.cls_score": 1,
     "roi_heads.box_predictor.bbox_pred": 4,
@@ -185,13 +186,13 @@ def _fit_first_conv(
         std, known = config.numerics.pixel_std, torch.tensor(stored.settings["numerics"]["pixel_std"])
         goal = "numerics.pixel_std"
         if not _same_pixels(config, stored.settings):  # then values that vary by 1 are all that both have in common
-            photos = _pixels(stored.settings) == RGB
+            photos = _pixels(stored.settings) == PHOTO_PIXELS
             std, goal = default_config().numerics.pixel_std if photos else known.tolist(), "that of photographs"
         factor = torch.tensor(std) / known
         if not torch.allclose(factor, torch.ones_like(factor)):
             weight = weight * factor[None, :, None, None]
             report.warnings.append(f"{FIRST_CONV} is scaled from the pixel_std of the weights to {goal}")
-    if weight.shape[1] == RGB[0] != channels:
+    if weight.shape[1] == PHOTO_CHANNELS != channels:
         weight = spread_over_channels(weight, channels)
         report.warnings.append(f"{FIRST_CONV} is spread from 3 channels to {channels}")
     theirs[FIRST_CONV] = weight
@@ -211,7 +212,7 @@ def spread_over_channels(weight: Tensor, channels: int) -> Tensor:
 def _pixels(settings: Mapping[str, Any]) -> tuple[int, int]:
     """Channels and bits of the images that a model was trained on; older settings do not say."""
     data = settings.get("data", {})
-    return data.get("channels", RGB[0]), data.get("bits", RGB[1])
+    return data.get("channels", PHOTO_PIXELS[0]), data.get("bits", PHOTO_PIXELS[1])
 
 
 def _same_pixels(config: TrainConfig, settings: Mapping[str, Any]) -> bool:
