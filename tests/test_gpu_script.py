@@ -36,9 +36,11 @@ def test_all_checks_and_the_benchmark_run_on_a_processor(tmp_path: Path) -> None
     report = json.loads((tmp_path / "gpu_report.json").read_text())
     page = (tmp_path / "gpu_report.md").read_text()
     assert {each["name"]: each["passed"] for each in report["checks"] if not each["passed"]} == {
-        "training in fp16": None
+        "training in fp16": None,
+        "compiled": None,
+        "captured": None,
     }
-    assert len(report["checks"]) == 12
+    assert len(report["checks"]) == 13
     for each in report["checks"]:
         assert f"| {each['name']} | " in page
     sides = {(each["batch_size"], each["side"]) for each in report["speed"]}
