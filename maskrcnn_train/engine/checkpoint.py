@@ -183,7 +183,7 @@ def restore(state: TrainingState, content: dict[str, Any]) -> None:
     """Put a saved state into freshly built objects. Raises UserError when the model or optimizer differs."""
     try:
         unwrap(state.model).load_state_dict(content["model"])
-        state.optimizer.load_state_dict(content["optimizer"])
+        _load_optimizer(state.optimizer, content["optimizer"])
         state.scaler.load_state_dict(content["scaler"])
         if state.ema is not None:
             state.ema.model.load_state_dict(content["ema"] or content["model"])
@@ -191,3 +191,11 @@ def restore(state: TrainingState, content: dict[str, Any]) -> None:
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the checkpoint does not fit the configured model or optimizer: {reason}") from error
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Moments and counts from the file; momentum, weight decay and the like as they are configured now."""
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, configured in zip(optimizer.param_groups, options, strict=True):
+        group.update(configured)

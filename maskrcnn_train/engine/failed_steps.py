@@ -15,6 +15,7 @@ from maskrcnn_train.settings.schema import TrainerConfig
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops
 
 FORMAT = "maskrcnn_train/autopsy/1"
+MOST_KEPT = 20  # of the steps that are skipped; a file has the weights and the images of a step
 KEYS = ("config", "classes", "step", "rank", "seed", "lr", "reason", "model", "batches")
 logger = logging.getLogger("maskrcnn_train")
 
@@ -33,8 +34,12 @@ class FailedSteps:
     def add(self, error: BadStep, model: nn.Module, lr: float) -> None:
         """Write the step; raises `error` again, with the file's path, unless the step is skipped."""
         self.in_a_row += 1
+        is_skipped = self.trainer.on_nonfinite == "skip" and self.in_a_row < self.trainer.max_skipped
+        if is_skipped and len(list(self.folder.glob("step_*.pt"))) >= MOST_KEPT:
+            logger.warning("%s; skipped, not kept: %s holds %d already", error, self.folder, MOST_KEPT)
+            return
         path = self._write(error, model, lr)
-        if self.trainer.on_nonfinite == "skip" and self.in_a_row < self.trainer.max_skipped:
+        if is_skipped:
             logger.warning("%s; skipped, kept in %s", error, path)
             return
         error.args = (f"{error}. To find the cause: python -m maskrcnn_train replay={path}",)

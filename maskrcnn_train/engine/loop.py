@@ -30,8 +30,7 @@ from maskrcnn_train.engine.step import (
     apply_gradients,
     check_step,
     out_of_memory,
-    total_gradient_norm,
-    trained_parameters,
+    unscaled_norm,
 )
 from maskrcnn_train.reporting.terminal.progress import SETTLED, duration
 from maskrcnn_train.settings.errors import naming_memory_faults
@@ -70,6 +69,7 @@ def fit(
         if position.evaluating:
             metrics, evaluated_at = _evaluate(state, world, evaluate, run), position.step
         while not plan.is_done(position):
+            position.leave_epoch(len(loader))  # resumed with larger batches, there may be none left of it
             loader.set_epoch(position.epoch, start_batch=position.batch)
             for batches in _grouped(meter.timed(loader), trainer.accumulate):
                 _train_on(batches, state, config, plan, world, run, meter)
@@ -145,10 +145,8 @@ def take_step(
             losses = accumulate_gradients(model, batches, scaler, precision=trainer.precision, step=step, world=world)
             if step < trainer.heads_only_steps:
                 drop_body_gradients(optimizer)
-            scaler.unscale_(optimizer)
-            norm = total_gradient_norm(trained_parameters(optimizer))
-            fp16 = scaler.is_enabled()
-            values, norm_value = check_step(losses, norm, model, batches, fp16=fp16, step=step, world=world)
+            norm = unscaled_norm(optimizer, scaler)
+            values, norm_value = check_step(losses, norm, model, batches, scaler, step=step, world=world)
             distributed.check_peers(world)
     except (BadStep, OutOfMemory):
         optimizer.zero_grad(set_to_none=True)

@@ -14,16 +14,23 @@ Pass = Callable[[Tensor], Sequence[Tensor]]
 
 def replace_passes(backbone: Backbone, make: Callable[[Pass, Tensor, str], Pass], *, most: int) -> None:
     """Let `make` give the forward pass for each of the first `most` shapes; other batches are computed as they are, and
-    so are evaluations, whose shapes are others.
+    so are evaluations, whose shapes are others. When other parameters begin to train, all passes are made anew: a graph
+    has no gradients but those of its making.
 
     make: gets the present pass, the first batch of a shape, and words for the log that say which shape it is.
     """
     plain = backbone.forward
     passes: dict[torch.Size, Pass] = {}
+    trained: list[bool] = []
 
     def forward(pixels: Tensor) -> list[Tensor]:
+        if not (backbone.training and torch.is_grad_enabled()):
+            return plain(pixels)
+        if trained != (now := [each.requires_grad for each in backbone.parameters()]):
+            passes.clear()
+            trained[:] = now
         is_new = pixels.shape not in passes
-        if not (backbone.training and torch.is_grad_enabled()) or (is_new and len(passes) == most):
+        if is_new and len(passes) == most:
             return plain(pixels)
         if is_new:
             batch = f"{len(pixels)} images of {pixels.shape[3]} x {pixels.shape[2]}"

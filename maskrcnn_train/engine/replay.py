@@ -63,7 +63,7 @@ def _repeat(content: dict[str, Any], model: nn.Module, config: TrainConfig) -> B
     precision.seed_step(content["seed"], step, content["rank"])
     try:
         losses = accumulate_gradients(model, batches, scaler, precision=name, step=step)
-        check_step(losses, total_gradient_norm(model.parameters()), model, batches, fp16=False, step=step)
+        check_step(losses, total_gradient_norm(model.parameters()), model, batches, scaler, step=step)
     except BadStep as error:
         return error
     return None

@@ -39,6 +39,10 @@ class Position:
         """Count one optimizer step over `batches` batches; returns whether it ended a pass over the data."""
         self.step += 1
         self.batch += batches
+        return self.leave_epoch(batches_per_epoch)
+
+    def leave_epoch(self, batches_per_epoch: int) -> bool:
+        """Begin the next pass over the data if this one is over; returns whether it was."""
         if self.batch < batches_per_epoch:
             return False
         self.epoch, self.batch = self.epoch + 1, 0

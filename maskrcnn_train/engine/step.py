@@ -73,10 +73,9 @@ def training_step(
         raise UserError("training_step in fp16 needs scaler=torch.amp.GradScaler(), the same at every step")
     scaler = scaler or unscaled
     losses = accumulate_gradients(model, batches, scaler, precision=precision, step=0)
-    scaler.unscale_(optimizer)
-    norm = total_gradient_norm(trained_parameters(optimizer))
+    norm = unscaled_norm(optimizer, scaler)
     try:
-        values, _ = check_step(losses, norm, model, batches, fp16=scaler.is_enabled(), step=0)
+        values, _ = check_step(losses, norm, model, batches, scaler, step=0)
     except BadStep:
         optimizer.zero_grad(set_to_none=True)
         raise
@@ -129,26 +128,33 @@ def total_gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
 
 
+def unscaled_norm(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Tensor:
+    """The norm of all gradients, once those of fp16 have their own size again."""
+    scaler.unscale_(optimizer)
+    return total_gradient_norm(trained_parameters(optimizer))
+
+
 def check_step(
     losses: dict[str, Tensor],
     norm: Tensor,
     model: nn.Module,
     batches: list[Batch],
+    scaler: torch.amp.GradScaler,
     *,
-    fp16: bool,
     step: int,
     world: World = ALONE,
 ) -> tuple[dict[str, float], float]:
     """The losses and the gradient norm as numbers, read together. Raises BadStep, on every rank, for a loss that is not
-    finite, or a gradient; with fp16 the scaler skips steps of such gradients itself."""
+    finite, or a gradient; with fp16 the scaler skips steps of such gradients itself, and is told of other ones."""
     *numbers, norm_value = read(torch.stack([*losses.values(), norm.float()]))
     values = dict(zip(losses, numbers, strict=True))
     finite = all(math.isfinite(value) for value in numbers)
     if distributed.any_rank(not finite, world):
         parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         reason = "another process met a fault" if finite else f"the loss is not finite ({parts})"
+        scaler.update()  # ends its step: it takes no other one before
         raise BadStep(reason, step, batches, values, {})
-    if not fp16 and not math.isfinite(norm_value):
+    if not scaler.is_enabled() and not math.isfinite(norm_value):
         modules = {name: part for name, part in distributed.unwrap(model).named_modules() if name.count(".") == 1}
         norms = {name: float(total_gradient_norm(part.parameters())) for name, part in modules.items()}
         bad = [name for name, value in norms.items() if not math.isfinite(value)]

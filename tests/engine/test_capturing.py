@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from maskrcnn_train import build_model, load_config
 from maskrcnn_train.engine import capturing
 from maskrcnn_train.engine.capturing import capture_backbone
+from maskrcnn_train.engine.passes import Pass, replace_passes
 from maskrcnn_train.settings.errors import UserError
 
 
@@ -53,6 +54,22 @@ def test_training_is_captured_for_the_first_shapes_and_leaves_batch_norms_as_the
     with torch.no_grad():
         captured.train()(batches[0])
     assert len(ran) == 3
+
+
+def test_passes_are_made_again_when_other_parameters_begin_to_train() -> None:
+    made: list[int] = []
+
+    def make(plain: Pass, pixels: Tensor, which: str) -> Pass:
+        made.append(sum(each.requires_grad for each in backbone.body.parameters()))
+        return plain
+
+    backbone = build_model(small_config(), 4).backbone.train()
+    replace_passes(backbone, make, most=1)
+    pixels = torch.rand((2, 3, 32, 32))
+    for trains in (False, False, True, True):
+        backbone.body.requires_grad_(trains)
+        backbone(pixels)
+    assert made == [0, len(list(backbone.body.parameters()))]
 
 
 @pytest.mark.parametrize("setting", ["trainer.accumulate=2", "trainer.checkpoint_activations=true"])

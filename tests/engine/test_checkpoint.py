@@ -169,6 +169,16 @@ def test_a_state_without_a_part_gives_way_to_the_one_before(checkpoints: Checkpo
     assert f"it has no {key}" in trouble
 
 
+def test_a_restored_optimizer_has_the_moments_of_the_file_and_the_settings_of_now(checkpoints: Checkpoints) -> None:
+    checkpoints.save_last(state(7))
+    fresh = state(1)
+    fresh.optimizer.param_groups[0] |= {"momentum": 0.5, "weight_decay": 0.01}
+    restore(fresh, checkpoints.load_last()[0])
+    assert fresh.optimizer.param_groups[0]["momentum"] == 0.5
+    assert fresh.optimizer.param_groups[0]["weight_decay"] == 0.01
+    assert len(fresh.optimizer.state) == 2
+
+
 def test_a_position_of_another_form_does_not_fit(checkpoints: Checkpoints) -> None:
     checkpoints.save_last(state(1))
     content, _ = checkpoints.load_last()

@@ -133,6 +133,16 @@ def test_skipping_leaves_the_weights_and_goes_on(
     assert len(list((tmp_path / "run/autopsy").iterdir())) == 2
 
 
+def test_a_fault_that_comes_back_does_not_fill_the_disk(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(failed_steps, "MOST_KEPT", 2)
+    spoil_batches(monkeypatch, blow_up_a_box, steps=(1, 3, 5))
+    train(tiny("trainer.on_nonfinite=skip", "trainer.max_steps=7"))
+    assert sorted(path.name for path in (tmp_path / "run/autopsy").iterdir()) == ["step_1.pt", "step_3.pt"]
+    assert "skipped, not kept" in (tmp_path / "run/train.log").read_text()
+
+
 def test_skipping_gives_up_in_the_end(tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_batches(monkeypatch, blow_up_a_box, steps=tuple(range(100)))
     with pytest.raises(BadStep, match="step 2 "):

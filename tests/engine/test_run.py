@@ -160,6 +160,15 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_afresh(
     assert [line["step"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "lr" in line] == [1, 2, 3]
 
 
+def test_a_run_goes_on_with_batches_so_large_that_none_of_its_epoch_is_left(
+    tiny: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    train(tiny("trainer.max_steps=2"))
+    train(tiny("trainer.max_steps=4", "trainer.batch_size=12", f"resume={tmp_path / 'run'}"))
+    position = read_checkpoint(tmp_path / "run/checkpoints/last.pt")["position"]
+    assert (position["step"], position["epoch"], position["batch"]) == (4, 3, 0)
+
+
 def test_without_objects_to_score_the_last_weights_are_the_best(
     tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

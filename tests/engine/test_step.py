@@ -86,6 +86,17 @@ def test_fp16_needs_a_scaler_that_learns_from_every_step(monkeypatch: pytest.Mon
         assert scaler.get_scale() == scale
 
 
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_in_fp16_the_step_after_one_without_a_finite_loss_is_taken(factor: float) -> None:
+    model, config, scaler = Line(), load_config(CONFIG), torch.amp.GradScaler("cpu", init_scale=8.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(BadStep):
+        training_step(model, optimizer, [torch.tensor(factor)], [{}], config, scaler)
+    assert scaler.get_scale() == 4.0
+    training_step(model, optimizer, [torch.tensor(1.0)], [{}], config, scaler)
+    assert model.weight.item() == pytest.approx(1.9)
+
+
 def state_of(model: nn.Module, scaler: torch.amp.GradScaler, *, body: bool = False) -> TrainingState:
     groups = [{"params": list(model.parameters()), "lr_factor": 1.0, "body": body}]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
