@@ -24,15 +24,15 @@ from maskrcnn_train.structures.detections import Detections
 
 FOUND = "found"
 STAGES = {
-    "anchor": ("no anchor reaches rpn.iou.upper with it, and none is moved onto it", "rpn.anchors.sizes"),
-    "rpn_box": ("the RPN moves no anchor onto it, though some fit", "trainer.epochs"),
+    "anchor": ("no anchor has an IoU of rpn.iou.upper with it, the RPN regresses none onto it", "rpn.anchors.sizes"),
+    "rpn_box": ("the RPN regresses no anchor onto it, though some fit", "trainer.epochs"),
     "pre_nms": ("its candidates score too low for the top-k of their level", "rpn.nms.pre_test"),
-    "rpn_nms": ("the RPN's NMS removed its candidates beside better ones", "rpn.nms.threshold"),
-    "post_nms": ("its proposals come after the budget", "rpn.nms.post_test"),
-    "box": ("the box head moves no proposal onto it as its class", "trainer.epochs"),
-    "wrong_class": ("its own class scores too low, another takes it", "trainer.epochs"),
-    "score": ("its class scores too low, and no other takes it", "roi_head.score_threshold"),
-    "class_nms": ("NMS removed its detection beside a better one", "roi_head.nms_threshold"),
+    "rpn_nms": ("the RPN's NMS removed its candidates in favour of better ones", "rpn.nms.threshold"),
+    "post_nms": ("its proposals rank below the number that is kept", "rpn.nms.post_test"),
+    "box": ("the box head regresses no proposal onto it with its class", "trainer.epochs"),
+    "wrong_class": ("its own class scores below the threshold, and another class above", "trainer.epochs"),
+    "score": ("every class scores below the threshold", "roi_head.score_threshold"),
+    "class_nms": ("NMS removed its detection in favour of a better one", "roi_head.nms_threshold"),
     "detections": ("too many detections score higher", "roi_head.detections_per_image"),
     "mask": ("the box is right, the mask overlaps too little", "mask_head.threshold"),
     "neighbour": ("its only detection belongs to an object beside it", "roi_head.nms_threshold"),

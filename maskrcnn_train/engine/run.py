@@ -131,6 +131,9 @@ def _profiled(folder: Path, *, enabled: bool) -> Iterator[Callable[[], None]]:
     save = partial(profile.export_chrome_trace, path=str(folder / "trace.json"))
     with profile(schedule=schedule(**PROFILED), on_trace_ready=save) as trace:
         yield trace.step
+    if not (folder / "trace.json").exists():
+        needed = PROFILED["wait"] + PROFILED["warmup"] + PROFILED["active"]
+        logger.warning("trainer.profile wrote no trace: it needs %d steps in one go", needed)
 
 
 def _log_end(log: Path, error: Exception) -> None:

@@ -18,6 +18,7 @@ from tiny import TINY
 from maskrcnn_train import load_config, train
 from maskrcnn_train.engine import checkpoint, loop
 from maskrcnn_train.engine.checkpoint import read_checkpoint
+from maskrcnn_train.engine.run import _profiled
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.prediction.predictor import Predictor
 from maskrcnn_train.reporting.tensorboard import read_metrics
@@ -167,6 +168,15 @@ def test_a_run_goes_on_with_batches_so_large_that_none_of_its_epoch_is_left(
     train(tiny("trainer.max_steps=4", "trainer.batch_size=12", f"resume={tmp_path / 'run'}"))
     position = read_checkpoint(tmp_path / "run/checkpoints/last.pt")["position"]
     assert (position["step"], position["epoch"], position["batch"]) == (4, 3, 0)
+
+
+def test_a_training_too_short_for_a_trace_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for steps, said in ((3, ["trainer.profile wrote no trace: it needs 7 steps in one go"]), (7, [])):
+        caplog.clear()
+        with caplog.at_level("WARNING", "maskrcnn_train"), _profiled(tmp_path / str(steps), enabled=True) as step:
+            for _ in range(steps):
+                step()
+        assert [record.getMessage() for record in caplog.records] == said
 
 
 def test_without_objects_to_score_the_last_weights_are_the_best(
