@@ -20,7 +20,7 @@ from maskrcnn_train.data.tile_layout import epoch_length
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.capturing import capture_backbone
 from maskrcnn_train.engine.checkpoint import restore
-from maskrcnn_train.engine.checkpointing import checkpoint_activations
+from maskrcnn_train.engine.activations import checkpoint_activations
 from maskrcnn_train.engine.compiling import compile_backbone
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.loop import fit

@@ -7,7 +7,7 @@ import torch
 from small_model import small_config
 from torch import Tensor, nn
 
-from maskrcnn_train.engine.checkpointing import checkpoint_activations
+from maskrcnn_train.engine.activations import checkpoint_activations
 from maskrcnn_train.model.backbone import Backbone, build_backbone
 from maskrcnn_train.model.norms import FrozenNorm2d
 from maskrcnn_train.model.paths import PathRule, always_fixed, path_for

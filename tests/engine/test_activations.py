@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskrcnn_train import build_model, load_config, train
 from maskrcnn_train.engine import loop
-from maskrcnn_train.engine.checkpointing import checkpoint_activations
+from maskrcnn_train.engine.activations import checkpoint_activations
 from maskrcnn_train.engine.state import TrainingState
 from maskrcnn_train.settings.errors import UserError
 
