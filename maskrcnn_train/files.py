@@ -1,6 +1,7 @@
 """Result files: written aside and renamed, so that whoever reads one finds the old file or the new, never a part."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -45,6 +46,14 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def unused_name(name: str, used: set[str]) -> str:
+    """The name, with a number where it is among `used`; what is returned is added there."""
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    found = next(each for each in itertools.chain([name], numbered) if each not in used)
+    used.add(found)
+    return found
 
 
 def write_text(path: Path, text: str) -> Path:

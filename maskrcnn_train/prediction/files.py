@@ -1,6 +1,5 @@
 """What `predict` writes of each image: a picture or a video's frame, masks, COCO results, a table."""
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from maskrcnn_train.data.formats.masks import has_pixels
 from maskrcnn_train.data.formats.pictures import common_folder
 from maskrcnn_train.data.formats.writing import write_labels
 from maskrcnn_train.data.pixels import PixelReader
-from maskrcnn_train.files import write_csv, write_json, written_aside
+from maskrcnn_train.files import unused_name, write_csv, write_json, written_aside
 from maskrcnn_train.prediction.image_list import write_image_list
 from maskrcnn_train.prediction.pictures import Prepared
 from maskrcnn_train.prediction.video import VideoWriter
@@ -126,10 +125,5 @@ def _save(picture: Image.Image, path: Path, **options: Any) -> None:
 
 def unique_stems(paths: list[Path]) -> list[str]:
     """The stem of each file, with a number where several files have it."""
-    names: dict[str, None] = {}
-    for path in paths:
-        name, number = path.stem, itertools.count(2)
-        while name in names:
-            name = f"{path.stem}_{next(number)}"
-        names[name] = None
-    return list(names)
+    used: set[str] = set()
+    return [unused_name(path.stem, used) for path in paths]

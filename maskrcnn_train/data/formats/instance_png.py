@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
 from maskrcnn_train.data.formats.pictures import (
     find_mask_folders,
@@ -94,7 +94,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     Raises UserError for more objects or classes than 16 bits hold.
     """
     for part, images in data.parts.items():
-        for image in images:
+        for image in with_own_stems(images):
             data.copy(image, folder / "images" / part / image.file_name)
             ids, counts = np.zeros(image.size, np.int64), dict.fromkeys(data.names.values(), 0)
             for each, window, inside in painted(image):

@@ -17,7 +17,14 @@ import orjson
 from PIL import Image
 
 from maskrcnn_train.data.coco.masks import FARTHEST
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
+from maskrcnn_train.data.formats.labelled import (
+    DataSet,
+    LabelFiles,
+    LabelledImage,
+    LabelledObject,
+    Size,
+    with_own_stems,
+)
 from maskrcnn_train.data.formats.masks import bitmap_of, has_holes, object_regions, polygon_fault, run_lengths, united
 from maskrcnn_train.data.formats.pictures import (
     checked_size,
@@ -190,7 +197,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """A JSON beside each picture, in a folder for each part; masks with holes, or without tolerance, as bitmaps."""
     for part, images in data.parts.items():
         place = folder if len(data.parts) == 1 else folder / part
-        for image in images:
+        for image in with_own_stems(images):
             picture = place / image.file_name
             data.copy(image, picture)
             shapes: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.data.formats.instance_png import ONLY_CLASS
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import filled_box, run_lengths
 from maskrcnn_train.data.formats.pictures import (
     find_mask_folders,
@@ -100,7 +100,7 @@ def _class(stem: str) -> str:
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """images/, masks/PICTURE/NUMBER_CLASS.png and classes.txt."""
     for part, images in data.parts.items():
-        for image in images:
+        for image in with_own_stems(images):
             data.copy(image, folder / "images" / part / image.file_name)
             own = (folder / "masks" / part / image.file_name).with_suffix("")
             for number, each in enumerate(image.objects, start=1):

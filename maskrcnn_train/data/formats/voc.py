@@ -16,7 +16,7 @@ from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledIm
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
 from maskrcnn_train.data.formats.pictures import find_picture, opened_mask, picture_size, split_name
 from maskrcnn_train.data.formats.texts import read_lines
-from maskrcnn_train.files import write_text, written_aside
+from maskrcnn_train.files import unused_name, write_text, written_aside
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Bytes, Ints
 
@@ -204,8 +204,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
         names = []
         for image in images:
             name = Path(image.file_name).with_suffix("").as_posix()
-            name = name if name not in used else f"{part}_{name}"
-            used.add(name)
+            name = unused_name(name if name not in used else f"{part}_{name}", used)
             names.append(name)
             data.copy(image, folder / "JPEGImages" / f"{name}{Path(image.file_name).suffix}")
             if len(image.objects) >= BORDER:
