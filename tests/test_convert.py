@@ -59,6 +59,18 @@ def test_images_that_differ_only_in_their_ending_keep_their_own_labels(format_: 
         assert names == [["door"], ["door"], ["door", "window"], ["window"]]
 
 
+@pytest.mark.parametrize("format_", ["mask_png", "instance_png", "voc"])
+def test_boxes_that_cross_the_border_are_filled_inside_the_image(format_: str, tmp_path: Path) -> None:
+    content = small_coco(1)  # 60 x 40 pixels
+    boxes = [[-2, 10, 20, 30], [59.6, 3, 0.4, 6], [25, -4.5, 10, 9], [30, 38, 25, 9]]
+    content["annotations"] = [annotation(n, 1, 3, 0, 0, 1, bbox=box) for n, box in enumerate(boxes, start=1)]
+    for each in content["annotations"]:
+        del each["segmentation"]
+    folder = converted(roboflow(tmp_path / "data", content), tmp_path / "out", f"format={format_}")
+    found = parts_of("auto", folder)[0]["train"].index.boxes
+    assert sorted(found.tolist()) == [[0, 10, 18, 30], [25, 0, 10, 4], [30, 38, 25, 2], [59, 3, 1, 6]]
+
+
 def test_crowd_regions_that_a_format_has_not_are_counted(source: Path, tmp_path: Path) -> None:
     log = (converted(source, tmp_path / "out", "format=cvat") / "train.log").read_text()
     assert "1 crowd regions were left out: only COCO has them" in log
