@@ -1,5 +1,7 @@
 """Result files: written aside and renamed, so that whoever reads one finds the old file or the new, never a part."""
 
+from __future__ import annotations
+
 import csv
 import itertools
 import json
@@ -9,7 +11,10 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @contextmanager
@@ -66,6 +71,13 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
     """Write JSON; returns its path. indent: for files that people read."""
     return write_text(path, json.dumps(content, indent=indent) + ("" if indent is None else "\n"))
+
+
+def write_picture(path: Path, picture: Image, **options: Any) -> Path:
+    """Write a picture as PNG where the path ends so, else as JPEG; returns its path. options: Pillow's."""
+    with written_aside(path) as aside:
+        picture.save(aside, format="PNG" if path.suffix.lower() == ".png" else "JPEG", **options)
+    return path
 
 
 def write_csv(path: Path, lines: Iterable[Sequence[object]]) -> Path:

@@ -19,7 +19,7 @@ from maskrcnn_train.data.formats.pictures import (
 )
 from maskrcnn_train.data.formats.texts import names_file, read_names
 from maskrcnn_train.data.sources import list_pictures
-from maskrcnn_train.files import write_text, written_aside
+from maskrcnn_train.files import write_picture, write_text
 from maskrcnn_train.settings.errors import UserError
 
 CLASS_FACTOR = 1000
@@ -105,6 +105,6 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                         f"{image.file_name}: 16 bits hold 65 classes and 1000 objects of each; use mask_png"
                     )
                 ids[window][inside] = value
-            with written_aside((folder / "masks" / part / image.file_name).with_suffix(".png")) as aside:
-                Image.fromarray(ids.astype(np.uint16)).save(aside, format="PNG")
+            path = (folder / "masks" / part / image.file_name).with_suffix(".png")
+            write_picture(path, Image.fromarray(ids.astype(np.uint16)))
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in data.names.values()))
