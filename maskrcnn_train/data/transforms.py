@@ -183,11 +183,6 @@ class Geometry:
         return padded
 
 
-def xywh_to_xyxy(boxes: Floats) -> Floats:
-    """[N, 4] x y width height -> x1 y1 x2 y2."""
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
 def resized_size(size: Size, min_size: int, max_size: int) -> Size:
     """(height, width) with the shorter side `min_size`, unless the longer one would exceed `max_size`.
 
