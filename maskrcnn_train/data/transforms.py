@@ -14,10 +14,8 @@ from PIL import Image, ImageEnhance
 from maskrcnn_train.data.channels import AnyImage
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.settings.schema import AugmentationConfig, DataConfig
-from maskrcnn_train.structures.arrays import Floats
+from maskrcnn_train.structures.arrays import Floats, Size
 from maskrcnn_train.structures.tiles import Tile
-
-Size = tuple[int, int]  # height, width
 
 MIN_SIDE = 1.0  # network pixels; objects with a shorter side cannot be told from noise and are left out
 

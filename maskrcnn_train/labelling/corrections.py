@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from maskrcnn_train.data.coco.index import Category
 from maskrcnn_train.data.coco.results import coco_content
@@ -12,10 +11,9 @@ from maskrcnn_train.data.formats.coco import object_entry
 from maskrcnn_train.data.formats.labelled import LabelledObject
 from maskrcnn_train.data.formats.masks import has_pixels
 from maskrcnn_train.data.splits.splitting import Split
-from maskrcnn_train.evaluation.coco.ground_truth import of_images
+from maskrcnn_train.evaluation.coco.ground_truth import Coco, of_images
 from maskrcnn_train.labelling.suspicion import Doubt
 
-Coco = dict[str, Any]
 TOLERANCE = 0.5  # pixels that the outline of a mask may be off
 REMOVED = ("spurious", "doubled")
 

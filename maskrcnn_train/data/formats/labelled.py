@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from maskrcnn_train.files import unused_name, written_aside
-
-Size = tuple[int, int]  # height, width
+from maskrcnn_train.structures.arrays import Size
 
 
 @dataclass

@@ -17,14 +17,7 @@ import orjson
 from PIL import Image
 
 from maskrcnn_train.data.coco.masks import FARTHEST
-from maskrcnn_train.data.formats.labelled import (
-    DataSet,
-    LabelFiles,
-    LabelledImage,
-    LabelledObject,
-    Size,
-    with_own_stems,
-)
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import bitmap_of, has_holes, object_regions, polygon_fault, run_lengths, united
 from maskrcnn_train.data.formats.pictures import (
     checked_size,
@@ -36,7 +29,7 @@ from maskrcnn_train.data.formats.pictures import (
 from maskrcnn_train.data.images import FAULTS
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.structures.arrays import Bytes
+from maskrcnn_train.structures.arrays import Bytes, Size
 from maskrcnn_train.structures.outlines import ellipse
 
 VERSION = "5.5.0"  # of LabelMe, whose form is written

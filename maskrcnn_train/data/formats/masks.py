@@ -16,8 +16,8 @@ from maskrcnn_train.data.coco.masks import (
     runs_crop,
     runs_extent,
 )
-from maskrcnn_train.data.formats.labelled import LabelledImage, LabelledObject, Size
-from maskrcnn_train.structures.arrays import Bytes, Flags, Floats, Ints
+from maskrcnn_train.data.formats.labelled import LabelledImage, LabelledObject
+from maskrcnn_train.structures.arrays import Bytes, Flags, Floats, Ints, Size
 from maskrcnn_train.structures.outlines import simplified, trace
 from maskrcnn_train.structures.rle import crop_runs
 

@@ -12,13 +12,13 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
 from maskrcnn_train.data.formats.pictures import find_picture, opened_mask, picture_size, split_name
 from maskrcnn_train.data.formats.texts import read_lines
 from maskrcnn_train.files import unused_name, write_picture, write_text
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.structures.arrays import Bytes, Ints
+from maskrcnn_train.structures.arrays import Bytes, Ints, Size
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),

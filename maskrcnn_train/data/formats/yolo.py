@@ -13,20 +13,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskrcnn_train.data.formats.labelled import (
-    DataSet,
-    LabelFiles,
-    LabelledImage,
-    LabelledObject,
-    Size,
-    with_own_stems,
-)
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import disjoint_regions
 from maskrcnn_train.data.formats.pictures import common_folder, picture_size
 from maskrcnn_train.data.formats.texts import read_lines
 from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Size
 from maskrcnn_train.structures.outlines import joined
 
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml")
