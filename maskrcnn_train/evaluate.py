@@ -37,6 +37,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.evaluation.diagnostics.comparison import same_images
+    from maskrcnn_train.prediction.scoring import measure_alike
     from maskrcnn_train.reporting.terminal.progress import setup_logging
 
     paths = config.compare or [str(config.checkpoint or config.predictions)]
@@ -45,6 +46,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         same_images(*[each.ground_truth for each in candidates])
     folder = open_run_folder(config, "evaluate")
     console = setup_logging(folder)
+    if config.compare is not None:
+        measure_alike(*candidates)
     scored = [score_candidate(each, path, console) for path, each in zip(paths, candidates, strict=True)]
     if config.compare is not None:
         _compare(scored, config, folder)
@@ -71,7 +74,7 @@ def score_candidate(candidate: Candidate, path: str, console: Console) -> Scored
     num_images = len(candidate.ground_truth["images"])
     forecast = Forecast("evaluation", candidate.why_slow)
     with Progress(Path(path).name, log_every=100, console=console, forecast=forecast) as progress:
-        return candidate.score(lambda done: progress.update(done, num_images, {}))
+        return candidate.score(candidate.evaluation, lambda done: progress.update(done, num_images, {}))
 
 
 def write_scored(scored: Scored, section: StudyConfig | EvaluationConfig, seed: int, folder: Path) -> None:

@@ -1,6 +1,9 @@
 """Result files: written aside and renamed, so that whoever reads one finds the old file or the new, never a part."""
 
+from __future__ import annotations
+
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -8,7 +11,10 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @contextmanager
@@ -47,6 +53,14 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def unused_name(name: str, used: set[str]) -> str:
+    """The name, with a number where it is among `used`; what is returned is added there."""
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    found = next(each for each in itertools.chain([name], numbered) if each not in used)
+    used.add(found)
+    return found
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file in UTF-8; returns its path."""
     with written_aside(path) as aside:
@@ -57,6 +71,13 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
     """Write JSON; returns its path. indent: for files that people read."""
     return write_text(path, json.dumps(content, indent=indent) + ("" if indent is None else "\n"))
+
+
+def write_picture(path: Path, picture: Image, **options: Any) -> Path:
+    """Write a picture as PNG where the path ends so, else as JPEG; returns its path. options: Pillow's."""
+    with written_aside(path) as aside:
+        picture.save(aside, format="PNG" if path.suffix.lower() == ".png" else "JPEG", **options)
+    return path
 
 
 def write_csv(path: Path, lines: Iterable[Sequence[object]]) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli.main import run_command
+from maskrcnn_train.data.splits.classes import categories_in
 from maskrcnn_train.data.splits.splitting import Split, Splits, read_training_split
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.files import write_json
@@ -188,7 +189,8 @@ def _write(config: LabelsConfig, folder: Path, judged: Judged) -> LabelsResult:
     )
     entries = doubt_entries(doubts, split.index, scored.ground_truth, scored.results)
     write_doubts(folder, entries, split.index.source)
-    write_json(folder / "corrected.json", corrected(split, doubts, scored.ground_truth, scored.results))
+    categories = categories_in(split.index, judged.classes, judged.config.data)
+    write_json(folder / "corrected.json", corrected(split, doubts, scored.ground_truth, scored.results, categories))
     write_labels_page(folder, entries[: config.pictures], doubts, _scene(judged))
     _say(entries, folder)
     return LabelsResult(doubts, scored.metrics, folder)

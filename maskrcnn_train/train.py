@@ -161,7 +161,7 @@ def _finished(state: TrainingState, run: Run, plan: Plan) -> dict[str, float] | 
     if not (run.is_main and plan.is_done(state.position) and (run.folder / "metrics.json").exists()):
         return None
     logger.info("%s is finished: nothing to do. %s", run.folder, plan.to_train_longer(state.position))
-    metrics: dict[str, float] = json.loads((run.folder / "metrics.json").read_text())
+    metrics: dict[str, float] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 
 

@@ -9,6 +9,7 @@ from labelled_data import images_of, parts_of
 from small_coco import annotation, roboflow, small_coco
 
 from maskrcnn_train.convert import convert
+from maskrcnn_train.data.formats.registry import FORMATS
 from maskrcnn_train.settings.command_rules import check_convert_rules
 from maskrcnn_train.settings.command_schema import ConvertConfig
 from maskrcnn_train.settings.compose import load_command_config
@@ -41,6 +42,33 @@ def test_a_chain_of_formats_keeps_parts_images_and_objects(source: Path, tmp_pat
         "train": [["door", "door", "window"], *3 * [["door", "window"]]],
         "val": 2 * [["door", "window"]],
     }
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_images_that_differ_only_in_their_ending_keep_their_own_labels(format_: str, tmp_path: Path) -> None:
+    content = small_coco(4)
+    for image, name in zip(content["images"], ("1.jpg", "1.png", "1.bmp", "1_2.png"), strict=True):
+        image["file_name"] = name
+    content["annotations"] = [each for each in content["annotations"] if each["id"] in (1, 4, 5, 6, 7)]
+    source = roboflow(tmp_path / "data", content)
+    found = images_of(parts_of("auto", converted(source, tmp_path / "out", f"format={format_}")))
+    for part in ("train", "val"):
+        images = list(found[part])
+        assert all(each.path is not None and each.path.is_file() for each in images)
+        names = sorted(sorted(each.name for each in image.objects) for image in images)
+        assert names == [["door"], ["door"], ["door", "window"], ["window"]]
+
+
+@pytest.mark.parametrize("format_", ["mask_png", "instance_png", "voc"])
+def test_boxes_that_cross_the_border_are_filled_inside_the_image(format_: str, tmp_path: Path) -> None:
+    content = small_coco(1)  # 60 x 40 pixels
+    boxes = [[-2, 10, 20, 30], [59.6, 3, 0.4, 6], [25, -4.5, 10, 9], [30, 38, 25, 9]]
+    content["annotations"] = [annotation(n, 1, 3, 0, 0, 1, bbox=box) for n, box in enumerate(boxes, start=1)]
+    for each in content["annotations"]:
+        del each["segmentation"]
+    folder = converted(roboflow(tmp_path / "data", content), tmp_path / "out", f"format={format_}")
+    found = parts_of("auto", folder)[0]["train"].index.boxes
+    assert sorted(found.tolist()) == [[0, 10, 18, 30], [25, 0, 10, 4], [30, 38, 25, 2], [59, 3, 1, 6]]
 
 
 def test_crowd_regions_that_a_format_has_not_are_counted(source: Path, tmp_path: Path) -> None:

@@ -313,3 +313,24 @@ def test_two_checkpoints_are_compared_on_the_same_split(run_dir: Path, tmp_path:
     comparison = json.loads((tmp_path / "e/comparison.json").read_text())
     assert comparison["images"] == 4
     assert {each["verdict"] for each in comparison["scores"]} == {"not distinguishable"}
+
+
+def test_trainings_that_were_scored_in_different_ways_are_compared_by_one(
+    run_dir: Path,
+    tmp_path: Path,
+) -> None:
+    content = torch.load(run_dir / "checkpoints/last.pt", weights_only=True)
+    content["config"]["evaluation"] |= {"max_detections": [1, 7, 50], "iou_thresholds": [0.3, 0.6]}
+    torch.save(content, tmp_path / "dense.pt")
+    compare = f"compare=[{run_dir}/checkpoints/last.pt,{tmp_path}/dense.pt]"
+    evaluated(compare, "evaluation.bootstrap=100", folder=tmp_path / "e")
+    scores = json.loads((tmp_path / "e/comparison.json").read_text())["scores"]
+    assert {"bbox/AP50", "bbox/AP75", "bbox/AR100"} <= {each["name"] for each in scores}
+    assert all(each["a"] == each["b"] for each in scores)  # the same weights
+    said = next((tmp_path / "e").glob("*.log")).read_text()
+    assert "scored by the default evaluation.max_detections=[1, 10, 100], evaluation.iou_thresholds=[0.5," in said
+    given = ["evaluation.max_detections=[1,2,3]", "evaluation.iou_thresholds=[0.5,0.6]", "evaluation.bootstrap=100"]
+    evaluated(compare, *given, folder=tmp_path / "given")
+    scores = json.loads((tmp_path / "given/comparison.json").read_text())["scores"]
+    assert "bbox/AR3" in {each["name"] for each in scores}
+    assert "by the default" not in next((tmp_path / "given").glob("*.log")).read_text()

@@ -149,6 +149,27 @@ def test_a_signal_saves_and_leaves_with_128_plus_its_number(workers: int, shapes
     assert read_checkpoint(folder / "checkpoints/last.pt")["position"]["step"] >= 1
 
 
+LACKING = """
+import signal, sys
+for name in ("SIGALRM", "SIGHUP", "SIGPIPE", "SIGURG", "SIGUSR1", "SIGUSR2", "alarm", "pthread_sigmask", "setitimer"):
+    delattr(signal, name)
+sys.modules |= dict.fromkeys(("grp", "pwd", "resource", "termios"))
+from maskrcnn_train import load_config, train
+train(load_config(sys.argv[1:]))
+"""
+
+
+def test_a_training_needs_nothing_of_python_that_windows_lacks(shapes: str, tmp_path: Path) -> None:
+    settings = ["trainer.num_workers=1", "trainer.max_steps=2", f"output_dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", LACKING, *TINY, shapes, *settings], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    first = read_metrics(tmp_path / "run/metrics.jsonl")[0]
+    assert first["memory/peak_mb"] is None
+    assert (tmp_path / "run/metrics.json").is_file()
+
+
 @pytest.mark.slow
 def test_a_signal_ends_a_sweep(shapes: str, tmp_path: Path) -> None:
     arguments = [*TINY, shapes, "trainer.max_steps=200", "seed=0,1", f"output_dir={tmp_path / 'sweep'}"]

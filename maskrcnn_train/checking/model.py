@@ -142,8 +142,8 @@ def _available(device: torch.device) -> float | None:
     limits = []
     meminfo, container = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
     if meminfo.is_file():
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines() if ":" in line)
+        lines = dict(line.split(":") for line in meminfo.read_text("utf-8").splitlines() if ":" in line)
         limits.append(float(lines["MemAvailable"].split()[0]) * 1024)
-    if container.is_file() and (text := container.read_text().strip()).isdigit():
+    if container.is_file() and (text := container.read_text("utf-8").strip()).isdigit():
         limits.append(float(text))
     return min(limits, default=None)

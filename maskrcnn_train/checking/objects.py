@@ -10,9 +10,10 @@ import numpy as np
 from maskrcnn_train.checking.findings import Finding, percent
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.tile_layout import lay_out
-from maskrcnn_train.data.transforms import MIN_SIDE, xywh_to_xyxy
+from maskrcnn_train.data.transforms import MIN_SIDE
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.arrays import Flags, Floats, Ints
+from maskrcnn_train.structures.corners import xywh_to_xyxy
 
 VANISHING_SHARE = 0.01  # of the objects; above it a larger network size is worth its cost
 SMALL = 12.0  # network pixels, square root of the area: hardly more than one cell of the finest feature map

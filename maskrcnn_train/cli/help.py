@@ -27,8 +27,8 @@ SWEEPS = (
 
 def help_page(name: str, text: str, *, sweeps: bool = True) -> str:
     """The page of `--help`: what the command does, its groups, its keys (of a training the commonest), examples."""
-    values = (conf_dir() / f"{name}.yaml").read_text()
-    included = (conf_dir() / "train.yaml").read_text() if "\n  - train\n" in values else ""
+    values = (conf_dir() / f"{name}.yaml").read_text(encoding="utf-8")
+    included = (conf_dir() / "train.yaml").read_text(encoding="utf-8") if "\n  - train\n" in values else ""
     own = re.findall(r"^  - ([\w/]+):", values + included, flags=re.MULTILINE)
     lines = [text.strip(), *(["", "Groups (GROUP=OPTION):"] if own else [])]
     lines += [f"  {key:<13} {', '.join(options)}" for key, options in groups().items() if key.split("/")[0] in own]

@@ -27,6 +27,7 @@ from maskrcnn_train.settings.compose import Schema, load_command_config
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 
 USER_ERROR = 2  # exit code for the person's mistakes
+SIGPIPE = 13  # Windows has pipes that break, but no signal for it
 
 
 def run_command(
@@ -54,7 +55,7 @@ def run_command(
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # whoever read the output, head or less, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(128 + SIGPIPE)
     except Interrupted as interrupted:
         print(f"{interrupted}; {interrupted.hint}", file=sys.stderr)
         sys.exit(interrupted.exit_code)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import MAX_CHANNELS
+from maskrcnn_train.structures.arrays import Size
 
-Size = tuple[int, int]  # height, width
 Values = NDArray[Any]  # [H, W, C]
 
 TIFF, NUMPY = (".tif", ".tiff"), ".npy"

@@ -10,6 +10,7 @@ from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.targets import fit_to_masks, pack
 from maskrcnn_train.data.transforms import MIN_SIDE
 from maskrcnn_train.structures.batch import MaskCrops, Target
+from maskrcnn_train.structures.corners import box_areas, common_part
 
 Pixels = NDArray[np.uint8 | np.uint16]
 
@@ -58,10 +59,8 @@ def _choose(boxes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 def _lie_on(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which boxes [n, 4] have more than INSIDE of themselves in one of `others` [m, 4]: bool [n]."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2).max(axis=1, initial=0)
-    return np.asarray(shared > INSIDE * (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+    shared = box_areas(common_part(boxes[:, None], others)).max(axis=1, initial=0)
+    return np.asarray(shared > INSIDE * box_areas(boxes))
 
 
 class _Objects:
@@ -98,10 +97,9 @@ class _Objects:
 
     def cover(self, box: masks.Box, inside: NDArray[np.bool_]) -> None:
         """Remove from all masks what lies under `inside`, bool [h, w], the pixels of `box`."""
-        low = np.maximum(self.crop_boxes[:, :2], box[:2])
-        high = np.minimum(self.crop_boxes[:, 2:], box[2:])
-        for i in np.flatnonzero((low < high).all(axis=1)).tolist():
-            (x0, y0), (x1, y1), (x, y) = low[i].tolist(), high[i].tolist(), self.crop_boxes[i, :2].tolist()
+        common = common_part(self.crop_boxes, np.array(box))
+        for i in np.flatnonzero(box_areas(common)).tolist():
+            (x0, y0, x1, y1), (x, y) = common[i].tolist(), self.crop_boxes[i, :2].tolist()
             over = inside[y0 - box[1] : y1 - box[1], x0 - box[0] : x1 - box[0]]
             shared = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
             if (self.crops[i][shared] > 0)[over].any():

@@ -12,8 +12,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from maskrcnn_train.data.channels import TIFF
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Size
 
-Size = tuple[int, int]  # height, width
 Convert = Callable[[Image.Image, str], Image.Image]  # of an image with this name
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB as an array

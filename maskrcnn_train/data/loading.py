@@ -140,11 +140,13 @@ def start_worker(worker: int) -> None:
 
     Terminals, `timeout` and SLURM signal every process of a group; the main one still needs its workers to end a step.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
-    signal.signal(signal.SIGURG, lambda *_: signal.alarm(GRACE_SECONDS))
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):  # Windows sends none of these; there torch alone ends its workers
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
+        signal.signal(signal.SIGURG, lambda *_: signal.alarm(GRACE_SECONDS))
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
@@ -225,7 +227,7 @@ class DetectionLoader(DataLoader[Any]):
         workers = self._iterator
         if isinstance(workers, _MultiProcessingDataLoaderIter):
             for process in workers._workers:
-                if process.pid is not None and process.is_alive():
+                if hasattr(signal, "SIGURG") and process.pid is not None and process.is_alive():
                     os.kill(process.pid, signal.SIGURG)  # without effect before its `start_worker`
             workers._shutdown_workers()
             self._iterator = None

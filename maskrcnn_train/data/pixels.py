@@ -15,7 +15,6 @@ from maskrcnn_train.data.images import (
     FLOATING,
     MAX_PIXELS,
     ImageError,
-    Size,
     check_size,
     decode,
     named_errors,
@@ -24,6 +23,7 @@ from maskrcnn_train.data.images import (
     upright,
 )
 from maskrcnn_train.settings.schema import DataConfig
+from maskrcnn_train.structures.arrays import Size
 
 PERCENTILES = (2, 98)  # of a channel, which become black and white
 

@@ -89,7 +89,7 @@ def write_split(section: ShapesConfig, split: str, count: int, folder: Path) -> 
     info = {"description": "maskrcnn_train data=shapes", "version": str(FORMAT_VERSION), **asdict(section)}
     categories = [{"id": id_, "name": name, "supercategory": "shape"} for id_, name in CATEGORIES.items()]
     document = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-    (folder / "annotations" / f"{split}.json").write_text(json.dumps(document, separators=(",", ":")))
+    (folder / "annotations" / f"{split}.json").write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
 
 
 def annotation(shape: Shape, annotation_id: int, image_id: int) -> dict[str, Any]:

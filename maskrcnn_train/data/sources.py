@@ -38,7 +38,7 @@ def find_images(given: str) -> list[tuple[Path, int | None]]:
         return [(path.parent / index.file_name(row), int(index.image_ids[row])) for row in range(index.num_images)]
     if path.suffix == ".txt" and path.is_file():
         try:
-            lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         except UnicodeDecodeError:
             raise UserError(f"images={given} is not a text; write one path a line") from None
         if not lines:

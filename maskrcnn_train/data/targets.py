@@ -10,9 +10,10 @@ from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import POLYGON, RLE, AnnotationIndex
 from maskrcnn_train.data.splits.splitting import REGION
 from maskrcnn_train.data.tile_layout import shows, visible_shares
-from maskrcnn_train.data.transforms import MIN_SIDE, Geometry, xywh_to_xyxy
+from maskrcnn_train.data.transforms import MIN_SIDE, Geometry
 from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 from maskrcnn_train.structures.batch import MaskCrops, Target
+from maskrcnn_train.structures.corners import common_part, xywh_to_xyxy
 
 
 def build_target(
@@ -91,16 +92,10 @@ def _move_boxes(
     visible = geometry.clip(exact)
     cut = (exact != visible).any(axis=1) | (index.kinds[own] == RLE)
     if geometry.tile is not None:  # what the tile's border cuts off may have been turned into the window
-        inside = _common(index.extents[own], np.array(geometry.tile[:1]))
-        visible = _common(visible, geometry.boxes(inside))
+        inside = common_part(index.extents[own], np.array(geometry.tile[:1]))
+        visible = common_part(visible, geometry.boxes(inside))
         cut |= (inside != index.extents[own]).any(axis=1)
     return visible.copy(), visible, cut
-
-
-def _common(boxes: Floats, others: Floats | Ints) -> Floats:
-    """Where boxes [n, 4] and others, x1 y1 x2 y2, overlap."""
-    low, high = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])
-    return np.concatenate([low, high], axis=1)
 
 
 def _crop(index: AnnotationIndex, row: int, box: masks.Box, geometry: Geometry, outline: list[Floats]) -> masks.Bitmap:

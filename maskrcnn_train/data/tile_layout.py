@@ -12,9 +12,9 @@ from functools import cache
 import numpy as np
 
 from maskrcnn_train.data.splits.splitting import Split
-from maskrcnn_train.data.transforms import xywh_to_xyxy
 from maskrcnn_train.settings.schema import DataConfig, TrainTileConfig
 from maskrcnn_train.structures.arrays import Flags, Floats, Ints
+from maskrcnn_train.structures.corners import box_areas, common_part, xywh_to_xyxy
 from maskrcnn_train.structures.tiles import Tile, Tiles
 
 
@@ -96,9 +96,8 @@ def lay_out(split: Split, section: TrainTileConfig) -> TileLayout:
 
 def visible_shares(boxes: Floats, windows: Ints) -> Floats:
     """The share of each box float64 [A, 4] that lies in each window int64 [W, 4], both x1 y1 x2 y2: float64 [W, A]."""
-    low, high = np.maximum(boxes[:, :2], windows[:, None, :2]), np.minimum(boxes[:, 2:], windows[:, None, 2:])
-    areas = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), np.finfo(float).tiny)
-    return np.asarray(np.clip(high - low, 0, None).prod(axis=2) / areas)
+    shared = box_areas(common_part(boxes, windows[:, None]))
+    return np.asarray(shared / np.maximum(box_areas(boxes), np.finfo(float).tiny))
 
 
 def shows(shares: Floats, min_visible: float) -> Flags:

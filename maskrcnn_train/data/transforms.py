@@ -14,10 +14,8 @@ from PIL import Image, ImageEnhance
 from maskrcnn_train.data.channels import AnyImage
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.settings.schema import AugmentationConfig, DataConfig
-from maskrcnn_train.structures.arrays import Floats
+from maskrcnn_train.structures.arrays import Floats, Size
 from maskrcnn_train.structures.tiles import Tile
-
-Size = tuple[int, int]  # height, width
 
 MIN_SIDE = 1.0  # network pixels; objects with a shorter side cannot be told from noise and are left out
 
@@ -181,11 +179,6 @@ class Geometry:
         padded[:] = fill
         padded[: self.visible[0], : self.visible[1]] = pixels
         return padded
-
-
-def xywh_to_xyxy(boxes: Floats) -> Floats:
-    """[N, 4] x y width height -> x1 y1 x2 y2."""
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def resized_size(size: Size, min_size: int, max_size: int) -> Size:

@@ -1,6 +1,7 @@
 """The device and precision of a run: the only module that asks what the machine can do."""
 
 import functools
+import math
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -104,10 +105,12 @@ def threads_beside(device: torch.device) -> int:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory used so far: of the GPU, or of this process."""
+    """The most memory used so far: of the GPU, or of this process; NaN on Windows, where Python does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource  # not there on Windows
-
+    try:
+        import resource
+    except ImportError:
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

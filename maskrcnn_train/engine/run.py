@@ -88,7 +88,7 @@ class Run:
         progress = Progress("train", console=self._console, enabled=self.is_main)
         with trace as self._trace_step, writer as self.writer, progress as self.progress:
             if self.is_main:
-                writer.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
+                writer.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text(encoding='utf-8')}\n```")
                 writer.settings(overrides_of(self.config, default_config()))
             yield
 

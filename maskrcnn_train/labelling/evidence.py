@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_train.evaluation.coco.ground_truth import Coco
 from maskrcnn_train.evaluation.diagnostics.matches import match_detections
-from maskrcnn_train.evaluation.diagnostics.overlaps import Coco, ImageOverlaps, image_overlaps, overlap_ious
+from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps, image_overlaps, overlap_ious
 from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 
 NEAR, ON = 0.1, 0.5  # box IoU from which a detection has to do with a label, and from which it is on it

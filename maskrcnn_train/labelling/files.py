@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_train.data.coco.index import AnnotationIndex
+from maskrcnn_train.evaluation.coco.ground_truth import Coco
 from maskrcnn_train.files import write_rows, write_text
 from maskrcnn_train.labelling.suspicion import Doubt
-
-Coco = dict[str, Any]
 
 
 def doubt_entries(

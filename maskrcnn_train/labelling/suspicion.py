@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
+from maskrcnn_train.evaluation.coco.ground_truth import Coco, complete_ground_truth
 from maskrcnn_train.labelling.evidence import FEW, NEAR, ON, Evidence, gather_evidence
 from maskrcnn_train.structures.arrays import Floats
 
-Coco = dict[str, Any]
 KINDS = {
     "missing": "an object that the model finds, without a label",
     "spurious": "a label where the model finds nothing",

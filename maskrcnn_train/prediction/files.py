@@ -1,6 +1,5 @@
 """What `predict` writes of each image: a picture or a video's frame, masks, COCO results, a table."""
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from maskrcnn_train.data.formats.masks import has_pixels
 from maskrcnn_train.data.formats.pictures import common_folder
 from maskrcnn_train.data.formats.writing import write_labels
 from maskrcnn_train.data.pixels import PixelReader
-from maskrcnn_train.files import write_csv, write_json, written_aside
+from maskrcnn_train.files import unused_name, write_csv, write_json, write_picture
 from maskrcnn_train.prediction.image_list import write_image_list
 from maskrcnn_train.prediction.pictures import Prepared
 from maskrcnn_train.prediction.video import VideoWriter
@@ -57,12 +56,12 @@ class PredictionFiles:
                 self.video.add(picture)
             else:
                 suffix = "jpg" if max(picture.size) <= LONGEST_JPEG else "png"
-                _save(picture, self.pictures / f"{name}.{suffix}", quality=90)
+                write_picture(self.pictures / f"{name}.{suffix}", picture, quality=90)
         if self.config.save.masks:
             for number, (x0, y0, bitmap) in enumerate(found.crops(), start=1):
                 full = Image.new("L", (found.size[1], found.size[0]))
                 full.paste(Image.fromarray(bitmap * np.uint8(255)), (x0, y0))
-                _save(full, self.folder / "masks" / f"{name}_{number}.png")
+                write_picture(self.folder / "masks" / f"{name}_{number}.png", full)
         self.results += found.to_coco(image_id)
         self.images[image_id] = (image.source or name, *image.size)
 
@@ -119,17 +118,7 @@ def draw_detections(image: Image.Image, found: Detections, class_names: list[str
     )
 
 
-def _save(picture: Image.Image, path: Path, **options: Any) -> None:
-    with written_aside(path) as aside:
-        picture.save(aside, format="PNG" if path.suffix == ".png" else "JPEG", **options)
-
-
 def unique_stems(paths: list[Path]) -> list[str]:
     """The stem of each file, with a number where several files have it."""
-    names: dict[str, None] = {}
-    for path in paths:
-        name, number = path.stem, itertools.count(2)
-        while name in names:
-            name = f"{path.stem}_{next(number)}"
-        names[name] = None
-    return list(names)
+    used: set[str] = set()
+    return [unused_name(path.stem, used) for path in paths]

@@ -28,8 +28,10 @@ from maskrcnn_train.settings.command_schema import (
 )
 from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.schema import EvaluationConfig
 
 logger = logging.getLogger("maskrcnn_train")
+MEASURES = ("max_detections", "iou_thresholds", "size_limits")  # what scores mean; equal backends give equal ones
 KEYS = {"bbox": "bbox", "segm": "segmentation"}  # where a result has each kind
 
 
@@ -51,11 +53,13 @@ class Scored:
 class Candidate:
     """Something to score, after its files were checked.
 
-    score: tells on_batch how many images the model has done. why_slow: what makes it so, if a setting does.
+    score: by `evaluation`; tells on_batch how many images the model has done. why_slow: what makes it so, if a setting
+    does.
     """
 
     ground_truth: dict[str, Any]
-    score: Callable[[Callable[[int], None]], Scored]
+    evaluation: EvaluationConfig
+    score: Callable[[EvaluationConfig, Callable[[int], None]], Scored]
     why_slow: str = ""
 
 
@@ -103,12 +107,25 @@ def candidate_of(predictor: Predictor, loader: DetectionLoader | ScaledLoader) -
     """A model on the images of a loader."""
     validation = Validation(loader, predictor.config, ALONE)
 
-    def score(on_batch: Callable[[int], None]) -> Scored:
+    def score(section: EvaluationConfig, on_batch: Callable[[int], None]) -> Scored:
+        validation.config = replace(predictor.config, evaluation=section)
         metrics = validation.evaluate_predictor(predictor, on_batch)
         assert validation.result is not None
         return Scored(metrics, validation.result, validation.scored, validation.results)
 
-    return Candidate(validation.ground_truth, score, slow_box_head(predictor.config))
+    config = predictor.config
+    return Candidate(validation.ground_truth, config.evaluation, score, slow_box_head(config))
+
+
+def measure_alike(first: Candidate, second: Candidate) -> None:
+    """Two to compare are scored by one rule: where their trainings differ, by the default, which is said."""
+    differing = [name for name in MEASURES if getattr(first.evaluation, name) != getattr(second.evaluation, name)]
+    shared = {name: getattr(default_config().evaluation, name) for name in differing}
+    for each in (first, second):
+        each.evaluation = replace(each.evaluation, **shared)
+    if shared:
+        given = ", ".join(f"evaluation.{name}={value}" for name, value in shared.items())
+        logger.warning("a and b were trained with different measures; both are scored by the default %s", given)
 
 
 def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Candidate:
@@ -127,7 +144,7 @@ def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Ca
         result = score_coco(truth, results, section, kinds=kinds, class_names=names)
     except UserError as error:
         raise UserError(f"{predictions}: {error}") from None
-    return Candidate(truth, lambda on_batch: Scored(result.metrics, result, truth, results))
+    return Candidate(truth, section, lambda *_: Scored(result.metrics, result, truth, results))
 
 
 def _common_kinds(

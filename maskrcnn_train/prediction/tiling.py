@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskrcnn_train.structures.corners import box_areas, common_part
 from maskrcnn_train.structures.detections import Detections, join_detections
 from maskrcnn_train.structures.pasting import Crop
 from maskrcnn_train.structures.tiles import Window
@@ -92,8 +93,7 @@ def _candidates(pieces: list[_Piece]) -> Iterator[tuple[_Piece, _Piece]]:
     labels = np.array([piece.label for piece in pieces])
     for first, piece in enumerate(pieces):
         later = slice(first + 1, None)
-        low, high = np.maximum(boxes[later, :2], piece.box[:2]), np.minimum(boxes[later, 2:], piece.box[2:])
-        near = (low < high).all(axis=1) & (labels[later] == piece.label)
+        near = (box_areas(common_part(boxes[later], boxes[first])) > 0) & (labels[later] == piece.label)
         for second in np.flatnonzero(near) + first + 1:
             if pieces[second].window != piece.window:
                 yield piece, pieces[second]

@@ -123,7 +123,7 @@ def _overruled(composed: DictConfig, given: dict[str, str], options: dict[str, l
         path = conf_dir() / group / f"{option}.yaml"
         if group not in options or group == "experiment" or "experiment" not in given or not path.is_file():
             continue
-        prefix = "" if "@package _global_" in path.read_text() else group.replace("/", ".") + "."
+        prefix = "" if "@package _global_" in path.read_text(encoding="utf-8") else group.replace("/", ".") + "."
         plain = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
         values = flat_settings({key: each for key, each in plain.items() if key != "defaults"}, prefix)
         lost = [key for key, value in values.items() if OmegaConf.select(composed, key) != value and key not in given]

@@ -20,7 +20,7 @@ from optuna.storages import (
     RetryHeartbeatStaleTrialCallback,
 )
 from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -145,7 +145,7 @@ def _reason(error: BaseException) -> str:
 
 def _journal(path: Path) -> JournalFileBackend:
     """Optuna's journal, without a last line that a full disk or a kill cut short: it would spoil the next one."""
-    lock = JournalFileSymlinkLock(str(path))
+    lock = JournalFileOpenLock(str(path))  # the other lock is a symlink, for which Windows asks for rights
     backend = JournalFileBackend(str(path), lock_obj=lock)
     lock.acquire()
     try:

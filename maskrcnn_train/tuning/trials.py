@@ -102,7 +102,9 @@ class Trials:
         named, pruner = self.folder / STUDY_FILE, build_pruner(self.search.config, self.search.metrics)
         if named.is_file():
             try:
-                return optuna.load_study(study_name=named.read_text(), storage=self.storage, pruner=pruner)
+                return optuna.load_study(
+                    study_name=named.read_text(encoding="utf-8"), storage=self.storage, pruner=pruner
+                )
             except KeyError:
                 raise UserError(
                     f"the search in {self.folder} has another storage; give the one it began with"

@@ -54,6 +54,18 @@ def test_a_bug_keeps_its_traceback(module: str, arguments: list[str], run: str, 
     assert "ERROR Traceback" in (tmp_path / "runs" / run / "train.log").read_text()
 
 
+@pytest.mark.parametrize("before", ["", "import signal; del signal.SIGPIPE; "])  # as on Windows
+def test_a_reader_that_left_ends_a_command_quietly(before: str) -> None:
+    script = f"{before}from maskrcnn_train.check import main; main()"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.slow
 def test_a_user_error_in_a_sweep_is_one_line_and_ends_no_other_job(shapes: str, tmp_path: Path) -> None:
     settings = [*TINY, shapes, "trainer.max_steps=2", f"output_dir={tmp_path / 'runs'}", "schedule.warmup_steps=0"]

@@ -13,6 +13,7 @@ from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import NO_MASK, RLE, SkippedTable
 from maskrcnn_train.data.coco.raw_annotations import GIVEN, MALFORMED, NO_ID, UNKNOWN, RawAnnotations
 from maskrcnn_train.structures.arrays import Flags, Floats, Ints
+from maskrcnn_train.structures.corners import box_areas, common_part
 
 Report = Callable[[str, Any, bool], None]  # (reason, which: bool [A], dropped)
 
@@ -159,10 +160,8 @@ def _check_codes(raw: RawAnnotations, sizes: Ints, extents: Floats, areas: Float
 
 def _compare(boxes: Floats, extents: Floats, both: Flags, report: Report) -> None:
     with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = np.maximum(boxes[:, :2], extents[:, :2]), np.minimum(boxes[:, 2:], extents[:, 2:])
-        shared = np.clip(high - low, 0, None).prod(axis=1)
-        areas = [(corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (boxes, extents)]
-        overlap = shared / (areas[0] + areas[1] - shared)
+        shared = box_areas(common_part(boxes, extents))
+        overlap = shared / (box_areas(boxes) + box_areas(extents) - shared)
         report("box and segmentation differ (boxes are x, y, width, height)", both & (overlap < MIN_AGREEMENT), False)
 
 

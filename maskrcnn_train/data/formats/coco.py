@@ -6,11 +6,12 @@ from typing import Any
 
 import orjson
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
 from maskrcnn_train.data.formats.masks import bitmap_of, has_holes, object_regions
 from maskrcnn_train.data.formats.pictures import SPLIT_FOLDERS
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Size
 from maskrcnn_train.structures.rle import compressed
 
 NAMES = tuple(SPLIT_FOLDERS)

@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
 from maskrcnn_train.data.formats.masks import (
     Crop,
     bitmap_of,
@@ -28,6 +28,7 @@ from maskrcnn_train.data.formats.masks import (
 from maskrcnn_train.data.formats.pictures import checked_size, split_name
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Size
 from maskrcnn_train.structures.outlines import ellipse, turned
 
 HEAD = 2**16  # bytes in which <annotations> must begin

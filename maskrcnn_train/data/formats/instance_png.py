@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
 from maskrcnn_train.data.formats.pictures import (
     find_mask_folders,
@@ -19,7 +19,7 @@ from maskrcnn_train.data.formats.pictures import (
 )
 from maskrcnn_train.data.formats.texts import names_file, read_names
 from maskrcnn_train.data.sources import list_pictures
-from maskrcnn_train.files import write_text, written_aside
+from maskrcnn_train.files import write_picture, write_text
 from maskrcnn_train.settings.errors import UserError
 
 CLASS_FACTOR = 1000
@@ -94,7 +94,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     Raises UserError for more objects or classes than 16 bits hold.
     """
     for part, images in data.parts.items():
-        for image in images:
+        for image in with_own_stems(images):
             data.copy(image, folder / "images" / part / image.file_name)
             ids, counts = np.zeros(image.size, np.int64), dict.fromkeys(data.names.values(), 0)
             for each, window, inside in painted(image):
@@ -105,6 +105,6 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                         f"{image.file_name}: 16 bits hold 65 classes and 1000 objects of each; use mask_png"
                     )
                 ids[window][inside] = value
-            with written_aside((folder / "masks" / part / image.file_name).with_suffix(".png")) as aside:
-                Image.fromarray(ids.astype(np.uint16)).save(aside, format="PNG")
+            path = (folder / "masks" / part / image.file_name).with_suffix(".png")
+            write_picture(path, Image.fromarray(ids.astype(np.uint16)))
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in data.names.values()))

@@ -1,14 +1,13 @@
 """What every format of labels is read into, and written from: images with objects of named classes."""
 
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from maskrcnn_train.files import written_aside
-
-Size = tuple[int, int]  # height, width
+from maskrcnn_train.files import unused_name, written_aside
+from maskrcnn_train.structures.arrays import Size
 
 
 @dataclass
@@ -81,6 +80,14 @@ class DataSet:
         if self.copies and image.path is not None and image.path.is_file():
             with written_aside(target) as aside:
                 shutil.copyfile(image.path, aside)
+
+
+def with_own_stems(images: Iterable[LabelledImage]) -> Iterator[LabelledImage]:
+    """The images of a folder for formats that pair images and labels by name, without the ending: some renamed."""
+    used: set[str] = set()
+    for image in images:
+        path = PurePosixPath(image.file_name)
+        yield replace(image, file_name=unused_name(path.with_suffix("").as_posix(), used) + path.suffix)
 
 
 class Reader(Protocol):

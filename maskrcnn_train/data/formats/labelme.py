@@ -17,7 +17,7 @@ import orjson
 from PIL import Image
 
 from maskrcnn_train.data.coco.masks import FARTHEST
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import bitmap_of, has_holes, object_regions, polygon_fault, run_lengths, united
 from maskrcnn_train.data.formats.pictures import (
     checked_size,
@@ -29,7 +29,7 @@ from maskrcnn_train.data.formats.pictures import (
 from maskrcnn_train.data.images import FAULTS
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.structures.arrays import Bytes
+from maskrcnn_train.structures.arrays import Bytes, Size
 from maskrcnn_train.structures.outlines import ellipse
 
 VERSION = "5.5.0"  # of LabelMe, whose form is written
@@ -190,7 +190,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """A JSON beside each picture, in a folder for each part; masks with holes, or without tolerance, as bitmaps."""
     for part, images in data.parts.items():
         place = folder if len(data.parts) == 1 else folder / part
-        for image in images:
+        for image in with_own_stems(images):
             picture = place / image.file_name
             data.copy(image, picture)
             shapes: list[dict[str, Any]] = []

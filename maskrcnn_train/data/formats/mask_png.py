@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.data.formats.instance_png import ONLY_CLASS
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import filled_box, run_lengths
 from maskrcnn_train.data.formats.pictures import (
     find_mask_folders,
@@ -23,7 +23,7 @@ from maskrcnn_train.data.formats.pictures import (
 )
 from maskrcnn_train.data.formats.texts import names_file, read_names
 from maskrcnn_train.data.sources import list_pictures
-from maskrcnn_train.files import write_text, written_aside
+from maskrcnn_train.files import write_picture, write_text
 from maskrcnn_train.settings.errors import UserError
 
 NUMBERED = re.compile(r"(\d+)(?:_(.+))?")
@@ -100,7 +100,7 @@ def _class(stem: str) -> str:
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """images/, masks/PICTURE/NUMBER_CLASS.png and classes.txt."""
     for part, images in data.parts.items():
-        for image in images:
+        for image in with_own_stems(images):
             data.copy(image, folder / "images" / part / image.file_name)
             own = (folder / "masks" / part / image.file_name).with_suffix("")
             for number, each in enumerate(image.objects, start=1):
@@ -108,6 +108,5 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                 x0, y0, bitmap = filled_box(each, image.size)
                 full[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]] = bitmap * 255
                 name = quote(each.name, safe=" ()[]+,;=@'!&$")
-                with written_aside(own / f"{number:04d}_{name}.png") as aside:
-                    Image.fromarray(full).convert("1").save(aside, format="PNG", compress_level=1)
+                write_picture(own / f"{number:04d}_{name}.png", Image.fromarray(full).convert("1"), compress_level=1)
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in data.names.values()))

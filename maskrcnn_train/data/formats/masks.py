@@ -16,8 +16,8 @@ from maskrcnn_train.data.coco.masks import (
     runs_crop,
     runs_extent,
 )
-from maskrcnn_train.data.formats.labelled import LabelledImage, LabelledObject, Size
-from maskrcnn_train.structures.arrays import Bytes, Flags, Floats, Ints
+from maskrcnn_train.data.formats.labelled import LabelledImage, LabelledObject
+from maskrcnn_train.structures.arrays import Bytes, Flags, Floats, Ints, Size
 from maskrcnn_train.structures.outlines import simplified, trace
 from maskrcnn_train.structures.rle import crop_runs
 
@@ -80,12 +80,14 @@ def has_pixels(each: LabelledObject) -> bool:
 
 
 def filled_box(each: LabelledObject, size: Size) -> Crop:
-    """The mask of an object; its whole box where only that is known."""
+    """The mask of an object; where only its box is known the pixels of that in the image, one at the least."""
     if (crop := bitmap_of(each, size)) is not None:
         return crop
     assert each.box is not None
-    x, y, w, h = (round(value) for value in each.box)
-    return x, y, np.ones((max(min(h, size[0] - y), 1), max(min(w, size[1] - x), 1)), np.uint8)
+    low, last = np.array(each.box[:2]), np.array(size[::-1]) - 1
+    x0, y0 = first = np.clip(np.round(low), 0, last).astype(int)
+    x1, y1 = np.clip(np.round(low + each.box[2:]), first + 1, last + 1).astype(int)
+    return int(x0), int(y0), np.ones((y1 - y0, x1 - x0), np.uint8)
 
 
 def painted(image: LabelledImage) -> Iterator[tuple[LabelledObject, Window, Flags]]:

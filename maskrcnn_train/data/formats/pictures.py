@@ -12,10 +12,10 @@ from PIL import Image
 from maskrcnn_train.data.channels import NUMPY, TIFF, numpy_layout, tiff_size
 from maskrcnn_train.data.coco.masks import MAX_PIXELS
 from maskrcnn_train.data.coco.reader import MAX_SIDE
-from maskrcnn_train.data.formats.labelled import Size
 from maskrcnn_train.data.images import ORIENTATION, ImageError, named_errors, opened
 from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Size
 
 MASK_FOLDERS = ("masks", "instances", "labels", "annotations", "gt")
 SPLIT_FOLDERS = {

@@ -12,13 +12,13 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
 from maskrcnn_train.data.formats.pictures import find_picture, opened_mask, picture_size, split_name
 from maskrcnn_train.data.formats.texts import read_lines
-from maskrcnn_train.files import write_text, written_aside
+from maskrcnn_train.files import unused_name, write_picture, write_text
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.structures.arrays import Bytes, Ints
+from maskrcnn_train.structures.arrays import Bytes, Ints, Size
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -204,8 +204,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
         names = []
         for image in images:
             name = Path(image.file_name).with_suffix("").as_posix()
-            name = name if name not in used else f"{part}_{name}"
-            used.add(name)
+            name = unused_name(name if name not in used else f"{part}_{name}", used)
             names.append(name)
             data.copy(image, folder / "JPEGImages" / f"{name}{Path(image.file_name).suffix}")
             if len(image.objects) >= BORDER:
@@ -215,15 +214,10 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                 ids[window][inside] = number
                 kinds[window][inside] = data.number(each.name) + 1
             for place, values in (("SegmentationObject", ids), ("SegmentationClass", kinds)):
-                _save(folder / place / f"{name}.png", values, colors)
+                picture = Image.fromarray(values)
+                picture.putpalette(colors.tobytes())
+                write_picture(folder / place / f"{name}.png", picture)
         write_text(folder / "ImageSets" / "Segmentation" / f"{part}.txt", "".join(f"{name}\n" for name in names))
     rows = zip(("background", *data.names.values()), colors.tolist(), strict=False)
     lines = ["# label:color_rgb:parts:actions", *(f"{name}:{','.join(map(str, color))}::" for name, color in rows)]
     write_text(folder / "labelmap.txt", "\n".join([*lines, ""]))
-
-
-def _save(path: Path, values: Bytes, colors: Bytes) -> None:
-    picture = Image.fromarray(values)
-    picture.putpalette(colors.tobytes())
-    with written_aside(path) as aside:
-        picture.save(aside, format="PNG")

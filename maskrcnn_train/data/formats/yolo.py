@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Size
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import disjoint_regions
 from maskrcnn_train.data.formats.pictures import common_folder, picture_size
 from maskrcnn_train.data.formats.texts import read_lines
 from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Size
 from maskrcnn_train.structures.outlines import joined
 
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml")
@@ -163,7 +164,7 @@ def label_path(picture: Path) -> Path:
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """data.yaml, images/ and labels/; objects known by their box only become box lines."""
     for part, images in data.parts.items():
-        for image in images:
+        for image in with_own_stems(images):
             picture = folder / "images" / part / image.file_name
             data.copy(image, picture)
             lines = [_line(each, image.size, data.number(each.name), tolerance) for each in image.objects]

@@ -1,5 +1,6 @@
 """The classes of a training, and the labels that another JSON's categories have in it."""
 
+import itertools
 from collections import Counter
 from collections.abc import Set
 
@@ -54,12 +55,33 @@ def match_categories(classes: ClassMap, index: AnnotationIndex, data: Choice) ->
     labels: dict[int, int] = {}
     unknown, used = [], index.used_categories
     for number, category in chosen_categories(index, data).items():
-        names = [name for name in (f"{category.name} (id {number})", category.name) if name in classes.names]
-        if number in used and names:
-            labels[number] = classes.names.index(names[0]) + 1
+        label = _label_of(classes, number, category)
+        if number in used and label is not None:
+            labels[number] = label
         elif number in used:
             unknown.append(category)
     return labels, unknown
+
+
+def _label_of(classes: ClassMap, number: int, category: Category) -> int | None:
+    """Label of a chosen category with id `number` in its JSON."""
+    names = [name for name in (f"{category.name} (id {number})", category.name) if name in classes.names]
+    return classes.names.index(names[0]) + 1 if names else None
+
+
+def categories_in(index: AnnotationIndex, classes: ClassMap, data: Choice) -> dict[int, Category]:
+    """How a JSON has each class, by the class's id: its own category, or one to add.
+
+    Of merged categories it is the one with the name of the class, else the first.
+    """
+    own = {each.id: each for each in index.categories}
+    found = {each.name: each for each in index.categories}
+    chosen = chosen_categories(index, data)
+    for number in sorted(chosen, key=lambda number: (own[number].name == chosen[number].name, -number)):
+        if (label := _label_of(classes, number, chosen[number])) is not None:
+            found[classes.name_of(label)] = own[number]
+    free = itertools.count(max(own, default=0) + 1)
+    return {id_: found.get(name) or Category(next(free), name, None) for id_, name in classes.name_of_id.items()}
 
 
 def map_categories(

@@ -44,7 +44,7 @@ def same_images(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 
 def compare(first: Mapping[str, Diagnostics], second: Mapping[str, Diagnostics]) -> list[Comparison]:
-    """Every headline score that both have. Both must have been made with the same draws.
+    """Every headline score that both have. Both must have been made with the same draws and measures.
 
     Raises UserError if one is of boxes only and the other of masks only.
     """

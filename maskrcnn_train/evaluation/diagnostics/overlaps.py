@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from maskrcnn_train.evaluation.coco.ground_truth import Coco
 from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 from maskrcnn_train.structures.rle import compressed
-
-Coco = dict[str, Any]
 
 
 @dataclass

@@ -27,7 +27,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from maskrcnn_train.files import written_aside
+from maskrcnn_train.files import write_picture
 
 SERIES = ("#2457c5", "#c2410c", "#0f766e", "#a21caf", "#a16207", "#be123c")  # told apart in light and dark pages
 INK, MUTED, RULE, LIGHT = "#1b1f27", "#5b6472", "#e1e5eb", "#b9cbe6"
@@ -166,8 +166,7 @@ def _any_text(figure: Figure) -> Iterator[None]:
 def save_figure(figure: Figure, path: Path) -> Image.Image:
     """Write a PNG, making its folder; returns the pixels."""
     image = to_image(figure)
-    with written_aside(path) as aside:
-        image.save(aside, format="PNG")
+    write_picture(path, image)
     return image
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from maskrcnn_train.evaluation.coco.ground_truth import Coco
-from maskrcnn_train.files import written_aside
+from maskrcnn_train.files import write_picture
 from maskrcnn_train.reporting.drawing.objects import CroppedMask, draw_objects, side_by_side
 from maskrcnn_train.structures.arrays import Bytes
 from maskrcnn_train.structures.rle import compressed, decode_crop
@@ -55,10 +55,7 @@ def draw_validation(
     written = []
     for stem, (image, truth, prediction) in samples.items():
         picture = draw_pair(image, truth, prediction, names)
-        path = run_dir / "pictures" / f"{stem}.jpg"
-        with written_aside(path) as aside:
-            picture.save(aside, format="JPEG", quality=88)
-        written.append((path, picture))
+        written.append((write_picture(run_dir / "pictures" / f"{stem}.jpg", picture, quality=88), picture))
     return written
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.loading import build_dataset
 from maskrcnn_train.data.splits.splitting import Splits
-from maskrcnn_train.files import written_aside
+from maskrcnn_train.files import write_picture
 from maskrcnn_train.reporting.drawing.objects import draw_objects
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import MaskCrops, Target
@@ -30,9 +30,7 @@ def write_sheet(config: TrainConfig, splits: Splits, path: Path, *, count: int) 
     positions = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
     rows = [[_cell(dataset, (epoch, position)) for epoch in range(DRAWS)] for position in positions]
     sheet = _arrange(rows, [dataset.title(position) for position in positions])
-    with written_aside(path) as aside:
-        sheet.save(aside, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=88)
-    return path
+    return write_picture(path, sheet, quality=88)
 
 
 def _cell(dataset: CocoDataset, key: tuple[int, int]) -> Image.Image:
