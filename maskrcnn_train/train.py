@@ -18,9 +18,9 @@ from maskrcnn_train.data.loading import build_loaders, naming_lost_workers
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
 from maskrcnn_train.data.tile_layout import epoch_length
 from maskrcnn_train.engine import distributed, precision
+from maskrcnn_train.engine.activations import checkpoint_activations
 from maskrcnn_train.engine.capturing import capture_backbone
 from maskrcnn_train.engine.checkpoint import restore
-from maskrcnn_train.engine.activations import checkpoint_activations
 from maskrcnn_train.engine.compiling import compile_backbone
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.loop import fit
