@@ -2,7 +2,8 @@
 
 A sweep goes on where it stopped, so that a night can be cut in pieces: give the same command again. After --minutes no
 sweep starts and those that run save their state and stop. The tables are written over and over, of the jobs that are
-finished; these keep no checkpoints.
+finished; these keep no checkpoints. What the sweeps have in common, the trainings with the guide's values, comes
+first; a sweep that starts after it does not repeat them.
 
     python benchmarks/advice.py --jobs 2 --minutes 60
     python benchmarks/advice.py --knobs rpn_iou box_convs --seeds 0 1 2 3 4 --data FOLDER
@@ -19,7 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -30,7 +31,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
 
 from maskrcnn_train.files import write_rows
-from maskrcnn_train.reporting.jobs import JobRecord, read_jobs
+from maskrcnn_train.reporting.jobs import JobRecord, find_job, read_jobs, save_job
 from maskrcnn_train.reporting.pages.sweep import training_minutes
 from maskrcnn_train.reporting.runs import read_json, read_scores
 from maskrcnn_train.settings.compose import conf_dir
@@ -42,6 +43,7 @@ PRE_TEST, POST_TEST = (50, 100, 250, 500, 1000, 2000, 4000), (10, 30, 50, 100, 3
 ONE_AT_A_TIME = len(PRE_TEST) + len(POST_TEST) - 1  # settings, with the trained one once
 ON_SHAPES_ALONE, ON_PHOTOS_ALONE = ("box_fcs",), ("proposals_pre",)  # 128 pixels have 4,092 anchors in all
 PHOTOS = ["data=roboflow", "data.min_size=320", "data.max_size=320", "trainer.batch_size=4", "trainer.num_workers=2"]
+PHOTOS += ["data.merge=null", "rpn.anchors.sizes=[16,32,64,128,256]", "rpn.nms.pre_train=4000"]
 PHOTOS += ["roi_head.sampling.batch_size=128"]
 EVERY = 15.0  # seconds between two looks at what is finished
 
@@ -81,8 +83,21 @@ def swept_keys(knob: str) -> list[str]:
     return [key for key in keys if key != "seed"]
 
 
+def adopt(sweep: Sweep, other: Sweep) -> None:
+    """Take over the trainings that another sweep has finished and this one has to do as well."""
+    done = [job.settings for _, job in sweep.finished()]
+    for path, job in other.finished():
+        if job.settings not in done:
+            number = find_job(sweep.folder, job.settings, job.overrides, job.number).number
+            folder = sweep.folder / str(number)
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(path, folder, ignore=shutil.ignore_patterns("checkpoints", "analysis"))
+            save_job(sweep.folder, replace(job, number=number))
+
+
 def measure(sweep: Sweep, deadline: float, environment: dict[str, str]) -> str:
     """Run a sweep, and what comes after it; returns its fault, or nothing."""
+    adopt(sweep, replace(sweep, knob=BUDGETS, folder=sweep.folder.with_name(f"{BUDGETS}_{sweep.data}")))
     fault = _run(sweep.command, sweep.folder.with_suffix(".log"), deadline, environment)
     for folder, _ in sweep.finished() if sweep.knob == BUDGETS else ():
         if not fault and not (folder / "analysis/budgets.csv").exists():
@@ -156,7 +171,7 @@ def _device(path: Path) -> str:
 
 
 def sweeps_of(given: argparse.Namespace) -> list[Sweep]:
-    """Those on photographs first: they take longest."""
+    """Those with the guide's values first, then those on photographs: they take longest."""
     seeds = "hydra.sweeper.params.seed=" + repr(",".join(map(str, given.seeds)))
     photos = () if given.data is None else (*PHOTOS, f"data.root={given.data}")
     found = []
@@ -166,7 +181,7 @@ def sweeps_of(given: argparse.Namespace) -> list[Sweep]:
             found += [
                 Sweep(name, data, given.runs / f"{name}_{data}", (*settings, seeds, *given.set)) for name in names
             ]
-    return found
+    return sorted(found, key=lambda sweep: sweep.knob != BUDGETS)
 
 
 def main() -> None:
