@@ -23,10 +23,11 @@ from maskrcnn_train.files import write_text
 from maskrcnn_train.reporting.drawing.figures import MUTED, SERIES, add_legend, new_axes, save_figure
 from maskrcnn_train.reporting.pages.ranking import mean_and_half
 
+SEPARATOR = " / "  # of the values of several keys
 PICTURES = "pictures/knobs"  # beside the page
 MARKED = r"(<!-- {name} -->\n).*?(<!-- end -->)"
 SCORES = {"bbox/AP": "box AP", "segm/AP": "mask AP", "segm/AP of one half": "mask AP"}
-TIMES = {"seconds": "s a training", "milliseconds": "ms an image"}
+TIMES = {"milliseconds": "ms an image"}  # seconds of a training depend on what else the machine did
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Measured:
 
 
 def _shown(values: list[str]) -> str:
-    return " / ".join(values)
+    return SEPARATOR.join(values)
 
 
 def read(path: Path) -> Measured:
@@ -69,7 +70,13 @@ def read(path: Path) -> Measured:
     for line in lines:
         numbers = {name: float(line[name]) for name in names if name in SCORES or name in TIMES}
         rows.setdefault(_shown([line[key] for key in keys]), {})[int(line["seed"])] = numbers
-    return Measured(path.stem, keys, rows)
+    return Measured(path.stem, keys, dict(sorted(rows.items(), key=_order)))
+
+
+def _order(row: tuple[str, object]) -> list[tuple[float, str]]:
+    """Numbers by size, words by letter."""
+    values = row[0].split(SEPARATOR)
+    return [(float(value), "") if re.fullmatch(r"[\d.]+", value) else (0.0, value) for value in values]
 
 
 def table(measured: Measured) -> str:
@@ -118,7 +125,7 @@ def picture(measured: Measured) -> Figure:
     if measured.trained in values:
         place = values.index(measured.trained)
         axes.axvspan(place - 0.4, place + 0.4, color=MUTED, alpha=0.12, linewidth=0, label="as in the other sweeps")
-    axes.set_xticks(range(len(values)), [value.replace(" / ", "\n") for value in values])
+    axes.set_xticks(range(len(values)), [value.replace(SEPARATOR, "\n") for value in values])
     add_legend(figure)
     return figure
 

@@ -7,7 +7,7 @@ import os
 import runpy
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,22 @@ def test_the_tables_have_the_finished_jobs_which_lose_their_checkpoints(tmp_path
     assert [(sweep.folder / f"{job.number}/checkpoints").exists() for job in read_jobs(sweep.folder)] == [False, True]
 
 
+def test_what_another_sweep_has_trained_is_taken_over_without_its_checkpoint(tmp_path: Path) -> None:
+    common, sweep = (ADVICE["Sweep"](knob, "shapes", tmp_path / knob, ()) for knob in ("test_budgets", "rpn_iou"))
+    for seed, state in ((0, "finished"), (1, "running")):
+        settings = asdict(load_config(["experiment=advice/_base", f"seed={seed}"]))
+        job = find_job(common.folder, settings, [f"seed={seed}"], seed)
+        (common.folder / str(seed) / "checkpoints").mkdir(parents=True)
+        (common.folder / str(seed) / "metrics.json").write_text("{}")
+        save_job(common.folder, replace(job, state=state))
+    half_done = find_job(sweep.folder, asdict(load_config(["experiment=advice/_base", "seed=0"])), [], 7)
+    (sweep.folder / "7").mkdir()
+    for _ in range(2):
+        ADVICE["adopt"](sweep, common)
+        assert [(job.number, job.state) for job in read_jobs(sweep.folder)] == [(half_done.number, "finished")]
+        assert [path.name for path in (sweep.folder / "7").iterdir()] == ["metrics.json"]
+
+
 @pytest.mark.parametrize(
     ("code", "seconds", "said"),
     [("", 60, ""), ("raise SystemExit(3)", 60, "exit code 3, see"), ("import time; time.sleep(60)", 0.1, "stopped")],
@@ -73,13 +89,22 @@ def test_a_sweep_that_fails_or_runs_out_of_time_says_so(tmp_path: Path, code: st
 
 def test_a_table_has_means_and_differences_from_the_trained_value_with_intervals(tmp_path: Path) -> None:
     lines = ["roi_head.num_fcs,seed,segm/AP,seconds,device"]
-    lines += [f"{value},{seed},{0.2 + 0.01 * seed + 0.1 * (value == 2)},8,GPU" for value in (1, 2) for seed in (0, 1)]
+    lines += [f"{value},{seed},{0.2 + 0.01 * seed + 0.1 * (value == 2)},8,GPU" for value in (2, 1) for seed in (0, 1)]
     (tmp_path / "box_fcs_shapes.csv").write_text("\n".join(lines))
     text = PAGE["table"](PAGE["read"](tmp_path / "box_fcs_shapes.csv"))
     assert text.splitlines()[2:] == [
-        "| 1 | 20.5 (14.1 to 26.9) | -10.0 (-10.0 to -10.0) | 8.0 |",  # of two: t = 12.706 times half of the range
-        "| **2** | 30.5 (24.1 to 36.9) |  | 8.0 |",
+        "| 1 | 20.5 (14.1 to 26.9) | -10.0 (-10.0 to -10.0) |",  # of two: t = 12.706 times half of the range
+        "| **2** | 30.5 (24.1 to 36.9) |  |",
     ]
+
+
+def test_the_tables_of_the_page_are_those_of_the_results() -> None:
+    text, found = (ROOT / "docs/knobs.md").read_text(), sorted((ROOT / "docs/knobs").glob("*.csv"))
+    assert len(found) >= 8
+    for measured in map(PAGE["read"], found):
+        assert f"<!-- {measured.name} -->\n{PAGE['table'](measured)}<!-- end -->" in text
+        assert f"](pictures/knobs/{measured.name}.png)" in text
+        assert all(len(runs) >= 3 for runs in measured.rows.values())
 
 
 def test_the_page_gets_pictures_and_new_tables_and_keeps_its_text(
