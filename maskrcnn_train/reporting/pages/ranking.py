@@ -13,9 +13,10 @@ import numpy as np
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Difference, difference
 from maskrcnn_train.reporting.diagnostics import DRAWS_FILE
 from maskrcnn_train.reporting.forms import fitted
-from maskrcnn_train.reporting.runs import DATA_FILE, read_json
+from maskrcnn_train.reporting.runs import DATA_FILE, read_json, read_overrides
 
 SEED = "seed"
+MEASURES = ("evaluation.iou_thresholds=", "evaluation.max_detections=")
 # Student's t, 97.5 %, for 1 to 9 degrees of freedom; with more seeds the last, which is a little wide
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -34,11 +35,10 @@ class Repeated:
 def against_best(best: Path, other: Path, score: str) -> Difference | None:
     """Job minus best job in a score such as segm/AP, paired over the validation images; None where runs lack it.
 
-    Both were scored on the same draws of the images (`draw_images`) if they have the same validation split.
+    Both were scored on the same draws of the images (`draw_images`) if they have the same validation split and measures.
     """
     first, second = (_draws(folder, score) for folder in (best, other))
-    same = _validation(best) == _validation(other)
-    if not same or not first or len(first) != len(second):
+    if _scoring(best) != _scoring(other) or not first or len(first) != len(second):
         return None
     return difference(np.array(first), np.array(second))
 
@@ -49,8 +49,10 @@ def _draws(folder: Path, score: str) -> list[float]:
     return draws.get(score, [])
 
 
-def _validation(folder: Path) -> Any:
-    return read_json(folder / DATA_FILE).get("splits", {}).get("val")
+def _scoring(folder: Path) -> tuple[Any, list[str]]:
+    """The validation split, and what AP is the mean of where that is not the default."""
+    measures = [text for text in read_overrides(folder) if text.startswith(MEASURES)]
+    return read_json(folder / DATA_FILE).get("splits", {}).get("val"), measures
 
 
 def over_seeds(settings: Mapping[str, dict[str, str]], scores: Mapping[str, float]) -> list[Repeated]:

@@ -44,6 +44,8 @@ def test_a_difference_is_paired_over_the_images_and_clear_only_beyond_chance(tmp
     assert not same.clear
     assert against_best(best, as_good, "bbox/AP") is None
     assert against_best(best, job(tmp_path / "3", [], noisy(0.3, 2), images=31), "segm/AP") is None
+    at_half = ["evaluation.iou_thresholds=[0.5]"]
+    assert against_best(best, job(tmp_path / "4", at_half, noisy(0.6, 3)), "segm/AP") is None
 
 
 def test_means_over_seeds_have_the_interval_of_student() -> None:
