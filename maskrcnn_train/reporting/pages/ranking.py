@@ -35,7 +35,7 @@ class Repeated:
 def against_best(best: Path, other: Path, score: str) -> Difference | None:
     """Job minus best job in a score such as segm/AP, paired over the validation images; None where runs lack it.
 
-    Both were scored on the same draws of the images (`draw_images`) if they have the same validation split and measures.
+    Both were scored on the same draws of the images (`draw_images`) if validation split and measures are equal.
     """
     first, second = (_draws(folder, score) for folder in (best, other))
     if _scoring(best) != _scoring(other) or not first or len(first) != len(second):
