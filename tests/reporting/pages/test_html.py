@@ -219,6 +219,18 @@ def test_the_page_of_a_search_that_learnt_nothing_says_so(tmp_path):
         assert ("Nothing was learnt: segm/AP is 0" in write_sweep_report(tmp_path / f"{score}").read_text()) == expected
 
 
+def test_both_axes_of_a_search_by_two_scores_are_times_100(tmp_path):
+    metrics = ["segm/AP", "bbox/AP"]
+    records = []
+    for job, scores in enumerate([(0.25, 0.5), (0.5, 0.375)]):
+        write_run(tmp_path / str(job), scores[0])
+        scores = dict(zip(metrics, scores, strict=True))
+        records.append(TrialRecord(job, "complete", scores["segm/AP"], [], 1.0, "", scores, front=True))
+    write_trials(tmp_path, records, {}, metrics=metrics)
+    page = write_sweep_report(tmp_path).read_text()
+    assert "by bbox/AP, x 100; Pareto front: from 50 at 37.5 to 25 at 50" in page
+
+
 def test_a_folder_without_jobs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no jobs"):
         write_sweep_report(tmp_path)
