@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from scenes import analysis, full_run, scene
 
+from maskrcnn_train.evaluation.coco.metrics import IOU_THRESHOLDS
 from maskrcnn_train.reporting.pages.gallery import build_gallery
 from maskrcnn_train.reporting.pages.html import write_report
 from maskrcnn_train.reporting.pages.searches import write_trials
@@ -84,6 +85,33 @@ def test_a_report_holds_everything_of_the_run_and_needs_nothing_else(tmp_path):
         assert shown in text
     assert "&lt;b&gt;door&lt;/b&gt;" in text
     assert "<b>door" not in text
+
+
+@pytest.mark.parametrize(
+    ("ious", "sizes", "said"),
+    [
+        (None, None, None),
+        (
+            IOU_THRESHOLDS,
+            [32, 96],
+            "AP is the mean over IoU .50 to .95; s, m, l are objects below 32², up to 96², above",
+        ),
+        ([0.5, 0.75], [16, 48.5], "over IoU 0.5, 0.75; s, m, l are objects below 16², up to 48.5², above 48.5² square"),
+        ([0.75], [16, 48], "AP is that at IoU 0.75; s, m, l"),
+    ],
+)
+def test_a_report_says_with_the_runs_own_limits_what_its_scores_are(tmp_path, ious, sizes, said):
+    write_run(tmp_path / "run")
+    if ious is not None:
+        metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+        taken = {key: value for key, value in metrics.items() if key[-2:] != "50" or 0.5 in ious}
+        (tmp_path / "run/metrics.json").write_text(json.dumps(taken))
+        section = {"iou_thresholds": list(ious), "size_limits": sizes}
+        (tmp_path / "run/config.yaml").write_text(json.dumps({"evaluation": section}))
+    text = write_report(tmp_path / "run").read_text()
+    assert (" AP is " in text) == (said is not None)
+    assert said is None or said in text
+    assert ('<th scope="col">AP50</th>' in text) == (ious is None or 0.5 in ious)
 
 
 def test_a_report_leaves_out_what_the_run_lacks(tmp_path):
