@@ -3,6 +3,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 from scenes import analysis, full_run, scene
@@ -137,6 +138,22 @@ def test_a_report_shows_the_diagnostics_the_data_and_the_pictures(tmp_path):
     assert sum(int(cell["title"].rsplit(" ", 1)[1]) for cell in cells) == 2 * (5 + 2)  # objects and false alarms, twice
     assert "win&lt;dow&gt;" in text
     assert "win<dow>" not in text
+
+
+def test_a_page_of_hundreds_of_classes_shows_the_confusion_of_the_most_frequent(tmp_path):
+    full_run(tmp_path / "run")
+    file = tmp_path / "run/study/study.json"
+    study = json.loads(file.read_text())
+    for found in study.values():
+        found["class_names"] = [f"class {number}" for number in range(300)]
+        found["confusion"] = (np.diag(np.arange(301)) + 1).tolist()
+    file.write_text(json.dumps(study))
+    page = write_report(tmp_path / "run")
+    cells = [cell["title"] for cell in parse(page).of("td") if "taken for" in cell.get("title", "")]
+    assert len(cells) == 2 * 26 * 26
+    assert "class 299 taken for class 299: 300" in cells
+    assert "276 others taken for class 299: 276" in cells
+    assert "segm_confusion.csv has all" in page.read_text()
 
 
 def test_an_analysis_inside_the_run_is_found_and_another_can_be_given(tmp_path):
