@@ -81,7 +81,7 @@ def check_weights(report: WeightsReport) -> Iterator[Finding]:
 
 
 def forecast_memory(model: MaskRCNN, config: TrainConfig, size: tuple[int, int]) -> MemoryForecast:
-    """Forecast of one step. size: (height, width) of the largest padded image. Leaves `model` without its weights.
+    """Forecast of one step. size: (height, width) of the largest padded batch. Leaves `model` without its weights.
 
     Weights, gradients and optimizer are counted; so is what the forward pass keeps for the backward pass, on tensors
     that have a shape and no content, with as many proposals as are sampled.

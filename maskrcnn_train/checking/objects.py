@@ -20,6 +20,7 @@ SMALL_SHARE = 0.2
 MASK_PIXEL = 8.0  # network pixels that one pixel of the predicted mask may cover
 COARSE_SHARE = 0.25
 UPSCALED = 1.5
+CROPS = 9  # shapes of random crops that are looked at
 
 
 @dataclass
@@ -89,10 +90,19 @@ def resized_sizes(sizes: Ints, min_size: int, max_size: int) -> tuple[Ints, Floa
 
 
 def largest_size(split: Split, config: TrainConfig) -> tuple[int, int]:
-    """(height, width) of the largest padded image of a training split, network pixels."""
-    sizes = lay_out(split, config.data.tile).sizes
-    padded = -(-resized_sizes(sizes, training_min_size(config), config.data.max_size)[0] // 32) * 32
-    height, width = padded[int(padded.prod(axis=1).argmax())].tolist()
+    """(height, width) of the largest padded batch of a training, network pixels.
+
+    A batch is as high as its highest image and as wide as its widest. With `data.group_by_shape` too wide and tall
+    images meet: in the batch of those that are left at the end of each group.
+    """
+    sizes, augmentation = np.unique(lay_out(split, config.data.tile).sizes, axis=0), config.augmentation
+    crops = augmentation.min_crop < 1 and augmentation.scale_jitter is None
+    shares = np.linspace(augmentation.min_crop, 1, CROPS) if crops else [1.0]
+    parts = np.concatenate([sizes * factors for share in shares for factors in ((share, 1.0), (1.0, share))])
+    min_size = max(augmentation.min_sizes or [config.data.min_size])
+    padded = -(-resized_sizes(np.maximum(1, np.round(parts)), min_size, config.data.max_size)[0] // 32) * 32
+    largest = padded.max(axis=0) if config.trainer.batch_size > 1 else padded[int(padded.prod(axis=1).argmax())]
+    height, width = largest.tolist()
     return height, width
 
 
