@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskrcnn_train.checking.cost import TimeForecast, check_time, forecast_time
 from maskrcnn_train.checking.findings import Finding
-from maskrcnn_train.checking.objects import largest_size
+from maskrcnn_train.checking.objects import at_min_size, largest_size, training_min_size
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.engine.precision import resolve_device, resolve_precision
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
@@ -131,7 +131,7 @@ def check_memory(forecast: MemoryForecast, config: TrainConfig) -> Iterator[Find
         batch = config.trainer.batch_size
         override = {"trainer.batch_size": batch // 2, "trainer.accumulate": 2 * config.trainer.accumulate}
         if batch == 1:
-            override = {"data.min_size": max(32, int(0.75 * config.data.min_size) // 32 * 32)}
+            override = at_min_size(config, max(32, int(0.75 * training_min_size(config)) // 32 * 32))
         yield Finding("warning", "memory", what, override=override)
 
 

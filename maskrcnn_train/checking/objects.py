@@ -65,6 +65,20 @@ def training_min_size(config: TrainConfig) -> int:
     return sizes[len(sizes) // 2]
 
 
+def at_min_size(config: TrainConfig, min_size: int) -> dict[str, Any]:
+    """The overrides with which `training_min_size` is `min_size`, and the shorter side of all other images too."""
+    override: dict[str, Any] = {"data.min_size": min_size}
+    if sizes := config.augmentation.min_sizes:
+        factor = min_size / training_min_size(config)
+        override["augmentation.min_sizes"] = [max(16, round(factor * size)) for size in sizes]
+    return override
+
+
+def size_key(config: TrainConfig) -> str:
+    """The key that decides how large training images are."""
+    return "augmentation.min_sizes" if config.augmentation.min_sizes else "data.min_size"
+
+
 def network_objects(split: Split, config: TrainConfig) -> NetworkObjects:
     """The objects of a split at the network size, before random scaling and cropping."""
     layout, index = lay_out(split, config.data.tile), split.index
@@ -142,8 +156,9 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
     shortest = objects.lengths.min(axis=1)
     vanishing, small = shortest < MIN_SIDE, (objects.sides < SMALL) & (shortest >= MIN_SIDE)
     short, long = (int(np.median(side)) for side in (objects.sources.min(axis=1), objects.sources.max(axis=1)))
-    larger = {"data.min_size": max(short, config.data.min_size), "data.max_size": max(long, config.data.max_size)}
-    if short <= config.data.min_size and long <= config.data.max_size:
+    current, longest = training_min_size(config), config.data.max_size
+    larger = at_min_size(config, max(short, current)) | {"data.max_size": max(long, longest)}
+    if short <= current and long <= longest:
         larger = {}
     if vanishing.any():
         what, ids = "objects thinner than a network pixel: left out of training", objects.ids_of(vanishing)
@@ -152,7 +167,7 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
         yield Finding("warning", "object-vanishes", what, split.name, "annotation", ids, override, fix)
     if small.sum() > SMALL_SHARE * len(objects):
         what = f"{percent(int(small.sum()), len(objects))} of the objects are smaller than {SMALL:.0f} network pixels"
-        fix, ids = "" if larger else "larger data.min_size, or data.tile.size", objects.ids_of(small)
+        fix, ids = "" if larger else f"larger {size_key(config)}, or data.tile.size", objects.ids_of(small)
         yield Finding("advice", "objects-small", what, split.name, "annotation", ids, larger, fix)
     never = np.setdiff1d(split.index.annotation_ids[split.is_object], objects.ids)
     if len(never):
@@ -166,7 +181,7 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
     factor = float(np.median(objects.scales)) if len(objects.scales) else 1.0
     if factor > UPSCALED and (objects.sides < 2 * SMALL).mean() <= SMALL_SHARE:
         what = f"images are enlarged {factor:.1f} times, which costs time and adds nothing to see"
-        smaller = {"data.min_size": max(16, short), "data.max_size": max(16, long)}
+        smaller = at_min_size(config, max(16, short)) | {"data.max_size": max(16, long)}
         yield Finding("advice", "images-enlarged", what, split.name, override=smaller)
 
 

@@ -69,3 +69,12 @@ def test_a_step_that_does_not_fit_is_a_warning_that_keeps_the_images_a_step() ->
     assert list(check_memory(MemoryForecast(8e9, None, "cpu"), config)) == []
     (finding,) = check_memory(MemoryForecast(8e9, 8e9, "cuda:0"), config)
     assert finding.override == {"trainer.batch_size": 2, "trainer.accumulate": 4}
+
+
+def test_one_image_that_does_not_fit_gets_smaller_where_its_size_comes_from() -> None:
+    none, one = MemoryForecast(8e9, 8e9, "cuda:0"), ["trainer.batch_size=1", "data.max_size=999"]
+    (finding,) = check_memory(none, configured(*one, "data.min_size=800"))
+    assert finding.override == {"data.min_size": 576}
+    sizes = "augmentation.min_sizes=[640,960,800]"
+    (finding,) = check_memory(none, configured(*one, "data.min_size=320", sizes))
+    assert finding.override == {"data.min_size": 576, "augmentation.min_sizes": [461, 691, 576]}

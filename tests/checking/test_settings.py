@@ -48,6 +48,19 @@ def kinds(overrides: list[str]) -> dict[str, Finding]:
             "objects-small",
             {"data.min_size": 40, "data.max_size": 60},
         ),
+        (
+            ["data.min_size=200", "data.max_size=300", "augmentation.min_sizes=[180,220,200]"],
+            "images-enlarged",
+            {"data.min_size": 40, "data.max_size": 60, "augmentation.min_sizes": [36, 44, 40]},
+        ),
+        (
+            [
+                "backbone.norm=group",
+                "augmentation.min_sizes=[16,20,24]",
+            ],  # at data.min_size=40 they would be large enough
+            "objects-small",
+            {"data.min_size": 40, "data.max_size": 60, "augmentation.min_sizes": [32, 40, 48]},
+        ),
         (["rpn.sampling.batch_size=2"], "rpn-sampling", {"rpn.sampling.batch_size": 100}),
         (["roi_head.sampling.batch_size=4"], "roi-sampling", {"roi_head.sampling.batch_size": 200}),
         (["rpn.nms.post_test=1"], "proposals-too-few", {"rpn.nms.post_test": 100}),
