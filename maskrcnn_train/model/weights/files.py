@@ -43,9 +43,10 @@ class StoredWeights:
 def read_weights(path: Path, source: str) -> StoredWeights:
     """Read a file for `weights=source`. Raises UserError for a file that cannot be read or is of another kind."""
     content, notes = _read(path)
-    model, averaged = content.get("model"), content.get("ema")
-    state = averaged if averaged and isinstance(averaged, dict) else model
-    layers = _tensors(state if isinstance(model, dict) else content, path)
+    state, averaged = content, content.get("ema")
+    if isinstance(content.get("model"), dict):
+        state = averaged if averaged and isinstance(averaged, dict) else content["model"]
+    layers = _tensors(state, path)
     names, settings = _own_classes(notes.get("classes")), _own_settings(notes.get("config"))
     stored = StoredWeights(path.name, layers, names, settings)
     if is_detectron2(layers) != (source == "detectron2"):
