@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maskrcnn_train.exporting.files import Runtime
     from maskrcnn_train.prediction.predictor import Predictor
     from maskrcnn_train.structures.detections import Detections
+    from maskrcnn_train.structures.tiles import Window
 
 HELP = """
 Write a checkpoint as ONNX, TorchScript, safetensors or a description in JSON, and check the file against the model.
@@ -127,13 +128,19 @@ def _check_weights(predictor: Predictor, path: Path) -> None:
 
 
 def check_runtime(runtime: Runtime, predictor: Predictor, paths: list[Path], config: ExportConfig) -> Differences:
-    """The largest differences between the file and the model on the images. Raises ImageError."""
+    """The largest differences between the file and the model on the images, of tiles on the middle one of each.
+
+    Raises ImageError.
+    """
     from maskrcnn_train.data.pixels import build_reader
     from maskrcnn_train.exporting.comparing import Differences
 
     total, reader = Differences(), build_reader(predictor.config.data)
     for path in paths:
-        total.add(*_both_sides(runtime, predictor, reader.read(path)), predictor.config, config.tolerance.scores)
+        image = reader.read(path)
+        windows = _windows(predictor, image)
+        part = image.crop(windows[len(windows) // 2])
+        total.add(*_both_sides(runtime, predictor, part), predictor.config, config.tolerance.scores)
     masks = "" if total.mask_iou is None else f", masks' IoU {total.mask_iou:.6f}"
     logger.info(
         "checked on %d images with %d detections; largest differences: boxes %.2g px, %.2g of their size, "
@@ -143,8 +150,14 @@ def check_runtime(runtime: Runtime, predictor: Predictor, paths: list[Path], con
     return total
 
 
+def _windows(predictor: Predictor, image: AnyImage) -> list[Window]:
+    """What the model sees of an image, one after another: its tiles, or all of it."""
+    height, width = image.height, image.width
+    return [(0, 0, width, height)] if predictor.tiles is None else predictor.tiles.windows((height, width))
+
+
 def _both_sides(runtime: Runtime, predictor: Predictor, image: AnyImage) -> tuple[Detections, Detections]:
-    """Detections of the model and of the file on one image."""
+    """Detections of the model and of the file on one image, or tile."""
     import numpy as np
 
     from maskrcnn_train.prediction.pictures import resize
@@ -168,16 +181,20 @@ def _too_large(differences: Differences, limits: ToleranceConfig) -> list[str]:
 
 
 def evaluate_runtime(runtime: Runtime, predictor: Predictor, dataset: CocoDataset) -> dict[str, dict[str, float]]:
-    """COCO metrics of the `model` and of the `file` on the same images."""
+    """COCO metrics of the `model` and of the `file` on the same images, each in tiles if the model is one of tiles."""
     from maskrcnn_train.evaluation.coco.metrics import score_coco
+    from maskrcnn_train.prediction.tiling import merge_tiles
 
     truth, trained = dataset.ground_truth(), predictor.config
     results: dict[str, list[dict[str, Any]]] = {"model": [], "file": []}
     for position, about in enumerate(truth["images"]):
         size = about["height"], about["width"]
         image = dataset.reader.read(Path(dataset.image_path(position)), expected=size)
-        for own, found in zip(results.values(), _both_sides(runtime, predictor, image), strict=True):
-            own += found.to_coco(about["id"])
+        windows = _windows(predictor, image)
+        parts = [_both_sides(runtime, predictor, image.crop(window)) for window in windows]
+        for own, found in zip(results.values(), zip(*parts, strict=True), strict=True):
+            whole = found[0] if len(windows) == 1 else merge_tiles(windows, found, (image.height, image.width))
+            own += whole.to_coco(about["id"])
     names = predictor.classes.name_of_id
     metrics = {}
     for side, own in results.items():

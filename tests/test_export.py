@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,14 @@ from PIL import Image
 from tiny import untrained_checkpoint
 
 from maskrcnn_train import build_model, load_checkpoint
+from maskrcnn_train.data.loading import evaluation_loader
+from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.evaluation.coco import metrics
 from maskrcnn_train.export import Export, export, main
+from maskrcnn_train.exporting import files
 from maskrcnn_train.model.weights.files import read_weights
 from maskrcnn_train.model.weights.loading import load_weights
+from maskrcnn_train.prediction.results import detect_all
 from maskrcnn_train.settings.command_rules import check_export_rules
 from maskrcnn_train.settings.command_schema import ExportConfig
 from maskrcnn_train.settings.compose import load_command_config
@@ -90,6 +96,41 @@ def test_torchscript_carries_its_description(checkpoint: Path, tmp_path: Path) -
     with pytest.warns(FutureWarning, match="deprecated"):
         torch.jit.load(done.path, _extra_files=extra)
     assert json.loads(extra["metadata.json"])["outputs"] == ["boxes", "labels", "scores", "masks"]
+
+
+def test_the_file_of_a_model_of_tiles_is_checked_and_scored_in_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ["roi_head.detections_per_image=4", "evaluation.batch_size=1"]
+    tiled = untrained_checkpoint(tmp_path, "data.tile.size=48", "data.tile.overlap=0.2", *few)
+    seen: list[tuple[int, ...]] = []
+    scored: list[list[dict[str, Any]]] = []
+    open_file, score = files.open_torchscript, metrics.score_coco
+
+    def recording_file(path: Path) -> files.Runtime:
+        runtime = open_file(path)
+        return lambda image: (seen.append(image.shape), runtime(image))[1]
+
+    def recording_score(truth: Any, results: Any, *given: Any, **named: Any) -> metrics.CocoResult:
+        scored.append(results)
+        return score(truth, results, *given, **named)
+
+    monkeypatch.setattr(files, "open_torchscript", recording_file)
+    monkeypatch.setattr(metrics, "score_coco", recording_score)
+    done = run(tiled, tmp_path / "out", "format=torchscript", "num_images=2", "evaluate=true")
+    assert seen == [(48, 48, 3)] * (2 + 2 * 4)
+    assert done.differences is not None
+    assert done.differences.images == 2
+    assert not done.too_large
+    predictor = load_checkpoint(tiled, device="cpu")
+    split = read_splits(predictor.config).val
+    expected = detect_all(predictor, evaluation_loader(predictor.config, split, predictor.classes))
+    assert len(expected) > 8
+    for results in scored:
+        assert [each["image_id"] for each in results] == [each["image_id"] for each in expected]
+        for each, right in zip(results, expected, strict=True):
+            assert each["bbox"] == pytest.approx(right["bbox"], abs=0.01)
+            assert each["score"] == pytest.approx(right["score"], abs=1e-4)
 
 
 def test_safetensors_become_initial_weights(checkpoint: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskrcnn_train.checking.findings import Finding, percent
-from maskrcnn_train.checking.objects import NetworkObjects
+from maskrcnn_train.checking.objects import NetworkObjects, size_key
 from maskrcnn_train.settings.schema import FPN_LEVELS, NumericsConfig, TrainConfig
 from maskrcnn_train.structures.arrays import Floats, Ints
 
@@ -105,7 +105,7 @@ def check_anchors(objects: NetworkObjects, fit: AnchorFit, config: TrainConfig) 
     better, gained = _better_anchors(objects, config)
     if poor.sum() > POOR_SHARE * len(objects):
         what = f"{percent(int(poor.sum()), len(objects))} of the objects meet no anchor at IoU {iou.lower}"
-        fix = "" if better else "smaller or larger rpn.anchors.sizes, or another data.min_size"
+        fix = "" if better else f"smaller or larger rpn.anchors.sizes, or another {size_key(config)}"
         ids = objects.ids_of(poor)
         yield Finding("warning", "anchors-poor", what, "train", "annotation", ids, better, fix)
     if better:

@@ -1,21 +1,23 @@
 """Checks the model that the training would build: its initial weights, and the memory of a step."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskrcnn_train.checking.cost import TimeForecast, check_time, forecast_time
 from maskrcnn_train.checking.findings import Finding
-from maskrcnn_train.checking.objects import largest_size
+from maskrcnn_train.checking.objects import at_min_size, largest_size, training_min_size
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.engine.precision import resolve_device, resolve_precision
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
 from maskrcnn_train.model.weights.loading import WeightsReport
 from maskrcnn_train.model.weights.pretrained import start_from_weights
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.errors import UserError, is_out_of_memory
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
 
@@ -40,7 +42,7 @@ class MemoryForecast:
 
 @dataclass
 class Forecasts:
-    """Of the training that was checked. time: None where nothing was timed."""
+    """Of the training that was checked. time: None where nothing was timed, or memory ran out."""
 
     memory: MemoryForecast
     time: TimeForecast | None
@@ -49,7 +51,7 @@ class Forecasts:
 def check_model(
     config: TrainConfig, train: Split, classes: ClassMap, *, num_val: int, timing: bool
 ) -> tuple[list[Finding], Forecasts]:
-    """Initial weights, time and memory, with the model that the training would build."""
+    """Initial weights, memory and time, with the model that the training would build."""
     torch.manual_seed(config.seed)
     model = build_model(config, classes.num_classes)
     try:
@@ -57,11 +59,20 @@ def check_model(
         findings = [] if report is None else list(check_weights(report))
     except UserError as error:
         findings = [Finding("error", "weights", str(error))]
-    took = forecast_time(model, config, train, num_val) if timing else None
-    if took is not None:
-        findings += check_time(took, config)
-    memory = forecast_memory(model, config, largest_size(train, config))
-    return [*findings, *check_memory(memory, config)], Forecasts(memory, took)
+    memory = forecast_memory(copy.deepcopy(model), config, largest_size(train, config))
+    findings += check_memory(memory, config)
+    took = None
+    try:
+        if timing:
+            took = forecast_time(model, config, train, num_val)
+            findings += check_time(took, config)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        what = f"one image of the usual size, trained and detected on to time it, ran out of memory on {memory.device}"
+        fix = "end what else runs there, or train with smaller images or a smaller model"
+        findings.append(Finding("error", "memory-of-one", what, override=_smaller_images(config), fix=fix))
+    return findings, Forecasts(memory, took)
 
 
 def check_weights(report: WeightsReport) -> Iterator[Finding]:
@@ -81,7 +92,7 @@ def check_weights(report: WeightsReport) -> Iterator[Finding]:
 
 
 def forecast_memory(model: MaskRCNN, config: TrainConfig, size: tuple[int, int]) -> MemoryForecast:
-    """Forecast of one step. size: (height, width) of the largest padded image. Leaves `model` without its weights.
+    """Forecast of one step. size: (height, width) of the largest padded batch. Leaves `model` without its weights.
 
     Weights, gradients and optimizer are counted; so is what the forward pass keeps for the backward pass, on tensors
     that have a shape and no content, with as many proposals as are sampled.
@@ -131,8 +142,12 @@ def check_memory(forecast: MemoryForecast, config: TrainConfig) -> Iterator[Find
         batch = config.trainer.batch_size
         override = {"trainer.batch_size": batch // 2, "trainer.accumulate": 2 * config.trainer.accumulate}
         if batch == 1:
-            override = {"data.min_size": max(32, int(0.75 * config.data.min_size) // 32 * 32)}
+            override = _smaller_images(config)
         yield Finding("warning", "memory", what, override=override)
+
+
+def _smaller_images(config: TrainConfig) -> dict[str, Any]:
+    return at_min_size(config, max(32, int(0.75 * training_min_size(config)) // 32 * 32))
 
 
 def _available(device: torch.device) -> float | None:

@@ -21,6 +21,7 @@ SMALL_SHARE = 0.2
 MASK_PIXEL = 8.0  # network pixels that one pixel of the predicted mask may cover
 COARSE_SHARE = 0.25
 UPSCALED = 1.5
+CROPS = 9  # shapes of random crops that are looked at
 
 
 @dataclass
@@ -65,6 +66,20 @@ def training_min_size(config: TrainConfig) -> int:
     return sizes[len(sizes) // 2]
 
 
+def at_min_size(config: TrainConfig, min_size: int) -> dict[str, Any]:
+    """The overrides with which `training_min_size` is `min_size`, and the shorter side of all other images too."""
+    override: dict[str, Any] = {"data.min_size": min_size}
+    if sizes := config.augmentation.min_sizes:
+        factor = min_size / training_min_size(config)
+        override["augmentation.min_sizes"] = [max(16, round(factor * size)) for size in sizes]
+    return override
+
+
+def size_key(config: TrainConfig) -> str:
+    """The key that decides how large training images are."""
+    return "augmentation.min_sizes" if config.augmentation.min_sizes else "data.min_size"
+
+
 def network_objects(split: Split, config: TrainConfig) -> NetworkObjects:
     """The objects of a split at the network size, before random scaling and cropping."""
     layout, index = lay_out(split, config.data.tile), split.index
@@ -90,10 +105,19 @@ def resized_sizes(sizes: Ints, min_size: int, max_size: int) -> tuple[Ints, Floa
 
 
 def largest_size(split: Split, config: TrainConfig) -> tuple[int, int]:
-    """(height, width) of the largest padded image of a training split, network pixels."""
-    sizes = lay_out(split, config.data.tile).sizes
-    padded = -(-resized_sizes(sizes, training_min_size(config), config.data.max_size)[0] // 32) * 32
-    height, width = padded[int(padded.prod(axis=1).argmax())].tolist()
+    """(height, width) of the largest padded batch of a training, network pixels.
+
+    A batch is as high as its highest image and as wide as its widest. With `data.group_by_shape` too wide and tall
+    images meet: in the batch of those that are left at the end of each group.
+    """
+    sizes, augmentation = np.unique(lay_out(split, config.data.tile).sizes, axis=0), config.augmentation
+    crops = augmentation.min_crop < 1 and augmentation.scale_jitter is None
+    shares = np.linspace(augmentation.min_crop, 1, CROPS) if crops else [1.0]
+    parts = np.concatenate([sizes * factors for share in shares for factors in ((share, 1.0), (1.0, share))])
+    min_size = max(augmentation.min_sizes or [config.data.min_size])
+    padded = -(-resized_sizes(np.maximum(1, np.round(parts)), min_size, config.data.max_size)[0] // 32) * 32
+    largest = padded.max(axis=0) if config.trainer.batch_size > 1 else padded[int(padded.prod(axis=1).argmax())]
+    height, width = largest.tolist()
     return height, width
 
 
@@ -133,8 +157,9 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
     shortest = objects.lengths.min(axis=1)
     vanishing, small = shortest < MIN_SIDE, (objects.sides < SMALL) & (shortest >= MIN_SIDE)
     short, long = (int(np.median(side)) for side in (objects.sources.min(axis=1), objects.sources.max(axis=1)))
-    larger = {"data.min_size": max(short, config.data.min_size), "data.max_size": max(long, config.data.max_size)}
-    if short <= config.data.min_size and long <= config.data.max_size:
+    current, longest = training_min_size(config), config.data.max_size
+    larger = at_min_size(config, max(short, current)) | {"data.max_size": max(long, longest)}
+    if short <= current and long <= longest:
         larger = {}
     if vanishing.any():
         what, ids = "objects thinner than a network pixel: left out of training", objects.ids_of(vanishing)
@@ -143,7 +168,7 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
         yield Finding("warning", "object-vanishes", what, split.name, "annotation", ids, override, fix)
     if small.sum() > SMALL_SHARE * len(objects):
         what = f"{percent(int(small.sum()), len(objects))} of the objects are smaller than {SMALL:.0f} network pixels"
-        fix, ids = "" if larger else "larger data.min_size, or data.tile.size", objects.ids_of(small)
+        fix, ids = "" if larger else f"larger {size_key(config)}, or data.tile.size", objects.ids_of(small)
         yield Finding("advice", "objects-small", what, split.name, "annotation", ids, larger, fix)
     never = np.setdiff1d(split.index.annotation_ids[split.is_object], objects.ids)
     if len(never):
@@ -157,7 +182,7 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
     factor = float(np.median(objects.scales)) if len(objects.scales) else 1.0
     if factor > UPSCALED and (objects.sides < 2 * SMALL).mean() <= SMALL_SHARE:
         what = f"images are enlarged {factor:.1f} times, which costs time and adds nothing to see"
-        smaller = {"data.min_size": max(16, short), "data.max_size": max(16, long)}
+        smaller = at_min_size(config, max(16, short)) | {"data.max_size": max(16, long)}
         yield Finding("advice", "images-enlarged", what, split.name, override=smaller)
 
 

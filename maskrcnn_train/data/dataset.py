@@ -18,9 +18,8 @@ from maskrcnn_train.data.copy_paste import paste_objects
 from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.pixels import RGB, PixelReader
 from maskrcnn_train.data.splits.splitting import Split
-from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.targets import build_target
-from maskrcnn_train.data.tile_layout import TileLayout, lay_out, repeat_factors
+from maskrcnn_train.data.tile_layout import TileLayout, image_repeats, lay_out
 from maskrcnn_train.data.transforms import Transform
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainTileConfig
@@ -98,8 +97,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
             return self.layout.repeats(threshold, self.tile.empty_share)
         if threshold == 0:
             return None
-        presence = count_objects(self.split.index, self.split.labels, len(self.classes.names)) > 0
-        return repeat_factors(presence[self.rows], threshold)
+        return image_repeats(self.split, threshold)
 
     def image_path(self, number: int) -> str:
         """Of image `number` of the split, whether or not it is cut into tiles."""

@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 
 from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.settings.schema import DataConfig, TrainTileConfig
 from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 from maskrcnn_train.structures.corners import box_areas, common_part, xywh_to_xyxy
@@ -116,12 +117,20 @@ def repeat_factors(presence: Flags, threshold: float) -> Floats:
     return np.asarray(np.where(presence, factors, 1.0).max(axis=1, initial=1.0))
 
 
+def image_repeats(split: Split, threshold: float) -> Floats:
+    """How often each whole image comes in an epoch on average: float [n]. threshold: as `data.repeat_threshold`."""
+    presence = count_objects(split.index, split.labels, int(split.labels.max(initial=0))) > 0
+    return repeat_factors(presence[split.rows], threshold)
+
+
 def epoch_length(split: Split, data: DataConfig) -> int:
-    """Images, or tiles, of an epoch of training."""
+    """Images, or tiles, of an epoch of training, repeats included."""
+    used = split if data.keep_empty else split.with_objects()
     if data.tile.size is None:
-        return len(split)
-    layout = lay_out(split if data.keep_empty else split.with_objects(), data.tile)
-    return round(float(layout.repeats(data.repeat_threshold, data.tile.empty_share).sum()))
+        repeats = image_repeats(used, data.repeat_threshold)
+    else:
+        repeats = lay_out(used, data.tile).repeats(data.repeat_threshold, data.tile.empty_share)
+    return round(float(repeats.sum()))
 
 
 def num_items(split: Split, data: DataConfig) -> int:

@@ -17,6 +17,7 @@ ANALYSIS_FILE = "analysis.json"
 DATA_FILE = "data.json"
 NOT_USED = {"reason": str, "count": int, "dropped": bool, "first": str}
 SPLIT: dict[str, Any] = dict.fromkeys(("images", "empty_images", "objects", "crowd"), int)
+LIMITS = {"iou_thresholds": list[float], "size_limits": list[float]}
 SPLIT |= {"annotations": str, "classes": dict[str, int], "not_used": [NOT_USED]}
 
 
@@ -25,7 +26,8 @@ class RunFiles:
     """The files of a run; an absent one is empty here.
 
     overrides: "key=value" each. metrics: metrics.json. history: the lines of metrics.jsonl. data: data.json.
-    diagnostics: by kind, of study/study.json. analysis: analysis.json.
+    diagnostics: by kind, of study/study.json. analysis: analysis.json. limits: evaluation.iou_thresholds and
+    evaluation.size_limits of config.yaml.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class RunFiles:
     data: dict[str, Any]
     diagnostics: dict[str, Diagnostics]
     analysis: dict[str, Any]
+    limits: dict[str, list[float]]
 
     @property
     def scored_step(self) -> int | None:
@@ -78,10 +81,19 @@ def read_run(folder: Path, analysis: Path | None = None) -> RunFiles:
         data=fitted({"splits": {str: SPLIT}, "notes": list[str]}, data, str(folder / DATA_FILE)),
         diagnostics=fitted(dict[str, Diagnostics], read_json(study), str(study)),
         analysis=_analysis(folder, analysis),
+        limits=_limits(folder / "config.yaml"),
     )
     if not (run.config or run.metrics or run.history):
         raise UserError(f"{folder} holds no run: none of config.yaml, metrics.json and {METRICS_FILE} is in it")
     return run
+
+
+def _limits(config: Path) -> dict[str, list[float]]:
+    settings = read_yaml(config)
+    section = settings.get("evaluation") if isinstance(settings, dict) else None
+    known = isinstance(section, dict) and section.keys() >= LIMITS.keys()
+    found: dict[str, list[float]] = fitted(LIMITS, section, f"{config}, evaluation") if known else {}
+    return found
 
 
 def _analysis(run: Path, given: Path | None) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from planted_data import DataSet
 from torch import Tensor
 
 from maskrcnn_train import build_model, load_config
-from maskrcnn_train.checking.model import WORKSPACE, MemoryForecast, check_memory, forecast_memory
+from maskrcnn_train.checking import cost
+from maskrcnn_train.checking.model import WORKSPACE, MemoryForecast, check_memory, check_model, forecast_memory
+from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
@@ -69,3 +74,30 @@ def test_a_step_that_does_not_fit_is_a_warning_that_keeps_the_images_a_step() ->
     assert list(check_memory(MemoryForecast(8e9, None, "cpu"), config)) == []
     (finding,) = check_memory(MemoryForecast(8e9, 8e9, "cuda:0"), config)
     assert finding.override == {"trainer.batch_size": 2, "trainer.accumulate": 4}
+
+
+def test_memory_that_runs_out_in_the_timing_is_a_finding_beside_the_forecast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(cost, "_seconds", exhausted)
+    monkeypatch.setenv("MASKRCNN_TRAIN_CACHE", str(tmp_path / "cache"))
+    config = configured(*DataSet(tmp_path / "data").write(), "trainer.batch_size=4")
+    splits = read_splits(config)
+    findings, forecasts = check_model(config, splits.train, splits.classes, num_val=6, timing=True)
+    (found,) = [finding for finding in findings if finding.severity == "error"]
+    assert (found.kind, found.override) == ("memory-of-one", {"data.min_size": 32})
+    assert "ran out of memory on cpu" in found.what
+    assert forecasts.time is None
+    assert forecasts.memory.step > 1e8
+
+
+def test_one_image_that_does_not_fit_gets_smaller_where_its_size_comes_from() -> None:
+    none, one = MemoryForecast(8e9, 8e9, "cuda:0"), ["trainer.batch_size=1", "data.max_size=999"]
+    (finding,) = check_memory(none, configured(*one, "data.min_size=800"))
+    assert finding.override == {"data.min_size": 576}
+    sizes = "augmentation.min_sizes=[640,960,800]"
+    (finding,) = check_memory(none, configured(*one, "data.min_size=320", sizes))
+    assert finding.override == {"data.min_size": 576, "augmentation.min_sizes": [461, 691, 576]}

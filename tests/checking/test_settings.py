@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from planted_data import DataSet
+from small_coco import roboflow, small_coco
 
 from maskrcnn_train import load_config
 from maskrcnn_train.checking.advice import combined
 from maskrcnn_train.checking.findings import Finding, findings_table
 from maskrcnn_train.checking.objects import resized_sizes
 from maskrcnn_train.checking.settings import quick_check
+from maskrcnn_train.data.loading import build_loaders
+from maskrcnn_train.data.order import EpochBatchSampler
 from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.data.tile_layout import epoch_length
 from maskrcnn_train.data.transforms import resized_size
 
 
@@ -42,6 +47,19 @@ def kinds(overrides: list[str]) -> dict[str, Finding]:
             ["backbone.norm=group", "data.min_size=20", "data.max_size=30"],
             "objects-small",
             {"data.min_size": 40, "data.max_size": 60},
+        ),
+        (
+            ["data.min_size=200", "data.max_size=300", "augmentation.min_sizes=[180,220,200]"],
+            "images-enlarged",
+            {"data.min_size": 40, "data.max_size": 60, "augmentation.min_sizes": [36, 44, 40]},
+        ),
+        (
+            [
+                "backbone.norm=group",
+                "augmentation.min_sizes=[16,20,24]",
+            ],  # at data.min_size=40 they would be large enough
+            "objects-small",
+            {"data.min_size": 40, "data.max_size": 60, "augmentation.min_sizes": [32, 40, 48]},
         ),
         (["rpn.sampling.batch_size=2"], "rpn-sampling", {"rpn.sampling.batch_size": 100}),
         (["roi_head.sampling.batch_size=4"], "roi-sampling", {"roi_head.sampling.batch_size": 200}),
@@ -92,6 +110,29 @@ def test_objects_and_numbers_are_those_of_tiles(settings: list[str]) -> None:
     assert len(found["tiles-too-small"].items) == 14
     assert "tiles-too-small" not in kinds([*tiled, "data.tile.min_visible=0.2"])
     assert "proposals-too-few" not in found  # a tile shows one object
+
+
+@pytest.mark.parametrize(
+    ("overrides", "length"),
+    [
+        ([], 9),
+        (["data.keep_empty=false"], 8),
+        (["data.repeat_threshold=1"], 11),  # sqrt(9) = 3 times image 2
+        (["data.keep_empty=false", "data.repeat_threshold=1"], 10),
+    ],
+)
+def test_the_length_of_an_epoch_is_known_without_a_loader(
+    overrides: list[str], length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKRCNN_TRAIN_CACHE", str(tmp_path / "cache"))
+    coco = small_coco(9)
+    of_doors = [item for item in coco["annotations"] if item["category_id"] == 3 and item["image_id"] != 9]
+    coco["annotations"] = [*of_doors, *(item for item in coco["annotations"] if item["id"] == 4)]
+    roboflow(tmp_path / "data", coco)
+    config = load_config(["data=roboflow", f"data.root={tmp_path}/data", *overrides])
+    batches = build_loaders(config).train.batch_sampler
+    assert isinstance(batches, EpochBatchSampler)
+    assert epoch_length(read_splits(config).train, config.data) == batches.num_images == length
 
 
 def test_sizes_are_those_of_the_loader() -> None:

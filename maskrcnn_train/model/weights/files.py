@@ -19,6 +19,7 @@ from torch import Tensor
 from maskrcnn_train.files import written_aside
 from maskrcnn_train.model.weights.detectron2 import from_detectron2, is_detectron2
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.classes import ClassMap
 
 Layers = dict[str, Tensor]
 NUMPY_CORE = r"^numpy\._?core\b"  # its name in numpy 1 and 2
@@ -42,11 +43,12 @@ class StoredWeights:
 def read_weights(path: Path, source: str) -> StoredWeights:
     """Read a file for `weights=source`. Raises UserError for a file that cannot be read or is of another kind."""
     content, notes = _read(path)
-    is_checkpoint = isinstance(content.get("model"), dict)
-    layers = _tensors((content.get("ema") or content["model"]) if is_checkpoint else content, path)
-    classes = notes.get("classes") or content.get("classes")
-    names = None if classes is None else [None, *classes["names"]]
-    stored = StoredWeights(path.name, layers, names, settings=notes.get("config") or content.get("config"))
+    state, averaged = content, content.get("ema")
+    if isinstance(content.get("model"), dict):
+        state = averaged if averaged and isinstance(averaged, dict) else content["model"]
+    layers = _tensors(state, path)
+    names, settings = _own_classes(notes.get("classes")), _own_settings(notes.get("config"))
+    stored = StoredWeights(path.name, layers, names, settings)
     if is_detectron2(layers) != (source == "detectron2"):
         found, right = ("Detectron2's", "detectron2") if is_detectron2(layers) else ("not Detectron2's", "file")
         raise UserError(f"the layer names in {path} are {found}; load it with weights={right} weights.path={path}")
@@ -61,19 +63,41 @@ def read_weights(path: Path, source: str) -> StoredWeights:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The plain content of a file, and the metadata of a safetensors file."""
+    """The content of a file, and what it says beside its layers; of a safetensors file its metadata."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                notes = {key: json.loads(metadata[key]) for key in ("config", "classes") if key in metadata}
+                notes = {key: _from_json(text) for key, text in (file.metadata() or {}).items()}
                 return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
         content = _read_pickle(path) if path.suffix == ".pkl" else read_torch(path, str(path))
-    except (SafetensorError, OSError, EOFError, json.JSONDecodeError, RuntimeError, MemoryError) as error:
+    except (SafetensorError, OSError, EOFError, RuntimeError, MemoryError) as error:
         raise UserError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not named weights")
-    return content, {}
+    return content, content
+
+
+def _from_json(text: str) -> Any:
+    """A value of safetensors metadata; None where it is no JSON: other programs write what they like there."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+def _own_classes(found: Any) -> list[str | None] | None:
+    """The class of each predictor row; None where `classes` is not ours: files of other programs may have any."""
+    try:
+        return [None, *ClassMap.from_plain(found).names]
+    except UserError:
+        return None
+
+
+def _own_settings(found: Any) -> dict[str, Any] | None:
+    """The settings of the model; None where `config` is not ours: it lacks what copying the layers looks at."""
+    sections = ("backbone", "numerics", "pooler", "mask_head")
+    ours = isinstance(found, dict) and all(isinstance(found.get(section), dict) for section in sections)
+    return found if ours else None
 
 
 def read_torch(path: Path, name: str) -> Any:

@@ -10,7 +10,7 @@ from maskrcnn_train.reporting.drawing.figures import INK, LIGHT, MUTED, SERIES, 
 from maskrcnn_train.structures.arrays import Ints
 
 MOST_CLASSES = 10  # drawn in colours of their own; more are grey
-MOST_CELLS = 25  # classes in a confusion matrix that can still be read
+MOST_CELLS = 25  # classes in a confusion matrix that can still be read, in a picture or on a page
 FILL = SERIES[0]
 
 
@@ -63,7 +63,7 @@ def confusion_figure(found: Diagnostics) -> Figure:
 
     Of many classes those with most objects have a row of their own, the others share one.
     """
-    matrix, names = _most_frequent(found)
+    matrix, names = most_frequent(found)
     side = 3.2 + 0.42 * len(names)
     figure = Figure(figsize=(side + 0.8, side))
     axes = figure.add_subplot()
@@ -84,7 +84,7 @@ def confusion_figure(found: Diagnostics) -> Figure:
     return figure
 
 
-def _most_frequent(found: Diagnostics) -> tuple[Ints, list[str]]:
+def most_frequent(found: Diagnostics) -> tuple[Ints, list[str]]:
     """The matrix with the rarer classes added up, and the names of its rows with the background last."""
     matrix, names = found.confusion, found.class_names
     if len(names) <= MOST_CELLS:

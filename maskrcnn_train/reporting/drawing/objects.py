@@ -100,9 +100,11 @@ def _eroded(inside: Flags, pixels: int) -> Flags:
     """The mask without its outermost `pixels`; beyond the array there is nothing."""
     height, width = inside.shape
     padded = np.pad(inside, pixels)
-    span = range(2 * pixels + 1)
-    rows = np.logical_and.reduce([padded[shift : shift + height] for shift in span])
-    core: Flags = np.logical_and.reduce([rows[:, shift : shift + width] for shift in span])
+    rows, core = np.ones((height, padded.shape[1]), dtype=bool), np.ones((height, width), dtype=bool)
+    for shift in range(2 * pixels + 1):  # in place: a copy for each shift takes gigabytes on large pictures
+        rows &= padded[shift : shift + height]
+    for shift in range(2 * pixels + 1):
+        core &= rows[:, shift : shift + width]
     return core
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
-from maskrcnn_train.reporting.drawing.diagnostics_figures import curve_figures
+from maskrcnn_train.reporting.drawing.diagnostics_figures import curve_figures, most_frequent
 from maskrcnn_train.reporting.drawing.figures import to_charts
 from maskrcnn_train.settings.errors import UserError
 
@@ -24,8 +24,15 @@ def _page(found: Diagnostics) -> dict[str, Any]:
         raise UserError(
             f"study.json, {found.kind}: there must be one row of the confusion for each class, and one more"
         )
-    charts = to_charts(found.kind, curve_figures(found))
-    return {"word": KIND_WORDS[found.kind], "found": found, "charts": charts, "mistakes": _mistakes(found)}
+    matrix, names = most_frequent(found)
+    return {
+        "word": KIND_WORDS[found.kind],
+        "found": found,
+        "charts": to_charts(found.kind, curve_figures(found)),
+        "confusion": matrix.tolist(),
+        "names": names[:-1],
+        "mistakes": _mistakes(found),
+    }
 
 
 def _mistakes(found: Diagnostics) -> list[tuple[str, str, int]]:

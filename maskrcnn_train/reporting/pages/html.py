@@ -13,7 +13,7 @@ from maskrcnn_train.files import write_text
 from maskrcnn_train.reporting.pages.analysis_page import analysis_page
 from maskrcnn_train.reporting.pages.diagnostics_page import diagnostics_pages
 from maskrcnn_train.reporting.pages.gallery import Gallery, jpeg_address
-from maskrcnn_train.reporting.pages.scores import class_rows, metric_rows, tiles, training_charts
+from maskrcnn_train.reporting.pages.scores import class_rows, limits_note, metric_rows, tiles, training_charts
 from maskrcnn_train.reporting.runs import read_run
 from maskrcnn_train.reporting.terminal.tables import percent
 
@@ -43,6 +43,7 @@ def write_report(
         title=run.folder.resolve().name,
         tiles=tiles(run),
         metric_table=metric_rows(run.metrics, run.diagnostics),
+        limits_note=limits_note(run.limits),
         class_table=class_rows(run),
         charts=training_charts(run.history),
         diagnostics=diagnostics_pages(run.diagnostics),

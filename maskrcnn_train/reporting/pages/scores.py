@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
-from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS, KINDS
+from maskrcnn_train.evaluation.coco.metrics import IOU_THRESHOLDS, KIND_WORDS, KINDS
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
 from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
 from maskrcnn_train.reporting.runs import RunFiles
-from maskrcnn_train.reporting.terminal.tables import MAIN_MEASURES, average_recalls, percent
+from maskrcnn_train.reporting.terminal.tables import measures_of, percent
 
 
 def tiles(run: RunFiles) -> list[tuple[str, str, str]]:
@@ -36,13 +36,23 @@ def metric_rows(
     metrics: Mapping[str, float], diagnostics: Mapping[str, Diagnostics]
 ) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
     """Columns, and a row for boxes and one for masks: (value, interval) each, times 100."""
-    measures = [*MAIN_MEASURES, *average_recalls(metrics)]
+    measures = measures_of(metrics)
     rows = []
     for kind in KINDS:
         if f"{kind}/AP" in metrics:
             values = [(percent(metrics.get(f"{kind}/{m}")), interval_text(diagnostics, kind, m)) for m in measures]
             rows.append((KIND_WORDS[kind], values))
     return measures, rows
+
+
+def limits_note(limits: Mapping[str, list[float]]) -> str:
+    """Over which IoUs AP is the mean, and how large small, medium and large objects are; empty without `limits`."""
+    if not limits:
+        return ""
+    ious, (medium, large) = limits["iou_thresholds"], limits["size_limits"]
+    ends = ".50 to .95" if tuple(ious) == IOU_THRESHOLDS else ", ".join(f"{iou:g}" for iou in ious)
+    ap = f"AP is the mean over IoU {ends}" if len(ious) > 1 else f"AP is that at IoU {ends}"
+    return f"{ap}; s, m, l are objects below {medium:g}², up to {large:g}², above {large:g}² square pixels."
 
 
 def class_rows(run: RunFiles) -> tuple[list[str], list[str], list[dict[str, Any]]]:

@@ -59,14 +59,18 @@ def read_search(folder: Path) -> dict[str, Any] | None:
     metrics, trials = plain["metrics"], plain["trials"]
     metric = metrics[0]
     complete = [each for each in trials if each["state"] == "complete" and each["score"] is not None]
-    scale, better = (100, max) if is_score(metric) else (1, min)
-    points = sorted((each["number"], scale * each["score"]) for each in complete)
+    points = sorted((each["number"], _charted(metric, each["score"])) for each in complete)
+    better = max if is_score(metric) else min
     best = list(zip((number for number, _ in points), accumulate((score for _, score in points), better), strict=True))
     curves = {"best so far": best, "each trial": points}
     figures = {"trials": line_figure(_titled(metric), curves, x_label="trial", from_zero=False, last=False)}
     if len(metrics) == 2 and complete:
-        found = [(each["scores"][metrics[1]], scale * each["score"], each["front"]) for each in complete]
-        figures["front"] = front_figure(_titled(metrics[1]), _titled(metric), found)
+        second = metrics[1]
+        found = [
+            (_charted(second, each["scores"][second]), _charted(metric, each["score"]), each["front"])
+            for each in complete
+        ]
+        figures["front"] = front_figure(_titled(second), _titled(metric), found)
     return {
         "metric": metric,
         "metrics": metrics,
@@ -106,6 +110,11 @@ def search_table(records: Sequence[TrialRecord], metrics: Sequence[str]) -> str:
 def shown(metric: str, value: float | None) -> str:
     """A score times 100, a loss or latency as it is."""
     return percent(value) if is_score(metric) or value is None else f"{value:.4g}"
+
+
+def _charted(metric: str, value: float) -> float:
+    """A value on the axis that `_titled` names."""
+    return 100 * value if is_score(metric) else value
 
 
 def _settings(overrides: Sequence[str]) -> dict[str, str]:

@@ -43,7 +43,7 @@ def unused_table(skipped: Mapping[str, SkippedTable]) -> str:
 def metrics_table(metrics: Mapping[str, float]) -> str:
     """Rows bbox and segm, columns AP, AP50, ... AR of each number of detections; times 100, one decimal."""
     kinds = [kind for kind in KINDS if f"{kind}/AP" in metrics]
-    measures = [*MAIN_MEASURES, *average_recalls(metrics)]
+    measures = measures_of(metrics)
     rows = [[kind, *(percent(metrics.get(f"{kind}/{measure}")) for measure in measures)] for kind in kinds]
     return table("COCO metrics, x 100 (- : no such object in this split)", ["", *measures], rows)
 
@@ -75,10 +75,11 @@ def _words(difference: Difference) -> list[str]:
     return [value, " to ".join(ends) if all(ends) else "-"]
 
 
-def average_recalls(metrics: Mapping[str, float]) -> list[str]:
-    """AR1, AR10, AR100: the numbers of detections that these metrics were taken at, ascending."""
-    found = {key.split("/")[1] for key in metrics if "/AR" in key}
-    return sorted((key for key in found if key[2:].isdigit()), key=lambda key: int(key[2:]))
+def measures_of(metrics: Mapping[str, float]) -> list[str]:
+    """The columns of a table: the APs that were taken, and AR at each number of detections, ascending."""
+    found = {key.split("/")[1] for key in metrics if "/A" in key}
+    recalls = sorted((key for key in found if key[:2] == "AR" and key[2:].isdigit()), key=lambda key: int(key[2:]))
+    return [*(measure for measure in MAIN_MEASURES if measure in found), *recalls]
 
 
 def percent(value: float | None) -> str:

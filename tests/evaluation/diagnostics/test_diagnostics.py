@@ -19,7 +19,7 @@ from maskrcnn_train.evaluation.diagnostics.matches import match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import image_overlaps
 from maskrcnn_train.evaluation.diagnostics.sizes import SizeBucket, size_buckets
 from maskrcnn_train.reporting.diagnostics import diagnostics_tables, write_diagnostics
-from maskrcnn_train.reporting.drawing.diagnostics_figures import _most_frequent, confusion_figure, draw_diagnostics
+from maskrcnn_train.reporting.drawing.diagnostics_figures import confusion_figure, draw_diagnostics, most_frequent
 from maskrcnn_train.reporting.drawing.figures import to_image
 from maskrcnn_train.reporting.forms import fitted
 from maskrcnn_train.reporting.pages.diagnostics_page import diagnostics_pages
@@ -331,7 +331,7 @@ def test_the_confusion_is_written_whole_also_with_a_class_called_background(stud
 def test_the_picture_of_many_classes_adds_up_the_rare_ones(studied):
     matrix = np.arange(31 * 31).reshape(31, 31)
     study = replace(studied[2]["segm"], class_names=[f"c{number}" for number in range(30)], confusion=matrix)
-    shown, names = _most_frequent(study)
+    shown, names = most_frequent(study)
     assert names == [*(f"c{number}" for number in range(6, 30)), "6 others", ""]
     assert shown.sum() == matrix.sum()
     assert shown[0, 0] == matrix[6, 6]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_model import small_config
 from torch import Tensor
 
@@ -185,6 +188,29 @@ def test_safetensors_carry_classes_and_settings(tmp_path: Path) -> None:
     for name, tensor in model.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(fresh.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"classes": NAMES},
+        {"classes": {"names": NAMES}},
+        {"config": {"lr": 0.1}, "classes": 2, "ema": 0.999},
+        {"config": "yolo.yaml", "classes": "door, window"},
+        {"config": {"backbone": "resnet18", "data": {"bits": 8}}},
+    ],
+)
+def test_what_others_call_config_and_classes_is_not_used(suffix: str, more: dict[str, Any], tmp_path: Path) -> None:
+    source, config, path = model_of(), small_config(), tmp_path / f"theirs{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": source.state_dict(), **more}, path)
+    else:
+        notes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in more.items()}
+        save_file(source.state_dict(), path, metadata=notes)
+    report = load_weights(build_model(config, 3), read_weights(path, "file"), config, NAMES)
+    assert not report.reinitialized
+    assert report.warnings == [f"{path.name} does not name its 2 classes; its rows are taken in the order door, window"]
 
 
 def test_torchvision_loads_what_we_export() -> None:

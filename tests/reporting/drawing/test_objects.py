@@ -1,11 +1,12 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from maskrcnn_train.reporting.drawing.colors import class_color, text_color
-from maskrcnn_train.reporting.drawing.objects import _free_position, draw_objects, side_by_side
+from maskrcnn_train.reporting.drawing.objects import _eroded, _free_position, draw_objects, side_by_side
 from maskrcnn_train.reporting.drawing.pictures import Objects, draw_pair, draw_validation, objects_from_coco
 
 NAMES = ["window", "door with a name that is far too long for the picture it stands in", "shop"]
@@ -56,6 +57,20 @@ def test_places_for_texts_are_inside_and_apart():
     for a, b in itertools.combinations(taken, 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
     assert _free_position([190, 0, 200, 9], 40, 12, np.zeros((0, 4)), size) == (160, 0)
+
+
+def test_a_thick_outline_of_a_large_mask_takes_a_few_copies_of_it():
+    mask = np.ones((1000, 800), bool)
+    mask[500, 400] = False
+    tracemalloc.start()
+    core = _eroded(mask, 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    expected = np.zeros_like(mask)
+    expected[20:-20, 20:-20] = True
+    expected[480:521, 380:421] = False
+    assert (core == expected).all()
+    assert peak < 5 * mask.nbytes
 
 
 def test_side_by_side_holds_both_pictures_and_captions():

@@ -3,10 +3,12 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 from scenes import analysis, full_run, scene
 
+from maskrcnn_train.evaluation.coco.metrics import IOU_THRESHOLDS
 from maskrcnn_train.reporting.pages.gallery import build_gallery
 from maskrcnn_train.reporting.pages.html import write_report
 from maskrcnn_train.reporting.pages.searches import write_trials
@@ -86,6 +88,33 @@ def test_a_report_holds_everything_of_the_run_and_needs_nothing_else(tmp_path):
     assert "<b>door" not in text
 
 
+@pytest.mark.parametrize(
+    ("ious", "sizes", "said"),
+    [
+        (None, None, None),
+        (
+            IOU_THRESHOLDS,
+            [32, 96],
+            "AP is the mean over IoU .50 to .95; s, m, l are objects below 32², up to 96², above",
+        ),
+        ([0.5, 0.75], [16, 48.5], "over IoU 0.5, 0.75; s, m, l are objects below 16², up to 48.5², above 48.5² square"),
+        ([0.75], [16, 48], "AP is that at IoU 0.75; s, m, l"),
+    ],
+)
+def test_a_report_says_with_the_runs_own_limits_what_its_scores_are(tmp_path, ious, sizes, said):
+    write_run(tmp_path / "run")
+    if ious is not None:
+        metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+        taken = {key: value for key, value in metrics.items() if key[-2:] != "50" or 0.5 in ious}
+        (tmp_path / "run/metrics.json").write_text(json.dumps(taken))
+        section = {"iou_thresholds": list(ious), "size_limits": sizes}
+        (tmp_path / "run/config.yaml").write_text(json.dumps({"evaluation": section}))
+    text = write_report(tmp_path / "run").read_text()
+    assert (" AP is " in text) == (said is not None)
+    assert said is None or said in text
+    assert ('<th scope="col">AP50</th>' in text) == (ious is None or 0.5 in ious)
+
+
 def test_a_report_leaves_out_what_the_run_lacks(tmp_path):
     write_run(tmp_path / "run")
     text = write_report(tmp_path / "run").read_text()
@@ -109,6 +138,22 @@ def test_a_report_shows_the_diagnostics_the_data_and_the_pictures(tmp_path):
     assert sum(int(cell["title"].rsplit(" ", 1)[1]) for cell in cells) == 2 * (5 + 2)  # objects and false alarms, twice
     assert "win&lt;dow&gt;" in text
     assert "win<dow>" not in text
+
+
+def test_a_page_of_hundreds_of_classes_shows_the_confusion_of_the_most_frequent(tmp_path):
+    full_run(tmp_path / "run")
+    file = tmp_path / "run/study/study.json"
+    study = json.loads(file.read_text())
+    for found in study.values():
+        found["class_names"] = [f"class {number}" for number in range(300)]
+        found["confusion"] = (np.diag(np.arange(301)) + 1).tolist()
+    file.write_text(json.dumps(study))
+    page = write_report(tmp_path / "run")
+    cells = [cell["title"] for cell in parse(page).of("td") if "taken for" in cell.get("title", "")]
+    assert len(cells) == 2 * 26 * 26
+    assert "class 299 taken for class 299: 300" in cells
+    assert "276 others taken for class 299: 276" in cells
+    assert "segm_confusion.csv has all" in page.read_text()
 
 
 def test_an_analysis_inside_the_run_is_found_and_another_can_be_given(tmp_path):
@@ -217,6 +262,18 @@ def test_the_page_of_a_search_that_learnt_nothing_says_so(tmp_path):
         write_run(tmp_path / f"{score}" / "0", score)
         write_trials(tmp_path / f"{score}", [TrialRecord(0, "complete", score, [], 1.0, "")], {}, metrics=["segm/AP"])
         assert ("Nothing was learnt: segm/AP is 0" in write_sweep_report(tmp_path / f"{score}").read_text()) == expected
+
+
+def test_both_axes_of_a_search_by_two_scores_are_times_100(tmp_path):
+    metrics = ["segm/AP", "bbox/AP"]
+    records = []
+    for job, scores in enumerate([(0.25, 0.5), (0.5, 0.375)]):
+        write_run(tmp_path / str(job), scores[0])
+        scores = dict(zip(metrics, scores, strict=True))
+        records.append(TrialRecord(job, "complete", scores["segm/AP"], [], 1.0, "", scores, front=True))
+    write_trials(tmp_path, records, {}, metrics=metrics)
+    page = write_sweep_report(tmp_path).read_text()
+    assert "by bbox/AP, x 100; Pareto front: from 50 at 37.5 to 25 at 50" in page
 
 
 def test_a_folder_without_jobs_is_refused(tmp_path):
