@@ -17,8 +17,8 @@ from maskrcnn_train.data.formats.pictures import (
     opened_mask,
     picture_size,
 )
-from maskrcnn_train.data.formats.texts import names_file, read_names
 from maskrcnn_train.data.sources import list_pictures
+from maskrcnn_train.data.texts import names_file, read_names
 from maskrcnn_train.files import write_picture, write_text
 from maskrcnn_train.settings.errors import UserError
 

@@ -116,7 +116,8 @@ class LabelmeReader:
         for number, shape in enumerate(content["shapes"], start=1):
             place = f"{path} shape {number}"
             label = shape.get("label") if isinstance(shape, dict) else None
-            if not isinstance(label, str) or not label.strip():
+            label = label.strip() if isinstance(label, str) else ""
+            if not label:
                 raise UserError(f"{place} has no label; give it one in LabelMe")
             found = self._shape(shape, image, place)
             if found is None:

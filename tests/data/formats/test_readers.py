@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled_data import images_of, parts_of
+import yaml
+from labelled_data import images_of, parts_of, write
 from PIL import Image
 from small_coco import small_coco, write_images, write_json
 
@@ -67,6 +68,15 @@ def test_yolo_names_file_and_line_of_an_unknown_class(tmp_path: Path) -> None:
         parts_of("yolo", yolo(tmp_path, "", "7 0.5 0.5 0.2 0.4"))
 
 
+def test_yolo_reads_the_box_of_a_line_with_keypoints(tmp_path: Path) -> None:
+    root = yolo(tmp_path, "0 0.5 0.5 0.2 0.4 0.1 0.1 0.2 0.3", "1 0.5 0.5 0.2 0.4", "1 0.5 0.5")
+    (root / "data.yaml").write_text("train: images/train\nnames: [door, window]\nkpt_shape: [2, 2]\n")
+    image, unused = read_one("yolo", root)
+    assert [(each.name, each.segmentation) for each in image.objects] == [("door", None), ("window", None)]
+    assert image.objects[0].box == image.objects[1].box == pytest.approx([24, 12, 12, 16])
+    assert {reason[:9]: dropped for reason, _, dropped in unused} == {"keypoints": False, "line is n": True}
+
+
 def test_a_box_has_no_mask(tmp_path: Path) -> None:
     root = yolo(tmp_path, "1 0.5 0.5 0.2 0.4")
     settings = ["data=yolo", f"data.root={root}", f"data.val.annotations={root}/data.yaml"]
@@ -84,6 +94,12 @@ def test_yolo_finds_pictures_by_lists_and_names_without_data_yaml(tmp_path: Path
     (root / "data.yaml").unlink()
     (root / "classes.txt").write_text("door\nwindow\n")  # as Label Studio writes it
     assert [each.name for each in read_one("auto", root)[0].objects] == ["window"]
+
+
+def test_yolo_written_here_is_read_from_any_folder(tmp_path: Path) -> None:
+    parts = parts_of("yolo", yolo(tmp_path / "data", "1 0.5 0.5 0.2 0.4"))
+    written = write(parts, "yolo", tmp_path / "out", tolerance=0)
+    assert "path" not in yaml.safe_load((written / "data.yaml").read_text())  # Ultralytics: from the folder it runs in
 
 
 def labelme(root: Path, *shapes: dict, **more: object) -> Path:
@@ -135,6 +151,12 @@ def test_labelme_joins_the_shapes_of_one_label_and_group(tmp_path: Path) -> None
         ("window", 64),
         ("door", 64),
     ]
+
+
+def test_spaces_around_a_label_of_labelme_make_no_class(tmp_path: Path) -> None:
+    shapes = [shape("rectangle", [2, 2], [9, 9], label=label) for label in ("door", " door ")]
+    image, _ = read_one("labelme", labelme(tmp_path, *shapes))
+    assert [each.name for each in image.objects] == ["door", "door"]
 
 
 def test_labelme_finds_pictures_in_another_folder(tmp_path: Path) -> None:
@@ -208,6 +230,27 @@ def test_voc_reads_numbers_or_colours_and_leaves_borders_out(tmp_path: Path, col
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "list_", "lines", "found"),
+    [
+        (("photo 1", "photo 2"), "Segmentation/train.txt", ("photo 1", "photo 2"), ("photo 1", "photo 2")),
+        (("photo 1", "b"), "Main/train.txt", ("photo 1", "b"), ("photo 1", "b")),
+        (("photo 1", "b"), "Segmentation/train.txt", ('"photo 1"', "b"), ("photo 1", "b")),
+        (("photo 1", "b", "c"), "Main/car_train.txt", ("photo 1  1", "b  0", "c -1"), ("photo 1", "b")),
+    ],
+)
+def test_lists_of_voc_name_pictures_with_spaces(
+    tmp_path: Path, names: tuple[str, ...], list_: str, lines: tuple[str, ...], found: tuple[str, ...]
+) -> None:
+    for name in names:
+        picture(tmp_path / f"JPEGImages/{name}.jpg")
+    (tmp_path / "SegmentationObject").mkdir()
+    (tmp_path / "ImageSets" / list_).parent.mkdir(parents=True)
+    (tmp_path / "ImageSets" / list_).write_text("\n".join(lines))
+    images = images_of(parts_of("voc", tmp_path))["train"]
+    assert {Path(image.file_name).stem for image in images} == {*found}
+
+
 def test_one_png_an_image_has_classes_as_cityscapes_or_none(tmp_path: Path) -> None:
     values = np.zeros(SIZE, np.uint16)
     values[2:12, 2:12], values[20:30, 20:30] = 2001, 1000
@@ -237,6 +280,19 @@ def test_one_png_a_mask_is_found_by_names_and_folders(tmp_path: Path, files: tup
     image, _ = read_one("auto", tmp_path)
     assert [each.name for each in image.objects] == names
     assert areas(image) == [100, 90]
+
+
+def test_a_mask_belongs_to_the_picture_with_the_longest_name(tmp_path: Path) -> None:
+    for name in ("images/scan_1.png", "images/scan_1_2.png"):
+        picture(tmp_path / name)
+    (tmp_path / "masks").mkdir()
+    for name in ("scan_1_2_1", "scan_1_2_2_door", "scan_1_1"):
+        Image.new("1", SIZE[::-1], 1).save(tmp_path / f"masks/{name}.png")
+    images = images_of(parts_of("mask_png", tmp_path))["train"]
+    assert {image.file_name: [each.name for each in image.objects] for image in images} == {
+        "scan_1.png": ["object"],
+        "scan_1_2.png": ["object", "door"],
+    }
 
 
 def test_a_picture_turned_by_its_exif_is_measured_upright(tmp_path: Path) -> None:
