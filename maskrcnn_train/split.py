@@ -22,7 +22,7 @@ from maskrcnn_train.data.pixels import RGB, build_reader
 from maskrcnn_train.data.splits.choosing import check_choice, choice_notes, chosen_categories
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
-from maskrcnn_train.data.splits.layouts import Source, as_paths, data_root, given_files, locate
+from maskrcnn_train.data.splits.layouts import Source, as_paths, data_root, given_files, locate, unused_notes
 from maskrcnn_train.data.splits.splitting import whole_split
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.files import write_json
@@ -67,7 +67,7 @@ def split(config: SplitCommandConfig) -> SplitResult:
         raise UserError(f"{index.source} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
     folder = open_run_folder(config, "split")
     setup_logging(folder)
-    for note in choice_notes(index, config):
+    for note in [*unused_notes(files), *choice_notes(index, config)]:
         logger.info("note: %s", note)
     chosen = chosen_categories(index, config)
     names = {chosen[each.id].id: chosen[each.id].name for each in index.categories if each.id in chosen}

@@ -50,13 +50,15 @@ class LabelFiles:
     """The files of one part of a data set.
 
     format: a name in `registry.FORMATS`. images: the folder that file names are relative to. annotations: the file
-    or folder with the labels. part: the name of the part in a file that holds several; None: all of it.
+    or folder with the labels. part: the name of the part in a file that holds several; None: all of it. note: what of
+    the file is in no part, for people.
     """
 
     format: str
     images: Path
     annotations: Path
     part: str | None = None
+    note: str = ""
 
 
 @dataclass

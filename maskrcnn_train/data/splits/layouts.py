@@ -1,6 +1,6 @@
 """Where the files of a data set are: the labels of each split, in whatever format, and the folder of its images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,10 +140,16 @@ def _hint(data: DataConfig, name: str) -> str:
     return f"{looks}. Correct data.root, name the file with data.{name}.annotations{cut}"
 
 
-def found_note(data: DataConfig, sources: dict[str, tuple[Source, int]]) -> list[str]:
-    """What data=auto found, in one line: the format, and the images of each split."""
+def found_notes(data: DataConfig, sources: dict[str, tuple[Source, int]]) -> list[str]:
+    """What is in no split, and what data=auto found, in one line: the format, and the images of each split."""
+    notes = unused_notes(files for source, _ in sources.values() for files in source.files)
     if data.name != "auto":
-        return []
+        return notes
     titles = dict.fromkeys(FORMATS[each.format].title for source, _ in sources.values() for each in source.files)
     counts = ", ".join(f"{name} {count} images" for name, (_, count) in sources.items())
-    return [f"data=auto: {data.root or 'the files given'} is {' and '.join(titles)}: {counts}"]
+    return [f"data=auto: {data.root or 'the files given'} is {' and '.join(titles)}: {counts}", *notes]
+
+
+def unused_notes(files: Iterable[LabelFiles]) -> list[str]:
+    """What of the files is in no split, each once."""
+    return [*dict.fromkeys(each.note for each in files if each.note)]

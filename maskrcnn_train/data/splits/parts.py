@@ -4,7 +4,7 @@ from maskrcnn_train.data.formats.coco import NAMES
 from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.splits.choosing import check_choice
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
-from maskrcnn_train.data.splits.layouts import data_root, found_note, locate
+from maskrcnn_train.data.splits.layouts import data_root, found_notes, locate
 from maskrcnn_train.data.splits.splitting import Split, cut_split, whole_split
 from maskrcnn_train.settings.schema import DataConfig
 from maskrcnn_train.structures.classes import ClassMap
@@ -18,7 +18,7 @@ def read_parts(data: DataConfig) -> tuple[dict[str, Split], ClassMap, list[str]]
     root = data_root(data)
     sources = {name: each for name in NAMES if (each := locate(data, root, name, needs_val=False)) is not None}
     indices = {name: open_labels(source.files) for name, source in sources.items()}
-    notes = found_note(data, {name: (sources[name], index.num_images) for name, index in indices.items()})
+    notes = found_notes(data, {name: (sources[name], index.num_images) for name, index in indices.items()})
     check_choice(indices["train"], data)
     classes, more = build_class_map(indices["train"], data)
     notes += more

@@ -22,7 +22,7 @@ from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.choosing import check_choice
 from maskrcnn_train.data.splits.classes import build_class_map, map_categories
 from maskrcnn_train.data.splits.excluding import EXCLUDED, named_annotations
-from maskrcnn_train.data.splits.layouts import Source, data_root, found_note, locate
+from maskrcnn_train.data.splits.layouts import Source, data_root, found_notes, locate
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, SplitConfig, TrainConfig
@@ -104,7 +104,7 @@ def _read(config: TrainConfig, names: Sequence[str]) -> tuple[dict[str, Split], 
     indices = {name: _open(source) for name, source in sources.items()}
     check_choice(indices["train"], data)
     classes, notes = build_class_map(indices["train"], data)
-    notes = found_note(data, {name: (sources[name], index.num_images) for name, index in indices.items()}) + notes
+    notes = found_notes(data, {name: (sources[name], index.num_images) for name, index in indices.items()}) + notes
     parts = {}
     for name, index in indices.items():
         labels, more = map_categories(classes, index, data, indices["train"].short_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from maskrcnn_train import load_config
 from maskrcnn_train.data.formats.labelled import LabelledImage
 from maskrcnn_train.data.formats.masks import bitmap_of
 from maskrcnn_train.data.formats.voc import palette
+from maskrcnn_train.data.splits.parts import read_parts
 from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.settings.compose import default_config
 
 SIZE = (40, 60)
 
@@ -211,6 +214,24 @@ def test_cvat_names_the_label_that_its_head_lacks_and_the_line_of_broken_xml(tmp
         parts_of("cvat", root)
     with pytest.raises(ValueError, match=r"annotations\.xml line 3 is not XML"):
         parts_of("cvat", cvat(tmp_path / "b", "<polygon"))
+
+
+def test_subsets_of_cvat_for_one_split_are_joined_and_others_named(tmp_path: Path) -> None:
+    subsets = {"a": "Train", "b": "training", "c": "Validation", "d": "default", "e": "extra", "f": "default"}
+    box = '<box label="door" xtl="3" ytl="4" xbr="13" ybr="24"/>'
+    images = [
+        f'<image name="{name}.png" subset="{subset}" width="60" height="40">{box}</image>'
+        for name, subset in subsets.items()
+    ]
+    images.append(f'<image name="g.png" width="60" height="40">{box}</image>')
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{''.join(images)}</annotations>")
+    parts, _, notes = read_parts(replace(default_config().data, name="cvat", root=str(tmp_path)))
+    names = {name: [part.index.file_name(row) for row in part.rows] for name, part in parts.items()}
+    assert names == {"train": ["a.png", "b.png"], "val": ["c.png"]}
+    assert notes == [
+        f"{tmp_path}/annotations.xml: 4 images are of no split: those of the subsets default (2), extra (1), none (1). "
+        "Name their subset Train, Validation or Test in CVAT to use them"
+    ]
 
 
 @pytest.mark.parametrize("colored", [True, False])
