@@ -13,7 +13,6 @@ import pytest
 import yaml
 from labelled_data import images_of, parts_of, write
 from PIL import Image
-from small_coco import small_coco, write_images, write_json
 
 from maskrcnn_train import load_config
 from maskrcnn_train.data.formats.labelled import LabelledImage
@@ -329,23 +328,4 @@ def test_a_mask_of_another_size_than_its_picture_is_refused(tmp_path: Path) -> N
     (tmp_path / "masks").mkdir()
     Image.new("L", (30, 40)).save(tmp_path / "masks/a.png")
     with pytest.raises(ValueError, match=r"masks/a\.png has 30 x 40 pixels, its picture 60 x 40"):
-        parts_of("auto", tmp_path)
-
-
-def test_coco_jsons_are_found_by_their_names_and_their_images_where_they_are(tmp_path: Path) -> None:
-    coco = small_coco(2)
-    for name in ("instances_Training", "captions_training", "my-val"):
-        write_json(tmp_path / f"labels/{name}.json", coco)
-    write_images(tmp_path / "images/train", coco)
-    write_images(tmp_path / "images", coco)
-    splits, _ = parts_of("auto", tmp_path)
-    assert {name: split.index.short_name for name, split in splits.items()} == {
-        "train": "labels/instances_Training.json",
-        "val": "labels/my-val.json",
-    }
-    assert splits["train"].images == tmp_path / "images"
-    write_json(tmp_path / "labels/other-val.json", coco)
-    with pytest.raises(
-        ValueError, match=r"several COCO JSONs may be the val part; name those: data\.val\.annotations="
-    ):
         parts_of("auto", tmp_path)
