@@ -100,8 +100,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     for part, images in data.parts.items():
         entries: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for image in images:
-            data.copy(image, folder / "images" / part / image.file_name)
+        for image, _ in data.copied(images, folder / "images" / part):
             entries.append(image_entry(image, len(entries) + 1))
             for each in image.objects:
                 own = {"id": len(annotations) + 1, "image_id": entries[-1]["id"], "category_id": ids[each.name]}

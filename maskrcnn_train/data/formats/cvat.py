@@ -188,8 +188,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
              f"<meta><task><labels>{labels}</labels></task></meta>"]  # fmt: skip
     number = 0
     for part, images in data.parts.items():
-        for image in images:
-            data.copy(image, folder / "images" / (part if several else "") / image.file_name)
+        for image, _ in data.copied(images, folder / "images" / (part if several else "")):
             height, width = image.size
             subset = f" subset={quoteattr(part)}" if several else ""
             name = f"name={quoteattr(image.file_name)}{subset}"

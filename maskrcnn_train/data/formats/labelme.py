@@ -191,9 +191,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """A JSON beside each picture, in a folder for each part; masks with holes, or without tolerance, as bitmaps."""
     for part, images in data.parts.items():
         place = folder if len(data.parts) == 1 else folder / part
-        for image in with_own_stems(images):
-            picture = place / image.file_name
-            data.copy(image, picture)
+        for image, picture in data.copied(with_own_stems(images), place):
             shapes: list[dict[str, Any]] = []
             for number, each in enumerate(image.objects, start=1):
                 shapes += _shapes(each, image.size, tolerance, number)

@@ -100,8 +100,7 @@ def _class(stem: str) -> str:
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """images/, masks/PICTURE/NUMBER_CLASS.png and classes.txt."""
     for part, images in data.parts.items():
-        for image in with_own_stems(images):
-            data.copy(image, folder / "images" / part / image.file_name)
+        for image, _ in data.copied(with_own_stems(images), folder / "images" / part):
             own = (folder / "masks" / part / image.file_name).with_suffix("")
             for number, each in enumerate(image.objects, start=1):
                 full = np.zeros(image.size, np.uint8)

@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
 from maskrcnn_train.data.formats.pictures import find_picture, opened_mask, picture_size, split_name
 from maskrcnn_train.data.texts import read_lines
-from maskrcnn_train.files import unused_name, write_picture, write_text
+from maskrcnn_train.files import write_picture, write_text
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Bytes, Ints, Size
 
@@ -207,11 +207,9 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     used: set[str] = set()
     for part, images in data.parts.items():
         names = []
-        for image in images:
+        for image, _ in data.copied(with_own_stems(images, used, f"{part}_"), folder / "JPEGImages"):
             name = Path(image.file_name).with_suffix("").as_posix()
-            name = unused_name(name if name not in used else f"{part}_{name}", used)
             names.append(name)
-            data.copy(image, folder / "JPEGImages" / f"{name}{Path(image.file_name).suffix}")
             if len(image.objects) >= BORDER:
                 raise UserError(f"{image.file_name} has {len(image.objects)} objects; VOC has {BORDER - 1} colours")
             ids, kinds = np.zeros((2, *image.size), np.uint8)

@@ -171,9 +171,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     Without `path`, which Ultralytics would take from the folder it runs in, all is relative to data.yaml.
     """
     for part, images in data.parts.items():
-        for image in with_own_stems(images):
-            picture = folder / "images" / part / image.file_name
-            data.copy(image, picture)
+        for image, picture in data.copied(with_own_stems(images), folder / "images" / part):
             lines = [_line(each, image.size, data.number(each.name), tolerance) for each in image.objects]
             write_text(label_path(picture), "".join(f"{line}\n" for line in lines))
     names = dict(enumerate(data.names.values()))

@@ -27,6 +27,11 @@ class Source:
         """The folder that file names are relative to."""
         return self.files[0].images if len(self.files) == 1 else joined_folder([each.images for each in self.files])
 
+    def require_images(self) -> None:
+        """Raise UserError unless the folders of images are there."""
+        for each in self.files:
+            require_folder(each.images, f"give the folder of the images that {each.annotations} names")
+
     @property
     def name(self) -> str:
         return ", ".join(str(each.annotations) for each in self.files)
