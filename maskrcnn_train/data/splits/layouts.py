@@ -73,8 +73,8 @@ def locate(data: DataConfig, root: Path | None, name: str, *, needs_val: bool = 
         files = None
     else:
         require_file(files.annotations, _hint(data, name))
-    key = f"data.{name}"
-    return None if files is None else Source((_with_images(files, *_folders(images, 1, key), key),))
+    (folder,) = _folders(images, 1, f"data.{name}")
+    return None if files is None else Source((_with_images(files, folder, f"data.{name}"),))
 
 
 def as_paths(given: Any) -> list[Path]:
@@ -116,7 +116,8 @@ def _folders(images: Sequence[Path], number: int, key: str) -> list[Path | None]
     """The folder given for each of some files of labels; None where none is."""
     if len(images) not in (0, 1, number):
         raise UserError(f"{key}.images names {len(images)} folders for {number} files; give one for each")
-    return [*images] if len(images) == number else [*(images or [None])] * number
+    folders: list[Path | None] = [*images] if images else [None]
+    return folders * number if len(folders) == 1 else folders
 
 
 def _with_images(files: LabelFiles, folder: Path | None, key: str) -> LabelFiles:
