@@ -26,7 +26,7 @@ def convert(config: ConvertConfig) -> Path:
     from maskrcnn_train.reporting.terminal.progress import setup_logging
     from maskrcnn_train.reporting.terminal.tables import unused_table
 
-    parts, classes, notes = read_parts(config.data)
+    parts, classes, notes = read_parts(config.data, with_images=config.copy_images)
     folder = open_run_folder(config, "convert")
     setup_logging(folder)
     for note in notes:

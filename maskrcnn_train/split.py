@@ -22,8 +22,8 @@ from maskrcnn_train.data.pixels import RGB, build_reader
 from maskrcnn_train.data.splits.choosing import check_choice, choice_notes, chosen_categories
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
-from maskrcnn_train.data.splits.layouts import Source, as_paths, data_root, given_files, locate
-from maskrcnn_train.data.splits.splitting import whole_split
+from maskrcnn_train.data.splits.layouts import Source, as_paths, data_root, given_files, locate, unused_notes
+from maskrcnn_train.data.splits.splitting import leave_out_missing, whole_split
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_split_rules
@@ -61,19 +61,19 @@ def split(config: SplitCommandConfig) -> SplitResult:
 
     files = _files(config)
     content, index = _read(files)
+    images = _images(config, files, index)
     check_choice(index, config)
     fractions = [1 / config.folds] * config.folds if config.folds else config.fractions
     if index.num_images < len(fractions):
         raise UserError(f"{index.source} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
     folder = open_run_folder(config, "split")
     setup_logging(folder)
-    for note in choice_notes(index, config):
+    for note in [*unused_notes(files), *choice_notes(index, config)]:
         logger.info("note: %s", note)
     chosen = chosen_categories(index, config)
     names = {chosen[each.id].id: chosen[each.id].name for each in index.categories if each.id in chosen}
     labels = {number: [*names].index(category.id) + 1 for number, category in chosen.items()}
     counts = count_objects(index, whole_split("all", index, labels, Path()).labels, len(names))
-    images = _images(config, files)
     groups = _groups(config, content["images"], images)
     rows = stratify(counts, fractions, config.seed, groups, favour_first=config.folds is None)
     part_names = [f"fold_{number}" for number in range(len(rows))] if config.folds else list(NAMES)
@@ -86,6 +86,7 @@ def split(config: SplitCommandConfig) -> SplitResult:
     if config.format == "coco":
         written_files = _write(content, written, folder)
     else:
+        assert images is not None
         written_files = _write_format(config, index, written, folder, images)
     _log_table([*names.values()], counts, parts, groups)
     logger.info("written to %s", folder)
@@ -118,11 +119,16 @@ def _read(files: list[LabelFiles]) -> tuple[dict[str, Any], AnnotationIndex]:
     return coco_content(index), index
 
 
-def _images(config: SplitCommandConfig, files: list[LabelFiles]) -> Path | None:
-    """The folder of the images; None where a JSON was given without it."""
-    if config.data is None and config.images is None and files[0].format == "coco":
-        return None
-    return Source(tuple(files)).images
+def _images(config: SplitCommandConfig, files: list[LabelFiles], index: AnnotationIndex) -> Path | None:
+    """The folder of the images, with those that will be copied; None where a JSON was given without it."""
+    source = Source(tuple(files))
+    is_known = config.data is not None or config.images is not None or files[0].format != "coco"
+    if config.format != "coco":
+        if not is_known:
+            raise UserError(f"images is not set; format={config.format} copies them: images=FOLDER")
+        source.require_images()
+        leave_out_missing(whole_split("all", index, {}, source.images), None)
+    return source.images if is_known else None
 
 
 def _groups(config: SplitCommandConfig, images: list[dict[str, Any]], pictures: Path | None) -> Ints:
@@ -162,11 +168,9 @@ def _write(content: dict[str, Any], parts: dict[str, Ints], folder: Path) -> dic
 
 
 def _write_format(
-    config: SplitCommandConfig, index: AnnotationIndex, parts: dict[str, Ints], folder: Path, pictures: Path | None
+    config: SplitCommandConfig, index: AnnotationIndex, parts: dict[str, Ints], folder: Path, pictures: Path
 ) -> dict[str, Path]:
     """The parts as one data set of another format, or a data set for each fold; returns the folder of each part."""
-    if pictures is None:
-        raise UserError(f"images is not set; format={config.format} copies them: images=FOLDER")
     everything = replace(config, rename=None, merge=None, classes=None)
     classes, _ = build_class_map(index, everything)
     labels = whole_split("all", index, match_categories(classes, index, everything)[0], pictures).labels

@@ -25,7 +25,7 @@ Objects = dict[tuple[str, str], list[tuple[str, NDArray[np.float64], dict]]]
 
 def parts_of(name: str, root: Path, **more: object) -> Parts:
     data = replace(default_config().data, name=name, root=str(root), **more)
-    parts, classes, _ = read_parts(data)
+    parts, classes, _ = read_parts(data, with_images=False)
     return parts, classes
 
 

@@ -100,6 +100,24 @@ def test_images_are_copied_unless_told_otherwise(source: Path, tmp_path: Path) -
         assert len(list(folder.rglob("*.png"))) == count
 
 
+def test_missing_images_are_told_as_in_a_training(source: Path, tmp_path: Path) -> None:
+    given = ["data=custom", f"data.train.annotations={source}/train/_annotations.coco.json", "format=yolo"]
+    with pytest.raises(ValueError, match=r"nowhere does not exist; give the folder of the images"):
+        converted(source, tmp_path / "out", *given, "data.train.images=nowhere")
+    (source / "train/2.png").unlink()
+    given.append(f"data.train.images={source}/train")
+    with pytest.raises(
+        ValueError, match=r"1 of 4 images named in .* are missing in .*, first: 2\.png\. Correct the folder"
+    ):
+        converted(source, tmp_path / "out", *given)
+    assert not (tmp_path / "out").exists()
+    folder = converted(source, tmp_path / "skip", *given, "data.on_bad_image=skip")
+    assert "image file missing" in (folder / "train.log").read_text()
+    assert [len(list(folder.rglob(kind))) for kind in ("*.png", "labels/*/*.txt")] == [3, 3]
+    folder = converted(source, tmp_path / "labels", *given, "copy_images=false", "data.train.images=nowhere")
+    assert len(list(folder.rglob("labels/*/*.txt"))) == 4
+
+
 def test_a_mistake_is_one_line(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"format=xml is not an option; choose one of coco, yolo"):
         converted(source, tmp_path / "out", "format=xml")

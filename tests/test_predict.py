@@ -172,7 +172,7 @@ def test_bad_images_are_named_and_good_ones_still_done(checkpoint: Path, tmp_pat
         ({"images": "EMP*"}, "matches folders only"),
         ({"classes": "[]"}, "classes is empty"),
         ({"images": "list.txt"}, "is an empty list"),
-        ({"images": "binary.txt"}, "is not a text"),
+        ({"images": "binary.txt"}, "binary.txt cannot be read as a text"),
         ({"images": "none.json"}, "names no images"),
         ({"images": "torn.json"}, "is not JSON"),
         ({"images": "fake.mp4"}, "cannot be read as a video"),
@@ -232,7 +232,7 @@ def test_a_mistake_is_one_line_and_code_2(
 def test_lists_and_coco_files_name_their_images(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         Image.fromarray(pixels()).save(tmp_path / name)
-    (tmp_path / "list.txt").write_text("b.jpg\n\na.jpg\n")
+    (tmp_path / "list.txt").write_text("b.jpg\n\na.jpg\n", encoding="utf-8-sig")  # as Notepad saves it
     assert [path.name for path, _ in find_images(str(tmp_path / "list.txt"))] == ["b.jpg", "a.jpg"]
     images = [{"id": 40, "file_name": "b.jpg", "width": 90, "height": 70}]
     content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}

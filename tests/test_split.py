@@ -230,6 +230,21 @@ def test_all_splits_of_a_data_set_are_cut_again_in_any_format(tmp_path: Path) ->
         assert sum(each.num_objects for each in splits.by_name.values()) == 20
 
 
+def test_another_format_needs_the_images(tmp_path: Path) -> None:
+    root = roboflow(tmp_path / "data", small_coco(4))
+    given = [f"annotations={root}/train/_annotations.coco.json", "format=yolo", f"output_dir={tmp_path / 'out'}"]
+    with pytest.raises(UserError, match="images is not set; format=yolo copies them: images=FOLDER"):
+        split(configured(*given))
+    with pytest.raises(UserError, match="nowhere does not exist; give the folder of the images"):
+        split(configured(*given, "images=nowhere"))
+    (root / "train/2.png").unlink()
+    with pytest.raises(
+        UserError, match=r"1 of 4 images named in .* are missing in .*, first: 2\.png\. Correct the folder of images$"
+    ):
+        split(configured(*given, f"images={root}/train"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_folds_of_another_format_are_data_sets_of_their_own(tmp_path: Path) -> None:
     roboflow(tmp_path / "data", small_coco(4), small_coco(2))
     given = ["data=auto", f"data.root={tmp_path / 'data'}", "folds=3", "format=labelme"]

@@ -13,7 +13,7 @@ from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.choosing import check_choice, chosen_categories
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
-from maskrcnn_train.data.splits.layouts import Source, data_root, found_note, locate
+from maskrcnn_train.data.splits.layouts import Source, data_root, found_notes, locate
 from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, leave_out, whole_split
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
@@ -48,7 +48,7 @@ def read_data(config: TrainConfig) -> CheckedData:
             continue
         if source is not None and (index := _read_labels(source, name, checked.findings)) is not None:
             indices[name] = (index, source)
-    checked.notes = found_note(data, {name: (each, index.num_images) for name, (index, each) in indices.items()})
+    checked.notes = found_notes(data, {name: (each, index.num_images) for name, (index, each) in indices.items()})
     if "train" in indices:
         check_choice(indices["train"][0], data)
     for name, (index, _) in indices.items():  # without those of train, any will do to check the rest

@@ -4,6 +4,7 @@ import glob
 from pathlib import Path
 
 from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.texts import read_lines
 from maskrcnn_train.settings.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -37,10 +38,7 @@ def find_images(given: str) -> list[tuple[Path, int | None]]:
             raise UserError(f"images={given} names no images")
         return [(path.parent / index.file_name(row), int(index.image_ids[row])) for row in range(index.num_images)]
     if path.suffix == ".txt" and path.is_file():
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except UnicodeDecodeError:
-            raise UserError(f"images={given} is not a text; write one path a line") from None
+        lines = [line for line in read_lines(path) if line]
         if not lines:
             raise UserError(f"images={given} is an empty list; write one path a line")
         return [(path.parent / line, None) for line in lines]

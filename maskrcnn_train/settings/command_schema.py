@@ -239,7 +239,7 @@ class SplitCommandConfig(Section):
 class ConvertConfig(Section):
     """Everything that `python -m maskrcnn_train.convert` reads."""
 
-    data: DataConfig = field(metadata={"idle": (*TRAINING_ONLY, *PIXELS, "on_bad_image")})
+    data: DataConfig = field(metadata={"idle": (*TRAINING_ONLY, *PIXELS)})
     format: str = one_of("coco", *LABEL_FORMATS)
     tolerance: float = between(0)
     copy_images: bool

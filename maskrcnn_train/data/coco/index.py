@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_train.files import folder_written_aside
 
-FORMAT_VERSION = 6  # raise it when a column or meta.json changes: older caches are then rebuilt
+FORMAT_VERSION = 7  # raise it when columns, meta.json or what is read from a file change: older caches are then rebuilt
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
 SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that are hashed, and bytes of each
 EXAMPLES = 5  # named for each reason in `SkippedTable`

@@ -25,6 +25,7 @@ LAYOUTS = {  # of each split: (folder of images, annotations), below data.root
 }
 DEPTH = ("*.json", "annotations/*.json", "*/*.json")
 LOOKED_AT = 2**19  # bytes at the beginning and at the end of a JSON
+WORDS = (b'"images"', b'"annotations"', b'"categories"', b'"category_id"')
 FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 LONGEST_NAME = 200
 MOST = 100  # JSONs of one depth that are looked at; other formats have one for each image
@@ -35,15 +36,19 @@ def find(root: Path) -> dict[str, LabelFiles]:
     if root.is_file():
         return {"train": LabelFiles("coco", root.parent, root)} if _is_coco(root) else {}
     for layout in LAYOUTS.values():
-        found = {name: LabelFiles("coco", root / images, root / json) for name, (images, json) in layout.items()}
-        if found["train"].annotations.is_file():
-            return {name: files for name, files in found.items() if files.annotations.is_file()}
+        found = {name: (root / json, root / images) for name, (images, json) in layout.items()}
+        if found["train"][0].is_file():
+            return {
+                name: LabelFiles("coco", _images_of(path, root, name, images), path)
+                for name, (path, images) in found.items()
+                if path.is_file()
+            }
     parts: dict[str, list[LabelFiles]] = {}
     for path in dict.fromkeys(path for pattern in DEPTH for path in sorted(root.glob(pattern))[:MOST]):
         if _is_coco(path):
             words = {*path.stem.lower().replace("-", "_").split("_"), path.parent.name.lower()}
             name = next((name for name, folders in SPLIT_FOLDERS.items() if words & {*folders}), "train")
-            parts.setdefault(name, []).append(LabelFiles("coco", _images_of(path, root, name), path))
+            parts.setdefault(name, []).append(LabelFiles("coco", _images_of(path, root, name, path.parent), path))
     return {name: _only(name, found) for name, found in parts.items()}
 
 
@@ -57,12 +62,12 @@ def _only(name: str, found: list[LabelFiles]) -> LabelFiles:
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a JSON has two of the lists of COCO in what is looked at of it."""
+    """Whether a JSON has two of COCO's words in what is looked at of it, which may lie inside its two long lists."""
     if path.suffix.lower() != ".json":
         return False
     text = _ends(path)
     is_labelme = b'"shapes"' in text[: 2**12]
-    return not is_labelme and sum(key in text for key in (b'"images"', b'"annotations"', b'"categories"')) >= 2
+    return not is_labelme and sum(word in text for word in WORDS) >= 2
 
 
 def _ends(path: Path) -> bytes:
@@ -73,18 +78,19 @@ def _ends(path: Path) -> bytes:
         return head + file.read()
 
 
-def _images_of(path: Path, root: Path, name: str) -> Path:
-    """The folder in which the first image of a JSON is."""
+def _images_of(path: Path, root: Path, name: str, usual: Path) -> Path:
+    """The folder in which the first image of a JSON is; `usual` if it is there or nowhere."""
     match = FILE_NAME.search(_ends(path))
     try:
         first = str(orjson.loads(match[1])) if match else ""
     except ValueError:
         first = ""
     if not first or "\0" in first or len(first) > LONGEST_NAME:
-        return path.parent
-    folders = [path.parent, root / "images", root, *(root / "images" / each for each in SPLIT_FOLDERS[name])]
+        return usual
+    names = [usual.name, *SPLIT_FOLDERS[name]]
+    folders = [usual, path.parent, root / "images", root, *(root / "images" / each for each in names)]
     folders += [root / each for each in SPLIT_FOLDERS[name]]
-    return next((folder for folder in folders if (folder / first).is_file()), path.parent)
+    return next((folder for folder in folders if (folder / first).is_file()), usual)
 
 
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
@@ -94,8 +100,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     for part, images in data.parts.items():
         entries: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for image in images:
-            data.copy(image, folder / "images" / part / image.file_name)
+        for image, _ in data.copied(images, folder / "images" / part):
             entries.append(image_entry(image, len(entries) + 1))
             for each in image.objects:
                 own = {"id": len(annotations) + 1, "image_id": entries[-1]["id"], "category_id": ids[each.name]}

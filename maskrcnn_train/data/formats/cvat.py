@@ -6,6 +6,7 @@ are the subsets of a project.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -32,28 +33,36 @@ from maskrcnn_train.structures.arrays import Size
 from maskrcnn_train.structures.outlines import ellipse, turned
 
 HEAD = 2**16  # bytes in which <annotations> must begin
-SUBSET = re.compile(rb'<image\s[^>]*?\bsubset="([^"]*)"')
+SUBSET = re.compile(rb'<image\s(?:[^>]*?\bsubset="([^"]*)")?')  # empty for an image without one
 NO_AREA = ("polyline", "points", "cuboid", "skeleton")
 Element = ElementTree.Element
 
 
 def find(root: Path) -> dict[str, LabelFiles]:
-    """The subsets of an XML file, or of that in a folder; an XML without subsets is all train."""
+    """The parts of an XML file, or of that in a folder, by its subsets; an XML without such subsets is all train."""
     paths = [root / "annotations.xml", *sorted(root.glob("*.xml"))] if root.is_dir() else [root]
     for path in paths:
         text = path.read_bytes() if path.suffix.lower() == ".xml" and path.is_file() else b""
         if b"<annotations" in text[:HEAD]:
             images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
-            subsets = dict.fromkeys(text.decode(errors="replace") for text in SUBSET.findall(text))
-            named = {name: subset for subset in subsets if (name := split_name(subset))}
-            if named:
-                return {name: LabelFiles("cvat", images, path, subset) for name, subset in named.items()}
-            return {"train": LabelFiles("cvat", images, path)}
+            subsets = Counter(subset.decode(errors="replace") for subset in SUBSET.findall(text))
+            parts = dict.fromkeys(name for subset in subsets if (name := split_name(subset)))
+            note = _unused_note(path, {subset: count for subset, count in subsets.items() if not split_name(subset)})
+            return {name: LabelFiles("cvat", images, path, name, note) for name in parts} or {
+                "train": LabelFiles("cvat", images, path)
+            }
     return {}
 
 
+def _unused_note(path: Path, others: dict[str, int]) -> str:
+    """Of the images by subset that are in no split, where another subset is one."""
+    names = ", ".join(f"{subset or 'none'} ({count})" for subset, count in others.items())
+    what = f"{sum(others.values())} images are of no split: those of the subsets {names}"
+    return f"{path}: {what}. Name their subset Train, Validation or Test in CVAT to use them" if others else ""
+
+
 class CvatReader:
-    """Reads the images of one subset."""
+    """Reads the images of one part: of all subsets whose names mean it."""
 
     def __init__(self, files: LabelFiles) -> None:
         self.files = files
@@ -80,7 +89,8 @@ class CvatReader:
         return [self.files.annotations]
 
     def items(self) -> list[Element]:
-        found = [each for each in self.root.iterfind("image") if self.files.part in (None, each.get("subset"))]
+        part = self.files.part
+        found = [each for each in self.root.iterfind("image") if part in (None, split_name(each.get("subset") or ""))]
         return sorted(found, key=lambda each: each.get("name") or "")
 
     def read(self, item: Element) -> LabelledImage:
@@ -178,8 +188,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
              f"<meta><task><labels>{labels}</labels></task></meta>"]  # fmt: skip
     number = 0
     for part, images in data.parts.items():
-        for image in images:
-            data.copy(image, folder / "images" / (part if several else "") / image.file_name)
+        for image, _ in data.copied(images, folder / "images" / (part if several else "")):
             height, width = image.size
             subset = f" subset={quoteattr(part)}" if several else ""
             name = f"name={quoteattr(image.file_name)}{subset}"

@@ -17,8 +17,8 @@ from maskrcnn_train.data.formats.pictures import (
     opened_mask,
     picture_size,
 )
-from maskrcnn_train.data.formats.texts import names_file, read_names
 from maskrcnn_train.data.sources import list_pictures
+from maskrcnn_train.data.texts import names_file, read_names
 from maskrcnn_train.files import write_picture, write_text
 from maskrcnn_train.settings.errors import UserError
 
@@ -94,8 +94,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     Raises UserError for more objects or classes than 16 bits hold.
     """
     for part, images in data.parts.items():
-        for image in with_own_stems(images):
-            data.copy(image, folder / "images" / part / image.file_name)
+        for image, _ in data.copied(with_own_stems(images), folder / "images" / part):
             ids, counts = np.zeros(image.size, np.int64), dict.fromkeys(data.names.values(), 0)
             for each, window, inside in painted(image):
                 counts[each.name] += 1

@@ -50,13 +50,15 @@ class LabelFiles:
     """The files of one part of a data set.
 
     format: a name in `registry.FORMATS`. images: the folder that file names are relative to. annotations: the file
-    or folder with the labels. part: the name of the part in a file that holds several; None: all of it.
+    or folder with the labels. part: the name of the part in a file that holds several; None: all of it. note: what of
+    the file is in no part, for people.
     """
 
     format: str
     images: Path
     annotations: Path
     part: str | None = None
+    note: str = ""
 
 
 @dataclass
@@ -75,19 +77,29 @@ class DataSet:
         """The place of a class in the order of the ids, from 0."""
         return list(self.names.values()).index(name)
 
-    def copy(self, image: LabelledImage, target: Path) -> None:
-        """Copy an image's file, if there is one."""
-        if self.copies and image.path is not None and image.path.is_file():
-            with written_aside(target) as aside:
-                shutil.copyfile(image.path, aside)
+    def copied(self, images: Iterable[LabelledImage], folder: Path) -> Iterator[tuple[LabelledImage, Path]]:
+        """Each image with its place in a folder, to which its file is copied. A missing file is an OSError."""
+        for image in images:
+            picture = folder / image.file_name
+            if self.copies and image.path is not None:
+                with written_aside(picture) as aside:
+                    shutil.copyfile(image.path, aside)
+            yield image, picture
 
 
-def with_own_stems(images: Iterable[LabelledImage]) -> Iterator[LabelledImage]:
-    """The images of a folder for formats that pair images and labels by name, without the ending: some renamed."""
-    used: set[str] = set()
+def with_own_stems(
+    images: Iterable[LabelledImage], used: set[str] | None = None, prefix: str = ""
+) -> Iterator[LabelledImage]:
+    """The images of a folder for formats that pair images and labels by name, without the ending: some renamed.
+
+    used: the names there so far; those of these images are added. prefix: of names that are used already.
+    """
+    used = set() if used is None else used
     for image in images:
         path = PurePosixPath(image.file_name)
-        yield replace(image, file_name=unused_name(path.with_suffix("").as_posix(), used) + path.suffix)
+        name = path.with_suffix("").as_posix()
+        name = unused_name(f"{prefix}{name}" if name in used else name, used)
+        yield replace(image, file_name=name + path.suffix)
 
 
 class Reader(Protocol):

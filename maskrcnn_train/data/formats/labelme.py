@@ -116,7 +116,8 @@ class LabelmeReader:
         for number, shape in enumerate(content["shapes"], start=1):
             place = f"{path} shape {number}"
             label = shape.get("label") if isinstance(shape, dict) else None
-            if not isinstance(label, str) or not label.strip():
+            label = label.strip() if isinstance(label, str) else ""
+            if not label:
                 raise UserError(f"{place} has no label; give it one in LabelMe")
             found = self._shape(shape, image, place)
             if found is None:
@@ -190,9 +191,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """A JSON beside each picture, in a folder for each part; masks with holes, or without tolerance, as bitmaps."""
     for part, images in data.parts.items():
         place = folder if len(data.parts) == 1 else folder / part
-        for image in with_own_stems(images):
-            picture = place / image.file_name
-            data.copy(image, picture)
+        for image, picture in data.copied(with_own_stems(images), place):
             shapes: list[dict[str, Any]] = []
             for number, each in enumerate(image.objects, start=1):
                 shapes += _shapes(each, image.size, tolerance, number)

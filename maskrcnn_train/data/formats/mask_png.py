@@ -21,8 +21,8 @@ from maskrcnn_train.data.formats.pictures import (
     picture_size,
     split_folders,
 )
-from maskrcnn_train.data.formats.texts import names_file, read_names
 from maskrcnn_train.data.sources import list_pictures
+from maskrcnn_train.data.texts import names_file, read_names
 from maskrcnn_train.files import write_picture, write_text
 from maskrcnn_train.settings.errors import UserError
 
@@ -60,8 +60,8 @@ class MaskPngReader:
             stem, folder = path.relative_to(masks).with_suffix("").as_posix(), path.parent.relative_to(masks).as_posix()
             if folder in stems:
                 owned[stems[folder]].append((path, _class(path.stem)))
-            elif match := next((m for m in re.finditer(r"_(?=\d)", stem) if stem[: m.start()] in stems), None):
-                owned[stems[stem[: match.start()]]].append((path, _class(stem[match.end() :])))
+            elif ends := [each.start() for each in re.finditer(r"_(?=\d)", stem) if stem[: each.start()] in stems]:
+                owned[stems[stem[: ends[-1]]]].append((path, _class(stem[ends[-1] + 1 :])))
         return owned
 
     @cached_property
@@ -100,8 +100,7 @@ def _class(stem: str) -> str:
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """images/, masks/PICTURE/NUMBER_CLASS.png and classes.txt."""
     for part, images in data.parts.items():
-        for image in with_own_stems(images):
-            data.copy(image, folder / "images" / part / image.file_name)
+        for image, _ in data.copied(with_own_stems(images), folder / "images" / part):
             own = (folder / "masks" / part / image.file_name).with_suffix("")
             for number, each in enumerate(image.objects, start=1):
                 full = np.zeros(image.size, np.uint8)

@@ -5,6 +5,7 @@ belong to no object. Classes are those of labelmap.txt (CVAT and Datumaro write 
 SegmentationClass the n-th object is the n-th of the XML in Annotations. Pictures without masks give boxes.
 """
 
+import re
 from functools import cached_property
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,11 +13,11 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
 from maskrcnn_train.data.formats.pictures import find_picture, opened_mask, picture_size, split_name
-from maskrcnn_train.data.formats.texts import read_lines
-from maskrcnn_train.files import unused_name, write_picture, write_text
+from maskrcnn_train.data.texts import read_lines
+from maskrcnn_train.files import write_picture, write_text
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Bytes, Ints, Size
 
@@ -25,6 +26,7 @@ CLASSES = (
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 BORDER = 255  # index of pixels that belong to no object
+FLAGGED = re.compile(r"(.+?)\s+(-?1|0)")  # lists of Main that are about a class: there or not, or hard to see
 FOLDERS = ("SegmentationObject", "SegmentationClass", "JPEGImages", "Annotations")
 
 
@@ -90,11 +92,14 @@ class VocReader:
         path = self.files.annotations
         if path.is_dir():
             return sorted(each.relative_to(path).with_suffix("").as_posix() for each in path.rglob("*.png"))
-        lines = [line.split() for line in read_lines(path)]  # lists of Main have 1 or -1 behind the name
-        found = sorted({words[0] for words in lines if words and (len(words) == 1 or words[1] != "-1")})
+        found = [line for line in read_lines(path) if line]
+        flagged = [FLAGGED.fullmatch(line) for line in found] if path.parent.name == "Main" else []
+        pairs = [match.groups() for match in flagged if match is not None]
+        if len(pairs) == len(found):  # of a class: in a list of all pictures, a name may end with a number
+            found = [name for name, flag in pairs if flag != "-1"]
         if not found:
             raise UserError(f"{path} names no pictures")
-        return found
+        return sorted({name.strip('"') for name in found})  # Datumaro quotes names with spaces
 
     def _path(self, folder: str, name: str, suffix: str = ".png") -> Path:
         return self.top / folder / f"{name}{suffix}"
@@ -202,11 +207,9 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     used: set[str] = set()
     for part, images in data.parts.items():
         names = []
-        for image in images:
+        for image, _ in data.copied(with_own_stems(images, used, f"{part}_"), folder / "JPEGImages"):
             name = Path(image.file_name).with_suffix("").as_posix()
-            name = unused_name(name if name not in used else f"{part}_{name}", used)
             names.append(name)
-            data.copy(image, folder / "JPEGImages" / f"{name}{Path(image.file_name).suffix}")
             if len(image.objects) >= BORDER:
                 raise UserError(f"{image.file_name} has {len(image.objects)} objects; VOC has {BORDER - 1} colours")
             ids, kinds = np.zeros((2, *image.size), np.uint8)

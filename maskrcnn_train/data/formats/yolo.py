@@ -1,6 +1,7 @@
 """YOLO's labels, as Ultralytics reads them: a .txt beside each picture, a class and numbers from 0 to 1 in each line.
 
-Five numbers are a box (class, middle, width, height), seven or more an outline (class, x y x y ...). Names of classes
+Five numbers are a box (class, middle, width, height), seven or more an outline (class, x y x y ...); with `kpt_shape`
+in data.yaml they are a box and keypoints, which are left out. Names of classes
 and the pictures of each part are in data.yaml: https://docs.ultralytics.com/datasets/segment. Parts of one object, and
 holes, hang together by cuts without width, as Ultralytics' own converters write them.
 """
@@ -16,8 +17,8 @@ import yaml
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
 from maskrcnn_train.data.formats.masks import disjoint_regions
 from maskrcnn_train.data.formats.pictures import common_folder, picture_size
-from maskrcnn_train.data.formats.texts import read_lines
 from maskrcnn_train.data.sources import list_pictures
+from maskrcnn_train.data.texts import read_lines
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Size
@@ -135,6 +136,9 @@ class YoloReader:
         except ValueError:
             image.leave_out("line is not a class and numbers", place)
             return
+        if self.content.get("kpt_shape") and len(values) > 4:
+            image.unused.append(("keypoints: only the box is read", place, False))
+            values = values[:4]
         if len(values) < 4 or len(values) == 5 or len(values) % 2:
             image.leave_out("line is neither a box (5 numbers) nor an outline (7, 9, ...)", place)
             return
@@ -162,16 +166,17 @@ def label_path(picture: Path) -> Path:
 
 
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
-    """data.yaml, images/ and labels/; objects known by their box only become box lines."""
+    """data.yaml, images/ and labels/; objects known by their box only become box lines.
+
+    Without `path`, which Ultralytics would take from the folder it runs in, all is relative to data.yaml.
+    """
     for part, images in data.parts.items():
-        for image in with_own_stems(images):
-            picture = folder / "images" / part / image.file_name
-            data.copy(image, picture)
+        for image, picture in data.copied(with_own_stems(images), folder / "images" / part):
             lines = [_line(each, image.size, data.number(each.name), tolerance) for each in image.objects]
             write_text(label_path(picture), "".join(f"{line}\n" for line in lines))
     names = dict(enumerate(data.names.values()))
     keys = {part if part in KEYS else "train": f"images/{part}" for part in data.parts}
-    content = {"path": ".", "val": next(iter(keys.values())), **keys, "names": names}
+    content = {"val": next(iter(keys.values())), **keys, "names": names}
     write_text(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 

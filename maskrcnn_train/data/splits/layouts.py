@@ -1,6 +1,6 @@
 """Where the files of a data set are: the labels of each split, in whatever format, and the folder of its images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ class Source:
         """The folder that file names are relative to."""
         return self.files[0].images if len(self.files) == 1 else joined_folder([each.images for each in self.files])
 
+    def require_images(self) -> None:
+        """Raise UserError unless the folders of images are there."""
+        for each in self.files:
+            require_folder(each.images, f"give the folder of the images that {each.annotations} names")
+
     @property
     def name(self) -> str:
         return ", ".join(str(each.annotations) for each in self.files)
@@ -51,23 +56,25 @@ def locate(data: DataConfig, root: Path | None, name: str, *, needs_val: bool = 
 
     Paths given for the split win over those of the layout. Raises UserError naming a missing file.
     """
-    is_optional = name == "test" or (name == "val" and not needs_val)
     given: SplitPathsConfig = getattr(data, name)
     annotations, images = as_paths(given.annotations), as_paths(given.images)
+    is_optional = not images and (name == "test" or (name == "val" and not needs_val))
     if data.split.fractions is not None and name != "train":
-        if not annotations:
+        if not annotations and not images:
             return None
-        what = f"data.split.fractions cuts {name} from the training images"
-        raise UserError(f"data.{name}.annotations is set, but {what}; remove one of them")
+        key, what = "annotations" if annotations else "images", f"cuts {name} from the training images"
+        raise UserError(f"data.{name}.{key} is set, but data.split.fractions {what}; remove one of them")
     if annotations:
         format_ = data.name if data.name in FORMATS and data.name != "coco" else "auto"
         return Source(tuple(given_files(annotations, images, name, format_, f"data.{name}", _usual(data, root, name))))
-    if (usual := _usual(data, root, name)) is None:
-        return _found(data, root, name, is_optional)
-    if is_optional and not usual.annotations.is_file():
-        return None
-    require_file(usual.annotations, _hint(data, name))
-    return Source((replace(usual, images=images[0]) if images else usual,))
+    if (files := _usual(data, root, name)) is None:
+        files = _found(data, root, name, is_optional)
+    elif is_optional and not files.annotations.is_file():
+        files = None
+    else:
+        require_file(files.annotations, _hint(data, name))
+    (folder,) = _folders(images, 1, f"data.{name}")
+    return None if files is None else Source((_with_images(files, folder, f"data.{name}"),))
 
 
 def as_paths(given: Any) -> list[Path]:
@@ -88,11 +95,8 @@ def given_files(
 
     images: a folder for each, or one for all; where there is none, that of `usual`, or as the format has it.
     """
-    if len(images) not in (0, 1, len(annotations)):
-        raise UserError(f"{key}.images names {len(images)} folders for {len(annotations)} files; give one for each")
-    folders: list[Path | None] = [*images] * (len(annotations) if len(images) == 1 else 1)
     found = []
-    for path, folder in zip(annotations, folders or [None] * len(annotations), strict=True):
+    for path, folder in zip(annotations, _folders(images, len(annotations), key), strict=True):
         if path.suffix.lower() == ".json" and format_ in ("auto", "coco"):
             folder = folder or (usual.images if usual else None)
             if folder is None:
@@ -104,10 +108,25 @@ def given_files(
         if name not in parts and len(parts) > 1:
             raise UserError(f"{key}.annotations={path} has no part for {name}; it has {', '.join(parts)}")
         files = parts.get(name) or next(iter(parts.values()))
-        if folder is not None and files.format not in SEPARATE:
-            raise UserError(f"{key}.images has no effect: {FORMATS[files.format].title} says itself where they are")
-        found.append(files if folder is None else replace(files, images=folder))
+        found.append(_with_images(files, folder, key))
     return found
+
+
+def _folders(images: Sequence[Path], number: int, key: str) -> list[Path | None]:
+    """The folder given for each of some files of labels; None where none is."""
+    if len(images) not in (0, 1, number):
+        raise UserError(f"{key}.images names {len(images)} folders for {number} files; give one for each")
+    folders: list[Path | None] = [*images] if images else [None]
+    return folders * number if len(folders) == 1 else folders
+
+
+def _with_images(files: LabelFiles, folder: Path | None, key: str) -> LabelFiles:
+    """The files with another folder of images, where one is given."""
+    if folder is None:
+        return files
+    if files.format not in SEPARATE:
+        raise UserError(f"{key}.images has no effect: {FORMATS[files.format].title} says itself where they are")
+    return replace(files, images=folder)
 
 
 def _usual(data: DataConfig, root: Path | None, name: str) -> LabelFiles | None:
@@ -118,7 +137,7 @@ def _usual(data: DataConfig, root: Path | None, name: str) -> LabelFiles | None:
     return LabelFiles("coco", (root or Path()) / images, (root or Path()) / annotations)
 
 
-def _found(data: DataConfig, root: Path | None, name: str, is_optional: bool) -> Source | None:
+def _found(data: DataConfig, root: Path | None, name: str, is_optional: bool) -> LabelFiles | None:
     """The part of a data set in another format; None for an optional one that is not there."""
     if data.name == "custom" or root is None:
         if is_optional:
@@ -126,7 +145,7 @@ def _found(data: DataConfig, root: Path | None, name: str, is_optional: bool) ->
         raise UserError(f"data.{name}.images and data.{name}.annotations must both be set: a folder and a COCO JSON")
     parts = find_parts(root, data.name, "data.root")
     if name in parts:
-        return Source((parts[name],))
+        return parts[name]
     if is_optional:
         return None
     title, only = FORMATS[next(iter(parts.values())).format].title, ", ".join(parts)
@@ -140,10 +159,16 @@ def _hint(data: DataConfig, name: str) -> str:
     return f"{looks}. Correct data.root, name the file with data.{name}.annotations{cut}"
 
 
-def found_note(data: DataConfig, sources: dict[str, tuple[Source, int]]) -> list[str]:
-    """What data=auto found, in one line: the format, and the images of each split."""
+def found_notes(data: DataConfig, sources: dict[str, tuple[Source, int]]) -> list[str]:
+    """What is in no split, and what data=auto found, in one line: the format, and the images of each split."""
+    notes = unused_notes(files for source, _ in sources.values() for files in source.files)
     if data.name != "auto":
-        return []
+        return notes
     titles = dict.fromkeys(FORMATS[each.format].title for source, _ in sources.values() for each in source.files)
     counts = ", ".join(f"{name} {count} images" for name, (_, count) in sources.items())
-    return [f"data=auto: {data.root or 'the files given'} is {' and '.join(titles)}: {counts}"]
+    return [f"data=auto: {data.root or 'the files given'} is {' and '.join(titles)}: {counts}", *notes]
+
+
+def unused_notes(files: Iterable[LabelFiles]) -> list[str]:
+    """What of the files is in no split, each once."""
+    return [*dict.fromkeys(each.note for each in files if each.note)]

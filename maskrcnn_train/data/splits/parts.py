@@ -4,21 +4,24 @@ from maskrcnn_train.data.formats.coco import NAMES
 from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.splits.choosing import check_choice
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
-from maskrcnn_train.data.splits.layouts import data_root, found_note, locate
-from maskrcnn_train.data.splits.splitting import Split, cut_split, whole_split
+from maskrcnn_train.data.splits.layouts import data_root, found_notes, locate
+from maskrcnn_train.data.splits.splitting import Split, cut_split, leave_out_missing, whole_split
 from maskrcnn_train.settings.schema import DataConfig
 from maskrcnn_train.structures.classes import ClassMap
 
 
-def read_parts(data: DataConfig) -> tuple[dict[str, Split], ClassMap, list[str]]:
+def read_parts(data: DataConfig, *, with_images: bool) -> tuple[dict[str, Split], ClassMap, list[str]]:
     """The parts that are there, their classes, and notes. Raises UserError for the first fault.
 
+    with_images: whether their files have to be there, as in a training.
     Classes are those of the first part; classes that only others have get ids above.
     """
     root = data_root(data)
     sources = {name: each for name in NAMES if (each := locate(data, root, name, needs_val=False)) is not None}
+    for source in sources.values() if with_images else ():
+        source.require_images()
     indices = {name: open_labels(source.files) for name, source in sources.items()}
-    notes = found_note(data, {name: (sources[name], index.num_images) for name, index in indices.items()})
+    notes = found_notes(data, {name: (sources[name], index.num_images) for name, index in indices.items()})
     check_choice(indices["train"], data)
     classes, more = build_class_map(indices["train"], data)
     notes += more
@@ -32,4 +35,6 @@ def read_parts(data: DataConfig) -> tuple[dict[str, Split], ClassMap, list[str]]
         parts[name] = whole_split(name, index, labels, sources[name].images)
     if data.split.fractions is not None:
         parts = cut_split(parts["train"], len(classes.names), data.split)
+    for part in parts.values() if with_images else ():
+        leave_out_missing(part, data)
     return parts, classes, notes

@@ -18,11 +18,10 @@ import numpy as np
 from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
 from maskrcnn_train.data.formats.coco import NAMES
 from maskrcnn_train.data.formats.indexing import open_labels
-from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.choosing import check_choice
 from maskrcnn_train.data.splits.classes import build_class_map, map_categories
 from maskrcnn_train.data.splits.excluding import EXCLUDED, named_annotations
-from maskrcnn_train.data.splits.layouts import Source, data_root, found_note, locate
+from maskrcnn_train.data.splits.layouts import Source, data_root, found_notes, locate
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, SplitConfig, TrainConfig
@@ -104,7 +103,7 @@ def _read(config: TrainConfig, names: Sequence[str]) -> tuple[dict[str, Split], 
     indices = {name: _open(source) for name, source in sources.items()}
     check_choice(indices["train"], data)
     classes, notes = build_class_map(indices["train"], data)
-    notes = found_note(data, {name: (sources[name], index.num_images) for name, index in indices.items()}) + notes
+    notes = found_notes(data, {name: (sources[name], index.num_images) for name, index in indices.items()}) + notes
     parts = {}
     for name, index in indices.items():
         labels, more = map_categories(classes, index, data, indices["train"].short_name)
@@ -169,8 +168,7 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
 
 
 def _open(source: Source) -> AnnotationIndex:
-    for files in source.files:
-        require_folder(files.images, f"give the folder of the images that {files.annotations} names")
+    source.require_images()
     index = open_labels(source.files)
     if index.num_images == 0:
         raise UserError(f"{source.name} lists no images")
@@ -179,18 +177,8 @@ def _open(source: Source) -> AnnotationIndex:
 
 def _check(split: Split, data: DataConfig, with_masks: bool) -> None:
     """Check that masks and image files are there; missing files raise, or leave `split` with on_bad_image=skip."""
+    leave_out_missing(split, data)
     index = split.index
-    missing = find_missing(index, split.rows, split.images)
-    names = [index.file_name(row) for row in missing.tolist()]
-    if names and data.on_bad_image == "error":
-        raise UserError(
-            f"{len(names)} of {len(split)} images named in {index.short_name} are missing in {split.images}, first: "
-            f"{', '.join(name[:200] for name in names[:3])}. Correct the folder of images, or leave them out with "
-            "data.on_bad_image=skip"
-        )
-    for image_id, name in zip(index.image_ids[missing].tolist(), names, strict=True):
-        split.skipped.add("image file missing", image_id, name)
-    split.rows = np.setdiff1d(split.rows, missing)
     if split.name == "train" and split.num_objects == 0:
         reasons = [f"{row.count} left out: {row.reason}" for row in split.skipped if row.dropped]
         why = "; ".join(reasons[:3]) or "no annotations"
@@ -201,6 +189,25 @@ def _check(split: Split, data: DataConfig, with_masks: bool) -> None:
             f"{len(bare)} of {split.num_objects} annotations in {index.short_name} have no segmentation, first: "
             f"annotation {index.item(bare[0])}; add the masks, or train boxes only with mask_head=none"
         )
+
+
+def leave_out_missing(split: Split, data: DataConfig | None) -> None:
+    """Raise UserError for missing image files; with on_bad_image=skip count them, and take their images away.
+
+    data: None where nothing can be left out.
+    """
+    index = split.index
+    missing = find_missing(index, split.rows, split.images)
+    names = [index.file_name(row) for row in missing.tolist()]
+    if names and (data is None or data.on_bad_image == "error"):
+        raise UserError(
+            f"{len(names)} of {len(split)} images named in {index.short_name} are missing in {split.images}, first: "
+            f"{', '.join(name[:200] for name in names[:3])}. Correct the folder of images"
+            + ("" if data is None else ", or leave them out with data.on_bad_image=skip")
+        )
+    for image_id, name in zip(index.image_ids[missing].tolist(), names, strict=True):
+        split.skipped.add("image file missing", image_id, name)
+    split.rows = np.setdiff1d(split.rows, missing)
 
 
 def find_missing(index: AnnotationIndex, rows: Ints, folder: Path) -> Ints:

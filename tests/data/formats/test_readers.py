@@ -5,19 +5,22 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled_data import images_of, parts_of
+import yaml
+from labelled_data import images_of, parts_of, write
 from PIL import Image
-from small_coco import small_coco, write_images, write_json
 
 from maskrcnn_train import load_config
 from maskrcnn_train.data.formats.labelled import LabelledImage
 from maskrcnn_train.data.formats.masks import bitmap_of
 from maskrcnn_train.data.formats.voc import palette
+from maskrcnn_train.data.splits.parts import read_parts
 from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.settings.compose import default_config
 
 SIZE = (40, 60)
 
@@ -67,6 +70,15 @@ def test_yolo_names_file_and_line_of_an_unknown_class(tmp_path: Path) -> None:
         parts_of("yolo", yolo(tmp_path, "", "7 0.5 0.5 0.2 0.4"))
 
 
+def test_yolo_reads_the_box_of_a_line_with_keypoints(tmp_path: Path) -> None:
+    root = yolo(tmp_path, "0 0.5 0.5 0.2 0.4 0.1 0.1 0.2 0.3", "1 0.5 0.5 0.2 0.4", "1 0.5 0.5")
+    (root / "data.yaml").write_text("train: images/train\nnames: [door, window]\nkpt_shape: [2, 2]\n")
+    image, unused = read_one("yolo", root)
+    assert [(each.name, each.segmentation) for each in image.objects] == [("door", None), ("window", None)]
+    assert image.objects[0].box == image.objects[1].box == pytest.approx([24, 12, 12, 16])
+    assert {reason[:9]: dropped for reason, _, dropped in unused} == {"keypoints": False, "line is n": True}
+
+
 def test_a_box_has_no_mask(tmp_path: Path) -> None:
     root = yolo(tmp_path, "1 0.5 0.5 0.2 0.4")
     settings = ["data=yolo", f"data.root={root}", f"data.val.annotations={root}/data.yaml"]
@@ -84,6 +96,12 @@ def test_yolo_finds_pictures_by_lists_and_names_without_data_yaml(tmp_path: Path
     (root / "data.yaml").unlink()
     (root / "classes.txt").write_text("door\nwindow\n")  # as Label Studio writes it
     assert [each.name for each in read_one("auto", root)[0].objects] == ["window"]
+
+
+def test_yolo_written_here_is_read_from_any_folder(tmp_path: Path) -> None:
+    parts = parts_of("yolo", yolo(tmp_path / "data", "1 0.5 0.5 0.2 0.4"))
+    written = write(parts, "yolo", tmp_path / "out", tolerance=0)
+    assert "path" not in yaml.safe_load((written / "data.yaml").read_text())  # Ultralytics: from the folder it runs in
 
 
 def labelme(root: Path, *shapes: dict, **more: object) -> Path:
@@ -135,6 +153,12 @@ def test_labelme_joins_the_shapes_of_one_label_and_group(tmp_path: Path) -> None
         ("window", 64),
         ("door", 64),
     ]
+
+
+def test_spaces_around_a_label_of_labelme_make_no_class(tmp_path: Path) -> None:
+    shapes = [shape("rectangle", [2, 2], [9, 9], label=label) for label in ("door", " door ")]
+    image, _ = read_one("labelme", labelme(tmp_path, *shapes))
+    assert [each.name for each in image.objects] == ["door", "door"]
 
 
 def test_labelme_finds_pictures_in_another_folder(tmp_path: Path) -> None:
@@ -191,6 +215,24 @@ def test_cvat_names_the_label_that_its_head_lacks_and_the_line_of_broken_xml(tmp
         parts_of("cvat", cvat(tmp_path / "b", "<polygon"))
 
 
+def test_subsets_of_cvat_for_one_split_are_joined_and_others_named(tmp_path: Path) -> None:
+    subsets = {"a": "Train", "b": "training", "c": "Validation", "d": "default", "e": "extra", "f": "default"}
+    box = '<box label="door" xtl="3" ytl="4" xbr="13" ybr="24"/>'
+    images = [
+        f'<image name="{name}.png" subset="{subset}" width="60" height="40">{box}</image>'
+        for name, subset in subsets.items()
+    ]
+    images.append(f'<image name="g.png" width="60" height="40">{box}</image>')
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{''.join(images)}</annotations>")
+    parts, _, notes = read_parts(replace(default_config().data, name="cvat", root=str(tmp_path)), with_images=False)
+    names = {name: [part.index.file_name(row) for row in part.rows] for name, part in parts.items()}
+    assert names == {"train": ["a.png", "b.png"], "val": ["c.png"]}
+    assert notes == [
+        f"{tmp_path}/annotations.xml: 4 images are of no split: those of the subsets default (2), extra (1), none (1). "
+        "Name their subset Train, Validation or Test in CVAT to use them"
+    ]
+
+
 @pytest.mark.parametrize("colored", [True, False])
 def test_voc_reads_numbers_or_colours_and_leaves_borders_out(tmp_path: Path, colored: bool) -> None:
     ids, kinds = np.zeros((2, *SIZE), np.uint8)
@@ -206,6 +248,27 @@ def test_voc_reads_numbers_or_colours_and_leaves_borders_out(tmp_path: Path, col
         ("person", 90),
         ("car", 100),
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "list_", "lines", "found"),
+    [
+        (("photo 1", "photo 2"), "Segmentation/train.txt", ("photo 1", "photo 2"), ("photo 1", "photo 2")),
+        (("photo 1", "b"), "Main/train.txt", ("photo 1", "b"), ("photo 1", "b")),
+        (("photo 1", "b"), "Segmentation/train.txt", ('"photo 1"', "b"), ("photo 1", "b")),
+        (("photo 1", "b", "c"), "Main/car_train.txt", ("photo 1  1", "b  0", "c -1"), ("photo 1", "b")),
+    ],
+)
+def test_lists_of_voc_name_pictures_with_spaces(
+    tmp_path: Path, names: tuple[str, ...], list_: str, lines: tuple[str, ...], found: tuple[str, ...]
+) -> None:
+    for name in names:
+        picture(tmp_path / f"JPEGImages/{name}.jpg")
+    (tmp_path / "SegmentationObject").mkdir()
+    (tmp_path / "ImageSets" / list_).parent.mkdir(parents=True)
+    (tmp_path / "ImageSets" / list_).write_text("\n".join(lines))
+    images = images_of(parts_of("voc", tmp_path))["train"]
+    assert {Path(image.file_name).stem for image in images} == {*found}
 
 
 def test_one_png_an_image_has_classes_as_cityscapes_or_none(tmp_path: Path) -> None:
@@ -239,6 +302,19 @@ def test_one_png_a_mask_is_found_by_names_and_folders(tmp_path: Path, files: tup
     assert areas(image) == [100, 90]
 
 
+def test_a_mask_belongs_to_the_picture_with_the_longest_name(tmp_path: Path) -> None:
+    for name in ("images/scan_1.png", "images/scan_1_2.png"):
+        picture(tmp_path / name)
+    (tmp_path / "masks").mkdir()
+    for name in ("scan_1_2_1", "scan_1_2_2_door", "scan_1_1"):
+        Image.new("1", SIZE[::-1], 1).save(tmp_path / f"masks/{name}.png")
+    images = images_of(parts_of("mask_png", tmp_path))["train"]
+    assert {image.file_name: [each.name for each in image.objects] for image in images} == {
+        "scan_1.png": ["object"],
+        "scan_1_2.png": ["object", "door"],
+    }
+
+
 def test_a_picture_turned_by_its_exif_is_measured_upright(tmp_path: Path) -> None:
     root = yolo(tmp_path, "0 0.5 0.5 0.2 0.4")
     exif = Image.Exif()
@@ -252,23 +328,4 @@ def test_a_mask_of_another_size_than_its_picture_is_refused(tmp_path: Path) -> N
     (tmp_path / "masks").mkdir()
     Image.new("L", (30, 40)).save(tmp_path / "masks/a.png")
     with pytest.raises(ValueError, match=r"masks/a\.png has 30 x 40 pixels, its picture 60 x 40"):
-        parts_of("auto", tmp_path)
-
-
-def test_coco_jsons_are_found_by_their_names_and_their_images_where_they_are(tmp_path: Path) -> None:
-    coco = small_coco(2)
-    for name in ("instances_Training", "captions_training", "my-val"):
-        write_json(tmp_path / f"labels/{name}.json", coco)
-    write_images(tmp_path / "images/train", coco)
-    write_images(tmp_path / "images", coco)
-    splits, _ = parts_of("auto", tmp_path)
-    assert {name: split.index.short_name for name, split in splits.items()} == {
-        "train": "labels/instances_Training.json",
-        "val": "labels/my-val.json",
-    }
-    assert splits["train"].images == tmp_path / "images"
-    write_json(tmp_path / "labels/other-val.json", coco)
-    with pytest.raises(
-        ValueError, match=r"several COCO JSONs may be the val part; name those: data\.val\.annotations="
-    ):
         parts_of("auto", tmp_path)
