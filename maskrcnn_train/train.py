@@ -96,7 +96,7 @@ def train(
             # a signal breaks off what takes long after a step; several processes would have to agree on it
             check: Callable[[], None] = stop.check if world.size == 1 else lambda: None
             evaluate = partial(_evaluate, validation, run, plan, on_evaluation, check)
-            with run.recording(state.position.step):
+            with run.recording(state.position):
                 metrics = fit(
                     state, loaders.train, config, plan=plan, world=world, evaluate=evaluate, run=run, stop=stop
                 )

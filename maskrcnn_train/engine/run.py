@@ -24,6 +24,7 @@ from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.environment import environment
 from maskrcnn_train.engine.failed_steps import FailedSteps
 from maskrcnn_train.engine.run_folder import LOG_FILE, open_run_folder
+from maskrcnn_train.engine.state import Position
 from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.reporting.runs import DATA_FILE
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, MetricWriter
@@ -80,11 +81,13 @@ class Run:
             raise
 
     @contextmanager
-    def recording(self, step: int) -> Iterator[None]:
-        """Record metrics, progress and trace. Metrics that an earlier sitting wrote beyond `step` are dropped."""
-        again = step > 0 or (self.folder / METRICS_FILE).exists()
+    def recording(self, position: Position) -> Iterator[None]:
+        """Record metrics, progress and trace. What an earlier sitting wrote beyond `position` is dropped."""
+        again = position.step > 0 or (self.folder / METRICS_FILE).exists()
+        repeated = f"{self.config.kinds[-1]}/AP" if position.evaluating else None
         trace = _profiled(self.folder / "profile", enabled=self.config.trainer.profile and self.is_main)
-        writer = MetricWriter(self.folder, purge_step=step if again else None, enabled=self.is_main)
+        purge = position.step if again else None
+        writer = MetricWriter(self.folder, purge_step=purge, repeated=repeated, enabled=self.is_main)
         progress = Progress("train", console=self._console, enabled=self.is_main)
         with trace as self._trace_step, writer as self.writer, progress as self.progress:
             if self.is_main:
