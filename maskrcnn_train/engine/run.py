@@ -26,7 +26,7 @@ from maskrcnn_train.engine.failed_steps import FailedSteps
 from maskrcnn_train.engine.run_folder import LOG_FILE, open_run_folder
 from maskrcnn_train.engine.state import Position
 from maskrcnn_train.files import write_json, write_text
-from maskrcnn_train.reporting.runs import DATA_FILE
+from maskrcnn_train.reporting.runs import DATA_FILE, SCORES_FILE
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, MetricWriter
 from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 from maskrcnn_train.settings.compose import default_config
@@ -91,6 +91,7 @@ class Run:
         progress = Progress("train", console=self._console, enabled=self.is_main)
         with trace as self._trace_step, writer as self.writer, progress as self.progress:
             if self.is_main:
+                (self.folder / SCORES_FILE).unlink(missing_ok=True)  # of a training that was shorter
                 writer.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
                 writer.settings(overrides_of(self.config, default_config()))
             yield
