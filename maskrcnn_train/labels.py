@@ -43,7 +43,7 @@ To continue, repeat the command with output_dir=FOLDER. To train without the dou
 """
 logger = logging.getLogger("maskrcnn_train")
 FAINT = 0.01  # score from which a detection says something about a label
-RESULTS = "predictions.json"  # the last file of a fold that is read again
+RESULTS = "predictions.json"  # of a fold, and of all together
 
 
 @dataclass
@@ -82,6 +82,7 @@ def find_doubtful_labels(config: LabelsConfig) -> LabelsResult:
 
 def _judge_by_folds(config: LabelsConfig) -> tuple[Path, Judged]:
     """Train the models that are not there yet; every image with the detections of the one that has not seen it."""
+    from maskrcnn_train.reporting.runs import SCORES_FILE
     from maskrcnn_train.reporting.terminal.progress import setup_logging
 
     whole, classes, notes = read_training_split(config)
@@ -92,7 +93,8 @@ def _judge_by_folds(config: LabelsConfig) -> tuple[Path, Judged]:
     quiet = replace(training, evaluation=replace(training.evaluation, study=False))  # all folds are studied together
     for number, splits in enumerate(folds):
         run_dir = folder / f"fold_{number}"
-        if not (run_dir / RESULTS).is_file():
+        if not all((run_dir / name).is_file() for name in (RESULTS, SCORES_FILE)):
+            (run_dir / SCORES_FILE).unlink(missing_ok=True)  # alone they would count as the end of the training
             setup_logging(folder)
             logger.info("fold %d of %d: %d images to judge", number + 1, len(folds), len(splits.val))
             _train(replace(quiet, output_dir=str(run_dir)), replace(splits, notes=notes), folder)

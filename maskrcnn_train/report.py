@@ -51,12 +51,12 @@ def report(config: ReportConfig) -> tuple[Path, str]:
     return write_report(folder, output=output, analysis=analysis, gallery=gallery, gallery_note=note), reason
 
 
-def report_training(run_dir: Path, validation: Validation) -> Path:
-    """The page at the end of a training, whose data and results are in memory."""
+def report_training(run_dir: Path, validation: Validation, metrics: dict[str, float]) -> Path:
+    """The page at the end of a training, whose data, results and metrics are in memory."""
     from maskrcnn_train.reporting.pages.html import write_report
 
     scene = _scene(validation.loader.dataset, validation.ground_truth, validation.results, validation.config)
-    return write_report(run_dir, gallery=_gallery(scene, _usual_page()))
+    return write_report(run_dir, metrics=metrics, gallery=_gallery(scene, _usual_page()))
 
 
 @functools.cache

@@ -36,6 +36,7 @@ from maskrcnn_train.model.weights.pretrained import start_from_weights
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.report import report_training
 from maskrcnn_train.reporting.diagnostics import write_diagnostics
+from maskrcnn_train.reporting.runs import SCORES_FILE
 from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table, unused_table
 from maskrcnn_train.reporting.terminal.weights import weights_listing, weights_summary
 from maskrcnn_train.settings.schema import LATENCY, TrainConfig
@@ -84,10 +85,8 @@ def train(
 
         with closing(loaders), Run.open(config, loaders.classes, world) as run, naming_lost_workers():
             state = build_state(config, _initial_model(config, run, weights, device), world)
-            if run.resumes:
-                _resume(state, run, world)
-                if (finished := distributed.broadcast(_finished(state, run, plan), world)) is not None:
-                    return TrainResult(finished, run.folder)
+            if run.resumes and (finished := _resume(state, run, plan, world)) is not None:
+                return TrainResult(finished, run.folder)
             _make_ready(state, config, world)
             run.describe(splits)
             _log_start(config, splits, state, plan, world.size)
@@ -96,7 +95,7 @@ def train(
             # a signal breaks off what takes long after a step; several processes would have to agree on it
             check: Callable[[], None] = stop.check if world.size == 1 else lambda: None
             evaluate = partial(_evaluate, validation, run, plan, on_evaluation, check)
-            with run.recording(state.position.step):
+            with run.recording(state.position):
                 metrics = fit(
                     state, loaders.train, config, plan=plan, world=world, evaluate=evaluate, run=run, stop=stop
                 )
@@ -147,21 +146,26 @@ def _make_ready(state: TrainingState, config: TrainConfig, world: World) -> None
     state.model = distributed.wrap(model, world, device, sync_batchnorm=trainer.sync_batchnorm)
 
 
-def _resume(state: TrainingState, run: Run, world: World) -> None:
-    """Go on from the checkpoint that rank 0 reads: other machines may not have its folder."""
+def _resume(state: TrainingState, run: Run, plan: Plan, world: World) -> dict[str, float] | None:
+    """Go on from the checkpoint that rank 0 reads: other machines may not have its folder. Returns the metrics of a
+    training that is complete; one that is done but was killed before its results were written evaluates again.
+    """
     content, trouble = distributed.broadcast(run.checkpoints.load_last() if world.is_main else None, world)
     restore(state, content)
     if trouble:
         logger.warning("%s; going on from the checkpoint before it", trouble)
     logger.info("resumed %s at step %d", run.folder, state.position.step)
+    finished: dict[str, float] | None = distributed.broadcast(_finished(state, run, plan), world)
+    state.position.evaluating |= plan.is_done(state.position)
+    return finished
 
 
 def _finished(state: TrainingState, run: Run, plan: Plan) -> dict[str, float] | None:
-    """The metrics of a training that is complete, on rank 0."""
-    if not (run.is_main and plan.is_done(state.position) and (run.folder / "metrics.json").exists()):
+    """The metrics of a training that is complete, on rank 0; a run that goes on has none until it ends again."""
+    if not (run.is_main and plan.is_done(state.position) and (run.folder / SCORES_FILE).exists()):
         return None
     logger.info("%s is finished: nothing to do. %s", run.folder, plan.to_train_longer(state.position))
-    metrics: dict[str, float] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics: dict[str, float] = json.loads((run.folder / SCORES_FILE).read_text(encoding="utf-8"))
     return metrics
 
 
@@ -220,10 +224,10 @@ def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: 
 
 
 def _finish(run_dir: Path, validation: Validation, metrics: dict[str, float]) -> None:
-    """Write and say the end results."""
-    write_json(run_dir / "metrics.json", metrics, indent=2)
+    """Write and say the end results; the metrics last, for they mark a run as finished."""
     validation.write_predictions(run_dir / "predictions.json")
-    report = report_training(run_dir, validation)
+    report = report_training(run_dir, validation, metrics)
+    write_json(run_dir / SCORES_FILE, metrics, indent=2)
     assert validation.result is not None
     for text in (class_table(validation.result), *explain_absent(validation.result), metrics_table(metrics)):
         logger.info("%s", text)

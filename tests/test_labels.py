@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from maskrcnn_train.data.pixels import RGB
 from maskrcnn_train.data.splits.splitting import read_training_split
 from maskrcnn_train.labelling.folds import cut_folds, readable, remember
 from maskrcnn_train.labels import LabelsResult, find_doubtful_labels
+from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.settings.command_rules import check_labels_rules
 from maskrcnn_train.settings.command_schema import LabelsConfig
 from maskrcnn_train.settings.compose import load_command_config
@@ -158,6 +160,27 @@ def test_a_checkpoint_judges_the_split_that_it_has_not_seen(shapes: str, tmp_pat
     assert "fold_0" not in os.listdir(judged.folder)
     _, warnings = load_command_config("labels", LabelsConfig, check_labels_rules, [*given, "optimizer.lr=0.1"])
     assert warnings == ["optimizer.lr: no effect with checkpoint, whose training set them"]
+
+
+@pytest.mark.parametrize("written_before", [False, True])
+def test_a_fold_whose_results_could_not_be_written_keeps_its_checkpoints_and_goes_on(
+    written_before: bool, result: LabelsResult, shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """written_before: its metrics, as earlier versions did."""
+
+    def full(validation: Validation, path: Path) -> None:
+        if written_before:
+            (path.parent / "metrics.json").write_text("{}")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    given = [*SMALL, shapes, "evaluation.study=false", f"output_dir={tmp_path / 'out'}"]
+    monkeypatch.setattr(Validation, "write_predictions", full)
+    with pytest.raises(OSError, match="No space left"):
+        found(*given)
+    monkeypatch.undo()
+    assert (tmp_path / "out/fold_0/checkpoints/last.pt").is_file()
+    assert found(*given).doubts == result.doubts
+    assert len((tmp_path / "out/fold_0/train.log").read_text().split("resumed")) == 2
 
 
 @pytest.mark.slow

@@ -7,8 +7,7 @@ import gc
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.cli.command import RETRY, Command, hydra_main, refuse_missing_files
 from maskrcnn_train.cli.launchers import Launcher, launcher_of
+from maskrcnn_train.engine.holding import held
 from maskrcnn_train.reporting.jobs import JOBS, find_job, read_jobs, save_job
 from maskrcnn_train.settings.compose import default_config, repeated_keys, swept_in_files, to_dataclass
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 MAX_CHECKED_JOBS = 200  # of a sweep, before its first job starts
-LONGEST_END = 60.0  # seconds that a job of a command that was stopped may take to save its state
 
 
 def run_sweep(command: Command, overrides: list[str], config_dir: str | None) -> None:
@@ -107,7 +106,8 @@ def _run_job(
     if Path(hydra.runtime.output_dir) != folder:
         with suppress(OSError):  # another job's; else Hydra has just made it
             Path(hydra.runtime.output_dir).rmdir()
-    with _nobody_else(sweep / JOBS / f"{number}.lock", folder):
+    # a launcher's jobs can outlive the command
+    with held(folder, sweep / JOBS / f"{number}.lock"):
         job = next(job for job in read_jobs(sweep) if job.number == number)
         if job.state == "finished" and folder.is_dir():
             print(f"{folder} is finished")
@@ -131,22 +131,6 @@ def _run_job(
     if launcher.name != "basic":
         print(f"{folder} is finished")
     return value
-
-
-@contextmanager
-def _nobody_else(lock: Path, folder: Path) -> Iterator[None]:
-    """Hold a job. Raises UserError while another process does: launchers' jobs can outlive the command."""
-    from filelock import FileLock, Timeout
-
-    holder = FileLock(lock, timeout=LONGEST_END)
-    try:
-        holder.acquire()
-    except Timeout:
-        raise UserError(f"another process works on {folder}; wait for its end, or stop it") from None
-    try:
-        yield
-    finally:
-        holder.release()
 
 
 def _run_in(folder: Path, command: Command, config: Any) -> Any:

@@ -10,9 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from maskrcnn_train.data.loading import LostWorker
 from maskrcnn_train.engine import distributed
-from maskrcnn_train.engine.alarm import LostPeer
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.meter import Meter
 from maskrcnn_train.engine.optimizer import drop_body_gradients, set_lr, train_body
@@ -33,11 +31,10 @@ from maskrcnn_train.engine.step import (
     unscaled_norm,
 )
 from maskrcnn_train.reporting.terminal.progress import SETTLED, duration
-from maskrcnn_train.settings.errors import naming_memory_faults
+from maskrcnn_train.settings.errors import as_user_error, naming_memory_faults, one_line
 from maskrcnn_train.settings.schema import TrainConfig, TrainerConfig
 
 STARVING = 0.25  # share of the time that the model waits for data, from which a person is told
-UNTOUCHED = (OutOfMemory, LostWorker, LostPeer, Interrupted)  # errors that leave the state as it was
 Evaluate = Callable[[nn.Module, Position], tuple[float, dict[str, float]]]
 
 logger = logging.getLogger("maskrcnn_train")
@@ -57,13 +54,12 @@ def fit(
     """Train from `state.position` to the end of the plan; returns the last evaluation's metrics.
 
     evaluate: gets the weights that count (the moving average if there is one); returns the score that decides which
-    weights are the best, and all metrics. Raises BadStep, OSError, and after saving one of UNTOUCHED.
+    weights are the best, and all metrics. Whatever is raised in here is raised after saving, but for a failed step.
     """
     trainer, position = config.trainer, state.position
     clock = time.perf_counter() - position.seconds
     metrics: dict[str, float] = {}
-    evaluated_at = -1
-    meter = Meter()
+    evaluated_at, meter = -1, Meter()
 
     with _saving_first(state, run, world):
         if position.evaluating:
@@ -73,19 +69,20 @@ def fit(
             loader.set_epoch(position.epoch, start_batch=position.batch)
             for batches in _grouped(meter.timed(loader), trainer.accumulate):
                 _train_on(batches, state, config, plan, world, run, meter)
-                epoch_ended = position.advance(len(batches), len(loader))
+                epoch_ended = state.count_step(len(batches), len(loader))
                 numbers = [time.perf_counter() - clock, float(stop.number or 0)]
                 position.seconds, signal = distributed.largest(numbers, world)
                 run.after_step()
-
                 if position.step % trainer.log_every == 0 or position.step == plan.steps:
                     _log(state, trainer, plan, run, meter, world)
-                if is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended):
+                evaluates = is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended)
+                if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
+                    position.evaluating = evaluates  # which a process that is killed in there has to repeat
+                    run.checkpoints.save_last(state, wait=False)
+                if evaluates:
                     metrics, evaluated_at = _evaluate(state, world, evaluate, run), position.step
                     (signal,) = distributed.largest([float(stop.number or 0)], world)
                     meter.restart()
-                if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
-                    run.checkpoints.save_last(state, wait=False)
                 if signal > 0:
                     raise Interrupted(int(signal))
                 if plan.is_done(position):
@@ -99,18 +96,30 @@ def fit(
 
 @contextmanager
 def _saving_first(state: TrainingState, run: Run, world: World) -> Iterator[None]:
-    """Save the state before an error goes on that leaves it as it was, on this rank or another.
+    """Save the state before an error or a signal goes on, of this rank or another. Not so where a step is half taken,
+    or fails for its numbers: the weights themselves may be the cause.
 
     However the training ends, the file that is being written becomes whole first.
     """
     try:
         with distributed.naming_lost_peers(world):
             yield
-    except UNTOUCHED:
-        run.checkpoints.save_last(state)
+    except (Exception, Interrupted) as error:
+        if not state.half_step and not isinstance(error, BadStep):
+            _save_before(error, state, run)
         raise
     finally:
         run.checkpoints.finish()
+
+
+def _save_before(error: BaseException, state: TrainingState, run: Run) -> None:
+    """Save the state that `error` leaves; raises what goes wrong there, but for a bug, which must not be hidden."""
+    try:
+        run.checkpoints.save_last(state)
+    except Exception as trouble:
+        if not isinstance(error, Exception) or as_user_error(error) is not None:
+            raise
+        error.add_note(f"and the state could not be saved: {one_line(trouble)}")
 
 
 def _train_on(
@@ -151,6 +160,7 @@ def take_step(
     except (BadStep, OutOfMemory):
         optimizer.zero_grad(set_to_none=True)
         raise
+    state.half_step = True
     apply_gradients(optimizer, scaler, norm=norm, clip_norm=trainer.clip_norm)
     if state.ema is not None and math.isfinite(norm_value):  # else the scaler of fp16 has skipped the step
         state.ema.update(distributed.unwrap(model), step)

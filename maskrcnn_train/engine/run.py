@@ -6,7 +6,7 @@ import logging
 import socket
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -23,9 +23,11 @@ from maskrcnn_train.engine.checkpoint import Checkpoints
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.environment import environment
 from maskrcnn_train.engine.failed_steps import FailedSteps
+from maskrcnn_train.engine.holding import held
 from maskrcnn_train.engine.run_folder import LOG_FILE, open_run_folder
+from maskrcnn_train.engine.state import Position
 from maskrcnn_train.files import write_json, write_text
-from maskrcnn_train.reporting.runs import DATA_FILE
+from maskrcnn_train.reporting.runs import DATA_FILE, SCORES_FILE
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, MetricWriter
 from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
 from maskrcnn_train.settings.compose import default_config
@@ -34,6 +36,7 @@ from maskrcnn_train.settings.overrides import overrides_of
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
 
+LOCK_FILE = ".lock"
 PROFILED = {"wait": 3, "warmup": 1, "active": 3, "repeat": 1}  # steps of the trace; the first are not typical
 logger = logging.getLogger("maskrcnn_train")
 
@@ -60,34 +63,44 @@ class Run:
     @classmethod
     @contextmanager
     def open(cls, config: TrainConfig, classes: ClassMap, world: World) -> Iterator[Run]:
-        """Make the run's folder, or find the one to resume. What ends the run is written to its train.log.
+        """Make the run's folder, or find the one to resume, and hold it. What ends the run is written to its train.log.
 
-        Raises UserError for a folder that is not empty, or a run to resume that is not there.
+        Raises UserError for a folder that is not empty, a run to resume that is not there, or one that another process
+        trains.
         """
         folder = distributed.broadcast(open_run_folder(config, "train") if world.is_main else None, world)
-        if world.is_main:
-            for part in folder.rglob(".*.part"):  # what a killed process was writing
-                part.unlink(missing_ok=True)
         run = cls(folder, config, classes, world)
+        with held(folder, folder / LOCK_FILE) if world.is_main else nullcontext():
+            if world.is_main:
+                for part in folder.rglob(".*.part"):  # what a killed process was writing
+                    part.unlink(missing_ok=True)
+            with run._logging_end(world):
+                run.resumes = has_checkpoint(run.checkpoints, world)
+                yield run
+
+    @contextmanager
+    def _logging_end(self, world: World) -> Iterator[None]:
         try:
-            run.resumes = has_checkpoint(run.checkpoints, world)
-            yield run
+            yield
         except Exception as error:
             if isinstance(error, OSError):
-                error.filename = error.filename or str(folder)  # a full disk does not say where
+                error.filename = error.filename or str(self.folder)  # a full disk does not say where
             if world.is_main or not isinstance(error, LostPeer):
-                _log_end(folder / LOG_FILE, error)
+                _log_end(self.folder / LOG_FILE, error)
             raise
 
     @contextmanager
-    def recording(self, step: int) -> Iterator[None]:
-        """Record metrics, progress and trace. Metrics that an earlier sitting wrote beyond `step` are dropped."""
-        again = step > 0 or (self.folder / METRICS_FILE).exists()
+    def recording(self, position: Position) -> Iterator[None]:
+        """Record metrics, progress and trace. What an earlier sitting wrote beyond `position` is dropped."""
+        again = position.step > 0 or (self.folder / METRICS_FILE).exists()
+        repeated = f"{self.config.kinds[-1]}/AP" if position.evaluating else None
         trace = _profiled(self.folder / "profile", enabled=self.config.trainer.profile and self.is_main)
-        writer = MetricWriter(self.folder, purge_step=step if again else None, enabled=self.is_main)
+        purge = position.step if again else None
+        writer = MetricWriter(self.folder, purge_step=purge, repeated=repeated, enabled=self.is_main)
         progress = Progress("train", console=self._console, enabled=self.is_main)
         with trace as self._trace_step, writer as self.writer, progress as self.progress:
             if self.is_main:
+                (self.folder / SCORES_FILE).unlink(missing_ok=True)  # of a training that was shorter
                 writer.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text(encoding='utf-8')}\n```")
                 writer.settings(overrides_of(self.config, default_config()))
             yield

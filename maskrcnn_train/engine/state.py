@@ -103,13 +103,23 @@ class RunningStatistics:
 
 @dataclass
 class TrainingState:
-    """Model, optimizer and position; `ema` when trainer.ema is on; `scaler` does something for fp16 only."""
+    """Model, optimizer and position; `ema` when trainer.ema is on; `scaler` does something for fp16 only.
+
+    half_step: a step has begun to change the weights and is not counted yet, so that nothing here may be saved.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: MovingAverage | None
     position: Position
+    half_step: bool = False
+
+    def count_step(self, batches: int, batches_per_epoch: int) -> bool:
+        """The step is whole; returns whether it ended a pass over the data."""
+        ended = self.position.advance(batches, batches_per_epoch)
+        self.half_step = False
+        return ended
 
     @property
     def judged(self) -> nn.Module:

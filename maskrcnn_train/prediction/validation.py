@@ -92,10 +92,11 @@ class Validation:
         return metrics | losses
 
     def _losses(self, predictor: Predictor) -> dict[str, float]:
-        """Mean losses over the images of all ranks, as val_loss/..."""
+        """Mean losses over the images of all ranks, as val_loss/...; a rank without images has none."""
         everyone = distributed.gather([validation_losses(predictor, self.loader)], self.world)
         images = sum(part.pop("images") for part in everyone)
-        means = {f"val_loss/{name[5:]}": sum(part[name] for part in everyone) / images for name in everyone[0]}
+        names = dict.fromkeys(name for part in everyone for name in part)
+        means = {f"val_loss/{name[5:]}": sum(part.get(name, 0.0) for part in everyone) / images for name in names}
         return means | {"val_loss/total": sum(means.values())}
 
     def diagnose(self, seed: int) -> dict[str, Diagnostics]:

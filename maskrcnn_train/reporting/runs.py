@@ -15,6 +15,7 @@ from maskrcnn_train.settings.errors import UserError
 
 ANALYSIS_FILE = "analysis.json"
 DATA_FILE = "data.json"
+SCORES_FILE = "metrics.json"  # the last file of a training: where it is, the others are
 NOT_USED = {"reason": str, "count": int, "dropped": bool, "first": str}
 SPLIT: dict[str, Any] = dict.fromkeys(("images", "empty_images", "objects", "crowd"), int)
 LIMITS = {"iou_thresholds": list[float], "size_limits": list[float]}
@@ -121,7 +122,7 @@ def read_yaml(path: Path) -> Any:
 
 def read_scores(folder: Path) -> dict[str, float]:
     """metrics.json: the numbers in it."""
-    metrics = read_json(folder / "metrics.json")
+    metrics = read_json(folder / SCORES_FILE)
     return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
 
 

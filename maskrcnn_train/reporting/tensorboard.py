@@ -23,13 +23,16 @@ class MetricWriter:
     """Writes scalars, pictures and texts of one run; reopened on resume with `purge_step`.
 
     `purge_step` is the last step that counts: later lines of metrics.jsonl are dropped, and TensorBoard
-    hides later events, since they will be written again. enabled: false on all ranks but one, which write nothing.
+    hides later events, since they will be written again. repeated: a metric whose line at that very step will be
+    written again too. enabled: false on all ranks but one, which write nothing.
 
     >>> with MetricWriter(run_dir) as writer:                            # doctest: +SKIP
     ...     writer.scalars(20, {"loss/total": 1.2, "lr": 0.01})
     """
 
-    def __init__(self, run_dir: Path | str, purge_step: int | None = None, *, enabled: bool = True) -> None:
+    def __init__(
+        self, run_dir: Path | str, purge_step: int | None = None, *, repeated: str | None = None, enabled: bool = True
+    ) -> None:
         self.run_dir = Path(run_dir)
         self.enabled = enabled
         if not enabled:
@@ -37,8 +40,8 @@ class MetricWriter:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         path = self.run_dir / METRICS_FILE
         if purge_step is not None:
-            kept = [json.dumps(line) for line in read_metrics(path) if line["step"] <= purge_step]
-            write_text(path, "".join(f"{line}\n" for line in kept))
+            kept = [line for line in read_metrics(path) if line["step"] <= purge_step - (repeated in line)]
+            write_text(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._lines = path.open("a", encoding="utf-8")
         self._report, threading.excepthook = threading.excepthook, self._unless_told_later
         self._events = _summary_writer(self.run_dir, None if purge_step is None else purge_step + 1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,16 @@ import pytest
 import torch
 from tiny import TINY as SMALLEST
 
-from maskrcnn_train import load_config, train
+from maskrcnn_train import build_loaders, load_config, train
+from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.loading import LostWorker
 from maskrcnn_train.data.packing import PackedBatch
+from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.engine import failed_steps, loop
 from maskrcnn_train.engine.checkpoint import read_checkpoint, save_plain
 from maskrcnn_train.engine.replay import replay
 from maskrcnn_train.engine.step import BadStep, OutOfMemory
+from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.reporting.tensorboard import read_metrics
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
@@ -188,6 +194,82 @@ def test_a_killed_worker_is_said_and_the_state_saved(
     with pytest.raises(LostWorker, match=r"trainer\.num_workers"):
         train(tiny("trainer.num_workers=1", "trainer.max_steps=100", "trainer.checkpoint_every=1"))
     assert read_checkpoint(tmp_path / "run/checkpoints/last.pt")["position"]["step"] >= 1
+
+
+# ---------------------------------------------------------------- between steps
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_image_that_cannot_be_read_loses_no_step(
+    split: str, tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = (f"data.root={tmp_path}", "trainer.epochs=1", "trainer.checkpoint_every=0")
+    read_splits(tiny(*settings))  # makes the images
+    images = {path: path.read_bytes() for path in tmp_path.rglob(f"{split}/*.jpg")}
+    for path in images:
+        path.write_bytes(images[path][:-200])
+    if split == "train":  # those of the first step are sound
+        monkeypatch.setattr(loop, "_grouped", lambda batches, size: itertools.chain([[sound]], batches))
+        sound = next(iter(build_loaders(tiny(*settings)).val))
+    with pytest.raises(ImageError, match=f"{split}/"):
+        train(tiny(*settings))
+    position = read_checkpoint(tmp_path / "run/checkpoints/last.pt")["position"]
+    assert (position["step"], position["evaluating"]) == ((1, False) if split == "train" else (3, True))
+
+
+def test_a_step_that_is_half_taken_is_not_saved(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    apply = loop.apply_gradients
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        apply(*arguments, **options)
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "apply_gradients", fail)
+    with pytest.raises(MemoryError):
+        train(tiny("trainer.checkpoint_every=0"))
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_a_training_that_is_killed_in_an_evaluation_repeats_only_that(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = ("trainer.max_steps=3", "trainer.checkpoint_every=2", "trainer.evaluate_every=2", "resume=auto")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(tiny(*settings, f"output_dir={whole}"))
+
+    def killed(*_: object) -> None:  # after the evaluation has written its scores
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Validation, "draw", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*settings))
+    monkeypatch.undo()
+    assert read_checkpoint(run / "checkpoints/last.pt")["position"]["step"] == 2
+    train(tiny(*settings))
+    assert (run / "metrics.json").read_text() == (whole / "metrics.json").read_text()
+    scores, losses = (
+        [line["step"] for line in read_metrics(run / "metrics.jsonl") if key in line] for key in ("segm/AP", "lr")
+    )
+    assert (scores, losses) == ([2, 3], [1, 2, 3])
+
+
+@pytest.mark.parametrize(("fault", "said"), [(KeyError("a bug"), "a bug"), (UserError("a mistake"), "cannot write")])
+def test_a_state_that_cannot_be_saved_is_said_beside_a_bug_and_in_place_of_a_mistake(
+    fault: Exception, said: str, tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Validation, "draw", fail)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(type(fault), match=said) as error:
+        train(tiny("trainer.max_steps=1", "trainer.checkpoint_every=0"))
+    assert "last.pt: No space left" in "".join(traceback.format_exception_only(error.value))
 
 
 # ---------------------------------------------------------------- files

@@ -13,10 +13,11 @@ from tiny import TINY
 
 from maskrcnn_train.engine.checkpoint import read_checkpoint
 
-FAULTS = {  # of rank 1 at its second step: where, its exit code, and what rank 0 says
+FAULTS = {  # of rank 1 at its second step or its evaluation: where, its exit code, and what rank 0 says
     "out of memory": ("second backward", 2, "out of memory at step 1: images ["),
     "lost worker": ("second step", 2, "a process that loads images was killed"),
     "not implemented": ("second step", 1, "NotImplementedError: no kernel for this device"),
+    "bug": ("evaluation", 1, "ValueError: zip()"),
     "SIGKILL": ("second step", -9, "another process was killed or cut off"),
 }
 LONGEST = 10.0  # seconds from the fault to the end of both
@@ -50,13 +51,14 @@ def test_a_fault_of_one_rank_ends_both_and_loses_no_step(fault: str, faults: Pat
 
 
 def assert_both_ended(fault: str, faults: Path) -> None:
-    _, code, reason = FAULTS[fault]
+    phase, code, reason = FAULTS[fault]
     ended = json.loads((faults / fault / "ended.json").read_text())
     assert ended["codes"] == [2, code]
     assert ended["seconds"] < LONGEST
     assert ended["said"][0].startswith("error: ")
     assert reason in ended["said"][0]
-    assert read_checkpoint(faults / fault / "run/checkpoints/last.pt")["position"]["step"] == 1
+    position = read_checkpoint(faults / fault / "run/checkpoints/last.pt")["position"]
+    assert (position["step"], position["evaluating"]) == ((4, True) if phase == "evaluation" else (1, False))
     log = (faults / fault / "run/train.log").read_text()
     assert f"ERROR {ended['said'][0][7:]}" in log
-    assert ("Traceback" in log) == (fault == "not implemented")
+    assert ("Traceback" in log) == (code == 1)

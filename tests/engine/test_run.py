@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from maskrcnn_train.engine.checkpoint import read_checkpoint
 from maskrcnn_train.engine.run import _profiled
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.prediction.predictor import Predictor
+from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.reporting.tensorboard import read_metrics
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
@@ -222,3 +224,38 @@ def test_an_evaluation_that_a_signal_broke_off_is_repeated(
     for folder in (whole, run):
         lines = read_metrics(folder / "metrics.jsonl")
         assert [line["step"] for line in lines if "segm/AP" in line] == [1, 2]
+
+
+def test_a_finished_run_that_trains_longer_is_not_finished_before_its_new_results_are_there(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("trainer.evaluate_every=1", "resume=auto")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(tiny("trainer.max_steps=2", *settings, f"output_dir={whole}"))
+    train(tiny("trainer.max_steps=1", *settings))
+    detect, finishing = Predictor.detect, importlib.import_module("maskrcnn_train.train")
+
+    def stopped(predictor: Predictor, images: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return detect(predictor, images)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for owner, name, fault, error in (
+        (Predictor, "detect", stopped, Interrupted),  # in the last evaluation
+        (finishing, "_finish", killed, KeyboardInterrupt),  # between the last checkpoint and the results
+        (Validation, "write_predictions", killed, KeyboardInterrupt),
+        (finishing, "report_training", killed, KeyboardInterrupt),
+    ):
+        monkeypatch.setattr(owner, name, fault)
+        with pytest.raises(error):
+            train(tiny("trainer.max_steps=2", *settings))
+        monkeypatch.undo()
+        assert not (run / "metrics.json").exists()
+    train(tiny("trainer.max_steps=2", *settings))
+    for name in ("metrics.json", "predictions.json"):
+        assert (run / name).read_text() == (whole / name).read_text()
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl") if "segm/AP" in line] == [1, 2]
+    one, other = (read_checkpoint(folder / "checkpoints/best.pt") for folder in (whole, run))
+    assert one["metrics"] == other["metrics"]

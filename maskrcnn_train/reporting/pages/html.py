@@ -1,6 +1,7 @@
 """One self-contained HTML page of a run: what it was, how it went, what it reached, how it looks."""
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ PICTURE_WIDTH = 1400  # pixels; wider ones are scaled down, to keep the page to 
 def write_report(
     run_dir: Path | str,
     *,
+    metrics: dict[str, float] | None = None,
     output: Path | None = None,
     analysis: Path | None = None,
     gallery: Gallery | None = None,
@@ -32,11 +34,13 @@ def write_report(
 ) -> Path:
     """Write the page of a run from the files in its folder, and return its path.
 
-    output: None is `report.html` there. analysis: the folder of an `analyze`; None: the newest inside the run's folder.
+    metrics: None are those of its metrics.json. output: None is `report.html` there.
+    analysis: the folder of an `analyze`; None: the newest inside the run's folder.
     gallery: without one the run's own pictures are shown, and `gallery_note` says why. A file that is absent is left
     out of the page. Raises UserError if the folder holds no run.
     """
     run = read_run(Path(run_dir), analysis)
+    run = run if metrics is None else replace(run, metrics=metrics)
     page = render(
         "report.html.j2",
         run=run,
