@@ -70,8 +70,7 @@ def fit(
             for batches in _grouped(meter.timed(loader), trainer.accumulate):
                 _train_on(batches, state, config, plan, world, run, meter)
                 epoch_ended = state.count_step(len(batches), len(loader))
-                numbers = [time.perf_counter() - clock, float(stop.number or 0)]
-                position.seconds, signal = distributed.largest(numbers, world)
+                position.seconds, signal = distributed.largest([time.perf_counter() - clock, stop.number or 0], world)
                 run.after_step()
                 if position.step % trainer.log_every == 0 or position.step == plan.steps:
                     _log(state, trainer, plan, run, meter, world)
@@ -87,7 +86,6 @@ def fit(
                     raise Interrupted(int(signal))
                 if plan.is_done(position):
                     break
-
         if evaluated_at != position.step:
             metrics = _evaluate(state, world, evaluate, run)
     _save_end(state, metrics, run)
