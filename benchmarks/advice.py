@@ -41,7 +41,7 @@ SCORES = ("bbox/AP", "segm/AP")
 BUDGETS = "test_budgets"  # the knob that `analyze` turns, without training again
 PRE_TEST, POST_TEST = (50, 100, 250, 500, 1000, 2000, 4000), (10, 30, 50, 100, 300, 1000, 2000)
 ONE_AT_A_TIME = len(PRE_TEST) + len(POST_TEST) - 1  # settings, with the trained one once
-ON_SHAPES_ALONE, ON_PHOTOS_ALONE = ("box_fcs",), ("proposals_pre",)  # 128 pixels have 4,092 anchors in all
+ON_SHAPES_ALONE, ON_PHOTOS_ALONE = ("box_fcs",), ("proposals_pre",)  # shapes of 96 pixels have 2,307 anchors
 PHOTOS = ["data=roboflow", "data.min_size=320", "data.max_size=320", "trainer.batch_size=4", "trainer.num_workers=2"]
 PHOTOS += ["data.merge=null", "rpn.anchors.sizes=[16,32,64,128,256]", "rpn.nms.pre_train=4000"]
 PHOTOS += ["roi_head.sampling.batch_size=128"]

@@ -18,8 +18,8 @@ DATA_FILE = "data.json"
 SCORES_FILE = "metrics.json"  # the last file of a training: where it is, the others are
 NOT_USED = {"reason": str, "count": int, "dropped": bool, "first": str}
 SPLIT: dict[str, Any] = dict.fromkeys(("images", "empty_images", "objects", "crowd"), int)
-LIMITS = {"iou_thresholds": list[float], "size_limits": list[float]}
 SPLIT |= {"annotations": str, "classes": dict[str, int], "not_used": [NOT_USED]}
+LIMITS = {"iou_thresholds": list[float], "size_limits": list[float]}
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """YOLO's labels, as Ultralytics reads them: a .txt beside each picture, a class and numbers from 0 to 1 in each line.
 
 Five numbers are a box (class, middle, width, height), seven or more an outline (class, x y x y ...); with `kpt_shape`
-in data.yaml they are a box and keypoints, which are left out. Names of classes
-and the pictures of each part are in data.yaml: https://docs.ultralytics.com/datasets/segment. Parts of one object, and
-holes, hang together by cuts without width, as Ultralytics' own converters write them.
+in data.yaml they are a box and keypoints, which are left out. Names of classes and the pictures of each part are in
+data.yaml: https://docs.ultralytics.com/datasets/segment. Parts of one object, and holes, hang together by cuts without
+width, as Ultralytics' own converters write them.
 """
 
 from dataclasses import replace

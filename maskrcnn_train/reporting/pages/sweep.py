@@ -19,7 +19,7 @@ from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.ranking import Repeated, against_best, over_seeds
 from maskrcnn_train.reporting.pages.scores import points_of
 from maskrcnn_train.reporting.pages.searches import read_search
-from maskrcnn_train.reporting.runs import read_overrides, read_scores, read_yaml
+from maskrcnn_train.reporting.runs import SCORES_FILE, read_overrides, read_scores, read_yaml
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import LATENCY
@@ -70,7 +70,7 @@ def read_sweep(folder: Path) -> Sweep:
     Raises UserError if there is no job.
     """
     records = {folder / str(job.number): job for job in read_jobs(folder)}
-    folders = {path.parent for name in ("overrides.yaml", "metrics.json") for path in folder.glob(f"*/{name}")}
+    folders = {path.parent for name in ("overrides.yaml", SCORES_FILE) for path in folder.glob(f"*/{name}")}
     folders |= {path for path, job in records.items() if job.state == "failed"}
     if not folders:
         raise UserError(f"{folder} holds no jobs: no folder in it has an overrides.yaml or a metrics.json")
@@ -164,7 +164,7 @@ def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Pat
 
 def is_sweep(folder: Path) -> bool:
     """Whether a folder holds the jobs of a sweep rather than a run."""
-    is_run = any((folder / name).exists() for name in ("config.yaml", "metrics.json"))
+    is_run = any((folder / name).exists() for name in ("config.yaml", SCORES_FILE))
     return not is_run and any(folder.glob("*/overrides.yaml"))
 
 
