@@ -41,7 +41,7 @@ SCORES = ("bbox/AP", "segm/AP")
 BUDGETS = "test_budgets"  # the knob that `analyze` turns, without training again
 PRE_TEST, POST_TEST = (50, 100, 250, 500, 1000, 2000, 4000), (10, 30, 50, 100, 300, 1000, 2000)
 ONE_AT_A_TIME = len(PRE_TEST) + len(POST_TEST) - 1  # settings, with the trained one once
-ON_SHAPES_ALONE, ON_PHOTOS_ALONE = ("box_fcs",), ("proposals_pre",)  # shapes of 96 pixels have 2,307 anchors
+ON_SHAPES_ALONE = ("box_fcs",)
 PHOTOS = ["data=roboflow", "data.min_size=320", "data.max_size=320", "trainer.batch_size=4", "trainer.num_workers=2"]
 PHOTOS += ["data.merge=null", "rpn.anchors.sizes=[16,32,64,128,256]", "rpn.nms.pre_train=4000"]
 PHOTOS += ["roi_head.sampling.batch_size=128"]
@@ -175,7 +175,7 @@ def sweeps_of(given: argparse.Namespace) -> list[Sweep]:
     seeds = "hydra.sweeper.params.seed=" + repr(",".join(map(str, given.seeds)))
     photos = () if given.data is None else (*PHOTOS, f"data.root={given.data}")
     found = []
-    for data, settings, not_on in (("photos", photos, ON_SHAPES_ALONE), ("shapes", (), ON_PHOTOS_ALONE)):
+    for data, settings, not_on in (("photos", photos, ON_SHAPES_ALONE), ("shapes", (), ())):
         if data in given.on and (settings or data == "shapes"):
             names = [knob for knob in given.knobs if knob not in not_on]
             found += [
