@@ -35,7 +35,9 @@ def names_of(root: Path) -> dict[str, list[list[str]]]:
 
 
 def test_a_chain_of_formats_keeps_parts_images_and_objects(source: Path, tmp_path: Path) -> None:
-    for number, format_ in enumerate(("yolo", "labelme", "cvat", "voc", "mask_png", "instance_png", "coco")):
+    for number, format_ in enumerate(
+        ("yolo", "labelme", "cvat", "label_studio", "voc", "mask_png", "instance_png", "coco")
+    ):
         source = converted(source, tmp_path / str(number), f"format={format_}")
     found = names_of(source)
     assert {part: [sorted(names) for names in images] for part, images in found.items()} == {

@@ -72,7 +72,9 @@ class PredictionFiles:
         write_json(self.folder / "classes.json", self.classes.to_plain(), indent=2)
         save = self.config.save
         for format_ in save.formats:
-            data = DataSet(self.classes.name_of_id, {"predictions": self._labelled()}, copies=save.copy_images)
+            data = DataSet(
+                self.classes.name_of_id, {"predictions": self._labelled()}, copies=save.copy_images, detected=True
+            )
             write_labels(self.folder / "labels" / format_, format_, data, tolerance=save.tolerance)
         if self.config.save.csv:
             names = self.classes.name_of_id

@@ -13,7 +13,7 @@ RESNETS = (
     "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
 )  # fmt: skip
 EVALUATORS = ("hotcoco", "faster_coco_eval", "pycocotools")
-LABEL_FORMATS = ("yolo", "labelme", "cvat", "voc", "instance_png", "mask_png")  # and coco
+LABEL_FORMATS = ("yolo", "labelme", "cvat", "label_studio", "voc", "instance_png", "mask_png")  # and coco
 FPN_LEVELS = ("P2", "P3", "P4", "P5", "P6")
 LATENCY = "latency"  # a metric: milliseconds an image
 MAX_SIDE = 100_000  # of an object, pixels

@@ -29,7 +29,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-@pytest.mark.parametrize("format_", ["coco", "labelme", "yolo", "cvat"])
+@pytest.mark.parametrize("format_", ["coco", "labelme", "yolo", "cvat", "label_studio"])
 def test_a_data_set_for_label_tools_reads_back_to_the_same_masks(
     checkpoint: Path, photos: Path, format_: str, tmp_path: Path
 ) -> None:

@@ -183,9 +183,8 @@ def _mask(shape: Element, size: Size) -> dict[str, Any]:
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """annotations.xml and images/; masks with holes, or without tolerance, as bitmaps."""
     several = len(data.parts) > 1
-    labels = "".join(f"<label><name>{escape(name)}</name><attributes/></label>" for name in data.names.values())
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "<version>1.1</version>",
-             f"<meta><task><labels>{labels}</labels></task></meta>"]  # fmt: skip
+             f"<meta>{_meta(data, several)}</meta>"]  # fmt: skip
     number = 0
     for part, images in data.parts.items():
         for image, _ in data.copied(images, folder / "images" / (part if several else "")):
@@ -198,6 +197,16 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
             lines.append("</image>")
             number += 1
     write_text(folder / "annotations.xml", "\n".join([*lines, "</annotations>", ""]))
+
+
+def _meta(data: DataSet, several: bool) -> str:
+    """The labels of a task, or of a project with its subsets: CVAT and Datumaro look for these in different places."""
+    labels = "".join(f"<label><name>{escape(name)}</name><attributes/></label>" for name in data.names.values())
+    if not several:
+        return f"<task><labels>{labels}</labels></task>"
+    tasks = "".join(f"<task><subset>{escape(part)}</subset></task>" for part in data.parts)
+    subsets = escape("\n".join(data.parts))
+    return f"<project><tasks>{tasks}</tasks><labels>{labels}</labels><subsets>{subsets}</subsets></project>"
 
 
 def _shapes(each: LabelledObject, size: Size, tolerance: float, group: int) -> Iterator[str]:

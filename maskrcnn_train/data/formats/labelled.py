@@ -66,12 +66,13 @@ class DataSet:
     """What a writer writes.
 
     names: class name of each category id. parts: images by name of the part, read once. copies: whether pictures are
-    copied beside their labels.
+    copied beside their labels. detected: the objects are a model's, for people to correct.
     """
 
     names: dict[int, str]
     parts: dict[str, Iterable[LabelledImage]]
     copies: bool = True
+    detected: bool = False
 
     def number(self, name: str) -> int:
         """The place of a class in the order of the ids, from 0."""

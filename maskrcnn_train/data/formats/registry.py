@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from maskrcnn_train.data.formats import coco, cvat, instance_png, labelme, mask_png, voc, yolo
+from maskrcnn_train.data.formats import coco, cvat, instance_png, label_studio, labelme, mask_png, voc, yolo
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, Reader
 from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.settings.errors import UserError
@@ -27,6 +27,9 @@ FORMATS = {  # `detect` tries them in this order: what has a file of its own bef
     "coco": Format("COCO JSON", coco.find, None, coco.write),
     "yolo": Format("YOLO segmentation", yolo.find, yolo.YoloReader, yolo.write),
     "cvat": Format("CVAT for images 1.1", cvat.find, cvat.CvatReader, cvat.write),
+    "label_studio": Format(
+        "Label Studio's tasks", label_studio.find, label_studio.LabelStudioReader, label_studio.write
+    ),
     "voc": Format("Pascal VOC", voc.find, voc.VocReader, voc.write),
     "labelme": Format("LabelMe", labelme.find, labelme.LabelmeReader, labelme.write),
     "instance_png": Format(

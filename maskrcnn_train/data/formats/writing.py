@@ -1,6 +1,7 @@
 """Writes checked labels as a data set of any format."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,6 @@ def write_labels(folder: Path, format_: str, data: DataSet, *, tolerance: float)
 
     if format_ != "coco":
         parts: dict[str, Iterable[LabelledImage]] = {part: without_crowd(own) for part, own in data.parts.items()}
-        data = DataSet(data.names, parts, data.copies)
+        data = replace(data, parts=parts)
     FORMATS[format_].write(folder, data, tolerance=tolerance)
     return left_out

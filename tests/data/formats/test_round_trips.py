@@ -46,7 +46,7 @@ def test_a_larger_tolerance_gives_fewer_points(shapes: Parts, tmp_path: Path) ->
     assert sizes[0] > 1.5 * sizes[1] > 1.5 * sizes[2]
 
 
-@pytest.mark.parametrize("format_", ["coco", "yolo", "cvat", "labelme"])
+@pytest.mark.parametrize("format_", ["coco", "yolo", "cvat", "labelme", "label_studio"])
 def test_facade_is_the_same_to_the_pixel(facade: Path, format_: str, tmp_path: Path) -> None:
     splits, classes = parts_of("roboflow", facade)
     splits["train"].rows, splits["val"].rows = splits["train"].rows[:4], splits["val"].rows[:2]
