@@ -113,6 +113,11 @@ class LabelStudioReader:
     def read(self, item: tuple[str, list[dict[str, Any]]]) -> LabelledImage:
         name, annotations = item
         place = f"{self.files.annotations} {name}"
+        if not _is_file(self.files.images / name):  # told here: by its address alone it has no name to keep
+            raise UserError(
+                f"{place} is nowhere below {self.files.images}; put it there, or name its folder by "
+                f"data.{self.files.part or 'train'}.images"
+            )
         chosen = next((each for each in annotations if each.get("ground_truth")), annotations[-1])
         results = [each for each in chosen.get("result") or [] if isinstance(each, dict)]
         image = LabelledImage(name, self._size(name, results, place))

@@ -13,7 +13,7 @@ from maskrcnn_train.data.paths import require_file, require_folder
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, SplitPathsConfig
 
-SEPARATE = ("coco", "cvat", "instance_png", "mask_png")  # formats whose images may be in any folder
+SEPARATE = ("coco", "cvat", "label_studio", "instance_png", "mask_png")  # formats whose images may be in any folder
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _with_images(files: LabelFiles, folder: Path | None, key: str) -> LabelFiles
     if folder is None:
         return files
     if files.format not in SEPARATE:
-        raise UserError(f"{key}.images has no effect: {FORMATS[files.format].title} says itself where they are")
+        raise UserError(f"{key}.images has no effect: {FORMATS[files.format].title}: the labels say where they are")
     return replace(files, images=folder)
 
 

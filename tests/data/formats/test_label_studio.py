@@ -11,9 +11,11 @@ import pytest
 from labelled_data import images_of, parts_of
 from PIL import Image
 
+from maskrcnn_train import load_config
 from maskrcnn_train.data.formats.label_studio import find, write
 from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
 from maskrcnn_train.data.formats.masks import bitmap_of
+from maskrcnn_train.data.splits.parts import read_parts
 from maskrcnn_train.structures.brushes import unpack
 
 HEIGHT, WIDTH = 40, 60
@@ -169,3 +171,13 @@ def test_a_damaged_brush_is_refused(cut: int) -> None:
         unpack(packed[:-cut], 960)
     with pytest.raises(ValueError, match="a brush of another picture"):
         unpack(packed, 961)
+
+
+def test_pictures_elsewhere_are_named_or_told_in_one_line(tmp_path: Path) -> None:
+    root = tasks(tmp_path / "labels", task("/data/upload/1/0123abcd-b.png", region("polygon", SQUARE)))
+    with pytest.raises(ValueError, match=r"b\.png is nowhere below .*images; put it there, or name its folder by data"):
+        read(root)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "b.png")
+    config = load_config(["data=label_studio", f"data.root={root}", f"data.train.images={tmp_path}"])
+    parts, *_ = read_parts(config.data, with_images=True)
+    assert parts["train"].index.file_name(0) == "b.png"
