@@ -26,7 +26,7 @@ from maskrcnn_train.structures.rle import compress_runs, crop_runs
 
 SIDE, OBJECTS, DIAMETERS = 2000, 60, (14.0, 40.0)  # pixels of an image, shapes on it, and their circles
 ANCHORS = (14, 20, 28, 40, 56)  # image pixels
-SETTINGS = ["experiment=scratch", "data=custom", "seed=0"]
+SETTINGS = ["experiment=scratch", "data=custom", "augmentation.min_sizes=null", "seed=0"]
 SETTINGS += ["trainer.checkpoint_every=0", "trainer.log_every=50", "evaluation.study=false", "evaluation.batch_size=2"]
 SETTINGS += ["roi_head.detections_per_image=200"]
 
