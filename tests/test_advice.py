@@ -91,19 +91,20 @@ def test_a_table_has_means_and_differences_from_the_trained_value_with_intervals
     lines = ["roi_head.num_fcs,seed,segm/AP,seconds,device"]
     lines += [f"{value},{seed},{0.2 + 0.01 * seed + 0.1 * (value == 2)},8,GPU" for value in (2, 1) for seed in (0, 1)]
     (tmp_path / "box_fcs_shapes.csv").write_text("\n".join(lines))
-    text = PAGE["table"](PAGE["read"](tmp_path / "box_fcs_shapes.csv"))
+    text = PAGE["table"](PAGE["read"](tmp_path / "box_fcs_shapes.csv"), {"segm/AP": 0.02})
     assert text.splitlines()[2:] == [
-        "| 1 | 20.5 (14.1 to 26.9) | -10.0 (-10.0 to -10.0) |",  # of two: t = 12.706 times half of the range
-        "| **2** | 30.5 (24.1 to 36.9) |  |",
+        "| 1 | 20.5 (19.1 to 21.9) | -10.0 (-12.0 to -8.0) |",
+        "| **2** | 30.5 (29.1 to 31.9) |  |",
     ]
 
 
 def test_the_tables_of_the_page_are_those_of_the_results() -> None:
     text = (ROOT / "docs/knobs.md").read_text()
-    found = [PAGE["read"](path) for path in (ROOT / "docs/knobs").glob("*.csv")]
+    found = [PAGE["read"](path) for path in (ROOT / "docs/knobs").glob("*_shapes.csv")]
+    spread = PAGE["spreads"](found)
     assert len({key for measured in found for key in measured.keys}) >= 8
     for measured in found:
-        assert f"<!-- {measured.name} -->\n{PAGE['table'](measured)}<!-- end -->" in text
+        assert f"<!-- {measured.name} -->\n{PAGE['table'](measured, spread)}<!-- end -->" in text
         assert f"](pictures/knobs/{measured.name}.png)" in text
         assert all(len(runs) >= 3 for runs in measured.rows.values())
 
@@ -126,3 +127,17 @@ def test_the_page_gets_pictures_and_new_tables_and_keeps_its_text(
     page.write_text("without a place for it")
     with pytest.raises(AssertionError, match="<!-- proposals_pre_test_photos -->"):
         PAGE["main"]()
+
+
+def test_the_interval_of_a_mean_is_of_the_deviation_of_all_trainings(tmp_path: Path) -> None:
+    values = {"0.7,0.3": (0.2, 0.22, 0.24, 0.22), "0.5,0.5": (0.1, 0.12)}
+    lines = ["rpn.iou.upper,rpn.iou.lower,seed,bbox/AP,segm/AP"]
+    lines += [f"{key},{seed},0.5,{score}" for key, runs in values.items() for seed, score in enumerate(runs)]
+    (tmp_path / "rpn_iou_shapes.csv").write_text("\n".join(lines))
+    measured = PAGE["read"](tmp_path / "rpn_iou_shapes.csv")
+    spread = PAGE["spreads"]([measured, measured])
+    deviation = ((0.0008 + 0.0002) / (3 + 1)) ** 0.5  # of both, with 4 degrees of freedom; t is 2.776
+    assert spread["segm/AP"] == pytest.approx(2.776 * deviation, rel=0.1)
+    assert measured.mean("0.7 / 0.3", "segm/AP", 0.04) == pytest.approx((0.22, 0.02))
+    assert measured.difference("0.5 / 0.5", "segm/AP", 0.04) == pytest.approx((-0.11, 0.04 * (1 / 2 + 1 / 4) ** 0.5))
+    assert measured.difference("0.7 / 0.3", "segm/AP", 0.04) is None
