@@ -50,7 +50,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
                 raise UserError(f"several JSONs may be the {part} part; name them: data.{part}.annotations=[{both}]")
             folders = [path.parent / "images" / path.stem, path.parent / "images", path.parent]
             images = next(folder for folder in folders if folder.is_dir())
-            found[part] = LabelFiles("label_studio", images, path, note=_unused_note(path))
+            found[part] = LabelFiles("label_studio", images, path, note=_note(path))
     return found
 
 
@@ -60,8 +60,10 @@ def _holds_tasks(path: Path) -> bool:
     return head.startswith(b"[") and (b'"annotations"' in head or b'"predictions"' in head)
 
 
-def _unused_note(path: Path) -> str:
+def _note(path: Path) -> str:
     tasks = _read_tasks(path)
+    if _kind(tasks) == "predictions":
+        return f"{path}: no task has an annotation; the predictions are read in their place"
     left = len(tasks) - len(_annotated(tasks))
     return f"{path}: {left} of {len(tasks)} tasks have no annotation; their images are not used" if left else ""
 
@@ -76,10 +78,14 @@ def _read_tasks(path: Path) -> list[Task]:
     return tasks
 
 
+def _kind(tasks: list[Task]) -> str:
+    """What a file is read for: its annotations; without any, its predictions."""
+    return "annotations" if any(task.get("annotations") for task in tasks) else "predictions"
+
+
 def _annotated(tasks: list[Task]) -> list[tuple[Task, list[dict[str, Any]]]]:
-    """The tasks to read, each with its annotations that were not skipped; of a file without any its predictions."""
-    kind = "annotations" if any(task.get("annotations") for task in tasks) else "predictions"
-    found = []
+    """The tasks to read, each with its annotations, or predictions, that were not skipped."""
+    kind, found = _kind(tasks), []
     for task in tasks:
         own = task[kind] if isinstance(task.get(kind), list) else []
         if kept := [each for each in own if isinstance(each, dict) and not each.get("was_cancelled")]:
@@ -119,13 +125,14 @@ class LabelStudioReader:
                 f"data.{self.files.part or 'train'}.images"
             )
         chosen = next((each for each in annotations if each.get("ground_truth")), annotations[-1])
-        results = [each for each in chosen.get("result") or [] if isinstance(each, dict)]
+        given = chosen.get("result")
+        results = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
         image = LabelledImage(name, self._size(name, results, place))
         if len(annotations) > 1:
             image.unused.append(("several annotations: the ground truth or the last is read", place, False))
-        labelled = {each.get("id") for each in results if _label(each)}
+        labelled = {str(each.get("id")) for each in results if _label(each)}
         for number, result in enumerate(results, start=1):
-            if _label(result) or result.get("id") not in labelled:  # else the label is in a result of the same id
+            if _label(result) or str(result.get("id")) not in labelled:  # else the label is in a result of the same id
                 _add(image, result, f"{place} result {number}")
         return image
 
@@ -141,7 +148,7 @@ class LabelStudioReader:
         return next((end for end in ends if _is_file(self.files.images / end)), ends[-1])
 
     def _size(self, name: str, results: list[dict[str, Any]], place: str) -> Size:
-        first = results[0] if results else {}
+        first = next((each for each in results if "original_height" in each), {})
         height, width = first.get("original_height"), first.get("original_width")
         if height is None or width is None:
             return picture_size(self.files.images / name)

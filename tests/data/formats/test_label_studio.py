@@ -140,6 +140,7 @@ def test_of_several_annotations_the_ground_truth_or_the_last_counts(tmp_path: Pa
     [
         ([task("a.png"), task("a.png")], r"a\.png is the picture of several tasks; remove all but one"),
         ([{"id": 7, "data": {"text": "hello"}, "annotations": [{"result": []}]}], r"\(id 7\) whose data names no pic"),
+        ([{"data": {"image": "a.png"}, "annotations": [{"result": 7}]}], r"has no categories"),
         ([task("a.png"), 3], r"is not a list of Label Studio's tasks"),
         ([task("a.png", region("polygon", SQUARE, original_width=-1))], r"a\.png has size -1 x 40"),
     ],
@@ -153,6 +154,7 @@ def test_detections_are_predictions_with_scores_and_classes_in_the_interface(tmp
     square = LabelledObject("a<b", [[6.0, 4.0, 30.0, 4.0, 30.0, 20.0, 6.0, 20.0]], score=0.75)
     images = [LabelledImage("x y.png", (HEIGHT, WIDTH), [square]), LabelledImage("z.png", (HEIGHT, WIDTH))]
     write(tmp_path, DataSet({1: "a<b"}, {"predictions": images}, copies=False, detected=True), tolerance=0)
+    assert find(tmp_path)["train"].note.endswith("no task has an annotation; the predictions are read in their place")
     first, second = json.loads((tmp_path / "tasks.json").read_text())
     assert first["data"] == {"image": "/data/local-files/?d=x%20y.png"}
     assert "annotations" not in first | second
@@ -175,6 +177,7 @@ def test_a_damaged_brush_is_refused(cut: int) -> None:
 
 def test_pictures_elsewhere_are_named_or_told_in_one_line(tmp_path: Path) -> None:
     root = tasks(tmp_path / "labels", task("/data/upload/1/0123abcd-b.png", region("polygon", SQUARE)))
+    assert find(root)["train"].note == ""
     with pytest.raises(ValueError, match=r"b\.png is nowhere below .*images; put it there, or name its folder by data"):
         read(root)
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "b.png")
