@@ -18,7 +18,7 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -58,7 +58,7 @@ class Measured:
         """Whether the rows of one seed are of one model."""
         return any(name in TIMES for name in self.columns)
 
-    @property
+    @cached_property
     def trained(self) -> str:
         """The value that the other knobs' sweeps have: the guide's."""
         config = load_config(["experiment=advice/_base"])
