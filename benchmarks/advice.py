@@ -175,9 +175,9 @@ def sweeps_of(given: argparse.Namespace) -> list[Sweep]:
     seeds = "hydra.sweeper.params.seed=" + repr(",".join(map(str, given.seeds)))
     photos = () if given.data is None else (*PHOTOS, f"data.root={given.data}")
     found = []
-    for data, settings, not_on in (("photos", photos, ON_SHAPES_ALONE), ("shapes", (), ())):
+    for data, settings in (("photos", photos), ("shapes", ())):
         if data in given.on and (settings or data == "shapes"):
-            names = [knob for knob in given.knobs if knob not in not_on]
+            names = [knob for knob in given.knobs if data == "shapes" or knob not in ON_SHAPES_ALONE]
             found += [
                 Sweep(name, data, given.runs / f"{name}_{data}", (*settings, seeds, *given.set)) for name in names
             ]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage
+from maskrcnn_train.data.formats.masks import bitmap_of
 from maskrcnn_train.data.formats.writing import labelled_images, write_labels
 from maskrcnn_train.data.splits.parts import read_parts
 from maskrcnn_train.data.splits.splitting import Split
@@ -43,6 +44,11 @@ def images_of(parts: Parts) -> dict[str, Iterable[LabelledImage]]:
 def write(parts: Parts, format_: str, folder: Path, *, tolerance: float) -> Path:
     write_labels(folder, format_, DataSet(parts[1].name_of_id, images_of(parts)), tolerance=tolerance)
     return folder
+
+
+def areas(image: LabelledImage) -> list[int]:
+    crops = [bitmap_of(each, image.size) for each in image.objects]
+    return [0 if crop is None else int(crop[2].sum()) for crop in crops]
 
 
 def objects_of(parts: Parts) -> Objects:

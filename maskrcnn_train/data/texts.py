@@ -1,8 +1,13 @@
-"""Text files of labels: lists of names and paths, a line each."""
+"""Text files of labels: lists of names and paths, a line each, and small JSONs."""
 
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from maskrcnn_train.settings.errors import UserError
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # as Notepad writes it
 
 
 def read_lines(path: Path) -> list[str]:
@@ -11,6 +16,14 @@ def read_lines(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read as a text: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, also after a byte-order mark. Raises UserError for anything else."""
+    try:
+        return orjson.loads(path.read_bytes().removeprefix(BYTE_ORDER_MARK))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
 
 
 def names_file(masks: Path) -> Path | None:

@@ -7,7 +7,6 @@ holes of an object hang together by cuts without width, so that it stays one reg
 
 import re
 from collections.abc import Iterator
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,12 +14,12 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
-import orjson
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
-from maskrcnn_train.data.formats.masks import disjoint_regions, polygon_fault, run_lengths
-from maskrcnn_train.data.formats.pictures import checked_size, picture_size, split_name
+from maskrcnn_train.data.formats.masks import disjoint_regions, polygon_fault, rounded, run_lengths
+from maskrcnn_train.data.formats.pictures import checked_size, is_file, picture_size, split_name
 from maskrcnn_train.data.sources import SUFFIXES
+from maskrcnn_train.data.texts import BYTE_ORDER_MARK, read_json
 from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Floats, Size
@@ -56,7 +55,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
 
 def _holds_tasks(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = file.read(HEAD).removeprefix(BYTE_ORDER_MARK).lstrip()
     return head.startswith(b"[") and (b'"annotations"' in head or b'"predictions"' in head)
 
 
@@ -69,10 +68,7 @@ def _note(path: Path) -> str:
 
 
 def _read_tasks(path: Path) -> list[Task]:
-    try:
-        tasks = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
+    tasks = read_json(path)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise UserError(f"{path} is not a list of Label Studio's tasks; export them as JSON")
     return tasks
@@ -101,8 +97,10 @@ class LabelStudioReader:
     def __init__(self, files: LabelFiles) -> None:
         self.files = files
 
-    @cached_property
-    def tasks(self) -> list[tuple[str, list[dict[str, Any]]]]:
+    def depends(self) -> list[Path]:
+        return [self.files.annotations]
+
+    def items(self) -> list[tuple[str, list[dict[str, Any]]]]:
         path, found = self.files.annotations, _annotated(_read_tasks(self.files.annotations))
         tasks = sorted(((self._file_name(task), own) for task, own in found), key=lambda each: each[0])
         for (name, _), (following, _) in pairwise(tasks):
@@ -110,16 +108,10 @@ class LabelStudioReader:
                 raise UserError(f"{path}: {name} is the picture of several tasks; remove all but one")
         return tasks
 
-    def depends(self) -> list[Path]:
-        return [self.files.annotations]
-
-    def items(self) -> list[tuple[str, list[dict[str, Any]]]]:
-        return self.tasks
-
     def read(self, item: tuple[str, list[dict[str, Any]]]) -> LabelledImage:
         name, annotations = item
         place = f"{self.files.annotations} {name}"
-        if not _is_file(self.files.images / name):  # told here: by its address alone it has no name to keep
+        if not is_file(self.files.images / name):  # told here: by its address alone it has no name to keep
             raise UserError(
                 f"{place} is nowhere below {self.files.images}; put it there, or name its folder by "
                 f"data.{self.files.part or 'train'}.images"
@@ -145,7 +137,7 @@ class LabelStudioReader:
             raise UserError(f"{self.files.annotations} has a task (id {task.get('id')}) whose data names no picture")
         ends = ["/".join(parts[start:]) for start in range(len(parts))]
         ends.append(UPLOAD.sub("", parts[-1]))
-        return next((end for end in ends if _is_file(self.files.images / end)), ends[-1])
+        return next((end for end in ends if is_file(self.files.images / end)), ends[-1])
 
     def _size(self, name: str, results: list[dict[str, Any]], place: str) -> Size:
         first = next((each for each in results if "original_height" in each), {})
@@ -153,13 +145,6 @@ class LabelStudioReader:
         if height is None or width is None:
             return picture_size(self.files.images / name)
         return checked_size(height, width, place)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long
-        return False
 
 
 def _address(data: Any) -> str:
@@ -221,9 +206,8 @@ def _object(label: str, value: dict[str, Any], size: Size, place: str) -> Labell
 
 
 def _outline(points: Floats, size: Size) -> list[float]:
-    """Rounded, so that half pixels stay such: the last digit would else decide whether a pixel is inside."""
-    with np.errstate(over="ignore"):
-        polygon: list[float] = np.round(points, 6).ravel().tolist()
+    """Points [n, 2] as a polygon x y x y ... Raises ValueError if it cannot be drawn."""
+    polygon: list[float] = rounded(points).ravel().tolist()
     if fault := polygon_fault(polygon, size):
         raise ValueError(fault)
     return polygon

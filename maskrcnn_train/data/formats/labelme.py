@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from PIL import Image
 
 from maskrcnn_train.data.coco.masks import FARTHEST
@@ -23,10 +22,12 @@ from maskrcnn_train.data.formats.pictures import (
     checked_size,
     common_folder,
     find_picture,
+    is_file,
     picture_size,
     split_folders,
 )
 from maskrcnn_train.data.images import FAULTS
+from maskrcnn_train.data.texts import read_json
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Bytes, Size
@@ -45,7 +46,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
     for name, folder in parts.items():
         first = _jsons(folder)[0]
         try:
-            content = _read_json(first)
+            content = _read_labels(first)
         except UserError:
             return {}
         picture = _picture(first, content)
@@ -62,11 +63,8 @@ def _jsons(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.json"))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
+def _read_labels(path: Path) -> dict[str, Any]:
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise UserError(f"{path} is none of LabelMe's files: it has no list of `shapes`")
     return content
@@ -76,17 +74,10 @@ def _picture(path: Path, content: dict[str, Any]) -> Path:
     """The picture of a JSON: as it says, or beside it with the same name."""
     given = content.get("imagePath")
     named = path.parent / given.replace("\\", "/") if isinstance(given, str) and given and "\0" not in given else None
-    if named is not None and _is_file(named):
+    if named is not None and is_file(named):
         return named
     beside = find_picture(path.with_suffix(""))
     return beside or named or path.with_suffix(".jpg")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long
-        return False
 
 
 class LabelmeReader:
@@ -105,7 +96,7 @@ class LabelmeReader:
         return self.paths
 
     def read(self, path: Path) -> LabelledImage:
-        content = _read_json(path)
+        content = _read_labels(path)
         picture = _picture(path, content)
         try:
             name = picture.resolve().relative_to(self.files.images.resolve()).as_posix()

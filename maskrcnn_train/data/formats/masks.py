@@ -137,6 +137,12 @@ def united(first: Any, second: Any, size: Size) -> Any:
     return run_lengths(full, 0, 0, size)
 
 
+def rounded(pixels: Floats) -> Floats:
+    """Coordinates that were shares, so that half pixels stay such: the last digit would else decide what is inside."""
+    with np.errstate(over="ignore"):
+        return np.round(pixels, 6)
+
+
 def polygon_fault(polygon: list[float], size: Size) -> str | None:
     """Why a polygon x y x y ... cannot be drawn."""
     flat, offsets, readable = flatten_numbers([polygon], [len(polygon) >= 6 and len(polygon) % 2 == 0])

@@ -59,6 +59,14 @@ def opened_mask(path: Path, size: Size) -> Iterator[Image.Image]:
         yield image
 
 
+def is_file(path: Path) -> bool:
+    """Also of a name that is too long for a file."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def find_picture(stem: Path) -> Path | None:
     """The picture of this path without its ending."""
     for suffix in SUFFIXES:

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
-from maskrcnn_train.data.formats.masks import disjoint_regions
+from maskrcnn_train.data.formats.masks import disjoint_regions, rounded
 from maskrcnn_train.data.formats.pictures import common_folder, picture_size
 from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.data.texts import read_lines
@@ -147,9 +147,8 @@ class YoloReader:
             last = max(self.classes)
             raise UserError(f"{place} has class {category:g}; {self.files.annotations} names the classes 0 to {last}")
         height, width = image.size
-        # rounded, so that half pixels stay such: the last digit would else decide whether a pixel is inside
         with np.errstate(over="ignore"):
-            numbers = np.round(np.array(values) * np.tile([width, height], len(values) // 2), 6)
+            numbers = rounded(np.array(values) * np.tile([width, height], len(values) // 2))
         if len(values) > 4:
             image.objects.append(LabelledObject(name, [numbers.tolist()], place=place))
         else:

@@ -13,8 +13,6 @@ from maskrcnn_train.data.paths import require_file, require_folder
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, SplitPathsConfig
 
-SEPARATE = ("coco", "cvat", "label_studio", "instance_png", "mask_png")  # formats whose images may be in any folder
-
 
 @dataclass(frozen=True)
 class Source:
@@ -124,8 +122,8 @@ def _with_images(files: LabelFiles, folder: Path | None, key: str) -> LabelFiles
     """The files with another folder of images, where one is given."""
     if folder is None:
         return files
-    if files.format not in SEPARATE:
-        raise UserError(f"{key}.images has no effect: {FORMATS[files.format].title}: the labels say where they are")
+    if not FORMATS[files.format].images_apart:
+        raise UserError(f"{key}.images has no effect: {FORMATS[files.format].title} says itself where they are")
     return replace(files, images=folder)
 
 

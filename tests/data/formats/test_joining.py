@@ -87,7 +87,7 @@ def test_files_of_two_formats_are_joined(two: list[str], tmp_path: Path) -> None
     splits = read(two)
     other = write(({"train": splits.train}, splits.classes), "yolo", tmp_path / "yolo", tolerance=0)
     key = f"data.train.annotations=[{tmp_path}/a.json,{other}]"
-    with pytest.raises(ValueError, match=r"data\.train\.images has no effect: YOLO segmentation: the labels say where"):
+    with pytest.raises(ValueError, match=r"data\.train\.images has no effect: YOLO segmentation says itself"):
         read([*two, key])
     both = f"data.train.annotations=[{other},{other}]"
     joined = read_splits(load_config(["data=auto", both, "data.split.fractions=[0.5,0.5]"]))

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled_data import images_of, parts_of
+from labelled_data import areas, images_of, parts_of
 from PIL import Image
 
 from maskrcnn_train import load_config
 from maskrcnn_train.data.formats.label_studio import find, write
 from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
-from maskrcnn_train.data.formats.masks import bitmap_of
 from maskrcnn_train.data.splits.parts import read_parts
 from maskrcnn_train.structures.brushes import unpack
 
@@ -45,11 +44,6 @@ def read(root: Path) -> tuple[list[LabelledImage], dict[str, tuple[int, bool]]]:
     parts = parts_of("label_studio", root)
     images = list(images_of(parts)["train"])
     return images, {row.reason: (row.count, row.dropped) for row in parts[0]["train"].skipped}
-
-
-def areas(image: LabelledImage) -> list[int]:
-    crops = [bitmap_of(each, image.size) for each in image.objects]
-    return [0 if crop is None else int(crop[2].sum()) for crop in crops]
 
 
 def brush(mask: np.ndarray) -> list[int]:

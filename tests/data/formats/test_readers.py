@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from labelled_data import images_of, parts_of, write
+from labelled_data import areas, images_of, parts_of, write
 from PIL import Image
 
 from maskrcnn_train import load_config
@@ -36,11 +36,6 @@ def read_one(name: str, root: Path) -> tuple[LabelledImage, list[tuple[str, int,
     parts = parts_of(name, root)
     (image,) = images_of(parts)["train"]
     return image, [(row.reason, row.count, row.dropped) for row in parts[0]["train"].skipped]
-
-
-def areas(image: LabelledImage) -> list[int]:
-    crops = [bitmap_of(each, image.size) for each in image.objects]
-    return [0 if crop is None else int(crop[2].sum()) for crop in crops]
 
 
 def yolo(root: Path, *lines: str) -> Path:

@@ -31,7 +31,7 @@ def test_given_images_win_over_those_that_are_found(tmp_path: Path, name: str) -
 def test_images_are_refused_where_the_labels_say_where_they_are(tmp_path: Path, name: str) -> None:
     write_images(tmp_path, small_coco(1))
     write_json(tmp_path / "1.json", {"shapes": [], "imagePath": "1.png"})
-    with pytest.raises(ValueError, match=r"data\.train\.images has no effect: LabelMe: the labels say where they are"):
+    with pytest.raises(ValueError, match=r"data\.train\.images has no effect: LabelMe says itself where they are"):
         located(tmp_path, name, "elsewhere")
 
 
