@@ -33,6 +33,7 @@ from maskrcnn_train.model.outputs import (
     suppress_in_classes,
 )
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals, select_proposals
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, Target
 from maskrcnn_train.structures.classes import ClassMap
@@ -152,7 +153,7 @@ class BudgetTracer:
         return found
 
     def _add_image(self, trace: Trace, image: int, proposals: ProposalsByKey) -> None:
-        size, features = trace.inputs.sizes[image], [level[image : image + 1] for level in trace.features]
+        size, features = trace.inputs.sizes[image], Pyramid(level[image : image + 1] for level in trace.features)
         shared = _union(list(proposals.values()))
         if not len(shared):
             return
@@ -202,9 +203,7 @@ class BudgetTracer:
             chosen.append((rows[best.rows], best.labels))
         return chosen
 
-    def _results_of(
-        self, trace: Trace, image: int, features: list[Tensor], found: Detections
-    ) -> dict[float, list[Result]]:
+    def _results_of(self, trace: Trace, image: int, features: Pyramid, found: Detections) -> dict[float, list[Result]]:
         """COCO results of every detection of an image, for each mask threshold."""
         if self.model.roi_heads.has_masks:
             began = now(trace.device)

@@ -15,6 +15,7 @@ from maskrcnn_train.model.inputs import NetworkInput
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.modes import evaluating
 from maskrcnn_train.model.proposals import RPNPredictions
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.structures.batch import ImageBatch, Target
 from maskrcnn_train.structures.boxes import resize_boxes
 from maskrcnn_train.structures.classes import ClassMap
@@ -28,7 +29,7 @@ class Trace:
 
     image_ids: list[int]
     inputs: NetworkInput
-    features: list[Tensor]
+    features: Pyramid
     predictions: RPNPredictions
     seconds: float
 

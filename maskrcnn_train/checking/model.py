@@ -15,6 +15,7 @@ from maskrcnn_train.checking.objects import at_min_size, largest_size, training_
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.engine.precision import resolve_device, resolve_precision
 from maskrcnn_train.model.mask_rcnn import MaskRCNN, build_model
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.weights.loading import WeightsReport
 from maskrcnn_train.model.weights.pretrained import start_from_weights
 from maskrcnn_train.settings.errors import UserError, is_out_of_memory
@@ -123,7 +124,7 @@ def _kept_numbers(model: MaskRCNN, config: TrainConfig, size: tuple[int, int]) -
     proposals = trainer.batch_size * head.sampling.batch_size
     objects = max(1, int(proposals * head.sampling.positive_fraction))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.device("meta"):
-        features = model.backbone(torch.zeros(trainer.batch_size, config.data.channels, *size))
+        features = Pyramid(model.backbone(torch.zeros(trainer.batch_size, config.data.channels, *size)))
         model.rpn.head.hidden(features)
         channels, heads = features[0].shape[1], model.roi_heads
         side = config.pooler.resolution

@@ -15,6 +15,7 @@ from maskrcnn_train.exporting.resizing import F64, DeepResize, PillowResize, res
 from maskrcnn_train.model.inputs import DIVISOR
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import select_detections
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.structures.detections import Detections
 from maskrcnn_train.structures.pasting import MaskPasting
 
@@ -38,7 +39,7 @@ class TraceableDetector(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         size = shape_as_tensor(image)[:2]
         network_size = resized_size(size, self.model.min_size, self.model.max_size)
-        features = self.model.backbone(self.prepare(image, network_size))
+        features = Pyramid(self.model.backbone(self.prepare(image, network_size)))
         found = self.detect(features, network_size.to(torch.float32))
         ratios = (size.to(F64) / network_size.to(F64)).to(torch.float32)
         image_boxes = found.boxes * torch.cat((ratios.flip(0), ratios.flip(0)))
@@ -55,7 +56,7 @@ class TraceableDetector(nn.Module):
         padding = -size % DIVISOR
         return F.pad(pixels * (1 / ((2**self.bits - 1) * std)) - mean / std, [0, padding[1], 0, padding[0]])  # type: ignore[list-item]
 
-    def detect(self, features: list[Tensor], size: Tensor) -> Detections:
+    def detect(self, features: Pyramid, size: Tensor) -> Detections:
         """Detections without masks, in pixels of the network's image of `size` float32 [2] (height, width)."""
         rpn, heads = self.model.rpn, self.model.roi_heads
         image_size = cast(tuple[int, int], size)  # used for clipping only, which takes a tensor too

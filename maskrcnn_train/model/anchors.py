@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from maskrcnn_train.model.kept import Kept
 from maskrcnn_train.model.modes import is_tracing
 
 FIXED_STRIDES = (4, 8, 16, 32, 64)
@@ -31,18 +32,14 @@ class AnchorGrid:
         self.cells = [cell_anchors(size, aspect_ratios, rounding) for size in sizes]
         self.num_per_position = len(aspect_ratios)
         self.fixed = strides == "fixed"
-        self._kept: dict[object, Tensor] = {}
+        self._kept = Kept[Tensor](KEPT_SHAPES)
 
     def __call__(self, image_size: tuple[int, int], grids: list[tuple[int, int]], device: torch.device) -> Tensor:
         """Anchors [A, 4] for a padded image of (height, width) and feature maps of `grids` (height, width)."""
         if is_tracing():
             return self._make(image_size, grids, device)
-        shape = image_size, tuple(grids), device
-        if shape not in self._kept:
-            if len(self._kept) == KEPT_SHAPES:
-                del self._kept[next(iter(self._kept))]
-            self._kept[shape] = self._make(image_size, grids, device)
-        return self._kept[shape]
+        shapes = image_size, tuple(grids), device
+        return self._kept.get(shapes, lambda: self._make(image_size, grids, device))
 
     def _make(self, image_size: tuple[int, int], grids: list[tuple[int, int]], device: torch.device) -> Tensor:
         anchors = []

@@ -10,6 +10,7 @@ from maskrcnn_train.model.inputs import NetworkInput, checked_targets, normalize
 from maskrcnn_train.model.outputs import DetectionRules
 from maskrcnn_train.model.paths import PathRule, path_for
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.roi_heads import ROIHeads, build_roi_heads
 from maskrcnn_train.model.rpn import RegionProposalNetwork, build_rpn
 from maskrcnn_train.settings.schema import TrainConfig
@@ -103,20 +104,19 @@ class MaskRCNN(nn.Module):
             return normalize_batch(images, self.pixel_mean, self.pixel_std, memory_format)
         return resize_list(list(images), self.pixel_mean, self.pixel_std, self.min_size, self.max_size, memory_format)
 
-    def features(self, inputs: NetworkInput) -> list[Tensor]:
+    def features(self, inputs: NetworkInput) -> Pyramid:
         """Maps of P2..P6: [N, channels, H / s, W / s], s = 4, 8, 16, 32, 64."""
-        maps: list[Tensor] = self.backbone(inputs.pixels)
-        return maps
+        return Pyramid(self.backbone(inputs.pixels))
 
     def proposals(
-        self, features: list[Tensor], inputs: NetworkInput, budget: ProposalBudget | None = None
+        self, features: Pyramid, inputs: NetworkInput, budget: ProposalBudget | None = None
     ) -> list[Proposals]:
         """Proposals of each image, network pixels."""
         return self.rpn.propose(self.rpn.predict(features, inputs.padded_size), inputs.sizes, budget)
 
     def detections(
         self,
-        features: list[Tensor],
+        features: Pyramid,
         proposals: list[Proposals],
         inputs: NetworkInput,
         rules: DetectionRules | None = None,

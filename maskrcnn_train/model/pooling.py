@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from maskrcnn_train.model.modes import is_tracing
 from maskrcnn_train.model.paths import PathRule, path_for
-from maskrcnn_train.model.roi_align import OUTSIDE, SCALES, PoolingRules, pool
+from maskrcnn_train.model.pyramid import Pyramid
+from maskrcnn_train.model.roi_align import OUTSIDE, PoolingRules, pool
 
 
 def assign_levels(boxes: Tensor, rule: str) -> Tensor:
@@ -17,7 +18,7 @@ def assign_levels(boxes: Tensor, rule: str) -> Tensor:
 
     `torchvision` and `detectron2` add their epsilon in different terms, which matters on a border only.
     """
-    sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    sizes = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
     if rule == "torchvision":
         levels = torch.floor(4 + torch.log2(sizes / 224) + 1e-6)
     else:
@@ -34,17 +35,17 @@ class MultiLevelPooler(nn.Module):
         self.level_rule = level_rule
         self.path_for = path_for
 
-    def forward(self, features: list[Tensor], boxes: list[Tensor]) -> Tensor:
+    def forward(self, features: Pyramid, boxes: list[Tensor]) -> Tensor:
         """Maps [K, C, P, P] in the features' dtype of boxes [k_i, 4] of each image, network pixels; K may be 0."""
         images = torch.cat([torch.full_like(each[:, :1], image) for image, each in enumerate(boxes)])
         return self.pool_rois(features, torch.cat([images, torch.cat(boxes)], dim=1))
 
-    def pool_rois(self, features: list[Tensor], rois: Tensor) -> Tensor:
+    def pool_rois(self, features: Pyramid, rois: Tensor) -> Tensor:
         """The same of rois [K, 5] (image, x1, y1, x2, y2). A box that is not finite gives zeros, as torchvision's."""
         rois = rois.float()
         if not is_tracing():
-            finite = rois[:, 1:].isfinite().all(dim=1, keepdim=True)
+            finite = rois[:, 1:].abs().amax(dim=1, keepdim=True) < torch.inf  # false for nan
             rois = torch.cat((rois[:, :1], torch.where(finite, rois[:, 1:], OUTSIDE)), dim=1)
         levels = assign_levels(rois[:, 1:], self.level_rule)
         by_operators = self.path_for(rois.device).pool
-        return pool(features[: len(SCALES)], rois, levels, self.rules, by_operators=by_operators)
+        return pool(features, rois, levels, self.rules, by_operators=by_operators)

@@ -14,6 +14,7 @@ from torchvision.ops import batched_nms, nms
 
 from maskrcnn_train.model.boxes import BoxCoder, clip_boxes, not_small
 from maskrcnn_train.model.modes import is_tracing
+from maskrcnn_train.model.pyramid import Pyramid
 
 ANCHOR_CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
 NUM_LEVELS = 5  # P2..P6
@@ -24,7 +25,7 @@ class RPNPredictions:
     """What the head says of every anchor: objectness [N, A] (logits), deltas [N, A, 4], without gradient; anchors
     [A, 4] float32; level_sizes: anchors per level, sum A; hidden: what its last conv saw, for the losses."""
 
-    hidden: list[Tensor]
+    hidden: Pyramid
     objectness: Tensor
     deltas: Tensor
     anchors: Tensor

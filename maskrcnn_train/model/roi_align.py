@@ -9,7 +9,6 @@ Results are the same.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import roi_align, roi_pool
 
 from maskrcnn_train.model.modes import is_tracing
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.structures.waits import send
 
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]  # P2..P5; P6 serves the RPN only
@@ -53,11 +53,11 @@ class PoolingRules:
 Pool = Callable[[list[Tensor], Tensor, Tensor, PoolingRules], Tensor]
 
 
-def pool(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules, *, by_operators: Pool) -> Tensor:
+def pool(features: Pyramid, rois: Tensor, levels: Tensor, rules: PoolingRules, *, by_operators: Pool) -> Tensor:
     """Maps [K, C, P, P] of rois [K, 5], each from its level, int64 [K]. by_operators: does it where no bag serves."""
     if rules.by_bag and len(rois) > 0:
         return bag_roi_align(features, rois, levels, SCALES, rules.resolution, rules.sampling_ratio, rules.aligned)
-    return by_operators(features, rois, levels, rules)
+    return by_operators(features[: len(SCALES)], rois, levels, rules)
 
 
 def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules) -> Tensor:
@@ -72,7 +72,7 @@ def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: P
 
 
 def bag_roi_align(
-    features: list[Tensor],
+    features: Pyramid,
     rois: Tensor,
     levels: Tensor,
     scales: list[float],
@@ -84,23 +84,22 @@ def bag_roi_align(
 
     features: a map [N, C, H, W] for each level; levels: int64 [K]; scales: feature pixels per network pixel.
     """
-    channels, device = features[0].shape[1], rois.device
-    pixels = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in features])
+    device, places = rois.device, zip(scales, features.sizes, features.starts, strict=False)
     with torch.no_grad():
-        first_rows = accumulate((level[:, 0].numel() for level in features[:-1]), initial=0)
-        table = [(row, level.shape[3], level.shape[2]) for row, level in zip(first_rows, features, strict=True)]
+        table = [(start, height * width, width, height) for _, (height, width), start in places]
         own = send(table, device)[levels]
-        starts, sizes = own[:, 0], own[:, 1:]
+        (starts, areas), sizes = own[:, :2].unbind(1), own[:, 2:]
         boxes = rois[:, 1:] * send(scales, device, rois.dtype)[levels, None]
         pixel, weight = axis_taps(boxes[:, :2], boxes[:, 2:], sizes, resolution, sampling_ratio, aligned)
         (xs, ys), (x_weights, y_weights) = pixel.unbind(1), weight.unbind(1)
-        starts = starts + rois[:, 0].long() * sizes.prod(dim=1)
-        ys = starts[:, None, None] + ys * sizes[:, :1, None]
+        starts = torch.addcmul(starts, rois[:, 0].long(), areas)[:, None, None]
+        ys = torch.addcmul(starts, ys, sizes[:, :1, None])
         taps = (2 * sampling_ratio) ** 2  # of a bin
         indices = (ys[:, :, None, :, None] + xs[:, None, :, None, :]).reshape(-1, taps)
         weights = (y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]).reshape(-1, taps)
-    pooled = F.embedding_bag(indices, pixels, mode="sum", per_sample_weights=weights.to(pixels.dtype))
-    return pooled.view(len(rois), resolution, resolution, channels).permute(0, 3, 1, 2)
+    rows = features.rows
+    pooled = F.embedding_bag(indices, rows, mode="sum", per_sample_weights=weights.to(rows.dtype))
+    return pooled.view(len(rois), resolution, resolution, -1).permute(0, 3, 1, 2)
 
 
 def axis_taps(
@@ -112,10 +111,10 @@ def axis_taps(
     the operator's: a sample beyond [-1, length] counts nothing, others are clamped to the first and last pixel.
     """
     low, extent = (low - 0.5, high - low) if aligned else (low, (high - low).clamp(min=1.0))
-    step = extent / bins
-    bin_index = torch.arange(bins, dtype=low.dtype, device=low.device)[:, None]
-    sample = (torch.arange(samples, dtype=low.dtype, device=low.device) + 0.5) / samples
-    positions = low[..., None, None] + bin_index * step[..., None, None] + sample * step[..., None, None]
+    count = bins * samples
+    step = extent / count
+    middles = torch.arange(0.5, count, dtype=low.dtype, device=low.device)  # of the samples, in steps
+    positions = torch.addcmul(low[..., None], step[..., None], middles).unflatten(-1, (bins, samples))
     return bilinear_taps(positions, length[..., None, None], 1.0 / samples)
 
 
@@ -123,10 +122,9 @@ def bilinear_taps(positions: Tensor, length: Tensor, weight: Tensor | float) -> 
     """The two pixels around each position and their weights: int64 and float32 [..., 2 * S] of [..., S]."""
     inside = (positions >= -1) & (positions <= length)
     last = length - 1
-    clamped = torch.minimum(positions.clamp(min=0), last.to(positions.dtype))
+    clamped = torch.minimum(positions.clamp(min=0), last)
     first = clamped.long()
     second = torch.minimum(first + 1, last)
-    share = clamped - first
     factor = inside * weight
-    pixels = torch.cat((first, second), dim=-1)
-    return pixels, torch.cat(((1 - share) * factor, share * factor), dim=-1)
+    of_second = (clamped - first) * factor
+    return torch.cat((first, second), dim=-1), torch.cat((factor - of_second, of_second), dim=-1)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from maskrcnn_train.model.anchors import AnchorGrid
 from maskrcnn_train.model.paths import PathRule, path_for
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals, RPNPredictions
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.model.sampling import FILLING, SamplingRules
 from maskrcnn_train.settings.schema import NumericsConfig, RPNConfig
@@ -37,21 +38,16 @@ class RegionProposalNetwork(nn.Module):
         self.normalizer = normalizer
         self.statistics: dict[str, float | Tensor] = {}  # counts of the last training batch
 
-    def predict(self, features: list[Tensor], image_size: tuple[int, int]) -> RPNPredictions:
+    def predict(self, features: Pyramid, image_size: tuple[int, int]) -> RPNPredictions:
         """Scores and deltas of all anchors. image_size: (height, width) of the padded batch."""
         hidden = self.head.hidden(features)
-        logits, deltas = self.head.predict_all(hidden)
-        grids = [(level.shape[2], level.shape[3]) for level in logits]
-        num_images = logits[0].shape[0]
-        # positions first, then ratios: without a copy where the maps are channels_last
-        flat_logits = [level.permute(0, 2, 3, 1).reshape(num_images, -1) for level in logits]
-        flat_deltas = [level.permute(0, 2, 3, 1).reshape(num_images, -1, 4) for level in deltas]
+        objectness, deltas = self.head.predict_all(hidden)
         return RPNPredictions(
             hidden=hidden,
-            objectness=torch.cat(flat_logits, dim=1),
-            deltas=torch.cat(flat_deltas, dim=1),
-            anchors=self.anchors(image_size, grids, logits[0].device),
-            level_sizes=[level.shape[1] for level in flat_logits],
+            objectness=objectness,
+            deltas=deltas,
+            anchors=self.anchors(image_size, hidden.sizes, objectness.device),
+            level_sizes=[height * width * self.anchors.num_per_position for height, width in hidden.sizes],
         )
 
     def propose(

@@ -9,6 +9,7 @@ from torchvision.ops import batched_nms
 from maskrcnn_train.model.inputs import NetworkInput
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import DetectionRules
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.structures.batch import ImageBatch, ImageVersions
 from maskrcnn_train.structures.detections import Detections, join_detections
 
@@ -18,7 +19,7 @@ class _View:
     """One version of a batch, mirrored or not, and the features of it."""
 
     inputs: NetworkInput
-    features: list[Tensor]
+    features: Pyramid
     mirrored: bool
 
     def to_original(self, found: Detections, image: int) -> Detections:

@@ -7,6 +7,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from maskrcnn_train.model.paths import always_fixed
 from maskrcnn_train.model.pooling import MultiLevelPooler, assign_levels
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.roi_align import bag_roi_align
 
 
@@ -15,10 +16,10 @@ def pooler(**changes: object) -> MultiLevelPooler:
     return MultiLevelPooler(**{**settings, **changes})  # type: ignore[arg-type]
 
 
-def pyramid(channels: int = 8, size: int = 128, device: str | torch.device = "cpu") -> list[Tensor]:
+def pyramid(channels: int = 8, size: int = 128, device: str | torch.device = "cpu") -> Pyramid:
     generator = torch.Generator().manual_seed(0)
     sides = [size // stride for stride in (4, 8, 16, 32, 64)]
-    return [torch.randn((2, channels, side, side), generator=generator).to(device) for side in sides]
+    return Pyramid(torch.randn((2, channels, side, side), generator=generator).to(device) for side in sides)
 
 
 STRANGE = torch.tensor(
@@ -43,7 +44,7 @@ def test_bag_equals_the_operator_on_any_box(aligned: bool, samples: int) -> None
     first, second = feature.clone().requires_grad_(), feature.clone().requires_grad_()
     expected = roi_align(first, STRANGE, 7, 0.25, samples, aligned)
     levels = torch.zeros(len(STRANGE), dtype=torch.int64)
-    found = bag_roi_align([second], STRANGE, levels, [0.25], 7, samples, aligned)
+    found = bag_roi_align(Pyramid([second]), STRANGE, levels, [0.25], 7, samples, aligned)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (expected * weights).sum().backward()
@@ -108,7 +109,7 @@ def test_each_setting_changes_the_result_as_its_name_says() -> None:
 
 @pytest.mark.parametrize("change", [{}, {"type": "pool"}, {"sampling_ratio": 0}])
 def test_no_boxes_at_all_keep_the_graph(change: dict[str, object]) -> None:
-    features = [feature.requires_grad_() for feature in pyramid()]
+    features = Pyramid(feature.requires_grad_() for feature in pyramid())
     pooled = pooler(**change)(features, [torch.zeros(0, 4), torch.zeros(0, 4)])
     assert pooled.shape == (0, 8, 7, 7)
     pooled.sum().backward()
@@ -127,12 +128,12 @@ def test_levels_by_size_and_the_two_rules_on_a_border() -> None:
 
 
 def test_bfloat16_features_stay_bfloat16(device: torch.device) -> None:
-    features = [each.bfloat16().contiguous(memory_format=torch.channels_last) for each in pyramid(device=device)]
+    features = Pyramid(each.bfloat16().contiguous(memory_format=torch.channels_last) for each in pyramid(device=device))
     boxes = [torch.tensor([[3.0, 5, 70, 60]], device=device), torch.zeros(0, 4, device=device)]
     for change in ({}, {"sampling_ratio": 0}, {"type": "pool"}):
         with torch.autocast(device.type, torch.bfloat16):
             pooled = pooler(**change)(features, boxes)
         assert pooled.dtype == torch.bfloat16
         torch.testing.assert_close(
-            pooled.float(), pooler(**change)([f.float() for f in features], boxes), atol=0.05, rtol=0.05
+            pooled.float(), pooler(**change)(Pyramid(f.float() for f in features), boxes), atol=0.05, rtol=0.05
         )

@@ -16,6 +16,7 @@ from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.matching import BACKGROUND, IGNORED, match_boxes, sample_balanced
 from maskrcnn_train.model.paths import FIXED, FOLLOWING, PathRule, always_fixed, path_for
 from maskrcnn_train.model.proposals import Proposals, keep_per_batch
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.structures.batch import ImageBatch, Target, to_device
 
@@ -61,12 +62,12 @@ def test_anchors_kept_from_an_evaluation_serve_a_training(small_model: Build, ba
     model = small_model("rpn.nms.pre_train=50", path_for=path_for)
     with torch.inference_mode():
         model.eval()(batch[0])
-    (kept,) = model.rpn.anchors._kept.values()
+    (kept,) = model.rpn.anchors._kept.values.values()
     sum(model.train()(*batch).values()).backward()
-    assert next(iter(model.rpn.anchors._kept.values())) is kept
+    assert next(iter(model.rpn.anchors._kept.values.values())) is kept
     for side in range(1, 12):  # of many sizes a few are kept
         model.rpn.anchors((32, 32 * side), [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)], torch.device("cpu"))
-    assert len(model.rpn.anchors._kept) == 8
+    assert len(model.rpn.anchors._kept.values) == 8
 
 
 def test_anchor_rounding_by_hand() -> None:
@@ -231,7 +232,8 @@ def test_the_head_at_sampled_anchors_is_the_head_everywhere(
     torch.manual_seed(0)
     head = SampledRPNHead(8, 3, conv_depth=num_convs).to(device)
     nn.init.normal_(head.bbox_pred.weight)
-    features = [torch.randn(2, 8, size, size + 1, device=device, requires_grad=True) for size in (6, 3, 1)]
+    sizes = [(2, 8, size, size + 1) for size in (6, 3, 1)]
+    features = Pyramid(torch.randn(size, device=device, requires_grad=True) for size in sizes)
     sampled = torch.randperm(2 * 3 * (6 * 7 + 3 * 4 + 2))[:90].to(device)
     gradients = []
     for sparse in (False, True):
