@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from statistics import mean
 from typing import Any
 
 import torch
@@ -54,7 +57,12 @@ class ROIHeads(nn.Module):
         self.smooth_l1_beta = smooth_l1_beta
         self.rules = rules
         self.mask_target_rule = mask_target_rule
-        self.statistics: dict[str, float | Tensor] = {}  # counts of the last training batch
+        self.counts: dict[str, Callable[[], float | Tensor]] = {}  # of the last training batch
+
+    @property
+    def statistics(self) -> dict[str, float | Tensor]:
+        """Counts of the last training batch, computed when they are asked for: that is at few steps."""
+        return {name: count() for name, count in self.counts.items()}
 
     @property
     def has_masks(self) -> bool:
@@ -84,22 +92,22 @@ class ROIHeads(nn.Module):
         samples = path.sample_proposals(proposals, targets, self.sampling)
         positive = samples.labels > 0
         rows = FoundRows(positive)  # their number is read after the box head has been started
-        self.statistics["rpn/proposals_kept"] = sum(map(len, proposals)) / max(len(proposals), 1)
-        self.statistics["roi/foreground_share"] = positive.sum() / (samples.labels != FILLING).sum().clamp(min=1)
-        losses = self._box_losses(features, samples)
+        self.counts["rpn/proposals_kept"] = partial(mean, list(map(len, proposals)) or [0])
+        self.counts["roi/foreground_share"] = partial(_foreground_share, samples.labels)
+        losses = self._box_losses(features, samples, positive)
         if self.has_masks:
             losses["loss_mask"] = self._mask_loss(features, samples[rows()], targets)
         return losses
 
-    def _box_losses(self, features: list[Tensor], samples: Samples) -> dict[str, Tensor]:
+    def _box_losses(self, features: list[Tensor], samples: Samples, positive: Tensor) -> dict[str, Tensor]:
         if len(samples) == 0:  # no proposal and no object in the batch
             zero = _zero_of(self.box_head, self.box_predictor)
             return {"loss_classifier": zero, "loss_box_reg": zero}
         logits, deltas = self._boxes_of(self.box_pooler.pool_rois(features, samples.rois))
         own = samples.labels.clamp(min=0)[:, None, None].expand(-1, 1, 4)  # the deltas of its class
-        moved = torch.where(samples.labels[:, None] > 0, deltas.gather(1, own)[:, 0], samples.deltas)
+        moved = torch.where(positive[:, None], deltas.gather(1, own)[:, 0], samples.deltas)
         box_reg = F.smooth_l1_loss(moved, samples.deltas, beta=self.smooth_l1_beta, reduction="sum")
-        count = (samples.labels != FILLING).sum().clamp(min=1)
+        count = _number_drawn(samples.labels)
         classifier = F.cross_entropy(logits, samples.labels, ignore_index=FILLING, reduction="sum")
         return {"loss_classifier": classifier / count, "loss_box_reg": box_reg / count}
 
@@ -110,7 +118,7 @@ class ROIHeads(nn.Module):
         logits = self._masks_of(self.mask_pooler.pool_rois(features, foreground.rois), foreground.labels)
         path, size = self.path_for(logits.device), logits.shape[-1]
         mask_targets = path.mask_targets(targets, foreground, size, rule=self.mask_target_rule)
-        self.statistics["roi/mask_accuracy"] = ((logits.detach() > 0) == (mask_targets > 0.5)).float().mean()
+        self.counts["roi/mask_accuracy"] = partial(_mask_accuracy, logits.detach(), mask_targets)
         return F.binary_cross_entropy_with_logits(logits, mask_targets)
 
     @torch.no_grad()
@@ -143,6 +151,18 @@ class ROIHeads(nn.Module):
         """Masks float32 [N, 1, M, M] of the labels [N] inside the boxes [N, 4] (network pixels) of each image."""
         counts = [len(each) for each in boxes]
         return list(self.predict_masks(features, boxes, torch.cat(labels)).sigmoid()[:, None].split(counts))
+
+
+def _number_drawn(labels: Tensor) -> Tensor:
+    return (labels != FILLING).sum().clamp(min=1)
+
+
+def _foreground_share(labels: Tensor) -> Tensor:
+    return (labels > 0).sum() / _number_drawn(labels)
+
+
+def _mask_accuracy(logits: Tensor, mask_targets: Tensor) -> Tensor:
+    return ((logits > 0) == (mask_targets > 0.5)).float().mean()
 
 
 def _zero_of(*modules: nn.Module | None) -> Tensor:
