@@ -27,6 +27,7 @@ from maskrcnn_train.data.loading import build_dataset
 from maskrcnn_train.data.packing import PackedBatch, pack
 from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.model.inputs import normalize_batch
+from maskrcnn_train.model.kept import Kept
 from maskrcnn_train.structures.batch import MaskCrops
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -49,6 +50,7 @@ class Ours:
         self.data, self.epoch = our_dataset(), 0
         self.positions = spread(len(self.data), count)
         self.mean, self.std = (torch.tensor(numbers)[:, None, None] for numbers in (MEAN, STD))
+        self.kept: Kept[tuple[torch.Tensor, torch.Tensor]] = Kept()
 
     def __call__(self) -> None:
         self.epoch += 1
@@ -56,7 +58,7 @@ class Ours:
             batch = pack(self.data.__getitems__([(self.epoch, position)]))
             assert isinstance(batch, PackedBatch)
             images, _ = batch.unpack()
-            normalize_batch(images, self.mean, self.std, torch.channels_last)
+            normalize_batch(images, self.mean, self.std, torch.channels_last, self.kept)
 
 
 class Torchvision:

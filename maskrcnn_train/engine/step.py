@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -102,10 +104,12 @@ def accumulate_gradients(
             losses, fault = _forward(model, to_device(images, device), targets, precision)
             if distributed.any_rank(fault is not None, world):
                 raise BadStep(fault or "another process met a fault", step, batches, {}, {})
-            parts = torch.stack([loss.float() for loss in losses.values()]) / len(batches)
+            parts = torch.stack([loss.float() for loss in losses.values()])
+            if len(batches) > 1:
+                parts = parts / len(batches)
             scaler.scale(parts.sum()).backward()
             means.append(parts.detach())
-    return dict(zip(losses, torch.stack(means).sum(dim=0).unbind(), strict=True))
+    return dict(zip(losses, reduce(add, means).unbind(), strict=True))
 
 
 def _forward(model: nn.Module, images: Any, targets: list[Any], precision: str) -> tuple[dict[str, Tensor], str | None]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from maskrcnn_train.model.kept import Kept
+from maskrcnn_train.model.kept import KeptByShape
 from maskrcnn_train.model.modes import is_tracing
 
 FIXED_STRIDES = (4, 8, 16, 32, 64)
@@ -32,7 +32,7 @@ class AnchorGrid:
         self.cells = [cell_anchors(size, aspect_ratios, rounding) for size in sizes]
         self.num_per_position = len(aspect_ratios)
         self.fixed = strides == "fixed"
-        self._kept = Kept[Tensor](KEPT_SHAPES)
+        self._kept = KeptByShape[Tensor](KEPT_SHAPES)
 
     def __call__(self, image_size: tuple[int, int], grids: list[tuple[int, int]], device: torch.device) -> Tensor:
         """Anchors [A, 4] for a padded image of (height, width) and feature maps of `grids` (height, width)."""

@@ -1,15 +1,18 @@
 """Inputs: from a batch of images, or torchvision's list of images, to the padded tensor of the network."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskrcnn_train.model.kept import Kept
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 from maskrcnn_train.structures.boxes import resize_boxes
 
 FARTHEST = 1e6  # pixels; arithmetic with larger coordinates overflows
+ROW = 4096  # pixels; for the rows of most images the same constants
 DIVISOR = 32  # the backbone halves five times
 
 
@@ -25,26 +28,35 @@ class NetworkInput(ImageBatch):
         return int(self.pixels.shape[2]), int(self.pixels.shape[3])
 
 
-def normalize_batch(batch: ImageBatch, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> NetworkInput:
+def normalize_batch(
+    batch: ImageBatch, mean: Tensor, std: Tensor, memory_format: torch.memory_format, kept: Kept[tuple[Tensor, Tensor]]
+) -> NetworkInput:
     """mean, std: [C, 1, 1] of pixels in 0..1. Padding is zero after normalising, as the networks were trained."""
     pixels = batch.pixels.to(torch.float32, memory_format=memory_format, copy=True)
-    _scale_channels(pixels, 1 / (torch.iinfo(batch.pixels.dtype).max * std), -mean / std)
-    for image, (height, width) in zip(pixels, batch.sizes, strict=True):
-        image[:, height:] = 0
-        image[:, :, width:] = 0
+    _, channels, height, width = pixels.shape
+    repeats = math.ceil(width / ROW) * ROW
+    highest = torch.iinfo(batch.pixels.dtype).max
+    factor, shift = kept.get((highest, repeats), (mean, std), partial(_factor_and_shift, mean, std, highest, repeats))
+    rows = pixels.permute(0, 2, 3, 1)
+    if rows.is_contiguous():
+        # channels_last: taken as whole rows of numbers a processor's vector units are full, with three they are not
+        numbers = channels * width
+        flat = rows.view(-1, numbers)
+        torch.addcmul(shift[:numbers], flat, factor[:numbers], out=flat)
+    else:
+        torch.addcmul(shift[:channels, None, None], pixels, factor[:channels, None, None], out=pixels)
+    for image, (own_height, own_width) in zip(pixels, batch.sizes, strict=True):
+        if own_height < height:
+            image[:, own_height:] = 0
+        if own_width < width:
+            image[:, :, own_width:] = 0
     return NetworkInput(pixels, batch.sizes, batch.original_sizes)
 
 
-def _scale_channels(pixels: Tensor, factor: Tensor, shift: Tensor) -> None:
-    """pixels * factor + shift in place; pixels: [N, C, H, W]; factor, shift: [C, 1, 1]."""
-    rows = pixels.permute(0, 2, 3, 1)
-    if not rows.is_contiguous():
-        torch.addcmul(shift, pixels, factor, out=pixels)
-        return
-    # channels_last: taken as whole rows of numbers a processor's vector units are full, with three they are not
-    _, channels, _, width = pixels.shape
-    flat = rows.view(-1, channels * width)
-    torch.addcmul(shift.flatten().repeat(width), flat, factor.flatten().repeat(width), out=flat)
+def _factor_and_shift(mean: Tensor, std: Tensor, highest: int, repeats: int) -> tuple[Tensor, Tensor]:
+    """pixels * factor + shift are normal, where the highest pixel is that. Both [repeats * C]: for a row of pixels."""
+    factor, shift = 1 / (highest * std), -mean / std
+    return factor.flatten().repeat(repeats), shift.flatten().repeat(repeats)
 
 
 def resize_list(

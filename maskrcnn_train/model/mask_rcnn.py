@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from maskrcnn_train.model.backbone import Backbone, build_backbone
 from maskrcnn_train.model.inputs import NetworkInput, checked_targets, normalize_batch, resize_list, resize_targets
+from maskrcnn_train.model.kept import Kept
 from maskrcnn_train.model.outputs import DetectionRules
 from maskrcnn_train.model.paths import PathRule, path_for
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals
@@ -48,6 +49,7 @@ class MaskRCNN(nn.Module):
         self.roi_heads = roi_heads
         self.num_classes = num_classes
         self.min_size, self.max_size = min_size, max_size
+        self.kept: Kept[tuple[Tensor, Tensor]] = Kept()
         # not in the state dict: torchvision's has none
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], persistent=False)
@@ -101,7 +103,7 @@ class MaskRCNN(nn.Module):
         channels_last = not first.is_contiguous()
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if isinstance(images, ImageBatch):
-            return normalize_batch(images, self.pixel_mean, self.pixel_std, memory_format)
+            return normalize_batch(images, self.pixel_mean, self.pixel_std, memory_format, self.kept)
         return resize_list(list(images), self.pixel_mean, self.pixel_std, self.min_size, self.max_size, memory_format)
 
     def features(self, inputs: NetworkInput) -> Pyramid:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from operator import is_
 from typing import Any
 
 import torch
@@ -18,32 +17,22 @@ class FrozenNorm2d(FrozenBatchNorm2d):  # type: ignore[misc]
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps)
         self.register_buffer("zeros", torch.zeros(num_features), persistent=False)
-        self._folded: tuple[tuple[Any, ...], tuple[Tensor, ...], tuple[Tensor, Tensor]] | None = None
 
     @property
-    def _numbers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def numbers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.running_mean, self.running_var, self.weight, self.bias
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
-            scaled: Tensor = _FrozenNorm.apply(x, *self._numbers, self.zeros, self.eps)
+            scaled: Tensor = _FrozenNorm.apply(x, *self.numbers, self.zeros, self.eps)
             return scaled
-        return _scaled(x, *self._numbers, self.eps)
+        return _scaled(x, *self.numbers, self.eps)
 
-    def scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """x * scale + shift is this norm: scale [C, 1, 1, 1] for the weights of a conv, shift [C] in `dtype`.
-
-        They are kept until a buffer changes.
-        """
-        numbers = self._numbers
-        state = dtype, *(each._version for each in numbers if not each.is_inference())
-        if self._folded is None or self._folded[0] != state or not all(map(is_, self._folded[1], numbers)):
-            mean, var, weight, bias = numbers
-            with torch.inference_mode(False), torch.no_grad():
-                scale = weight * (var + self.eps).rsqrt()
-                shift = (bias - mean * scale).to(dtype)
-            self._folded = state, numbers, (scale[:, None, None, None], shift)
-        return self._folded[2]
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """x * scale + shift is this norm: both [C], in the precision of its buffers."""
+        mean, var, weight, bias = self.numbers
+        scale = weight * (var + self.eps).rsqrt()
+        return scale, bias - mean * scale
 
 
 class _FrozenNorm(torch.autograd.Function):

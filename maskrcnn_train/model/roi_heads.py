@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from statistics import mean
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from maskrcnn_train.model.mask_head import MaskPredictor, build_mask_head
 from maskrcnn_train.model.outputs import DetectionRules
 from maskrcnn_train.model.paths import PathRule, path_for
 from maskrcnn_train.model.pooling import MultiLevelPooler
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.sampling import FILLING, Samples, SamplingRules
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import Target
@@ -54,17 +58,22 @@ class ROIHeads(nn.Module):
         self.smooth_l1_beta = smooth_l1_beta
         self.rules = rules
         self.mask_target_rule = mask_target_rule
-        self.statistics: dict[str, float | Tensor] = {}  # counts of the last training batch
+        self.counts: dict[str, Callable[[], float | Tensor]] = {}  # of the last training batch
+
+    @property
+    def statistics(self) -> dict[str, float | Tensor]:
+        """Counts of the last training batch, computed when they are asked for: that is at few steps."""
+        return {name: count() for name, count in self.counts.items()}
 
     @property
     def has_masks(self) -> bool:
         return self.mask_head is not None
 
-    def predict_boxes(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def predict_boxes(self, features: Pyramid, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits [K, classes] and deltas [K, classes, 4], float32, of all boxes of all images."""
         return self._boxes_of(self.box_pooler(features, boxes))
 
-    def predict_masks(self, features: list[Tensor], boxes: list[Tensor], labels: Tensor) -> Tensor:
+    def predict_masks(self, features: Pyramid, boxes: list[Tensor], labels: Tensor) -> Tensor:
         """Mask logits float32 [K, M, M] of class labels[k] in each box."""
         assert self.mask_pooler is not None
         return self._masks_of(self.mask_pooler(features, boxes), labels)
@@ -78,45 +87,45 @@ class ROIHeads(nn.Module):
         assert self.mask_predictor is not None
         return self.mask_predictor.logits_of_classes(self.mask_head(pooled), labels)
 
-    def losses(self, features: list[Tensor], proposals: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+    def losses(self, features: Pyramid, proposals: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """loss_classifier, loss_box_reg and, with a mask head, loss_mask. Proposals: [P, 4] of each image."""
         path = self.path_for(features[0].device)
         samples = path.sample_proposals(proposals, targets, self.sampling)
         positive = samples.labels > 0
         rows = FoundRows(positive)  # their number is read after the box head has been started
-        self.statistics["rpn/proposals_kept"] = sum(map(len, proposals)) / max(len(proposals), 1)
-        self.statistics["roi/foreground_share"] = positive.sum() / (samples.labels != FILLING).sum().clamp(min=1)
-        losses = self._box_losses(features, samples)
+        self.counts["rpn/proposals_kept"] = partial(mean, list(map(len, proposals)) or [0])
+        self.counts["roi/foreground_share"] = partial(_foreground_share, samples.labels)
+        losses = self._box_losses(features, samples, positive)
         if self.has_masks:
             losses["loss_mask"] = self._mask_loss(features, samples[rows()], targets)
         return losses
 
-    def _box_losses(self, features: list[Tensor], samples: Samples) -> dict[str, Tensor]:
+    def _box_losses(self, features: Pyramid, samples: Samples, positive: Tensor) -> dict[str, Tensor]:
         if len(samples) == 0:  # no proposal and no object in the batch
             zero = _zero_of(self.box_head, self.box_predictor)
             return {"loss_classifier": zero, "loss_box_reg": zero}
         logits, deltas = self._boxes_of(self.box_pooler.pool_rois(features, samples.rois))
         own = samples.labels.clamp(min=0)[:, None, None].expand(-1, 1, 4)  # the deltas of its class
-        moved = torch.where(samples.labels[:, None] > 0, deltas.gather(1, own)[:, 0], samples.deltas)
+        moved = torch.where(positive[:, None], deltas.gather(1, own)[:, 0], samples.deltas)
         box_reg = F.smooth_l1_loss(moved, samples.deltas, beta=self.smooth_l1_beta, reduction="sum")
-        count = (samples.labels != FILLING).sum().clamp(min=1)
+        count = _number_drawn(samples.labels)
         classifier = F.cross_entropy(logits, samples.labels, ignore_index=FILLING, reduction="sum")
         return {"loss_classifier": classifier / count, "loss_box_reg": box_reg / count}
 
-    def _mask_loss(self, features: list[Tensor], foreground: Samples, targets: list[Target]) -> Tensor:
+    def _mask_loss(self, features: Pyramid, foreground: Samples, targets: list[Target]) -> Tensor:
         if len(foreground) == 0:  # a batch norm would take statistics of nothing
             return _zero_of(self.mask_head, self.mask_predictor)
         assert self.mask_pooler is not None
         logits = self._masks_of(self.mask_pooler.pool_rois(features, foreground.rois), foreground.labels)
         path, size = self.path_for(logits.device), logits.shape[-1]
         mask_targets = path.mask_targets(targets, foreground, size, rule=self.mask_target_rule)
-        self.statistics["roi/mask_accuracy"] = ((logits.detach() > 0) == (mask_targets > 0.5)).float().mean()
+        self.counts["roi/mask_accuracy"] = partial(_mask_accuracy, logits.detach(), mask_targets)
         return F.binary_cross_entropy_with_logits(logits, mask_targets)
 
     @torch.no_grad()
     def detect_boxes(
         self,
-        features: list[Tensor],
+        features: Pyramid,
         proposals: list[Tensor],
         image_sizes: list[tuple[int, int]],
         rules: DetectionRules | None = None,
@@ -130,7 +139,7 @@ class ROIHeads(nn.Module):
         return select(logits.softmax(-1), deltas, proposals, image_sizes, rules or self.rules)
 
     @torch.no_grad()
-    def add_masks(self, features: list[Tensor], detections: list[Detections]) -> list[Detections]:
+    def add_masks(self, features: Pyramid, detections: list[Detections]) -> list[Detections]:
         """Each image's detections, network pixels, with their masks; unchanged without a mask head."""
         if not self.has_masks:
             return detections
@@ -139,10 +148,22 @@ class ROIHeads(nn.Module):
         return [replace(each, probabilities=masks) for each, masks in zip(detections, probabilities, strict=True)]
 
     @torch.no_grad()
-    def mask_probabilities(self, features: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
+    def mask_probabilities(self, features: Pyramid, boxes: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
         """Masks float32 [N, 1, M, M] of the labels [N] inside the boxes [N, 4] (network pixels) of each image."""
         counts = [len(each) for each in boxes]
         return list(self.predict_masks(features, boxes, torch.cat(labels)).sigmoid()[:, None].split(counts))
+
+
+def _number_drawn(labels: Tensor) -> Tensor:
+    return (labels != FILLING).sum().clamp(min=1)
+
+
+def _foreground_share(labels: Tensor) -> Tensor:
+    return (labels > 0).sum() / _number_drawn(labels)
+
+
+def _mask_accuracy(logits: Tensor, mask_targets: Tensor) -> Tensor:
+    return ((logits > 0) == (mask_targets > 0.5)).float().mean()
 
 
 def _zero_of(*modules: nn.Module | None) -> Tensor:

@@ -1,5 +1,8 @@
 """The region proposal network: scores anchors, moves them, and proposes the best as objects."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,7 +39,12 @@ class RegionProposalNetwork(nn.Module):
         self.train_budget, self.test_budget = train_budget, test_budget
         self.smooth_l1_beta = smooth_l1_beta
         self.normalizer = normalizer
-        self.statistics: dict[str, float | Tensor] = {}  # counts of the last training batch
+        self.counts: dict[str, Callable[[], Tensor]] = {}  # of the last training batch
+
+    @property
+    def statistics(self) -> dict[str, float | Tensor]:
+        """Counts of the last training batch, computed when they are asked for: that is at few steps."""
+        return {name: count() for name, count in self.counts.items()}
 
     def predict(self, features: Pyramid, image_size: tuple[int, int]) -> RPNPredictions:
         """Scores and deltas of all anchors. image_size: (height, width) of the padded batch."""
@@ -62,15 +70,19 @@ class RegionProposalNetwork(nn.Module):
         anchors, num_images = predictions.anchors, max(len(targets), 1)
         samples = self.path_for(anchors.device).sample_anchors(anchors, targets, self.sampling)
         positive, drawn = samples.labels > 0, samples.labels != FILLING
-        self.statistics["rpn/positive_anchors"] = positive.sum() / num_images
+        self.counts["rpn/positive_anchors"] = partial(_mean_positives, positive, num_images)
         logits, deltas = self.head.predict_sampled(predictions.hidden, samples.index)
+        count = drawn.sum().clamp(min=1) if self.normalizer == "sampled" else self.sampling.batch_size * num_images
         objectness = F.binary_cross_entropy_with_logits(
-            logits.float(), positive.float(), weight=drawn.float(), reduction="sum"
+            logits.float(), positive.float(), weight=drawn / count, reduction="sum"
         )
         moved = torch.where(positive[:, None], deltas.float(), samples.deltas)
         box_reg = F.smooth_l1_loss(moved, samples.deltas, beta=self.smooth_l1_beta, reduction="sum")
-        count = drawn.sum().clamp(min=1) if self.normalizer == "sampled" else self.sampling.batch_size * num_images
-        return {"loss_objectness": objectness / count, "loss_rpn_box_reg": box_reg / count}
+        return {"loss_objectness": objectness, "loss_rpn_box_reg": box_reg / count}
+
+
+def _mean_positives(positive: Tensor, num_images: int) -> Tensor:
+    return positive.sum() / num_images
 
 
 def build_rpn(

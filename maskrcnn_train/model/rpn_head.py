@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
 
-from maskrcnn_train.model.kept import Kept
+from maskrcnn_train.model.kept import KeptByShape
 from maskrcnn_train.model.modes import compute_dtype, is_tracing
 from maskrcnn_train.model.pyramid import Pyramid
 
@@ -25,7 +25,7 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._kept = Kept[Tensor](KEPT_SHAPES)
+        self._kept = KeptByShape[Tensor](KEPT_SHAPES)
 
     def hidden(self, features: Pyramid) -> Pyramid:
         """What the last conv of the head sees: the features themselves if it is the only one."""

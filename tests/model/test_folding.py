@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
+from collections import Counter
+from copy import deepcopy
+from typing import Any
+
 import pytest
 import torch
 from small_model import small_config
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn_train.engine.activations import checkpoint_activations
 from maskrcnn_train.model.backbone import Backbone, build_backbone
@@ -47,6 +53,68 @@ def test_under_autocast_weights_are_rounded_once_and_gradients_are_float32() -> 
     assert {each.dtype for each in rounded.values()} == {torch.float32}
     name = "body.layer4.1.conv2.weight"
     assert (rounded[name] - gradients[name]).norm() < 0.05 * gradients[name].norm()
+
+
+class ForeachCalls(TorchDispatchMode):
+    """Counts them, and asserts what makes a GPU run one as one kernel: lists of one dtype each, the same layouts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name.startswith("_foreach"):
+            self.counts[name] += 1
+            first, second = args[:2]
+            assert len({each.dtype for each in first}) == len({each.dtype for each in second}) == 1
+            assert name == "_foreach_copy_" or first[0].dtype == second[0].dtype
+            assert [layout(each) for each in first] == [layout(each) for each in second]
+        return func(*args, **(kwargs or {}))
+
+
+def layout(tensor: Tensor) -> list[tuple[int, int]]:
+    """Sizes and strides, but where a side is 1: there the stride says nothing."""
+    return [each for each in zip(tensor.shape, tensor.stride(), strict=True) if each[0] > 1]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_stage_is_scaled_in_one_launch_and_its_gradients_in_another(precision: torch.dtype) -> None:
+    model = backbone("resnet50", always_fixed)
+    maps_and_gradients(model)
+    model.to(memory_format=torch.channels_last)  # the scales that were kept have another layout
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32), ForeachCalls() as calls:
+        maps_and_gradients(model)
+    casts = {"_foreach_copy_": 7} if precision != torch.float32 else {}
+    assert calls.counts == {"_foreach_mul": 7, **casts}  # four stages forward, three back
+
+
+def test_checkpointed_blocks_are_computed_again_with_the_kernels_of_their_stage() -> None:
+    model = backbone("resnet18", always_fixed)
+    checkpoint_activations(model.body)
+    with ForeachCalls() as calls:
+        maps_and_gradients(model)
+    assert calls.counts == {"_foreach_mul": 7}
+
+
+def test_a_copy_computes_the_same_and_keeps_no_scales_of_the_first() -> None:
+    model, pixels = backbone("resnet18", always_fixed), torch.ones((1, 3, 64, 64))
+    with torch.no_grad():
+        before = model(pixels)[0]
+        copies = [deepcopy(model), pickle.loads(pickle.dumps(model))]
+        assert all(torch.equal(copied(pixels)[0], before) for copied in copies)
+        for copied in copies:
+            copied.get_submodule("body.layer2.0.bn1").weight.zero_()
+        assert torch.equal(model(pixels)[0], before)
+        assert not any(torch.equal(copied(pixels)[0], before) for copied in copies)
+    kernels = sum(each.numel() * each.element_size() for each in model.parameters())
+    assert len(pickle.dumps(model)) < 1.1 * kernels
+
+
+def test_a_block_alone_computes_its_norms() -> None:
+    folded, plain = (backbone("resnet18", rule).get_submodule("body.layer2.0") for rule in (always_fixed, path_for))
+    pixels = torch.ones((1, 64, 8, 8))
+    assert torch.equal(folded(pixels), plain(pixels))
 
 
 def test_frozen_stages_get_no_gradient_and_activations_can_be_checkpointed() -> None:

@@ -103,6 +103,25 @@ def test_padding_is_zero_after_normalising(small_model: Build, batch: Batch, dev
     torch.testing.assert_close(scaled[0], batch[0].pixels[0] / 127.5)
 
 
+def test_other_pixels_and_another_mean_are_normalised_as_a_fresh_model_does(small_model: Build) -> None:
+    """The constants that are kept of one batch follow the next."""
+    model = small_model().to("cpu")
+    sizes = [(32, 64), (32, 4128)]
+    batches = [
+        ImageBatch(torch.full((1, 3, *size), 200, dtype=dtype), [size], [size])
+        for dtype in (torch.uint8, torch.uint16)
+        for size in sizes
+    ]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model.to(memory_format=layout)
+        for mean in (0.5, 0.25):
+            model.pixel_mean.fill_(mean)
+            for batch in batches:
+                highest = torch.iinfo(batch.pixels.dtype).max
+                expected = ((200 / highest - model.pixel_mean) / model.pixel_std)[None].expand(1, 3, *batch.sizes[0])
+                torch.testing.assert_close(model.prepare(batch).pixels, expected, check_stride=False)
+
+
 def test_a_list_of_images_is_resized_to_the_configured_sides(small_model: Build, device: torch.device) -> None:
     def images(*sizes: tuple[int, int]) -> list[Tensor]:
         return [torch.rand(3, *size, device=device) for size in sizes]
