@@ -70,7 +70,7 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
         image, position, ratio = sampled // anchors, sampled % anchors // ratios, (sampled % ratios)[:, None]
         first, step = table[:, position]
         rows = first + image[:, None] * step
-        last = self._last_conv(hidden.rows.index_select(0, rows.flatten()).view(*rows.shape, -1))
+        last = self._last_conv(hidden.rows.index_select(0, rows.flatten()).unflatten(0, (-1, 9)))
         logits = F.linear(last, self.cls_logits.weight.flatten(1), self.cls_logits.bias)
         deltas = F.linear(last, self.bbox_pred.weight.flatten(1), self.bbox_pred.bias).unflatten(1, (ratios, 4))
         return logits.gather(1, ratio)[:, 0], deltas.gather(1, ratio[..., None].expand(-1, 1, 4))[:, 0]
