@@ -73,7 +73,7 @@ def test_suppression_that_needs_many_rounds_goes_on_until_it_ends(
 ) -> None:
     chain = torch.arange(60.0)[:, None] * 2 + torch.tensor([0.0, 0, 10, 10])  # each overlaps the next one only
     chain = chain.to(device)
-    suppression = Suppression(chain[None], 0.3)
+    suppression = Suppression(chain[None], torch.ones(1, 60, dtype=torch.bool, device=device), 0.3)
     suppression.advance(16)
     assert bool(suppression.changing)
     suppression.advance(64)
@@ -90,7 +90,8 @@ def test_suppression_equals_nms_on_crowds(jitter: float, threshold: float, devic
     generator = torch.Generator().manual_seed(0)
     crowd = random_boxes(12).repeat(40, 1) + torch.randn((480, 4), generator=generator) * jitter
     crowd = crowd.to(device)
-    suppression = Suppression(torch.stack((crowd, crowd.flip(0))), threshold)
+    there = torch.ones((2, 480), dtype=torch.bool, device=device)
+    suppression = Suppression(torch.stack((crowd, crowd.flip(0))), there, threshold)
     suppression.advance(32)
     for own, kept in zip((crowd, crowd.flip(0)), suppression.kept, strict=True):
         expected = nms(own, torch.arange(480, 0, -1.0, device=device), threshold)
@@ -106,8 +107,8 @@ def test_matches_are_the_same(
     far = torch.tensor([[500.0, 500, 510, 510]])  # overlaps nothing
     images = [each.to(device) for each in (torch.cat((random_boxes(9), far)), random_boxes(0), random_boxes(4, seed=1))]
     boxes = torch.cat((random_boxes(200, seed=2), random_boxes(200, seed=2))).to(device)  # ties
-    padded, real = fixed_sampling._padded(images)
-    found = match_padded(padded, real, boxes, upper=0.6, lower=0.3, keep_best=keep_best)
+    padded = fixed_sampling._padded([[each] for each in images])
+    found = match_padded(padded, boxes, upper=0.6, lower=0.3, keep_best=keep_best)
     for own, matches in zip(images, found, strict=True):
         assert torch.equal(matches, match_boxes(own, boxes, upper=0.6, lower=0.3, keep_best=keep_best))
     assert len(found.unique()) == (9 if keep_best else 4)
