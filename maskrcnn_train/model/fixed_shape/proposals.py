@@ -7,7 +7,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from maskrcnn_train.model.boxes import not_small, pairwise_iou
+from maskrcnn_train.model.boxes import not_small
+from maskrcnn_train.model.fixed_shape.overlaps import pairwise_iou
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals, RPNPredictions, decoded, top_of_levels
 from maskrcnn_train.structures.waits import read, send
 
@@ -77,7 +78,7 @@ class Suppression:
         self.over = torch.empty((len(groups), count, count), dtype=torch.bfloat16, device=boxes.device)
         step = max(1, PAIRS // max(count * count, 1))
         for own, over in zip(groups.split(step), self.over.split(step), strict=True):
-            over.copy_((pairwise_iou(own, own) > threshold).triu_(1))
+            torch.gt(pairwise_iou(own, own), threshold, out=over).triu_(1)
         self.there = there.to(torch.bfloat16).view(-1, 1, count)
         self.now = self.before = self.there
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_train.model.boxes import pairwise_coverage, pairwise_iou
+from maskrcnn_train.model.fixed_shape.overlaps import pairwise_coverage, pairwise_iou
 from maskrcnn_train.model.matching import BACKGROUND, IGNORED
 from maskrcnn_train.model.outputs import PROPOSAL_CODER
 from maskrcnn_train.model.proposals import ANCHOR_CODER
@@ -45,8 +45,8 @@ def sample_proposals(proposals: list[Tensor], targets: list[Target], rules: Samp
     index, labels = draw(labels, rules)
     boxes, matches = _rows_at(boxes, index), matches.gather(1, index).clamp(min=0)
     deltas = PROPOSAL_CODER.encode(_rows_at(gt_boxes, matches), boxes).masked_fill_((labels <= 0)[..., None], 0)
-    columns = images.expand_as(labels), boxes, matches, labels, deltas
-    return Samples(*(column.flatten(0, 1) for column in columns))
+    rois = torch.cat((images.float().expand_as(labels)[..., None], boxes), dim=2)
+    return Samples(*(column.flatten(0, 1) for column in (rois, matches, labels, deltas)))
 
 
 def draw(labels: Tensor, rules: SamplingRules) -> tuple[Tensor, Tensor]:
