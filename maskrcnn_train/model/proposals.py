@@ -82,8 +82,8 @@ def top_candidates(predictions: RPNPredictions, count: int) -> list[Proposals]:
         levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
         start += predictions.level_sizes[level]
     anchors, level_of = torch.cat(indices, dim=1), torch.cat(levels)
-    columns = zip(*decoded(predictions, anchors), anchors, strict=True)
-    return [Proposals(boxes, scores, level_of, own) for boxes, scores, own in columns]
+    columns = (column.unbind() for column in (*decoded(predictions, anchors), anchors))
+    return [Proposals(boxes, scores, level_of, own) for boxes, scores, own in zip(*columns, strict=True)]
 
 
 def top_of_levels(predictions: RPNPredictions, count: int) -> list[Tensor]:

@@ -103,7 +103,7 @@ def _padded(images: list[list[Tensor]], filling: int = 1) -> Tensor:
     longest = max(counts) + filling
     zeros = images[0][0].new_zeros((longest - min(counts), *images[0][0].shape[1:]))
     filled = [row for own, count in zip(images, counts, strict=True) for row in (*own, zeros[: longest - count])]
-    return torch.cat(filled).unflatten(0, (len(images), longest))
+    return torch.cat(filled).view(len(images), longest, *zeros.shape[1:])
 
 
 def _fills_up(boxes: Tensor) -> Tensor:
