@@ -54,14 +54,14 @@ def _over(weight: float, values: Tensor) -> Tensor:
 
 def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     """IoU [..., N, M] of boxes [..., N, 4] and [..., M, 4]."""
-    intersections, own, others = _intersections(first, second)
-    return intersections.div_((own + others).sub_(intersections))
+    intersections, areas, others = _intersections(first, second)
+    return intersections.div_((areas + others).sub_(intersections))
 
 
 def pairwise_coverage(first: Tensor, second: Tensor) -> Tensor:
     """The share [..., N, M] of each box of `second` [..., M, 4] that each of `first` [..., N, 4] covers."""
-    intersections, _, others = _intersections(first, second)
-    return intersections.div_(others)
+    intersections, _, areas = _intersections(first, second)
+    return intersections.div_(areas)
 
 
 def _intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,13 +71,7 @@ def _intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tenso
     u1, v1, u2, v2 = second.unsqueeze(-3).unbind(-1)
     widths = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
     heights = torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
-    return widths.mul_(heights), areas(first)[..., None], areas(second)[..., None, :]
-
-
-def areas(boxes: Tensor) -> Tensor:
-    """[...] of boxes [..., 4]."""
-    widths, heights = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
-    return widths * heights
+    return widths.mul_(heights), (x2 - x1) * (y2 - y1), (u2 - u1) * (v2 - v1)
 
 
 def not_small(boxes: Tensor, min_size: float) -> Tensor:

@@ -6,19 +6,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_train.model.boxes import areas
-
 
 def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     """IoU [..., N, M] of boxes [..., N, 4] and [..., M, 4]."""
     intersections = _intersections(first, second)
-    both = areas(first)[..., None] + areas(second)[..., None, :]
+    both = _areas(first)[..., None] + _areas(second)[..., None, :]
     return intersections.div_(both.sub_(intersections))
 
 
 def pairwise_coverage(first: Tensor, second: Tensor) -> Tensor:
     """The share [..., N, M] of each box of `second` [..., M, 4] that each of `first` [..., N, 4] covers."""
-    return _intersections(first, second).div_(areas(second)[..., None, :])
+    return _intersections(first, second).div_(_areas(second)[..., None, :])
 
 
 def _intersections(first: Tensor, second: Tensor) -> Tensor:
@@ -29,3 +27,8 @@ def _intersections(first: Tensor, second: Tensor) -> Tensor:
         other_low, other_high = other_low.unsqueeze(1), other_high.unsqueeze(1)
     sides = torch.minimum(high, other_high).sub_(torch.maximum(low, other_low)).clamp_(min=0)
     return sides[0] * sides[1]
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    widths, heights = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+    return widths * heights
