@@ -42,7 +42,8 @@ class PlantedModel:
         self.rpn, self.roi_heads = nn.Module(), nn.Module()
         self.rpn.test_budget, self.roi_heads.rules = BUDGET, RULES
         self.rpn.sampling = SamplingRules(upper=0.7, lower=0.3, batch_size=256, positive_fraction=0.5)
-        self.anchors, self.moved, self.objectness, self.scores, self.boxes = anchors, moved, objectness, scores, boxes
+        self.anchors, self.moved, self.boxes = anchors.float(), moved.float(), boxes.float()
+        self.objectness, self.scores = objectness, scores
         self.rpn.propose = self._propose
         self.roi_heads.predict_boxes = self._predict_boxes
 

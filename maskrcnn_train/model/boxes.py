@@ -25,8 +25,8 @@ class BoxCoder:
         shift_weight, _, scale_weight, _ = self.weights
         sizes, centers = _sizes_and_centers(boxes)
         reference_sizes, reference_centers = _sizes_and_centers(references)
-        shifts = shift_weight * (centers - reference_centers) / reference_sizes
-        scales = scale_weight * torch.log(sizes / reference_sizes)
+        shifts = _times(shift_weight, centers - reference_centers) / reference_sizes
+        scales = _times(scale_weight, torch.log(sizes / reference_sizes))
         return torch.cat((shifts, scales), dim=-1)
 
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
@@ -34,14 +34,22 @@ class BoxCoder:
         shift_weight, _, scale_weight, _ = self.weights
         sizes, centers = _sizes_and_centers(references)
         shifts, scales = deltas.float().split(2, dim=-1)
-        centers = shifts / shift_weight * sizes + centers
-        halves = 0.5 * (torch.exp((scales / scale_weight).clamp(max=MAX_LOG_RATIO)) * sizes)
-        return torch.cat((centers - halves, centers + halves), dim=-1)
+        centers = _over(shift_weight, shifts) * sizes + centers
+        sizes = torch.exp(_over(scale_weight, scales).clamp(max=MAX_LOG_RATIO)) * sizes
+        return torch.cat((centers.sub(sizes, alpha=0.5), centers.add(sizes, alpha=0.5)), dim=-1)
 
 
 def _sizes_and_centers(boxes: Tensor) -> tuple[Tensor, Tensor]:
     sizes = boxes[..., 2:] - boxes[..., :2]
-    return sizes, boxes[..., :2] + 0.5 * sizes
+    return sizes, boxes[..., :2].add(sizes, alpha=0.5)
+
+
+def _times(weight: float, values: Tensor) -> Tensor:
+    return values if weight == 1 else weight * values  # a launch less for anchors
+
+
+def _over(weight: float, values: Tensor) -> Tensor:
+    return values if weight == 1 else values / weight
 
 
 def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
@@ -69,7 +77,7 @@ def _intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tenso
 def not_small(boxes: Tensor, min_size: float) -> Tensor:
     """bool [...] of boxes [..., 4]: both sides at least `min_size` and above zero (with 0, Detectron2's `nonempty`)."""
     sizes = boxes[..., 2:] - boxes[..., :2]
-    return ((sizes >= min_size) & (sizes > 0)).all(dim=-1)
+    return (sizes >= min_size if min_size > 0 else sizes > 0).all(dim=-1)
 
 
 def clip_boxes(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:

@@ -77,29 +77,30 @@ def select_proposals(
 
 def top_candidates(predictions: RPNPredictions, count: int) -> list[Proposals]:
     """The `count` highest of each level of each image, decoded; only these are decoded."""
-    candidates = top_of_batch(predictions, count)
-    columns = candidates.boxes.unbind(), candidates.scores.unbind(), candidates.anchors.unbind()
-    return [
-        Proposals(boxes, scores, candidates.levels, anchors) for boxes, scores, anchors in zip(*columns, strict=True)
-    ]
-
-
-def top_of_batch(predictions: RPNPredictions, count: int) -> Proposals:
-    """The same of all images at once: boxes [N, C, 4], scores and anchors [N, C], levels [C] common to all."""
     indices, levels, start = [], [], 0
-    objectness = predictions.objectness.detach().float()  # top-k and sigmoid of bfloat16 would make ties
-    for level, logits in enumerate(objectness.split(predictions.level_sizes, dim=1)):
-        if is_tracing():
-            top = logits.sort(dim=1, descending=True).indices[:, :count]
-        else:
-            top = logits.topk(min(count, logits.shape[1]), dim=1).indices
+    for level, top in enumerate(top_of_levels(predictions, count)):
         indices.append(top + start)
         levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
         start += predictions.level_sizes[level]
-    index = torch.cat(indices, dim=1)
-    deltas = predictions.deltas.detach().gather(1, index[..., None].expand(-1, -1, 4))
-    boxes = ANCHOR_CODER.decode(deltas, predictions.anchors[index])
-    return Proposals(boxes, objectness.gather(1, index).sigmoid(), torch.cat(levels), index)
+    anchors, level_of = torch.cat(indices, dim=1), torch.cat(levels)
+    columns = (column.unbind() for column in (*decoded(predictions, anchors), anchors))
+    return [Proposals(boxes, scores, level_of, own) for boxes, scores, own in zip(*columns, strict=True)]
+
+
+def top_of_levels(predictions: RPNPredictions, count: int) -> list[Tensor]:
+    """The `count` highest anchors of each level, int64 [N, c], counted from the first of the level."""
+    levels = predictions.objectness.detach().float().split(predictions.level_sizes, dim=1)
+    if is_tracing():
+        return [logits.sort(dim=1, descending=True).indices[:, :count] for logits in levels]
+    return [logits.topk(min(count, logits.shape[1]), dim=1).indices for logits in levels]
+
+
+def decoded(predictions: RPNPredictions, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes [N, C, 4] and scores [N, C] of these anchors, int64 [N, C]."""
+    deltas = predictions.deltas.detach().gather(1, anchors[..., None].expand(-1, -1, 4))
+    logits = predictions.objectness.detach().gather(1, anchors)
+    # in float32: the sigmoid of bfloat16 would make ties
+    return ANCHOR_CODER.decode(deltas, predictions.anchors[anchors]), logits.float().sigmoid()
 
 
 def clip_and_filter(candidates: Proposals, image_size: tuple[int, int], min_size: float) -> Proposals:

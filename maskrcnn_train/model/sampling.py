@@ -42,11 +42,11 @@ class AnchorSamples:
 
 @dataclass
 class Samples:
-    """Sampled proposals of a batch. images: int64 [S]; boxes: [S, 4]; matches: int64 [S], the object among its image's,
-    0 without one; labels: int64 [S], 0 background, FILLING neither; deltas: [S, 4], zeros without an object."""
+    """Sampled proposals of a batch. rois: float32 [S, 5], image and box; matches: int64 [S], the object among its
+    image's, 0 without one; labels: int64 [S], 0 background, FILLING neither; deltas: [S, 4], zeros without an object.
+    """
 
-    images: Tensor
-    boxes: Tensor
+    rois: Tensor
     matches: Tensor
     labels: Tensor
     deltas: Tensor
@@ -58,9 +58,12 @@ class Samples:
         return Samples(*(value[rows] for value in vars(self).values()))
 
     @property
-    def rois(self) -> Tensor:
-        """Image and box: float32 [S, 5]."""
-        return torch.cat((self.images[:, None].float(), self.boxes), dim=1)
+    def images(self) -> Tensor:
+        return self.rois[:, 0].long()
+
+    @property
+    def boxes(self) -> Tensor:
+        return self.rois[:, 1:]
 
 
 @torch.no_grad()
@@ -105,4 +108,4 @@ def _sample_image(image: int, proposed: Tensor, target: Target, rules: SamplingR
     deltas = torch.zeros_like(boxes)
     foreground = torch.where(labels > 0)[0]
     deltas[foreground] = PROPOSAL_CODER.encode(gt_boxes[matches[foreground]], boxes[foreground])
-    return Samples(torch.full_like(labels, image), boxes, matches, labels, deltas)
+    return Samples(F.pad(boxes, (1, 0), value=image), matches, labels, deltas)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from launches import crowded_batch
+from launches import Launches, crowded_batch
 from torch import Tensor
 from torchvision.ops import nms
 
 from maskrcnn_train.model.anchors import AnchorGrid
+from maskrcnn_train.model.boxes import pairwise_coverage, pairwise_iou
 from maskrcnn_train.model.fixed_shape import mask_targets as fixed_mask_targets
+from maskrcnn_train.model.fixed_shape import overlaps
 from maskrcnn_train.model.fixed_shape import proposals as fixed_proposals
 from maskrcnn_train.model.fixed_shape import sampling as fixed_sampling
 from maskrcnn_train.model.fixed_shape.proposals import Suppression
@@ -41,12 +43,12 @@ def random_boxes(count: int, seed: int = 0, side: float = 60, device: torch.devi
     return torch.cat((corners, corners + torch.rand((count, 2), generator=generator) * side + 1), dim=1).to(device)
 
 
-def random_predictions(device: torch.device) -> RPNPredictions:
+def random_predictions(device: torch.device, num_images: int = 3) -> RPNPredictions:
     grid = AnchorGrid(sizes=[8, 16, 32, 64, 128], aspect_ratios=[0.5, 1, 2], rounding=True, strides="fixed")
     anchors = grid((96, 128), GRIDS, device)
     generator = torch.Generator().manual_seed(0)
-    objectness = torch.randn((3, len(anchors)), generator=generator).to(device)
-    deltas = torch.randn((3, len(anchors), 4), generator=generator).to(device) * 0.2
+    objectness = torch.randn((num_images, len(anchors)), generator=generator).to(device)
+    deltas = torch.randn((num_images, len(anchors), 4), generator=generator).to(device) * 0.2
     return RPNPredictions([], objectness, deltas, anchors, [3 * rows * columns for rows, columns in GRIDS])
 
 
@@ -68,12 +70,27 @@ def test_proposals_are_the_same(
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
 
 
+def test_levels_with_few_anchors_propose_each_once_where_nothing_is_suppressed(device: torch.device) -> None:
+    predictions = random_predictions(device)
+    budget = ProposalBudget(300, 5000, 1.0, 0.0)
+    for proposals in FIXED.select_proposals(predictions, [(96, 128)] * 3, budget):
+        assert len(proposals) == len(proposals.anchors.unique()) > 600
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_overlaps_are_those_of_a_processor_to_the_bit(shape: tuple[int, ...], device: torch.device) -> None:
+    first = random_boxes(60, device=device).view(2, 30, 4)
+    second = random_boxes(100, seed=1, device=device).view(2, 50, 4)[slice(None) if shape else 0]
+    assert torch.equal(overlaps.pairwise_iou(first, second), pairwise_iou(first, second))
+    assert torch.equal(overlaps.pairwise_coverage(first, second), pairwise_coverage(first, second))
+
+
 def test_suppression_that_needs_many_rounds_goes_on_until_it_ends(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = torch.arange(60.0)[:, None] * 2 + torch.tensor([0.0, 0, 10, 10])  # each overlaps the next one only
     chain = chain.to(device)
-    suppression = Suppression(chain[None], 0.3)
+    suppression = Suppression(chain[None], torch.ones(1, 60, dtype=torch.bool, device=device), 0.3)
     suppression.advance(16)
     assert bool(suppression.changing)
     suppression.advance(64)
@@ -90,7 +107,8 @@ def test_suppression_equals_nms_on_crowds(jitter: float, threshold: float, devic
     generator = torch.Generator().manual_seed(0)
     crowd = random_boxes(12).repeat(40, 1) + torch.randn((480, 4), generator=generator) * jitter
     crowd = crowd.to(device)
-    suppression = Suppression(torch.stack((crowd, crowd.flip(0))), threshold)
+    there = torch.ones((2, 480), dtype=torch.bool, device=device)
+    suppression = Suppression(torch.stack((crowd, crowd.flip(0))), there, threshold)
     suppression.advance(32)
     for own, kept in zip((crowd, crowd.flip(0)), suppression.kept, strict=True):
         expected = nms(own, torch.arange(480, 0, -1.0, device=device), threshold)
@@ -106,8 +124,8 @@ def test_matches_are_the_same(
     far = torch.tensor([[500.0, 500, 510, 510]])  # overlaps nothing
     images = [each.to(device) for each in (torch.cat((random_boxes(9), far)), random_boxes(0), random_boxes(4, seed=1))]
     boxes = torch.cat((random_boxes(200, seed=2), random_boxes(200, seed=2))).to(device)  # ties
-    padded, real = fixed_sampling._padded(images)
-    found = match_padded(padded, real, boxes, upper=0.6, lower=0.3, keep_best=keep_best)
+    padded = fixed_sampling._padded([[each] for each in images])
+    found = match_padded(padded, boxes, upper=0.6, lower=0.3, keep_best=keep_best)
     for own, matches in zip(images, found, strict=True):
         assert torch.equal(matches, match_boxes(own, boxes, upper=0.6, lower=0.3, keep_best=keep_best))
     assert len(found.unique()) == (9 if keep_best else 4)
@@ -126,6 +144,8 @@ def test_drawn_rows_are_random_within_the_caps(device: torch.device) -> None:
         assert [int((drawn[1] == label).sum()) for label in (1, 0, FILLING)] == [5, 15, 40]
         assert len(index[0].unique()) == 60
         times[index[0]] += 1
+    none = SamplingRules(upper=0.5, lower=0.5, batch_size=60, positive_fraction=0.0)
+    assert int((draw(labels, none)[1] > 0).sum()) == 0
     assert float(times[100:200].sum()) == 0
     assert float((times[:100] / 300 - 0.15).abs().max()) < 0.1  # each about as often as the others
     assert float((times[200:] / 300 - 45 / 200).abs().max()) < 0.12
@@ -152,6 +172,21 @@ def test_samples_are_the_same_where_all_are_drawn(device: torch.device) -> None:
     assert rows[0] == rows[1]
 
 
+def test_proposals_and_samples_take_as_many_launches_for_many_images() -> None:
+    found = []
+    for num_images in (2, 6):
+        _, targets = crowded_batch([31] * num_images)
+        predictions = random_predictions(CPU, num_images)
+        rules = SamplingRules(upper=0.5, lower=0.5, batch_size=64, positive_fraction=0.25)
+        with Launches() as launches:
+            sizes = [(96, 128)] * num_images
+            proposals = FIXED.select_proposals(predictions, sizes, ProposalBudget(300, 90, 0.5, 0.0))
+            FIXED.sample_anchors(predictions.anchors, targets, rules)
+            FIXED.sample_proposals([each.boxes for each in proposals], targets, rules)
+        found.append(launches.operations.total())
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("pixels", [2**24, 2**12])
 @pytest.mark.parametrize("rule", ["soft", "binary"])
 def test_mask_targets_are_the_same(
@@ -167,7 +202,8 @@ def test_mask_targets_are_the_same(
     images = torch.tensor([0] * 7 + [2] * 5).repeat(4)
     order = images.argsort(stable=True)
     matches = torch.tensor([*range(7), *range(5)]).repeat(4)
-    columns = [each[order].to(device) for each in (images, boxes, matches, matches + 1, boxes)]
+    rois = torch.cat((images[:, None].float(), boxes), dim=1)
+    columns = [each[order].to(device) for each in (rois, matches, matches + 1, boxes)]
     foreground, moved = Samples(*columns), to_device(targets, device)
     expected, found = (path.mask_targets(moved, foreground, 28, rule=rule) for path in (FOLLOWING, FIXED))
     assert 0.1 < float(expected.mean()) < 0.9

@@ -154,9 +154,10 @@ def test_mask_targets_need_no_gradient_and_are_pooled_by_the_operator_where_only
     monkeypatch.setattr(pooling, "_roi_align", None)  # torchvision's Python form, which a GPU gets then
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     with counted_waits("cuda"):
-        numbers, boxes = torch.zeros(3, dtype=torch.int64), torch.zeros(3, 4)
-        targets = to_device(host_targets(1), boxes.device)
-        found = FIXED.mask_targets(targets, Samples(numbers, boxes, numbers, numbers + 1, boxes), 28, rule="soft")
+        numbers, rois = torch.zeros(3, dtype=torch.int64), torch.zeros(3, 5)
+        targets = to_device(host_targets(1), rois.device)
+        foreground = Samples(rois, numbers, numbers + 1, rois[:, 1:])
+        found = FIXED.mask_targets(targets, foreground, 28, rule="soft")
     assert tuple(found.shape) == (3, 28, 28)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from maskrcnn_train.structures.waits import send
 
 MARGIN = 2  # pixels around a crop: RoIAlign repeats the last pixel of what it gets, a mask is zero there
 PIXELS = 2**24  # of a canvas at most, if one crop has no more
+FEW_PIXELS = 2**20  # cost less than the launches of one more canvas
 NOWHERE = -(2**40)
 
 
@@ -43,20 +45,20 @@ def mask_targets(targets: list[Target], foreground: Samples, resolution: int, *,
     table, aligned = _table(crops), rule == "binary"
     canvases = _canvases(table)
     slots = {index: (number, slot) for number, canvas in enumerate(canvases) for slot, index in enumerate(canvas)}
-    places = [(*slots[index], crop.x0 - MARGIN, crop.y0 - MARGIN) for index, crop in enumerate(table)]
+    corners = [(crop.x0 - MARGIN, crop.y0 - MARGIN) * 2 for crop in table]
+    places = [(*slots[index], *corner) for index, corner in enumerate(corners)]
     objects = send(starts[:-1], foreground.boxes.device)[foreground.images] + foreground.matches
-    canvas_of, slot, x0, y0 = send(places, objects.device)[objects].unbind(1)
-    rois = torch.cat((slot[:, None], foreground.boxes - torch.stack((x0, y0, x0, y0), dim=1)), dim=1)
-    outside = torch.cat((torch.zeros_like(rois[:, :1]), torch.full_like(rois[:, 1:], OUTSIDE)), dim=1)
+    sent = send([*places, (-1, 0, *[OUTSIDE] * 4)], objects.device, torch.float32)
+    place, outside = sent[objects], sent[-1, 1:]
+    rois = torch.cat((place[:, 1:2], foreground.boxes - place[:, 2:]), dim=1)
+    numbers = torch.arange(len(canvases), device=rois.device)[:, None]
+    rois = torch.where((place[:, 0] == numbers)[..., None], rois, outside)  # [canvases, K, 5]
     shares: list[Tensor] = []
     with torch.autocast(rois.device.type, enabled=False):
-        for number, canvas in enumerate(_drawn(crops, table, canvases)):
-            own = torch.where((canvas_of == number)[:, None], rois, outside)
+        for canvas, own in zip(_drawn(crops, table, canvases), rois, strict=True):
             # the operator itself: with trainer.deterministic torchvision's function pools in Python, for the sake of a
             # gradient that nobody asks for here
-            pooled = torch.ops.torchvision.roi_align(
-                canvas[:, None].float(), own, 1.0, resolution, resolution, 0, aligned
-            )
+            pooled = torch.ops.torchvision.roi_align(canvas[:, None], own, 1.0, resolution, resolution, 0, aligned)
             shares.append(pooled[:, 0])
     total = torch.stack(shares).sum(dim=0) if len(shares) > 1 else shares[0]
     return (total >= 0.5).float() if aligned else total
@@ -72,46 +74,47 @@ def _table(crops: list[MaskCrops]) -> list[Crop]:
 
 
 def _canvases(table: list[Crop]) -> list[list[int]]:
-    """Crops (by number) of like size together, so that a large one does not make all canvases large."""
+    """Crops (by number) of like size together, so that a large one does not make all canvases large; few, whatever
+    their size."""
     canvases: list[list[int]] = []
     lengths = [max(crop.width, crop.height, 1) for crop in table]
     side = 0
     for index in sorted(range(len(table)), key=lengths.__getitem__):
         longest = lengths[index]
-        if longest > side or (len(canvases[-1]) + 1) * longest**2 > PIXELS:
+        limit = PIXELS if longest <= side else min(PIXELS, FEW_PIXELS)
+        if not canvases or (len(canvases[-1]) + 1) * longest**2 > limit:
             canvases.append([])
             side = max(64, 1 << (longest - 1).bit_length())
         canvases[-1].append(index)
     return canvases
 
 
-def _drawn(crops: list[MaskCrops], table: list[Crop], canvases: list[list[int]]) -> list[Tensor]:
-    """Each canvas uint8 [G, H, W], one crop a layer, with MARGIN pixels around it."""
+def _drawn(crops: list[MaskCrops], table: list[Crop], canvases: list[list[int]]) -> Iterator[Tensor]:
+    """Each canvas float32 [G, H, W], one crop a layer, with MARGIN pixels around it."""
     device = crops[0].pixels.device
     order = [table[index] for canvas in canvases for index in canvas]
     shapes = [
         [max(getattr(table[index], side) for index in canvas) + 2 * MARGIN for side in ("height", "width")]
         for canvas in canvases
     ]
-    numbers = [(each.y0, each.height, each.size[0], each.x0, each.width, each.size[1], each.start) for each in order]
-    y0, height, last_y, x0, width, last_x, start = send(numbers, device)[..., None].unbind(1)
-    ys, row_there = _inside(max(shape[0] for shape in shapes), y0, height, last_y)
-    xs, column_there = _inside(max(shape[1] for shape in shapes), x0, width, last_x)
-    rows = torch.where(row_there, start + 1 + ys * width, NOWHERE)
-    columns = torch.where(column_there, xs, NOWHERE)
-    pixels = torch.cat((crops[0].pixels.new_zeros(1), *(each.pixels for each in crops)))  # the first is what is nowhere
-    drawn, first = [], 0
+    rows, columns = _places(order, max(map(max, shapes)), device).unbind(1)
+    # the first pixel is what is nowhere
+    pixels = torch.cat((crops[0].pixels.new_zeros(1), *(each.pixels for each in crops))).float()
+    first = 0
     for canvas, (tall, wide) in zip(canvases, shapes, strict=True):
         own = slice(first, first + len(canvas))
         index = (rows[own, :tall, None] + columns[own, None, :wide]).clamp_(min=0)
-        drawn.append(pixels.index_select(0, index.flatten()).view(index.shape))
+        yield pixels.index_select(0, index.flatten()).view(index.shape)
         first += len(canvas)
-    return drawn
 
 
-def _inside(count: int, low: Tensor, length: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels of a crop, from MARGIN before it, along one axis [G, count], and whether they are in it. Beyond the border
-    of the image (`size` pixels) its last pixel repeats, as in RoIAlign."""
-    pixels = torch.arange(-MARGIN, count - MARGIN, device=low.device) + low
-    pixels = torch.minimum(pixels.clamp(min=0), size - 1) - low
-    return pixels, (pixels >= 0) & (pixels < length)
+def _places(crops: list[Crop], count: int, device: torch.device) -> Tensor:
+    """int64 [G, 2, count]: what each row and each column of a crop, from MARGIN before it, adds to the index of its
+    pixels; NOWHERE outside of it. Beyond the border of the image its last pixel repeats, as in RoIAlign."""
+    rows = [(-each.y0, each.size[0] - 1 - each.y0, each.height, each.width, each.start + 1) for each in crops]
+    columns = [(-each.x0, each.size[1] - 1 - each.x0, each.width, 1, 0) for each in crops]
+    numbers = send([rows, columns], device).transpose(0, 1)[..., None]
+    low, high, length, stride, start = numbers.unbind(2)
+    pixels = torch.arange(-MARGIN, count - MARGIN, device=device).clamp(low, high)
+    outside = (pixels < 0) | (pixels >= length)
+    return torch.addcmul(start, pixels, stride).masked_fill_(outside, NOWHERE)
