@@ -21,6 +21,7 @@ def fitted(form: Any, plain: Any, where: str) -> Any:
     form: also list, dict and Optional of one, an array of whole numbers, str, int, float, bool. where: the file.
     Raises UserError for the first value that is missing or of another type.
     """
+    form = getattr(form, "__value__", form)  # numpy's NDArray is an alias in Python 3.12
     kind, inner = get_origin(form) or form, get_args(form)
     if kind in (Union, UnionType):
         return None if plain is None else fitted(inner[0], plain, where)

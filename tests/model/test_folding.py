@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from launches import Launches
 from small_model import small_config
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn_train.engine.activations import checkpoint_activations
@@ -31,8 +32,10 @@ def backbone(name: str, rule: PathRule) -> Backbone:
     return model.train()
 
 
-def maps_and_gradients(model: nn.Module) -> tuple[list[Tensor], dict[str, Tensor]]:
-    maps = model(torch.randn((2, 3, 64, 96), generator=torch.Generator().manual_seed(1)))
+def maps_and_gradients(model: Backbone) -> tuple[list[Tensor], dict[str, Tensor]]:
+    pixels = torch.randn((2, 3, 64, 96), generator=torch.Generator().manual_seed(1))
+    layout = torch.channels_last if not model.body.conv1.weight.is_contiguous() else torch.contiguous_format
+    maps = model(pixels.contiguous(memory_format=layout))
     sum(each.float().square().mean() for each in maps).backward()  # type: ignore[union-attr]
     return maps, {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
 
@@ -115,6 +118,20 @@ def test_a_block_alone_computes_its_norms() -> None:
     folded, plain = (backbone("resnet18", rule).get_submodule("body.layer2.0") for rule in (always_fixed, path_for))
     pixels = torch.ones((1, 64, 8, 8))
     assert torch.equal(folded(pixels), plain(pixels))
+
+
+def test_convs_of_one_pixel_are_products_in_16_bits() -> None:
+    """The same maps and gradients as convs with norms after them give, within the rounding of bfloat16."""
+    with Launches() as launches, torch.autocast("cpu", torch.bfloat16):
+        maps, gradients = maps_and_gradients(backbone("resnet50", always_fixed).to(memory_format=torch.channels_last))
+    # 16 blocks have two; of the shortcuts the first has stride 1
+    assert launches.operations["addmm"] == 33
+    expected_maps, expected = maps_and_gradients(backbone("resnet50", path_for))
+    for ours, exact in zip(maps, expected_maps, strict=True):
+        assert (ours - exact).norm() < 0.05 * exact.norm()
+    name = "body.layer2.1.conv3.weight"
+    assert gradients[name].dtype == torch.float32
+    assert (gradients[name] - expected[name]).norm() < 0.1 * expected[name].norm()
 
 
 def test_frozen_stages_get_no_gradient_and_activations_can_be_checkpointed() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 import numpy as np
 import pytest
 from scenes import full_run
+from typing_extensions import TypeAliasType
 
 from maskrcnn_train.reporting.forms import fitted
 from maskrcnn_train.reporting.pages.html import write_report
@@ -56,8 +57,15 @@ def test_what_does_not_fit_is_named(form: Any, plain: Any, message: str) -> None
         fitted(form, plain, "f")
 
 
-def test_a_table_becomes_an_array() -> None:
-    assert np.array_equal(fitted(Ints, [[1, 2], [3, 4]], "f"), [[1, 2], [3, 4]])
+Kind = TypeVar("Kind", bound=np.generic)
+Alias = TypeAliasType("Alias", np.ndarray[tuple[Any, ...], np.dtype[Kind]], type_params=(Kind,))
+
+
+@pytest.mark.parametrize("form", [Ints, Alias[np.int64]], ids=["here", "alias, as in numpy 2.5 for Python 3.12"])
+def test_a_table_becomes_an_array(form: Any) -> None:
+    found = fitted(form, [[1, 2], [3, 4]], "f")
+    assert found.dtype == np.int64
+    assert np.array_equal(found, [[1, 2], [3, 4]])
 
 
 @pytest.fixture(scope="module")
