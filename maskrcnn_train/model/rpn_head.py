@@ -34,7 +34,7 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
 
     def predict_all(self, hidden: Pyramid) -> tuple[Tensor, Tensor]:
         """Logits [N, A] and deltas [N, A, 4] of all anchors, level by level, without gradient."""
-        images = len(hidden[0])
+        images = hidden[0].shape[0]
         with torch.no_grad():
             outputs = map(self._traced, hidden) if is_tracing() else self._of_rows(hidden)
             logits, deltas = ([level.reshape(images, -1) for level in levels] for levels in zip(*outputs, strict=True))
@@ -63,7 +63,7 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
 
     def predict_sampled(self, hidden: Pyramid, sampled: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [S] and deltas [S, 4] of the anchors `sampled`: int64 [S], indices into images x all anchors."""
-        ratios, sizes, images = self.cls_logits.out_channels, hidden.sizes, len(hidden[0])
+        ratios, sizes, images = self.cls_logits.out_channels, hidden.sizes, hidden[0].shape[0]
         shapes = (images, *sizes, sampled.device)
         table = self._kept.get(shapes, lambda: _neighbours(sizes, images, sampled.device))
         anchors = table.shape[1] * ratios  # of an image

@@ -11,6 +11,7 @@ import torch
 from tiny import TINY
 
 from maskrcnn_train import Predictor, build_model, load_config
+from maskrcnn_train.data.packing import pad_images
 from maskrcnn_train.exporting import files
 from maskrcnn_train.exporting.comparing import Differences
 from maskrcnn_train.exporting.detector import TraceableDetector
@@ -37,12 +38,15 @@ def spread_predictor(overrides: list[str]) -> Predictor:
     predictor = Predictor.from_model(model, config, [f"class {label}" for label in range(1, 7)])
     head, heads = model.rpn.head, model.roi_heads
     layers = ((head.cls_logits, 2.0), (head.bbox_pred, 0.2), (heads.box_predictor.cls_score, 2.0))
+    first = prepare(predictor.config, images()[0])
+    batch = pad_images([first.pixels], [first.size])
     for layer, spread in (*layers, (heads.box_predictor.bbox_pred, 0.5)):
         seen: list[torch.Tensor] = []
         hook = layer.register_forward_hook(lambda _layer, _inputs, output, seen=seen: seen.append(output.flatten()))
-        detect_batch(predictor, [prepare(predictor.config, images()[0])], score_threshold=0.0)
-        hook.remove()
         with torch.no_grad():
+            list(map(head, head.hidden(model.features(model.prepare(batch)))))  # calls its layers
+            predictor.detect(batch)
+            hook.remove()
             layer.weight.mul_(spread / torch.cat(seen).std())
     return predictor
 
