@@ -30,7 +30,8 @@ class Evidence:
 
     labels, classes: int64 [N], rows of the ground truth's annotations, and their classes 0..K-1.
     own, other: float [N], the support 0 to 1 by detections of the label's class and of other classes: how sure they
-    are (see `relative_chances`), less where they overlap the label little.
+    are, less where they overlap the label little. That of the own class is relative to what labels of the class
+    usually have, all other certainties to what labels of any class have (see `relative_chances`).
     own_found, other_found: int64 [N], rows of the results, -1 for none. other_classes: int64 [N], of `other_found`.
     sure: float [N], how sure `own_found` is, wherever it lies. box_ious, mask_ious: float [N], of `own_found` and the
     label, NaN for none.
@@ -59,63 +60,89 @@ def gather_evidence(truth: Coco, results: Sequence[Coco], *, with_masks: bool, m
     boxes = image_overlaps(truth, results, kind="bbox", max_detections=max_detections)
     masks = image_overlaps(truth, results, kind="segm", max_detections=max_detections) if with_masks else boxes
     owners = [_owners(*each) for each in zip(boxes, masks, strict=True)]
-    chances = calibrated_scores(boxes)
-    columns = _columns(boxes, masks, chances, owners)
-    chances = relative_chances(boxes, chances, own=columns["own"], classes=columns["classes"])
-    columns = _columns(boxes, masks, chances, owners)
+    certain = calibrated_scores(boxes)
+    columns = _columns(boxes, masks, certain, certain, owners)
+    own, classes = columns["own"], columns["classes"]
+    supporting = relative_chances(boxes, certain, own=own, classes=classes)
+    contradicting = relative_chances(boxes, certain, own=own[own > 0], classes=None)
+    columns = _columns(boxes, masks, supporting, contradicting, owners)
     if not with_masks:
         columns["mask_ious"][:] = np.nan
-    rest = [_unlabelled(results, *each) for each in zip(boxes, masks, chances, owners, strict=True)]
-    unlabelled, certain = (np.concatenate(column) for column in zip(*rest, strict=True))
+    rest = [_unlabelled(results, *each) for each in zip(boxes, masks, contradicting, owners, strict=True)]
+    unlabelled, chances = (np.concatenate(column) for column in zip(*rest, strict=True))
     twins, twin_ious = _twins(truth, "segm" if with_masks else "bbox")
     labels = columns["labels"]
-    return Evidence(**columns, twins=twins[labels], twin_ious=twin_ious[labels], unlabelled=unlabelled, chances=certain)
+    return Evidence(**columns, twins=twins[labels], twin_ious=twin_ious[labels], unlabelled=unlabelled, chances=chances)
 
 
 def _columns(
-    boxes: Sequence[ImageOverlaps], masks: Sequence[ImageOverlaps], chances: Sequence[Floats], owners: Sequence[Ints]
+    boxes: Sequence[ImageOverlaps],
+    masks: Sequence[ImageOverlaps],
+    supporting: Sequence[Floats],
+    contradicting: Sequence[Floats],
+    owners: Sequence[Ints],
 ) -> dict[str, Any]:
     """The columns of `Evidence` that follow from single images."""
-    of_images = [_of_labels(*each) for each in zip(boxes, masks, chances, owners, strict=True)]
+    images = zip(boxes, masks, supporting, contradicting, owners, strict=True)
+    of_images = [_of_labels(*each) for each in images]
     return {name: np.concatenate([each[name] for each in of_images]) for name in of_images[0]}
 
 
 def relative_chances(
-    boxes: Sequence[ImageOverlaps], chances: Sequence[Floats], *, own: Floats, classes: Ints
+    boxes: Sequence[ImageOverlaps], chances: Sequence[Floats], *, own: Floats, classes: Ints | None
 ) -> list[Floats]:
-    """Chances in those that labels of the class usually have, at most 1: no model is surer than it can be.
+    """Chances in those that labels usually have, at most 1: no model is surer than it can be.
 
-    own [N], classes [N]: of the labels.
+    own, classes: [N], of the labels. With `classes` labels of the same class say what is usual: as a label of a class
+    that is hardly learnt is no doubtful one. Without, all do: a detection of such a class says little against a label.
     """
     usual = np.full(max([int(image.found_classes.max(initial=0)) for image in boxes] + [0]) + 1, 1.0)
     for number in range(len(usual)):
-        mine = own[classes == number]
+        mine = own[classes == number] if classes is not None else own
         mine = mine if len(mine) >= FEW else own
         usual[number] = max(float(np.median(mine)) if len(mine) else 1.0, LEAST_CHANCE)
     return [np.minimum(likely / usual[image.found_classes], 1.0) for image, likely in zip(boxes, chances, strict=True)]
 
 
 def calibrated_scores(overlaps: Sequence[ImageOverlaps]) -> list[Floats]:
-    """For each detection the share of those scored alike that are on a label of their class: [D] of each image.
+    """For each detection the share of those of its class scored alike that are on a label of it: [D] of each image.
 
-    Isotonic regression (pool adjacent violators, Ayer et al. 1955) of the hits at IoU 0.5 over the score.
+    Each class is counted with FEW detections of all classes at the same score, which say what a rare one can't.
     """
     matches = match_detections(overlaps, iou_thresholds=[ON])
     counted = ~matches.ignored[0]
-    scores, hits = matches.scores[counted], matches.hits[0, counted].astype(np.float64)
+    scores, classes = matches.scores[counted], matches.classes[counted]
+    hits = matches.hits[0, counted].astype(np.float64)
     if not len(scores):
         return [image.scores.copy() for image in overlaps]
+    common, _ = _falling_shares(hits)
+    found = [np.interp(image.scores, scores[::-1], common[::-1]) for image in overlaps]
+    for number in np.unique(classes):
+        mine = classes == number
+        shares, counts = _falling_shares(hits[mine])
+        shares = np.minimum.accumulate((shares * counts + FEW * common[mine]) / (counts + FEW))
+        for image, likely in zip(overlaps, found, strict=True):
+            of_class = image.found_classes == number
+            likely[of_class] = np.interp(image.scores[of_class], scores[mine][::-1], shares[::-1])
+    return found
+
+
+def _falling_shares(hits: Floats) -> tuple[Floats, Ints]:
+    """The share of hits around each detection, and of how many: [N], by falling score.
+
+    Isotonic regression: pool adjacent violators (Ayer et al. 1955), so that no share is above one of a higher score.
+    """
     sums: list[float] = []
     counts: list[int] = []
-    for hit in hits:  # by falling score, so that each pool must be at least as good as the next
+    for hit in hits:
         sums.append(hit)
         counts.append(1)
         while len(sums) > 1 and sums[-2] * counts[-1] < sums[-1] * counts[-2]:
             last, number = sums.pop(), counts.pop()
             sums[-1] += last
             counts[-1] += number
-    shares = np.repeat(np.array(sums) / counts, counts)
-    return [np.interp(image.scores, scores[::-1], shares[::-1]) for image in overlaps]
+    pools = np.array(counts)
+    return np.repeat(np.array(sums) / pools, pools), np.repeat(pools, pools)
 
 
 def _owners(image: ImageOverlaps, masks: ImageOverlaps) -> Ints:
@@ -127,23 +154,28 @@ def _owners(image: ImageOverlaps, masks: ImageOverlaps) -> Ints:
     return np.where(near.max(axis=1) >= 0, near.argmax(axis=1), -1)
 
 
-def _of_labels(image: ImageOverlaps, masks: ImageOverlaps, chances: Floats, owners: Ints) -> dict[str, Any]:
+def _of_labels(
+    image: ImageOverlaps, masks: ImageOverlaps, supporting: Floats, contradicting: Floats, owners: Ints
+) -> dict[str, Any]:
     real = np.flatnonzero(~image.crowd)
-    weights = chances[:, None] * np.clip((image.ious - NEAR) / (ON - NEAR), 0, 1)
+    nearness = np.clip((image.ious - NEAR) / (ON - NEAR), 0, 1)
     own, other, sure = np.zeros((3, len(real)))
     own_found, other_found, other_classes = np.full((3, len(real)), -1)
     ious = np.full((2, len(real)), np.nan)
     for number, column in enumerate(real.tolist()):
         same = image.found_classes == image.object_classes[column]
-        for is_own, values, found in ((True, own, own_found), (False, other, other_found)):
+        for is_own, chances, values, found in (
+            (True, supporting, own, own_found),
+            (False, contradicting, other, other_found),
+        ):
             rows = np.flatnonzero((owners == column) & (same == is_own))
             if not len(rows):
                 continue
-            values[number] = weights[rows, column].max()
+            values[number] = (chances[rows] * nearness[rows, column]).max()
             best = _best(rows, column, image, chances)
             found[number] = image.found[best]
             if is_own:
-                sure[number] = chances[best]
+                sure[number] = contradicting[best]
                 ious[:, number] = image.ious[best, column], masks.ious[best, column]
             else:
                 other_classes[number] = image.found_classes[best]
