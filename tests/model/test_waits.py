@@ -165,10 +165,10 @@ def test_launches_hardly_grow_with_the_number_of_objects() -> None:
     """On the path of a processor 31 objects an image instead of 2 and 5 take a thousand launches more."""
     few, many = (counted(our_step(counts, *SMALL)).operations.total() for counts in ([2, 5], [31, 31]))
     assert many - few < 20
-    assert many < 880
+    assert many < 650
 
 
 @pytest.mark.slow
-def test_a_step_launches_two_thirds_of_torchvisions() -> None:
+def test_a_step_launches_less_than_half_of_torchvisions() -> None:
     ours = counted(our_step([31, 31], "experiment=torchvision_v1")).operations.total()
-    assert ours < 0.68 * counted(torchvision_step([31, 31])).operations.total()
+    assert ours < 0.5 * counted(torchvision_step([31, 31])).operations.total()
