@@ -32,7 +32,7 @@ class Kept(Generic[Value]):
 
 
 class KeptByShape(Generic[Value]):
-    """The `most` values that were made last, each for batches of one shape."""
+    """The `most` values that were made last, each for one shape of batches, or one device."""
 
     def __init__(self, most: int) -> None:
         self.most = most

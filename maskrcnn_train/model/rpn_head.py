@@ -5,7 +5,10 @@ last conv sees, losses and gradients are the same. The backward pass through the
 of a training step.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,8 +19,12 @@ from torchvision.models.detection.rpn import RPNHead
 from maskrcnn_train.model.kept import KeptByShape
 from maskrcnn_train.model.modes import compute_dtype, is_tracing
 from maskrcnn_train.model.pyramid import Pyramid
+from maskrcnn_train.structures.waits import send
 
-KEPT_SHAPES = 8  # of batches whose neighbourhoods are kept: about 6 MB each at 800 x 1344
+NEIGHBOURS = [[-1, -1, -1, 0, 0, 0, 1, 1, 1], [-1, 0, 1] * 3]  # rows and columns from a pixel, in a conv's order
+
+
+KEPT_SHAPES = 64  # of batches, about 500 bytes each
 
 
 class SampledRPNHead(RPNHead):  # type: ignore[misc]
@@ -25,7 +32,7 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._kept = KeptByShape[Tensor](KEPT_SHAPES)
+        self._kept = KeptByShape[_Levels](KEPT_SHAPES)
 
     def hidden(self, features: Pyramid) -> Pyramid:
         """What the last conv of the head sees: the features themselves if it is the only one."""
@@ -63,14 +70,13 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
 
     def predict_sampled(self, hidden: Pyramid, sampled: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [S] and deltas [S, 4] of the anchors `sampled`: int64 [S], indices into images x all anchors."""
-        ratios, sizes, images = self.cls_logits.out_channels, hidden.sizes, hidden[0].shape[0]
-        shapes = (images, *sizes, sampled.device)
-        table = self._kept.get(shapes, lambda: _neighbours(sizes, images, sampled.device))
-        anchors = table.shape[1] * ratios  # of an image
-        image, position, ratio = sampled // anchors, sampled % anchors // ratios, (sampled % ratios)[:, None]
-        first, step = table[:, position]
-        rows = first + image[:, None] * step
-        last = self._last_conv(hidden.rows.index_select(0, rows.flatten()).unflatten(0, (-1, 9)))
+        ratios = self.cls_logits.out_channels
+        positions = sum(height * width for height, width in hidden.sizes)  # of an image
+        image, position = sampled // (positions * ratios), sampled // ratios % positions
+        shapes = hidden[0].shape[0], *hidden.sizes, sampled.device
+        levels = self._kept.get(shapes, lambda: _Levels.of(hidden, sampled.device))
+        last = self._last_conv(_neighbourhoods(hidden, levels, image, position))
+        ratio = (sampled % ratios)[:, None]
         logits = F.linear(last, self.cls_logits.weight.flatten(1), self.cls_logits.bias)
         deltas = F.linear(last, self.bbox_pred.weight.flatten(1), self.bbox_pred.bias).unflatten(1, (ratios, 4))
         return logits.gather(1, ratio)[:, 0], deltas.gather(1, ratio[..., None].expand(-1, 1, 4))[:, 0]
@@ -82,16 +88,34 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
         return F.relu(F.linear(patches.flatten(1), weight, conv.bias))
 
 
-def _neighbours(sizes: list[tuple[int, int]], images: int, device: torch.device) -> Tensor:
-    """Where the 3 x 3 pixels around each position of an image are in `Pyramid.rows`: int32 [2, P, 9], the rows for the
-    first image, and how many rows further those of the next image are. Outside of a map it is the row of zeros."""
-    zeros = images * sum(height * width for height, width in sizes)
-    first, step, start = [], [], 0
-    for height, width in sizes:
-        pixels = torch.arange(height * width, dtype=torch.int32, device=device).view(height, width)
-        around = F.pad(pixels, (1, 1, 1, 1), value=-1).unfold(0, 3, 1).unfold(1, 3, 1).reshape(-1, 9)
-        inside = around >= 0
-        first.append(torch.where(inside, around + start, zeros))
-        step.append(inside.int() * (height * width))
-        start += images * height * width
-    return torch.stack((torch.cat(first), torch.cat(step)))
+@dataclass(frozen=True)
+class _Levels:
+    """Where the pixels of each level are. Positions of an image are counted level by level, row by row.
+
+    table: int64 [L, 6], positions before a level, its first row in `Pyramid.rows`, its pixels in an image, its width,
+    its last row and column; firsts: int64 [L - 1], positions before each level but the first; around: int64 [2, 9].
+    """
+
+    table: Tensor
+    firsts: Tensor
+    around: Tensor
+
+    @classmethod
+    def of(cls, maps: Pyramid, device: torch.device) -> _Levels:
+        firsts = [start // maps[0].shape[0] for start in maps.starts]
+        places = zip(firsts, maps.starts, maps.sizes, strict=False)
+        table = [(first, start, h * w, w, h - 1, w - 1) for first, start, (h, w) in places]
+        return cls(*(send(values, device) for values in (table, firsts[1:-1], NEIGHBOURS)))
+
+
+def _neighbourhoods(maps: Pyramid, levels: _Levels, image: Tensor, position: Tensor) -> Tensor:
+    """The 3 x 3 pixels [S, 9, C] around positions of images, both int64 [S]; zeros outside of a map."""
+    own = levels.table[torch.bucketize(position, levels.firsts, right=True)]
+    first, start, pixels, width = own[:, :4].unbind(1)
+    local = position - first
+    wanted = torch.stack((local // width, local % width))[..., None] + levels.around[:, None]  # [2, S, 9]
+    there = torch.minimum(wanted.clamp(min=0), own[:, 4:].T[..., None])
+    of_image = torch.addcmul(start, image, pixels)[:, None]
+    rows = torch.addcmul(of_image, there[0], width[:, None]) + there[1]
+    rows = torch.where((there == wanted).all(dim=0), rows, maps.starts[-1])  # the row of zeros
+    return maps.rows.index_select(0, rows.flatten()).unflatten(0, (-1, 9))

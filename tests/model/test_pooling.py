@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from maskrcnn_train.model.paths import always_fixed
-from maskrcnn_train.model.pooling import MultiLevelPooler, assign_levels
+from maskrcnn_train.model.pooling import SMALLEST_AREAS, MultiLevelPooler, assign_levels
 from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.roi_align import bag_roi_align
 
@@ -73,7 +73,8 @@ def test_all_levels_equal_torchvisions_pooler(device: torch.device) -> None:
     theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     named = {str(level): feature for level, feature in enumerate(features)}
     expected = theirs(named, [boxes[:40], boxes[40:]], [(128, 128)] * 2)
-    assert len(assign_levels(boxes, "torchvision").unique()) == 4
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    assert len(assign_levels(areas, "torchvision").unique()) == 4
     torch.testing.assert_close(pooler()(features, [boxes[:40], boxes[40:]]), expected, atol=1e-4, rtol=1e-5)
     fixed = pooler(path_for=always_fixed)(features, [boxes[:40], boxes[40:]])
     torch.testing.assert_close(fixed, expected, atol=1e-5, rtol=1e-5)
@@ -119,12 +120,20 @@ def test_no_boxes_at_all_keep_the_graph(change: dict[str, object]) -> None:
 
 def test_levels_by_size_and_the_two_rules_on_a_border() -> None:
     sides = torch.tensor([10.0, 111, 112, 223, 224, 447, 448, 2000])
-    boxes = torch.stack((torch.zeros(8), torch.zeros(8), sides, sides), dim=1)
     for rule in ("torchvision", "detectron2"):
-        assert assign_levels(boxes, rule).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    almost = torch.tensor([[0, 0, 112 * (1 - 3e-7), 112 * (1 - 3e-7)]])  # epsilon 1e-6 lifts it, 1e-8 does not
+        assert assign_levels(sides**2, rule).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    almost = torch.tensor([112 * (1 - 3e-7)]) ** 2  # epsilon 1e-6 lifts it, 1e-8 does not
     assert assign_levels(almost, "torchvision").tolist() == [1]
     assert assign_levels(almost, "detectron2").tolist() == [0]
+
+
+@pytest.mark.parametrize("rule", SMALLEST_AREAS)
+def test_the_smallest_areas_of_levels_are_those_where_the_rule_goes_up(rule: str) -> None:
+    smallest = torch.tensor(SMALLEST_AREAS[rule])
+    assert assign_levels(smallest * (1 + 5e-7), rule).tolist() == [1, 2, 3]
+    assert assign_levels(smallest * (1 - 5e-7), rule).tolist() == [0, 1, 2]
+    areas = torch.logspace(-3, 8, 5000)
+    assert torch.equal(torch.bucketize(areas, smallest, right=True), assign_levels(areas, rule))
 
 
 def test_bfloat16_features_stay_bfloat16(device: torch.device) -> None:
