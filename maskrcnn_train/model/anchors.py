@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from maskrcnn_train.model.kept import KeptByShape
 from maskrcnn_train.model.modes import is_tracing
 
 FIXED_STRIDES = (4, 8, 16, 32, 64)
-KEPT_SHAPES = 8  # of images whose anchors are kept: about 4 MB each at 800 x 1344
 
 
 def cell_anchors(size: float, aspect_ratios: list[float], rounding: bool) -> Tensor:
@@ -32,23 +30,34 @@ class AnchorGrid:
         self.cells = [cell_anchors(size, aspect_ratios, rounding) for size in sizes]
         self.num_per_position = len(aspect_ratios)
         self.fixed = strides == "fixed"
-        self._kept = KeptByShape[Tensor](KEPT_SHAPES)
+        self._largest: dict[tuple[int, torch.device], Tensor] = {}  # of a level with its usual stride
 
     def __call__(self, image_size: tuple[int, int], grids: list[tuple[int, int]], device: torch.device) -> Tensor:
         """Anchors [A, 4] for a padded image of (height, width) and feature maps of `grids` (height, width)."""
-        if is_tracing():
-            return self._make(image_size, grids, device)
-        shapes = image_size, tuple(grids), device
-        return self._kept.get(shapes, lambda: self._make(image_size, grids, device))
-
-    def _make(self, image_size: tuple[int, int], grids: list[tuple[int, int]], device: torch.device) -> Tensor:
-        anchors = []
-        for (rows, columns), cells, fixed in zip(grids, self.cells, FIXED_STRIDES, strict=True):
+        levels = []
+        for level, (rows, columns) in enumerate(grids):
             # no number is read from the sizes, so that a trace may follow them
-            stride_y, stride_x = (fixed, fixed) if self.fixed else (image_size[0] // rows, image_size[1] // columns)
-            ys = torch.arange(rows, dtype=torch.float32, device=device) * stride_y
-            xs = torch.arange(columns, dtype=torch.float32, device=device) * stride_x
-            y, x = torch.meshgrid(ys, xs, indexing="ij")
-            shifts = torch.stack((x, y, x, y), dim=-1)
-            anchors.append((shifts[:, :, None] + cells.to(device)).reshape(-1, 4))
-        return torch.cat(anchors)
+            usual = FIXED_STRIDES[level]
+            strides = (usual, usual) if self.fixed else (image_size[0] // rows, image_size[1] // columns)
+            if is_tracing() or strides != (usual, usual):
+                levels.append(self._of_level(level, (rows, columns), strides, device))
+            else:
+                levels.append(self._part_of_largest(level, (rows, columns), device))
+        return torch.cat([anchors.reshape(-1, 4) for anchors in levels])
+
+    def _part_of_largest(self, level: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """Anchors [rows, columns, R, 4] at the usual stride, kept: those of a larger grid begin with them."""
+        largest = self._largest.get((level, device))
+        seen = (0, 0) if largest is None else (largest.shape[0], largest.shape[1])
+        if largest is None or grid[0] > seen[0] or grid[1] > seen[1]:
+            grid_of_both, stride = (max(grid[0], seen[0]), max(grid[1], seen[1])), FIXED_STRIDES[level]
+            largest = self._largest[level, device] = self._of_level(level, grid_of_both, (stride, stride), device)
+        return largest[: grid[0], : grid[1]]
+
+    def _of_level(self, level: int, grid: tuple[int, int], strides: tuple[int, int], device: torch.device) -> Tensor:
+        ys, xs = (
+            torch.arange(count, dtype=torch.float32, device=device) * stride
+            for count, stride in zip(grid, strides, strict=True)
+        )
+        y, x = torch.meshgrid(ys, xs, indexing="ij")
+        return torch.stack((x, y, x, y), dim=-1)[:, :, None] + self.cells[level].to(device)

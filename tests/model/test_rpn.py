@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -62,12 +63,23 @@ def test_anchors_kept_from_an_evaluation_serve_a_training(small_model: Build, ba
     model = small_model("rpn.nms.pre_train=50", path_for=path_for)
     with torch.inference_mode():
         model.eval()(batch[0])
-    (kept,) = model.rpn.anchors._kept.values.values()
+    kept = dict(model.rpn.anchors._largest)
+    assert kept
     sum(model.train()(*batch).values()).backward()
-    assert next(iter(model.rpn.anchors._kept.values.values())) is kept
-    for side in range(1, 12):  # of many sizes a few are kept
-        model.rpn.anchors((32, 32 * side), [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)], torch.device("cpu"))
-    assert len(model.rpn.anchors._kept.values) == 8
+    assert all(model.rpn.anchors._largest[level] is anchors for level, anchors in kept.items())
+
+
+@pytest.mark.parametrize("strides", ["inferred", "fixed"])
+def test_anchors_of_an_image_do_not_depend_on_the_images_before(strides: str) -> None:
+    def grid() -> AnchorGrid:
+        sizes = [32.0, 64, 128, 256, 512]
+        return AnchorGrid(sizes=sizes, aspect_ratios=[0.5, 1, 2], rounding=True, strides=strides)
+
+    used = grid()
+    for height, width in [(64, 96), (128, 64), (32, 32), (128, 160), (64, 96)]:
+        grids = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in (4, 8, 16, 32, 64)]
+        found, alone = (each((height, width), grids, torch.device("cpu")) for each in (used, grid()))
+        assert torch.equal(found, alone)
 
 
 def test_anchor_rounding_by_hand() -> None:
