@@ -14,9 +14,10 @@ class Pyramid(list[Tensor]):
     def rows(self) -> Tensor:
         """All pixels [R + 1, C], level by level, image by image, row by row; the last row is zero.
 
-        Made once, for the RPN and for all pooling: one copy, and one gradient back to the maps.
+        Made once, for the RPN and for all pooling: one copy, and one gradient back to the maps, whatever mode the first
+        that asks for them is in.
         """
-        with torch.set_grad_enabled(any(level.requires_grad for level in self)):
+        with torch.inference_mode(False), torch.set_grad_enabled(any(level.requires_grad for level in self)):
             pixels = [level.permute(0, 2, 3, 1).flatten(0, 2) for level in self]  # no copy in channels_last
             return torch.cat([*pixels, pixels[0].new_zeros((1, pixels[0].shape[1]))])
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 from torch import Tensor
@@ -146,3 +149,15 @@ def test_bfloat16_features_stay_bfloat16(device: torch.device) -> None:
         torch.testing.assert_close(
             pooled.float(), pooler(**change)(Pyramid(f.float() for f in features), boxes), atol=0.05, rtol=0.05
         )
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_features_that_served_a_detection_first_still_get_gradients(
+    mode: Callable[[], AbstractContextManager[None]],
+) -> None:
+    features = Pyramid(feature.requires_grad_() for feature in pyramid())
+    boxes = [torch.tensor([[3.0, 5, 70, 60]]), torch.zeros(0, 4)]
+    with mode():
+        pooler()(features, boxes)
+    (gradient,) = torch.autograd.grad(pooler()(features, boxes).sum(), features[0])
+    assert float(gradient.sum()) == pytest.approx(8 * 7 * 7, rel=1e-4)
