@@ -131,13 +131,14 @@ def _falling_shares(hits: Floats) -> tuple[Floats, Ints]:
     """The share of hits around each detection, and of how many: [N], by falling score.
 
     Isotonic regression: pool adjacent violators (Ayer et al. 1955), so that no share is above one of a higher score.
+    Equal shares are one pool, else a class that is always right or never would count as single detections.
     """
     sums: list[float] = []
     counts: list[int] = []
     for hit in hits:
         sums.append(hit)
         counts.append(1)
-        while len(sums) > 1 and sums[-2] * counts[-1] < sums[-1] * counts[-2]:
+        while len(sums) > 1 and sums[-2] * counts[-1] <= sums[-1] * counts[-2]:
             last, number = sums.pop(), counts.pop()
             sums[-1] += last
             counts[-1] += number
