@@ -193,6 +193,19 @@ def test_a_class_without_a_right_detection_is_calibrated_by_its_own() -> None:
         assert windows.max() < 0.1
 
 
+@pytest.mark.parametrize("right", [1, 2])
+def test_detections_of_one_score_are_right_as_often_whatever_their_order(right: int) -> None:
+    labels = [thing(image, DOOR, 10, 10, 40, 40, id=image, area=1.0, iscrowd=0) for image in (1, 2)]
+    truth = {
+        "images": [{"id": image, "height": SIZE[0], "width": SIZE[1]} for image in (1, 2)],
+        "categories": [{"id": DOOR, "name": "door"}],
+        "annotations": labels,
+    }
+    found = [thing(image, DOOR, 10 if image == right else 60, 10, 40, 40, score=0.9) for image in (1, 2)]
+    chances = calibrated_scores(image_overlaps(truth, found, kind="bbox", max_detections=10))
+    assert np.concatenate(chances).tolist() == [0.5, 0.5]
+
+
 def test_a_model_that_finds_few_objects_makes_few_labels_spurious() -> None:
     doubts = doors(100, lambda image: seen_as(DOOR, image) if image > 40 else [])
     assert [each.kind for each in doubts[:40]] == ["spurious"] * 40
