@@ -115,11 +115,11 @@ def calibrated_scores(overlaps: Sequence[ImageOverlaps]) -> list[Floats]:
     hits = matches.hits[0, counted].astype(np.float64)
     if not len(scores):
         return [image.scores.copy() for image in overlaps]
-    common, _ = _falling_shares(hits)
+    common, _ = _falling_shares(scores, hits)
     found = [np.interp(image.scores, scores[::-1], common[::-1]) for image in overlaps]
     for number in np.unique(classes):
         mine = classes == number
-        shares, counts = _falling_shares(hits[mine])
+        shares, counts = _falling_shares(scores[mine], hits[mine])
         shares = np.minimum.accumulate((shares * counts + FEW * common[mine]) / (counts + FEW))
         for image, likely in zip(overlaps, found, strict=True):
             of_class = image.found_classes == number
@@ -127,17 +127,19 @@ def calibrated_scores(overlaps: Sequence[ImageOverlaps]) -> list[Floats]:
     return found
 
 
-def _falling_shares(hits: Floats) -> tuple[Floats, Ints]:
-    """The share of hits around each detection, and of how many: [N], by falling score.
+def _falling_shares(scores: Floats, hits: Floats) -> tuple[Floats, Ints]:
+    """The share of hits around each detection, and of how many: [N], by falling score, one share for equal scores.
 
     Isotonic regression: pool adjacent violators (Ayer et al. 1955), so that no share is above one of a higher score.
+    Equal shares are one pool, else a class that is always right or never would count as single detections.
     """
+    _, groups, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
     sums: list[float] = []
     counts: list[int] = []
-    for hit in hits:
+    for hit, size in zip(np.bincount(groups, hits).tolist(), sizes.tolist(), strict=True):
         sums.append(hit)
-        counts.append(1)
-        while len(sums) > 1 and sums[-2] * counts[-1] < sums[-1] * counts[-2]:
+        counts.append(size)
+        while len(sums) > 1 and sums[-2] * counts[-1] <= sums[-1] * counts[-2]:
             last, number = sums.pop(), counts.pop()
             sums[-1] += last
             counts[-1] += number

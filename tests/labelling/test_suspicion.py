@@ -13,6 +13,8 @@ from pycocotools import mask as coco_mask
 from scenes import DOOR, SIZE, WINDOW, thing
 
 from maskrcnn_train.data.shapes import CATEGORIES, annotation, place_shapes
+from maskrcnn_train.evaluation.diagnostics.overlaps import image_overlaps
+from maskrcnn_train.labelling.evidence import calibrated_scores
 from maskrcnn_train.labelling.suspicion import KINDS, Doubt, find_doubts
 
 PLANTED = runpy.run_path(str(ROOT / "benchmarks/planted_labels.py"))
@@ -170,9 +172,38 @@ def seen_as(kind: int, image: int) -> list[Coco]:
 def test_a_model_that_often_takes_one_class_for_another_is_believed_less() -> None:
     once = doors(100, lambda image: seen_as(WINDOW if image == 1 else DOOR, image))
     often = doors(100, lambda image: seen_as(WINDOW if image <= 30 else DOOR, image))
-    assert (once[0].kind, once[0].suspicion) == ("wrong class", pytest.approx(1.0, abs=0.05))
-    assert {each.kind for each in often[:30]} == {"wrong class"}
-    assert often[0].suspicion < 0.15 < once[0].suspicion
+    assert (once[0].kind, once[0].suspicion) == ("wrong class", pytest.approx(20 / 21, abs=0.02))
+    assert {each.image_id for each in often[:30]} == set(range(1, 31))
+    assert often[0].suspicion < 0.2 < once[0].suspicion
+
+
+def test_a_class_without_a_right_detection_is_calibrated_by_its_own() -> None:
+    images = range(1, 101)
+    truth = {
+        "images": [{"id": image, "height": SIZE[0], "width": SIZE[1]} for image in images],
+        "categories": [{"id": DOOR, "name": "door"}, {"id": WINDOW, "name": "window"}],
+        "annotations": [thing(image, DOOR, 10, 10, 40, 40, id=image, area=1.0, iscrowd=0) for image in images],
+    }
+    found = [thing(image, DOOR, 10, 10, 40, 40, score=0.5 + image / 300) for image in images]
+    found += [thing(image, WINDOW, 60, 60, 20, 20, score=0.5 + image / 301) for image in images]
+    overlaps = image_overlaps(truth, found, kind="bbox", max_detections=10)
+    for image, chances in zip(overlaps, calibrated_scores(overlaps), strict=True):
+        doors, windows = chances[image.found_classes == 0], chances[image.found_classes == 1]
+        assert doors.min() > 0.9
+        assert windows.max() < 0.1
+
+
+@pytest.mark.parametrize("right", [1, 2])
+def test_detections_of_one_score_are_right_as_often_whatever_their_order(right: int) -> None:
+    labels = [thing(image, DOOR, 10, 10, 40, 40, id=image, area=1.0, iscrowd=0) for image in (1, 2)]
+    truth = {
+        "images": [{"id": image, "height": SIZE[0], "width": SIZE[1]} for image in (1, 2)],
+        "categories": [{"id": DOOR, "name": "door"}],
+        "annotations": labels,
+    }
+    found = [thing(image, DOOR, 10 if image == right else 60, 10, 40, 40, score=0.9) for image in (1, 2)]
+    chances = calibrated_scores(image_overlaps(truth, found, kind="bbox", max_detections=10))
+    assert np.concatenate(chances).tolist() == [0.5, 0.5]
 
 
 def test_a_model_that_finds_few_objects_makes_few_labels_spurious() -> None:
