@@ -118,4 +118,4 @@ def _neighbourhoods(maps: Pyramid, levels: _Levels, image: Tensor, position: Ten
     of_image = torch.addcmul(start, image, pixels)[:, None]
     rows = torch.addcmul(of_image, there[0], width[:, None]) + there[1]
     rows = torch.where((there == wanted).all(dim=0), rows, maps.starts[-1])  # the row of zeros
-    return maps.rows.index_select(0, rows.flatten()).unflatten(0, (-1, 9))
+    return cast(Tensor, maps.rows.index_select(0, rows.flatten()).unflatten(0, (-1, 9)))
