@@ -45,8 +45,8 @@ def find(root: Path) -> dict[str, LabelFiles]:
         if path.suffix.lower() == ".json" and _holds_tasks(path):
             part = split_name(path.stem) or "train"
             if part in found:
-                both = f"{found[part].annotations},{path}"
-                raise UserError(f"several JSONs may be the {part} part; name them: data.{part}.annotations=[{both}]")
+                both = f"data=label_studio data.{part}.annotations=[{found[part].annotations},{path}]"
+                raise UserError(f"several JSONs may be the {part} part; name them: {both}")
             folders = [path.parent / "images" / path.stem, path.parent / "images", path.parent]
             images = next(folder for folder in folders if folder.is_dir())
             found[part] = LabelFiles("label_studio", images, path, note=_note(path))

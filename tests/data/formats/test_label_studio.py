@@ -178,3 +178,16 @@ def test_pictures_elsewhere_are_named_or_told_in_one_line(tmp_path: Path) -> Non
     config = load_config(["data=label_studio", f"data.root={root}", f"data.train.images={tmp_path}"])
     parts, *_ = read_parts(config.data, with_images=True)
     assert parts["train"].index.file_name(0) == "b.png"
+
+
+def test_several_files_of_one_part_are_joined_as_the_message_says(tmp_path: Path) -> None:
+    root = tasks(tmp_path, task("a.png", region("polygon", SQUARE)))
+    (root / "project-2.json").write_text(json.dumps([task("b.png", region("polygon", SQUARE))]))
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images/b.png")
+    for data in ("auto", "label_studio"):
+        given = [f"data={data}", f"data.root={root}", "data.split.fractions=[0.5,0.5]"]
+        with pytest.raises(ValueError, match="several JSONs may be the train part; name them: ") as error:
+            read_parts(load_config(given).data, with_images=True)
+        named = str(error.value).partition("name them: ")[2].split()
+        parts, *_ = read_parts(load_config([*given[1:], *named]).data, with_images=True)
+        assert [parts["train"].index.file_name(image) for image in range(2)] == ["a.png", "b.png"]
