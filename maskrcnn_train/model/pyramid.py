@@ -27,6 +27,11 @@ class Pyramid(list[Tensor]):
         return [(level.shape[2], level.shape[3]) for level in self]
 
     @property
+    def counts(self) -> list[int]:
+        """Rows of each level."""
+        return [level.numel() // level.shape[1] for level in self]
+
+    @property
     def starts(self) -> list[int]:
         """The first row of each level, and the row of zeros."""
-        return list(accumulate((level[:, 0].numel() for level in self), initial=0))
+        return list(accumulate(self.counts, initial=0))

@@ -59,8 +59,8 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
         layers = cast(nn.Conv2d, self.conv[-1][0]), self.cls_logits, self.bbox_pred
         conv, scores, moves = ([each.detach().to(dtype) for each in layer.parameters()] for layer in layers)
         last = Pyramid(F.conv2d(each, conv[0], conv[1], padding=1) for each in hidden)
-        pixels, counts = F.relu_(last.rows[:-1]), [level[:, 0].numel() for level in last]
-        outputs = (F.linear(pixels, weight.flatten(1), bias).split(counts) for weight, bias in (scores, moves))
+        pixels = F.relu_(last.rows[:-1])
+        outputs = (F.linear(pixels, weight.flatten(1), bias).split(last.counts) for weight, bias in (scores, moves))
         return zip(*outputs, strict=True)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
