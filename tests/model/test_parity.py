@@ -107,7 +107,7 @@ def test_losses_and_gradients_equal_torchvisions(version: str, device: torch.dev
     # batch norm over the few pixels of these small maps multiplies round-off: in v2, images changed by 1e-7 move
     # torchvision's own gradients by up to a third, ours differ from its by 4e-4, on another processor by 2e-3
     # a GPU adds in another order each time
-    tolerance = 5e-3 if version == "v2" else 1e-3 if device.type == "cuda" else 1e-4
+    tolerance = 3e-3 if version == "v2" else 1e-3 if device.type == "cuda" else 1e-4
     gradients = dict(ours.named_parameters())
     for name, parameter in theirs.named_parameters():
         difference = (gradients[name].grad - parameter.grad).abs().max()
