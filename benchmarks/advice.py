@@ -42,6 +42,7 @@ BUDGETS = "test_budgets"  # the knob that `analyze` turns, without training agai
 PRE_TEST, POST_TEST = (50, 100, 250, 500, 1000, 2000, 4000), (10, 30, 50, 100, 300, 1000, 2000)
 ONE_AT_A_TIME = len(PRE_TEST) + len(POST_TEST) - 1  # settings, with the trained one once
 ON_SHAPES_ALONE = ("box_fcs",)
+WEIGHTED = ("initial_weights",)  # on photographs alone, which its weights are of
 PHOTOS = ["data=roboflow", "data.min_size=320", "data.max_size=320", "trainer.batch_size=4", "trainer.num_workers=2"]
 PHOTOS += ["data.merge=null", "rpn.anchors.sizes=[16,32,64,128,256]", "rpn.nms.pre_train=4000"]
 PHOTOS += ["roi_head.sampling.batch_size=128"]
@@ -177,10 +178,11 @@ def sweeps_of(given: argparse.Namespace) -> list[Sweep]:
     found = []
     for data, settings in (("photos", photos), ("shapes", ())):
         if data in given.on and (settings or data == "shapes"):
-            names = [knob for knob in given.knobs if data == "shapes" or knob not in ON_SHAPES_ALONE]
-            found += [
-                Sweep(name, data, given.runs / f"{name}_{data}", (*settings, seeds, *given.set)) for name in names
-            ]
+            names = [knob for knob in given.knobs if knob not in (ON_SHAPES_ALONE if data == "photos" else WEIGHTED)]
+            names = [knob for knob in names if given.weights or knob not in WEIGHTED]
+            for name in names:
+                own = (f"weights.path={given.weights}",) if name in WEIGHTED else ()
+                found.append(Sweep(name, data, given.runs / f"{name}_{data}", (*settings, seeds, *own, *given.set)))
     return sorted(found, key=lambda sweep: sweep.knob != BUDGETS)
 
 
@@ -189,6 +191,7 @@ def main() -> None:
     parser.add_argument("--knobs", nargs="+", choices=knobs(), default=knobs())
     parser.add_argument("--on", nargs="+", choices=["shapes", "photos"], default=["shapes", "photos"])
     parser.add_argument("--data", type=Path, help="photographs in Roboflow's COCO layout")
+    parser.add_argument("--weights", type=Path, help="of benchmarks/lite0_weights.py, for initial_weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="sweeps at a time")
     parser.add_argument("--minutes", type=float, default=24 * 60.0)

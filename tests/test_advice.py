@@ -22,6 +22,8 @@ from maskrcnn_train.settings.schema import TrainConfig
 
 ADVICE = runpy.run_path(str(ROOT / "benchmarks/advice.py"))
 PAGE = runpy.run_path(str(ROOT / "benchmarks/knobs_page.py"))
+LITE0 = {"backbone.name": "timm", "backbone.timm_name": "tf_efficientnet_lite0", "weights.path": "lite0.pth"}
+LITE0 |= {f"numerics.{key}": [0.5, 0.5, 0.5] for key in ("pixel_mean", "pixel_std")}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,8 @@ def test_a_sweep_moves_the_keys_that_it_names_through_the_value_of_the_others(
 ) -> None:
     assert "      seed: 0,1,2\n" in (ADVICE["ADVICE"] / f"{knob}.yaml").read_text()
     one_seed = [f"experiment=advice/{knob}", "hydra.sweeper.params.seed='0'"]
+    if knob in ADVICE["WEIGHTED"]:
+        base, one_seed = base | LITE0, [*one_seed, "weights.path=lite0.pth"]
     configs = [flat_settings(asdict(load_config(job))) for job in jobs_of("train", TrainConfig, one_seed, None)]
     moved = [key for key in configs[0] if len({str(config[key]) for config in configs}) > 1]
     assert sorted(moved) == sorted(ADVICE["swept_keys"](knob))

@@ -125,6 +125,15 @@ def load_pretrained(body: TimmBody, name: str, in_channels: int) -> list[str]:
     return list(state)
 
 
+def trained_pixels(name: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixel values that timm's own weights of a model were trained on."""
+    import timm
+
+    info = timm.models.get_pretrained_cfg(name)
+    assert info is not None
+    return list(info.mean), list(info.std)
+
+
 def _require_network(hub_id: str) -> None:
     """The hub's own client tries for most of a minute before it gives up."""
     address = f"https://huggingface.co/{hub_id}/resolve/main/model.safetensors"

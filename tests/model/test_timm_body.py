@@ -11,6 +11,7 @@ from small_model import small_config
 
 from maskrcnn_train import build_model
 from maskrcnn_train.model.timm_body import build_timm_body, load_pretrained
+from maskrcnn_train.model.weights import pretrained
 
 pytest.importorskip("timm")
 TIMM = ["backbone=timm", "backbone.timm_name=convnext_atto"]
@@ -74,3 +75,20 @@ def test_offline_pretrained_weights_fail_at_once_with_the_address(monkeypatch: p
     body, _, _ = build_timm_body("convnext_atto", in_channels=3, frozen_norm=False)
     with pytest.raises(ValueError, match=r"cannot download https://.*convnext_atto.*no route to host"):
         load_pretrained(body, "convnext_atto", 3)
+
+
+def test_weights_of_other_pixel_values_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loaded(body: object, name: str, in_channels: int) -> list[str]:
+        return []
+
+    monkeypatch.setattr(pretrained, "load_pretrained", loaded)
+    config = small_config("backbone=timm", "backbone.timm_name=tf_efficientnet_lite0", "weights=imagenet")
+    report = pretrained.start_from_weights(build_model(config, 3), config, ["door", "window"])
+    assert report is not None
+    (warning,) = report.warnings
+    asked = [word.strip(",") for word in warning.split() if word.startswith("numerics.")]
+    assert asked == ["numerics.pixel_mean=[0.5,0.5,0.5]", "numerics.pixel_std=[0.5,0.5,0.5]"]
+    settings = ["backbone=timm", "backbone.timm_name=tf_efficientnet_lite0", "weights=imagenet", *asked]
+    config = small_config(*settings)
+    report = pretrained.start_from_weights(build_model(config, 3), config, ["door", "window"])
+    assert report is not None and not report.warnings

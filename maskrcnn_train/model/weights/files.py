@@ -29,7 +29,7 @@ NUMPY_CORE = r"^numpy\._?core\b"  # its name in numpy 1 and 2
 class StoredWeights:
     """The content of a weight file.
 
-    layers: by torchvision's names. class_names: the class of each predictor row, background first, None for an unused
+    layers: of a detection model by torchvision's names, of any other as the file has them. class_names: the class of each predictor row, background first, None for an unused
     row; None as a whole if the file does not say. settings: the configuration of the model that the weights come from,
     plain data as the `config` of a checkpoint; None if unknown.
     """
@@ -46,6 +46,8 @@ def read_weights(path: Path, source: str) -> StoredWeights:
     state, averaged = content, content.get("ema")
     if isinstance(content.get("model"), dict):
         state = averaged if averaged and isinstance(averaged, dict) else content["model"]
+    elif isinstance(content.get("state_dict"), dict):  # of Lightning, MoCo, OpenMMLab
+        state = content["state_dict"]
     layers = _tensors(state, path)
     names, settings = _own_classes(notes.get("classes")), _own_settings(notes.get("config"))
     stored = StoredWeights(path.name, layers, names, settings)
@@ -57,8 +59,6 @@ def read_weights(path: Path, source: str) -> StoredWeights:
     else:
         prefix = "backbone.body." if source == "imagenet" else ""
         stored.layers = {prefix + _todays_name(name): tensor for name, tensor in layers.items()}
-    if not any(name.startswith("backbone.") for name in stored.layers):
-        raise UserError(f"{path} has no backbone layers: these are not the weights of a detection model")
     return stored
 
 

@@ -12,10 +12,10 @@ from maskrcnn_train.model.backbone import PHOTO_CHANNELS
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.weights.files import Layers, StoredWeights
 from maskrcnn_train.model.weights.names import (
-    FIRST_CONV,
     PARTS,
     canonical_names,
     differing_settings,
+    first_conv,
     implied_settings,
     is_batch_norm,
 )
@@ -77,7 +77,7 @@ def load_weights(model: MaskRCNN, stored: StoredWeights, config: TrainConfig, cl
         theirs.setdefault(layer.replace("running_mean", "running_var"), torch.ones_like(theirs[layer]))
     rows = _match_classes(stored, theirs, class_names, config.weights.class_map or {}, report)
     with torch.no_grad():
-        _fit_first_conv(theirs, config, stored, report)
+        _fit_first_conv(first_conv(ours), theirs, config, stored, report)
         _copy_layers(ours, theirs, rows, report)
         if stored.settings is not None:
             _warn_of_numerics(config, stored.settings, report, backbone_only=rows is None)
@@ -176,10 +176,10 @@ def _reason(
 
 
 def _fit_first_conv(
-    theirs: dict[str, Tensor], config: TrainConfig, stored: StoredWeights, report: WeightsReport
+    layer: str, theirs: dict[str, Tensor], config: TrainConfig, stored: StoredWeights, report: WeightsReport
 ) -> None:
     """Scale the first conv of the weights to the model's pixel values, and spread it over the model's channels."""
-    weight, channels = theirs.get(FIRST_CONV), config.data.channels
+    weight, channels = theirs.get(layer), config.data.channels
     if weight is None:
         return
     if stored.settings is not None:
@@ -191,11 +191,11 @@ def _fit_first_conv(
         factor = torch.tensor(std) / known
         if not torch.allclose(factor, torch.ones_like(factor)):
             weight = weight * factor[None, :, None, None]
-            report.warnings.append(f"{FIRST_CONV} is scaled from the pixel_std of the weights to {goal}")
+            report.warnings.append(f"{layer} is scaled from the pixel_std of the weights to {goal}")
     if weight.shape[1] == PHOTO_CHANNELS != channels:
         weight = spread_over_channels(weight, channels)
-        report.warnings.append(f"{FIRST_CONV} is spread from 3 channels to {channels}")
-    theirs[FIRST_CONV] = weight
+        report.warnings.append(f"{layer} is spread from 3 channels to {channels}")
+    theirs[layer] = weight
 
 
 def spread_over_channels(weight: Tensor, channels: int) -> Tensor:

@@ -32,6 +32,11 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     return result
 
 
+def first_conv(layers: Mapping[str, Tensor]) -> str:
+    """The conv of a model that sees the pixels; layers: in the model's order."""
+    return next(layer for layer, tensor in layers.items() if layer.startswith(BODY) and tensor.ndim == 4)
+
+
 def implied_settings(layers: Mapping[str, Tensor]) -> dict[str, Any]:
     """The settings, by config key, that the shapes of layers, by canonical name, imply; no others."""
     shapes = {layer: tuple(tensor.shape) for layer, tensor in layers.items()}
