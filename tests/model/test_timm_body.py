@@ -91,4 +91,5 @@ def test_weights_of_other_pixel_values_are_warned_of(monkeypatch: pytest.MonkeyP
     settings = ["backbone=timm", "backbone.timm_name=tf_efficientnet_lite0", "weights=imagenet", *asked]
     config = small_config(*settings)
     report = pretrained.start_from_weights(build_model(config, 3), config, ["door", "window"])
-    assert report is not None and not report.warnings
+    assert report is not None
+    assert not report.warnings

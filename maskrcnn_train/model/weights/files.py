@@ -29,9 +29,10 @@ NUMPY_CORE = r"^numpy\._?core\b"  # its name in numpy 1 and 2
 class StoredWeights:
     """The content of a weight file.
 
-    layers: of a detection model by torchvision's names, of any other as the file has them. class_names: the class of each predictor row, background first, None for an unused
-    row; None as a whole if the file does not say. settings: the configuration of the model that the weights come from,
-    plain data as the `config` of a checkpoint; None if unknown.
+    layers: of a detection model by torchvision's names, of any other as the file has them. class_names: the class of
+    each predictor row, background first, None for an unused row; None as a whole if the file does not say. settings:
+    the configuration of the model that the weights come from, plain data as the `config` of a checkpoint; None if
+    unknown.
     """
 
     origin: str
