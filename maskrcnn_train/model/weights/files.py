@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy._core.multiarray import _reconstruct, scalar
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -131,8 +130,8 @@ class _PlainUnpickler(pickle.Unpickler):
     ALLOWED: ClassVar[dict[str, Callable[..., Any]]] = {
         "numpy.ndarray": np.ndarray,
         "numpy.dtype": np.dtype,
-        "numpy.multiarray._reconstruct": _reconstruct,
-        "numpy.multiarray.scalar": scalar,
+        "numpy.multiarray._reconstruct": np.empty(0).__reduce__()[0],
+        "numpy.multiarray.scalar": np.float64().__reduce__()[0],
         "collections.OrderedDict": OrderedDict,
         "_codecs.encode": _encode_latin1,
     }
