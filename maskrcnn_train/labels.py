@@ -112,7 +112,7 @@ def _open_folder(config: LabelsConfig, whole: Split) -> Path:
     if config.output_dir is not None and (Path(config.output_dir) / FOLDS_FILE).is_file():
         folder = Path(config.output_dir)
     else:
-        folder = open_run_folder(replace(config, resume=None), "labels")
+        folder = open_run_folder(config.output_dir, "labels")
     free = ("suspicion=", "pictures=", "split=", "trainer.device=", "trainer.num_workers=", "evaluation.")
     settings = [text for text in overrides_of(config, default_config()) if not text.startswith(free)]
     remember(folder, whole, settings)
@@ -163,7 +163,7 @@ def _judge_by_checkpoint(config: LabelsConfig, path: Path) -> tuple[Path, Judged
     predictor = load_checkpoint(path, device=trainer.device, precision=trainer.precision).lowered(FAINT)
     predictor, split = on_split(predictor, config, num_workers=trainer.num_workers)
     candidate = candidate_of(predictor, evaluation_loader(predictor.config, split, predictor.classes))
-    folder = open_run_folder(config, "labels")
+    folder = open_run_folder(config.output_dir, "labels")
     scored = score_candidate(candidate, str(path), setup_logging(folder))
     return folder, Judged(split, predictor.classes, predictor.config, scored)
 

@@ -137,7 +137,7 @@ def _open_folder(config: TuneConfig) -> Path:
 
     if config.output_dir is not None and (Path(config.output_dir) / LOCKS).is_dir():
         return Path(config.output_dir)
-    return open_run_folder(replace(config, resume=None), "tune")
+    return open_run_folder(config.output_dir, "tune")
 
 
 def _write_results(trials: Trials, search: Search) -> None:

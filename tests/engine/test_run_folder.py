@@ -18,13 +18,13 @@ from maskrcnn_train.settings.overrides import overrides_of
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("x")
     with pytest.raises(UserError, match=f"resume={tmp_path}"):
-        open_run_folder(load_config([f"output_dir={tmp_path}"]), "train")
+        open_run_folder(str(tmp_path), "train")
 
 
-def test_two_runs_in_one_second_have_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_in_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folders = {open_run_folder(load_config(), "train") for _ in range(3)}
-    assert len(folders) == 3
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # as when all of them look before the first is made
+    assert len({open_run_folder(None, "train") for _ in range(3)}) == 3
 
 
 def test_auto_finds_the_newest_run_of_the_same_settings(tmp_path: Path) -> None:
@@ -47,10 +47,11 @@ def test_a_damaged_run_is_passed_over(content: bytes, tmp_path: Path) -> None:
 def test_auto_takes_a_run_that_has_no_checkpoint_but_no_other_folder(tmp_path: Path) -> None:
     config = load_config([f"output_dir={tmp_path}", "resume=auto"])
     (tmp_path / "notes.txt").write_text("mine")
+    assert find_run(config, tmp_path) is None
     with pytest.raises(UserError, match="is not empty"):
-        open_run_folder(config, "train")
+        open_run_folder(config.output_dir, "train")
     (tmp_path / "train.log").write_text("started")
-    assert open_run_folder(config, "train") == tmp_path
+    assert find_run(config, tmp_path) == tmp_path
 
 
 def test_a_resume_path_that_is_no_run_is_refused(tmp_path: Path) -> None:
