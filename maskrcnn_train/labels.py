@@ -123,15 +123,12 @@ def _train(config: TrainConfig, splits: Splits, folder: Path) -> None:
     """Train one model, or go on with it."""
     from maskrcnn_train.train import train
 
-    hint = f"go on with the same command and output_dir={folder}"
     config = replace(config, resume="auto" if Path(str(config.output_dir)).exists() else None)
     try:
-        result = train(config, splits)
+        train(config, splits)
     except Interrupted as interrupted:
-        interrupted.hint = hint
+        interrupted.hint = f"go on with the same command and output_dir={folder}"
         raise
-    if result.late_signal is not None:
-        raise Interrupted(result.late_signal, hint)
 
 
 def _score(config: TrainConfig, whole: Split, classes: ClassMap, folder: Path, num_folds: int) -> Scored:

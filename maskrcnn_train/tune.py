@@ -104,7 +104,7 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
     from maskrcnn_train.train import train
     from maskrcnn_train.tuning.trials import Pruned, score_in
 
-    hint, config = f"go on with the same command and output_dir={trials.folder}", None
+    config = None
     try:
         config = search.training(trial.overrides)
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
@@ -120,13 +120,10 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         logger.error("trial %s failed: %s", trial.folder.name, one_line(user_error))
         trials.end(trial, reason=one_line(user_error))
         return one_line(user_error) if config else ""  # contradicting values say nothing about the other trials
-    except Interrupted as interrupted:
+    except Interrupted as interrupted:  # where the training is complete, the next worker records its result
         trials.hand_back(trial)
-        interrupted.hint = hint
+        interrupted.hint = f"go on with the same command and output_dir={trials.folder}"
         raise
-    else:
-        if result.late_signal is not None:
-            raise Interrupted(result.late_signal, hint)
     return ""
 
 
