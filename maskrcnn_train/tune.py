@@ -15,10 +15,10 @@ from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
+from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
-from maskrcnn_train.settings.overrides import option_text, quoted, saved_overrides
+from maskrcnn_train.settings.overrides import changed_settings, option_text, quoted
 from maskrcnn_train.tuning.search import Search, load_search
-from maskrcnn_train.tuning.space import plain_value
 
 if TYPE_CHECKING:
     from maskrcnn_train.tuning.records import TrialRecord
@@ -159,13 +159,12 @@ def _write_results(trials: Trials, search: Search) -> None:
 
 def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
     """Write all settings of the best trial, including those of its presets."""
-    settings = saved_overrides(folder / str(best.number) / "overrides.yaml")
+    settings = changed_settings(search.training(best.overrides), default_config())
     head = [
         f"Trial {best.number}, best of a search: {search.metric} {best.score:.4f} on the images that it was chosen on.",
         f"use: python -m maskrcnn_train --config-dir {shlex.quote(str(folder))} experiment=best",
     ]
-    values = {text.split("=", 1)[0]: plain_value(text) for text in settings}
-    write_text(folder / "experiment" / "best.yaml", option_text(head, values))
+    write_text(folder / "experiment" / "best.yaml", option_text(head, settings))
 
 
 def _next_steps(folder: Path, records: list[TrialRecord], metric: str) -> str:

@@ -10,6 +10,7 @@ import yaml
 
 from maskrcnn_train.cli.command import resumed_overrides
 from maskrcnn_train.engine.run_folder import find_run, open_run_folder
+from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import overrides_of
@@ -74,8 +75,9 @@ def test_overrides_rebuild_the_configuration() -> None:
 
 
 def test_resuming_a_path_takes_the_settings_of_that_run_and_the_given_ones_on_top(tmp_path: Path) -> None:
-    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(["seed=5", "trainer.epochs=3"]))
-    given = [f"resume={tmp_path}/checkpoints/last.pt", "trainer.epochs=9"]
-    config = load_config(resumed_overrides(given))
-    assert (config.seed, config.trainer.epochs) == (5, 9)
+    run = tmp_path / "my run"
+    write_text(run / "overrides.yaml", yaml.safe_dump(["seed=5", "trainer.epochs=3"]))
+    for resume in (f"resume={run}/checkpoints/last.pt", f"resume='{run}'"):
+        config = load_config(resumed_overrides([resume, "trainer.epochs=9"]))
+        assert (config.seed, config.trainer.epochs) == (5, 9)
     assert resumed_overrides(["resume=auto"]) == ["resume=auto"]
