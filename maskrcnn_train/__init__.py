@@ -34,7 +34,7 @@ def _start_command(module: str) -> None:
     if command and not folder.joinpath(*command.split(".")).with_suffix(".py").exists():
         import difflib
 
-        names = sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem not in ("cli", "files", "train"))
+        names = sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem not in ("files", "train"))
         near = difflib.get_close_matches(command, names, n=1) or names
         sys.exit(_no_command(module, f"python -m {__name__}.{', .'.join(near)}"))
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.engine.run_folder import find_run
-from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
 
@@ -45,10 +44,7 @@ def run(config: TrainConfig) -> float:
 
     from maskrcnn_train.train import train
 
-    result = train(config, splits, weights)
-    if result.late_signal is not None:
-        raise Interrupted(result.late_signal, hint="this training is complete")
-    return result.metrics[f"{config.kinds[-1]}/AP"]
+    return train(config, splits, weights).metrics[f"{config.kinds[-1]}/AP"]
 
 
 def main() -> None:

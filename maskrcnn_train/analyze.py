@@ -42,7 +42,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
         raise UserError(f"{config.checkpoint} was trained in tiles, and analyze follows objects of whole images only")
     split = _some_images(split, config.max_images, config.seed)
     loader = evaluation_loader(predictor.config, split, predictor.classes)
-    folder = open_run_folder(config, "analyze")
+    folder = open_run_folder(config.output_dir, "analyze")
     console = setup_logging(folder)
     forecast = Forecast("analysis", slow_box_head(predictor.config))
     with Progress("analyze", log_every=20, console=console, forecast=forecast) as progress:

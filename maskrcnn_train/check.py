@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
 
     asked, config = config, with_own_pixels(config)
     data = read_data(config)
-    folder = open_run_folder(replace(config, resume=None), "check")
+    folder = open_run_folder(config.output_dir, "check")
     console = setup_logging(folder)
     for note in data.notes:
         logger.info("%s", note)

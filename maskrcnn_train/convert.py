@@ -27,7 +27,7 @@ def convert(config: ConvertConfig) -> Path:
     from maskrcnn_train.reporting.terminal.tables import unused_table
 
     parts, classes, notes = read_parts(config.data, with_images=config.copy_images)
-    folder = open_run_folder(config, "convert")
+    folder = open_run_folder(config.output_dir, "convert")
     setup_logging(folder)
     for note in notes:
         logger.info("%s", note)

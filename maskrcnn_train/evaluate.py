@@ -44,7 +44,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     candidates = [_open(config, path) for path in paths]
     if config.compare is not None:
         same_images(*[each.ground_truth for each in candidates])
-    folder = open_run_folder(config, "evaluate")
+    folder = open_run_folder(config.output_dir, "evaluate")
     console = setup_logging(folder)
     if config.compare is not None:
         measure_alike(*candidates)

@@ -73,7 +73,7 @@ def export(config: ExportConfig) -> Export:
         predictor, split = on_split(predictor, config, num_workers=0)
         dataset = evaluation_loader(predictor.config, split, predictor.classes).dataset
         paths = paths or [Path(dataset.image_path(each)) for each in range(min(len(dataset.rows), config.num_images))]
-    folder = open_run_folder(config, "export")
+    folder = open_run_folder(config.output_dir, "export")
     setup_logging(folder)
     done = Export(folder / FILES[config.format])
     runtime = write_model(predictor, done.path, config)

@@ -112,7 +112,7 @@ def _open_folder(config: LabelsConfig, whole: Split) -> Path:
     if config.output_dir is not None and (Path(config.output_dir) / FOLDS_FILE).is_file():
         folder = Path(config.output_dir)
     else:
-        folder = open_run_folder(replace(config, resume=None), "labels")
+        folder = open_run_folder(config.output_dir, "labels")
     free = ("suspicion=", "pictures=", "split=", "trainer.device=", "trainer.num_workers=", "evaluation.")
     settings = [text for text in overrides_of(config, default_config()) if not text.startswith(free)]
     remember(folder, whole, settings)
@@ -123,15 +123,12 @@ def _train(config: TrainConfig, splits: Splits, folder: Path) -> None:
     """Train one model, or go on with it."""
     from maskrcnn_train.train import train
 
-    hint = f"go on with the same command and output_dir={folder}"
     config = replace(config, resume="auto" if Path(str(config.output_dir)).exists() else None)
     try:
-        result = train(config, splits)
+        train(config, splits)
     except Interrupted as interrupted:
-        interrupted.hint = hint
+        interrupted.hint = f"go on with the same command and output_dir={folder}"
         raise
-    if result.late_signal is not None:
-        raise Interrupted(result.late_signal, hint)
 
 
 def _score(config: TrainConfig, whole: Split, classes: ClassMap, folder: Path, num_folds: int) -> Scored:
@@ -163,7 +160,7 @@ def _judge_by_checkpoint(config: LabelsConfig, path: Path) -> tuple[Path, Judged
     predictor = load_checkpoint(path, device=trainer.device, precision=trainer.precision).lowered(FAINT)
     predictor, split = on_split(predictor, config, num_workers=trainer.num_workers)
     candidate = candidate_of(predictor, evaluation_loader(predictor.config, split, predictor.classes))
-    folder = open_run_folder(config, "labels")
+    folder = open_run_folder(config.output_dir, "labels")
     scored = score_candidate(candidate, str(path), setup_logging(folder))
     return folder, Judged(split, predictor.classes, predictor.config, scored)
 

@@ -50,7 +50,7 @@ def predict_images(config: PredictConfig) -> PredictionFiles:
     predictor = _predictor(config)
     if video is not None and (channels := predictor.config.data.channels) != 3:
         raise UserError(f"images={config.images} is a video, in R G B; the model takes images of {channels} channels")
-    folder = open_run_folder(config, "predict")
+    folder = open_run_folder(config.output_dir, "predict")
     console = setup_logging(folder)
     pictures = folder / ("pictures" if video is None else f"{video.path.stem}.mp4")
     total = len(found) if video is None else video.num_frames

@@ -66,7 +66,7 @@ def split(config: SplitCommandConfig) -> SplitResult:
     fractions = [1 / config.folds] * config.folds if config.folds else config.fractions
     if index.num_images < len(fractions):
         raise UserError(f"{index.source} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
-    folder = open_run_folder(config, "split")
+    folder = open_run_folder(config.output_dir, "split")
     setup_logging(folder)
     for note in [*unused_notes(files), *choice_notes(index, config)]:
         logger.info("note: %s", note)

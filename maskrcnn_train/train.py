@@ -27,7 +27,7 @@ from maskrcnn_train.engine.loop import fit
 from maskrcnn_train.engine.optimizer import images_per_step
 from maskrcnn_train.engine.plan import Plan
 from maskrcnn_train.engine.run import Run
-from maskrcnn_train.engine.signals import StopRequest
+from maskrcnn_train.engine.signals import Interrupted, StopRequest
 from maskrcnn_train.engine.state import Position, TrainingState, build_state
 from maskrcnn_train.evaluation.coco.metrics import explain_absent
 from maskrcnn_train.files import write_json, write_text
@@ -48,14 +48,10 @@ logger = logging.getLogger("maskrcnn_train")
 
 @dataclass
 class TrainResult:
-    """metrics: of the last evaluation, fractions, e.g. metrics["segm/AP"]. run_dir: where everything was written.
-
-    late_signal: one that came when the last step was done, and changed nothing here.
-    """
+    """metrics: of the last evaluation, fractions, e.g. metrics["segm/AP"]. run_dir: where everything was written."""
 
     metrics: dict[str, float]
     run_dir: Path
-    late_signal: int | None = None
 
 
 def train(
@@ -68,7 +64,8 @@ def train(
 
     on_evaluation: told the share of the training that is done, 0..1, and the metrics; what it raises ends the training.
 
-    Raises UserError for the person's mistakes, BadStep (a UserError), Interrupted after a signal.
+    Raises UserError for the person's mistakes, BadStep (a UserError), Interrupted after a signal, even one that comes
+    when the last step is done and changes nothing here.
 
     >>> train(load_config(["experiment=shapes", "trainer.max_steps=2"])).metrics["segm/AP"]  # doctest: +SKIP
     """
@@ -106,7 +103,9 @@ def train(
                     metrics = metrics | _latency(validation, run, state)
             if world.is_main:
                 _finish(run.folder, validation, metrics)
-    return TrainResult(metrics, run.folder, stop.number)
+    if stop.number is not None:
+        raise Interrupted(stop.number, hint="this training is complete")
+    return TrainResult(metrics, run.folder)
 
 
 def pools_in_python(config: TrainConfig, device: torch.device) -> bool:

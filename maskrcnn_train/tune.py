@@ -15,10 +15,10 @@ from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
+from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
-from maskrcnn_train.settings.overrides import option_text, quoted, saved_overrides
+from maskrcnn_train.settings.overrides import changed_settings, option_text, quoted
 from maskrcnn_train.tuning.search import Search, load_search
-from maskrcnn_train.tuning.space import plain_value
 
 if TYPE_CHECKING:
     from maskrcnn_train.tuning.records import TrialRecord
@@ -104,7 +104,7 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
     from maskrcnn_train.train import train
     from maskrcnn_train.tuning.trials import Pruned, score_in
 
-    hint, config = f"go on with the same command and output_dir={trials.folder}", None
+    config = None
     try:
         config = search.training(trial.overrides)
         config = replace(config, output_dir=str(trial.folder), resume="auto" if trial.folder.exists() else None)
@@ -120,13 +120,10 @@ def _run(trial: Trial, trials: Trials, search: Search) -> str:
         logger.error("trial %s failed: %s", trial.folder.name, one_line(user_error))
         trials.end(trial, reason=one_line(user_error))
         return one_line(user_error) if config else ""  # contradicting values say nothing about the other trials
-    except Interrupted as interrupted:
+    except Interrupted as interrupted:  # where the training is complete, the next worker records its result
         trials.hand_back(trial)
-        interrupted.hint = hint
+        interrupted.hint = f"go on with the same command and output_dir={trials.folder}"
         raise
-    else:
-        if result.late_signal is not None:
-            raise Interrupted(result.late_signal, hint)
     return ""
 
 
@@ -137,7 +134,7 @@ def _open_folder(config: TuneConfig) -> Path:
 
     if config.output_dir is not None and (Path(config.output_dir) / LOCKS).is_dir():
         return Path(config.output_dir)
-    return open_run_folder(replace(config, resume=None), "tune")
+    return open_run_folder(config.output_dir, "tune")
 
 
 def _write_results(trials: Trials, search: Search) -> None:
@@ -162,13 +159,12 @@ def _write_results(trials: Trials, search: Search) -> None:
 
 def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
     """Write all settings of the best trial, including those of its presets."""
-    settings = saved_overrides(folder / str(best.number) / "overrides.yaml")
+    settings = changed_settings(search.training(best.overrides), default_config())
     head = [
         f"Trial {best.number}, best of a search: {search.metric} {best.score:.4f} on the images that it was chosen on.",
         f"use: python -m maskrcnn_train --config-dir {shlex.quote(str(folder))} experiment=best",
     ]
-    values = {text.split("=", 1)[0]: plain_value(text) for text in settings}
-    write_text(folder / "experiment" / "best.yaml", option_text(head, values))
+    write_text(folder / "experiment" / "best.yaml", option_text(head, settings))
 
 
 def _next_steps(folder: Path, records: list[TrialRecord], metric: str) -> str:

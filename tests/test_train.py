@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from tiny import TINY as SMALLEST
 
 from maskrcnn_train import build_model, load_config, train
 from maskrcnn_train.engine.checkpoint import read_checkpoint
+from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.reporting.tensorboard import read_metrics
 
 TINY = [*SMALLEST, "data.shapes.num_val=4", "evaluation.pictures=2"]
@@ -168,6 +170,18 @@ def test_a_training_needs_nothing_of_python_that_windows_lacks(shapes: str, tmp_
     first = read_metrics(tmp_path / "run/metrics.jsonl")[0]
     assert first["memory/peak_mb"] is None
     assert (tmp_path / "run/metrics.json").is_file()
+
+
+def test_a_signal_after_the_last_step_is_raised_once_all_is_written(
+    shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("maskrcnn_train.train")
+    finish = module._finish
+    monkeypatch.setattr(module, "_finish", lambda *given: (finish(*given), signal.raise_signal(signal.SIGTERM)))
+    with pytest.raises(Interrupted, match="SIGTERM") as stopped:
+        train(load_config([*TINY, shapes, "trainer.max_steps=1", f"output_dir={tmp_path}"]))
+    assert stopped.value.hint == "this training is complete"
+    assert (tmp_path / "metrics.json").is_file()
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +18,7 @@ pytest.importorskip("optuna", reason="needs the extra tune")
 
 
 from maskrcnn_train import load_config
+from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.settings.command_rules import check_tune_rules
 from maskrcnn_train.settings.command_schema import TuneConfig
 from maskrcnn_train.settings.compose import load_command_config
@@ -148,6 +151,23 @@ def test_what_all_trials_have_decides_the_metric_and_the_first_values() -> None:
 def test_a_finished_search_goes_on_with_more_trials(result: TuneResult, shapes: str) -> None:
     same = searched(*SMALL, *SPACE, shapes, f"output_dir={result.folder}")
     assert same.records == result.records
+
+
+def test_a_trial_that_is_complete_when_a_signal_comes_is_recorded_by_the_next_worker(
+    shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*TINY, "trainer.max_steps=1", "trials=1", "seed=0,1", shapes, f"output_dir={tmp_path / 'search'}"]
+    module = importlib.import_module("maskrcnn_train.train")
+    finish = module._finish
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_finish", lambda *given: (finish(*given), signal.raise_signal(signal.SIGTERM)))
+        with pytest.raises(Interrupted) as stopped:
+            searched(*words)
+    assert stopped.value.hint.startswith("go on with the same command and output_dir=")
+    log = (tmp_path / "search/0/metrics.jsonl").read_bytes()
+    (record,) = searched(*words).records
+    assert record.state == "complete"
+    assert (tmp_path / "search/0/metrics.jsonl").read_bytes() == log
 
 
 def test_a_search_by_loss_shows_its_best_first(shapes: str, tmp_path: Path) -> None:

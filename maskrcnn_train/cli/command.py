@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.settings.compose import conf_dir
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.overrides import saved_overrides
+from maskrcnn_train.settings.overrides import plain_value, saved_overrides
 
 RETRY = "sweep.retry_failed"  # a setting of all commands, but only with -m
 FOR_SWEEPS = (RETRY, "hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.")
@@ -64,11 +64,10 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
 
 def resumed_overrides(overrides: list[str]) -> list[str]:
     """With resume=PATH: the settings of that run first, so that they need not be given again."""
-    paths = [text.split("=", 1)[1] for text in overrides if text.startswith("resume=")]
-    if not paths or paths[-1] in ("auto", "null"):
+    paths = [plain_value(text) for text in overrides if text.startswith("resume=")]
+    if not paths or paths[-1] in ("auto", None):
         return overrides
-    saved = run_of(Path(paths[-1])) / "overrides.yaml"
-    return [*saved_overrides(saved), *overrides] if saved.is_file() else overrides
+    return [*saved_overrides(run_of(Path(str(paths[-1])))), *overrides]
 
 
 def refuse_missing_files(config: Any) -> None:

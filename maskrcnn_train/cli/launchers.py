@@ -100,9 +100,11 @@ def _forget_values_of_plugin(name: str) -> None:
 
 
 def _gpus() -> list[str]:
-    from maskrcnn_train.engine.precision import visible_gpus  # imports torch, which most mistakes need not wait for
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch  # most mistakes need not wait for it
 
-    return visible_gpus()
+    named, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    return [str(index) for index in range(count)] if named is None else named.split(",")[:count]
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from maskrcnn_train.engine.holding import held
 from maskrcnn_train.reporting.jobs import JOBS, find_job, read_jobs, save_job
 from maskrcnn_train.settings.compose import default_config, repeated_keys, swept_in_files, to_dataclass
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
-from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN, overrides_of, quoted
+from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN, overrides_of, plain_value, quoted
 from maskrcnn_train.settings.schema import TrainConfig
 
 if TYPE_CHECKING:
@@ -32,11 +32,12 @@ MAX_CHECKED_JOBS = 200  # of a sweep, before its first job starts
 def run_sweep(command: Command, overrides: list[str], config_dir: str | None) -> None:
     """All jobs of `-m` that are not finished: all are checked before the first starts, and none ends the others.
     Raises the first bug that ended a job, else the first UserError."""
-    given = dict(text.split("=", 1) for text in overrides if text.startswith(("output_dir=", RETRY)))
-    overrides = [text for text in overrides if text.split("=", 1)[0] not in given]
-    usual = f"runs/sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    folder, retry = Path(given.get("output_dir", usual)).absolute(), given.get(RETRY, "false").lower()
-    if retry not in ("true", "false"):
+    own = [text for text in overrides if text.startswith(("output_dir=", RETRY))]
+    given = {text.split("=", 1)[0]: plain_value(text) for text in own}
+    overrides = [text for text in overrides if text not in own]
+    usual, retry = f"runs/sweep/{datetime.now():%Y-%m-%d_%H-%M-%S}", given.get(RETRY, False)
+    folder = Path(str(given.get("output_dir") or usual)).absolute()
+    if not isinstance(retry, bool):
         raise UserError(f"{RETRY}={retry} is no choice; write {RETRY}=true or leave it out")
     devices = ["auto"]
     if not any(text.startswith("hydra/sweeper=") for text in overrides):
@@ -51,7 +52,7 @@ def run_sweep(command: Command, overrides: list[str], config_dir: str | None) ->
         if launcher.name != "basic":
             print(f"jobs by {launcher.name}; the output of job N is in {folder / JOBS}/N.log", flush=True)
         try:
-            hydra_main(command.name, partial(_run_job, command, launcher, folder, retry == "true", bugs))
+            hydra_main(command.name, partial(_run_job, command, launcher, folder, retry, bugs))
         except UserError as error:
             found = [job for job in read_jobs(folder) if job.is_bug]  # in another process, or before
             bugs += [RuntimeError(f"{folder / str(job.number)}: {job.reason}") for job in found]

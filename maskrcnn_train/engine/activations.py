@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -39,13 +39,9 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 def _checkpointed(block: nn.Module, forward: Any, *inputs: Any) -> Any:
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs)
-    contexts = partial(_contexts, block)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
-
-
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Of the first pass and of the second."""
-    return nullcontext(), _keeping_statistics(block)
+    return checkpoint(  # contexts of the first pass and of the second
+        forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _keeping_statistics(block))
+    )
 
 
 @contextmanager

@@ -32,13 +32,9 @@ from maskrcnn_train.settings.schema import TrainerConfig
 
 @dataclass(frozen=True)
 class World:
-    """This process among all. rank: 0..size-1; local_rank: its number on this machine.
-
-    alarm: how it hears that another process has ended; None outside a group.
-    """
+    """This process among all. rank: 0..size-1. alarm: how it hears that another has ended; None outside a group."""
 
     rank: int
-    local_rank: int
     size: int
     alarm: Alarm | None = None
 
@@ -47,7 +43,7 @@ class World:
         return self.rank == 0
 
 
-ALONE = World(0, 0, 1)
+ALONE = World(0, 1)
 
 
 @contextmanager
@@ -61,7 +57,7 @@ def joined(trainer: TrainerConfig) -> Iterator[tuple[World, torch.device]]:
     if size <= 1:
         device = resolve_device(trainer.device, local_rank)
         use_device(device)
-        yield World(rank, local_rank, 1), device
+        yield World(rank, 1), device
         return
     timeout = timedelta(minutes=trainer.distributed_timeout)
     store, _, _ = next(iter(rendezvous("env://", timeout=timeout)))
@@ -70,7 +66,7 @@ def joined(trainer: TrainerConfig) -> Iterator[tuple[World, torch.device]]:
     device = _checked(found, places)
     use_device(device)  # before the first collective: NCCL takes the current one
     alarm = Alarm(PrefixStore("alarm", store), rank)
-    world = World(rank, local_rank, size, alarm)
+    world = World(rank, size, alarm)
     try:
         with naming_lost_peers(world), _group(store, world, device, timeout):
             yield world, device
@@ -176,7 +172,7 @@ def gather(value: list[Any], world: World) -> list[Any]:
 
 def any_rank(flag: bool, world: World) -> bool:
     """Whether the flag is set on any rank; all ranks get the same answer."""
-    return bool(largest([float(flag)], world)[0]) if world.size > 1 else flag
+    return bool(largest([float(flag)], world)[0])
 
 
 def largest(numbers: list[float], world: World) -> list[float]:

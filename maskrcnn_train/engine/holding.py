@@ -1,22 +1,17 @@
-"""A folder is held by one process at a time, by a lock that the system releases when the process dies.
-
-Not by `filelock`: many of its versions empty the file, which says who holds it, before they ask for the lock, and take
-a file system without locks for another holder, or put a file there that stays when its process is killed.
-"""
+"""A folder is held by one process at a time, by a lock that the system releases when the process dies."""
 
 import logging
 import os
 import socket
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
 
 from maskrcnn_train.settings.errors import UserError
 
 PATIENCE = 100.0  # seconds: one that was stopped saves its state; an NFS server forgets a lost machine after 90
-POLL_SECONDS = 0.1  # between two tries
 logger = logging.getLogger("maskrcnn_train")
 
 
@@ -27,48 +22,36 @@ def held(folder: Path, lock: Path) -> Iterator[None]:
     Raises UserError where another process holds it for PATIENCE more. Where nothing can be locked, as on some
     network file systems, a warning.
     """
-    file = None
+    mutex = FileLock(lock, fallback_to_soft=False)  # a soft one outlives a process that is killed
     try:
-        file = _locked(lock, folder)
-    except (OSError, ImportError) as error:  # the latter on Windows
+        _acquire(mutex, folder, lock)
+    except OSError as error:
         logger.warning("%s cannot be locked (%s): see that no other process writes to %s", lock, error, folder)
     try:
         yield
     finally:
-        if file is not None:
-            _release(file, lock)
+        if mutex.is_locked:
+            with suppress(OSError):  # Windows removes no open file; left behind it does no harm
+                lock.unlink()
+            mutex.release()
 
 
-def _locked(lock: Path, folder: Path) -> TextIO:
-    """The open file, once this process has it."""
-    import fcntl  # not there on Windows
-
-    until, told = time.monotonic() + PATIENCE, False
-    while True:
-        with ExitStack() as closing:
-            file = closing.enter_context(lock.open("a+", encoding="utf-8"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                said = f"{file.read().strip() or 'another process'} works in {folder}"
-                if time.monotonic() > until:
-                    raise UserError(f"{said}; wait for its end, or stop it (if it is gone, delete {lock})") from None
-                if not told:
-                    logger.warning("%s; waiting up to %.0f s for its end", said, PATIENCE)
-                told = True
-                time.sleep(POLL_SECONDS)
-                continue
-            if os.fstat(file.fileno()).st_nlink > 0:  # else its holder has just removed it
-                file.truncate(0)
-                print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
-                closing.pop_all()
-                return file
+def _acquire(mutex: FileLock, folder: Path, lock: Path) -> None:
+    try:
+        mutex.acquire(timeout=0)
+    except Timeout:
+        logger.warning("%s works in %s; waiting up to %.0f s for its end", _holder(lock), folder, PATIENCE)
+        try:
+            mutex.acquire(timeout=PATIENCE)
+        except Timeout:
+            raise UserError(
+                f"{_holder(lock)} works in {folder}; wait for its end, or stop it (if it is gone, delete {lock})"
+            ) from None
+    with suppress(OSError):  # a full disk
+        lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
 
-def _release(file: TextIO, lock: Path) -> None:
-    import fcntl
-
-    with file, suppress(OSError):  # all that was to be written is there, and the end of the process releases it too
-        lock.unlink(missing_ok=True)
-        fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: loading processes have the file open as well
+def _holder(lock: Path) -> str:
+    with suppress(OSError):  # gone in this moment, or on Windows, where nobody else can read it
+        return lock.read_text(encoding="utf-8").strip() or "another process"
+    return "another process"

@@ -34,12 +34,6 @@ def resolve_device(name: str, local_rank: int = 0, *, key: str = "trainer.device
     return device
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [str(index) for index in range(torch.cuda.device_count())] if named is None else named.split(",")
-
-
 def use_device(device: torch.device) -> None:
     """Make a GPU the current one of this process, which NCCL and the loaders' pinned memory use."""
     if device.type == "cuda":

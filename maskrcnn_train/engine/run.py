@@ -24,7 +24,7 @@ from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.environment import environment
 from maskrcnn_train.engine.failed_steps import FailedSteps
 from maskrcnn_train.engine.holding import held
-from maskrcnn_train.engine.run_folder import LOG_FILE, open_run_folder
+from maskrcnn_train.engine.run_folder import LOG_FILE, find_run, open_run_folder
 from maskrcnn_train.engine.state import Position
 from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.reporting.runs import DATA_FILE, SCORES_FILE
@@ -68,7 +68,10 @@ class Run:
         Raises UserError for a folder that is not empty, a run to resume that is not there, or one that another process
         trains.
         """
-        folder = distributed.broadcast(open_run_folder(config, "train") if world.is_main else None, world)
+        folder = None
+        if world.is_main:
+            folder = find_run(config, Path("runs/train")) or open_run_folder(config.output_dir, "train")
+        folder = distributed.broadcast(folder, world)
         run = cls(folder, config, classes, world)
         with held(folder, folder / LOCK_FILE) if world.is_main else nullcontext():
             if world.is_main:

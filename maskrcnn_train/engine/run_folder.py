@@ -1,6 +1,7 @@
 """Where a command writes: a new folder, or that of the run to resume. Does not import torch."""
 
 import itertools
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -10,24 +11,16 @@ import yaml
 
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN
+from maskrcnn_train.settings.schema import TrainConfig
 
 LOG_FILE = "train.log"  # the first file of a training
 
 
-def open_run_folder(config: Any, command: str) -> Path:
-    """Make the folder of a new run, or find the one to resume. Raises UserError or OSError.
-
-    An existing, non-empty folder is refused unless `resume` says so.
-    """
-    resumed = find_run(config, Path("runs") / command) if getattr(config, "resume", None) else None
-    if resumed is not None:
-        return resumed
-    if config.output_dir is None:
-        usual = Path("runs") / command / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        numbered = (usual.with_name(f"{usual.name}_{number}") for number in itertools.count(2))
-        folder = next(path for path in itertools.chain([usual], numbered) if not path.exists())
-    else:
-        folder = Path(config.output_dir)
+def open_run_folder(output_dir: str | None, command: str) -> Path:
+    """Make the folder of a new run, by default in runs/. Raises UserError for one that is not empty, or OSError."""
+    if output_dir is None:
+        return _unused(Path("runs") / command / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    folder = Path(output_dir)
     if folder.is_dir() and any(folder.iterdir()):
         hint = f", or continue it with resume={folder}" if command == "train" else ""
         raise UserError(f"output_dir={folder} is not empty; choose another{hint}")
@@ -35,11 +28,23 @@ def open_run_folder(config: Any, command: str) -> Path:
     return folder
 
 
-def find_run(config: Any, runs: Path) -> Path | None:
+def _unused(folder: Path) -> Path:
+    """Make the folder, with a number where a command of the same second has it."""
+    for number in itertools.count(1):
+        numbered = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        with suppress(FileExistsError):
+            numbered.mkdir(parents=True)
+            break
+    return numbered
+
+
+def find_run(config: TrainConfig, runs: Path) -> Path | None:
     """The run that `resume` names: a path, or for `auto` the newest of the same settings (None: there is none).
 
     With `output_dir`, `auto` takes any run there, even one that ended before its first checkpoint.
     """
+    if config.resume is None:
+        return None
     if config.resume != "auto":
         folder = run_of(Path(config.resume))
         if not (folder / "checkpoints").is_dir():

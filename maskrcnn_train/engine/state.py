@@ -35,12 +35,6 @@ class Position:
     skipped_steps: int = 0  # for which there was no finite loss
     evaluating: bool = False  # an evaluation has begun and not ended: to be repeated first
 
-    def advance(self, batches: int, batches_per_epoch: int) -> bool:
-        """Count one optimizer step over `batches` batches; returns whether it ended a pass over the data."""
-        self.step += 1
-        self.batch += batches
-        return self.leave_epoch(batches_per_epoch)
-
     def leave_epoch(self, batches_per_epoch: int) -> bool:
         """Begin the next pass over the data if this one is over; returns whether it was."""
         if self.batch < batches_per_epoch:
@@ -117,9 +111,10 @@ class TrainingState:
 
     def count_step(self, batches: int, batches_per_epoch: int) -> bool:
         """The step is whole; returns whether it ended a pass over the data."""
-        ended = self.position.advance(batches, batches_per_epoch)
+        self.position.step += 1
+        self.position.batch += batches
         self.half_step = False
-        return ended
+        return self.position.leave_epoch(batches_per_epoch)
 
     @property
     def judged(self) -> nn.Module:

@@ -12,6 +12,7 @@ from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
 from maskrcnn_train.reporting.forms import fitted
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import saved_overrides
 
 ANALYSIS_FILE = "analysis.json"
 DATA_FILE = "data.json"
@@ -72,7 +73,7 @@ def read_run(folder: Path, analysis: Path | None = None) -> RunFiles:
     run = RunFiles(
         folder=folder,
         config=_text(folder / "config.yaml"),
-        overrides=read_overrides(folder),
+        overrides=saved_overrides(folder),
         metrics=read_scores(folder),
         history=read_metrics(folder / METRICS_FILE),
         class_names=fitted(list[str], read_json(classes).get("names", []), f"{classes}, names"),
@@ -104,12 +105,6 @@ def _analysis(run: Path, given: Path | None) -> dict[str, Any]:
         return read_json(given / ANALYSIS_FILE)
     found = sorted(run.glob(f"*/{ANALYSIS_FILE}"), key=lambda path: path.stat().st_mtime)
     return read_json(found[-1]) if found else {}
-
-
-def read_overrides(folder: Path) -> list[str]:
-    """overrides.yaml: a list of "key=value"."""
-    found = read_yaml(folder / "overrides.yaml")
-    return [str(item) for item in found] if isinstance(found, list) else []
 
 
 def read_yaml(path: Path) -> Any:

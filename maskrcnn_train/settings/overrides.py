@@ -15,21 +15,28 @@ from maskrcnn_train.settings.errors import UserError
 NOT_PART_OF_A_RUN = ("resume", "replay", "output_dir")  # may change when a run is resumed
 
 
+def changed_settings(config: Any, defaults: Any) -> dict[str, Any]:
+    """The differences of a run from the defaults, by dotted key."""
+    usual, own = flat_settings(asdict(defaults)), flat_settings(asdict(config))
+    return {key: value for key, value in own.items() if value != usual.get(key) and key not in NOT_PART_OF_A_RUN}
+
+
 def overrides_of(config: Any, defaults: Any) -> list[str]:
     """The differences from the defaults, as overrides that rebuild the configuration: ["backbone.name=resnet18"]."""
-    usual = flat_settings(asdict(defaults))
-    changed = {key: value for key, value in flat_settings(asdict(config)).items() if value != usual.get(key)}
-    return [f"{key}={override_value(value)}" for key, value in changed.items() if key not in NOT_PART_OF_A_RUN]
+    return [f"{key}={override_value(value)}" for key, value in changed_settings(config, defaults).items()]
 
 
-def saved_overrides(path: Path) -> list[str]:
-    """The overrides of a run, from its overrides.yaml. Raises UserError for a file with other content."""
+def saved_overrides(run: Path) -> list[str]:
+    """The content of a run's overrides.yaml; nothing without one. Raises UserError for a file with other content."""
+    path = run / "overrides.yaml"
+    if not path.is_file():
+        return []
     try:
         overrides = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         overrides = None
     if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
-        raise UserError(f"{path} is not a list of overrides; restore it, or give the settings again without resume")
+        raise UserError(f"{path} is not a list of overrides (cut short?); restore it, or give the settings without it")
     return overrides
 
 
@@ -52,6 +59,20 @@ def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def plain_value(override: str) -> Any:
+    """The value of KEY=VALUE as plain data: numbers, lists, text. Raises UserError where it is not one value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        raise UserError(f"'{override}' is not an override; write key=value, e.g. backbone=resnet101") from None
+    if parsed.is_sweep_override():
+        raise UserError(f"{override} has several values; give one")
+    return parsed.value()
 
 
 def override_value(value: Any) -> str:

@@ -11,6 +11,7 @@ from maskrcnn_train.settings.command_rules import metric_names
 from maskrcnn_train.settings.command_schema import TuneConfig, training_of
 from maskrcnn_train.settings.compose import groups, load_command_config, with_values
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import plain_value
 from maskrcnn_train.settings.rules import idle_keys
 from maskrcnn_train.settings.schema import LATENCY, TrainConfig
 from maskrcnn_train.tuning.space import (
@@ -21,7 +22,6 @@ from maskrcnn_train.tuning.space import (
     Value,
     divided,
     override_of,
-    plain_value,
     read_dimension,
 )
 
@@ -69,7 +69,7 @@ class Search:
 
     def first_values(self) -> dict[str, Value]:
         """The values of the first trial, by key: where possible, those of a training without a search."""
-        choices = {each.key: each.first(None) for each in self.space if isinstance(each, Choice)}
+        choices = {each.key: each.options[0] for each in self.space if isinstance(each, Choice)}
         # numbers follow the chosen groups: the learning rate is that of the chosen optimizer
         chosen, _ = self.compose([override_of(key, value) for key, value in choices.items()])
         numbers = {e.key: e.first(_current(chosen, e.key)) for e in self.space if isinstance(e, Numbers)}

@@ -33,9 +33,6 @@ class Choice:
 
     ends = values
 
-    def first(self, current: Any) -> Value:
-        return self.options[0]
-
     def suggest(self, trial: Trial) -> Value:
         return str(trial.suggest_categorical(self.key, self.options))
 
@@ -89,21 +86,6 @@ Dimension = Choice | Numbers
 def override_of(key: str, value: Value) -> str:
     """KEY=VALUE; floats with six digits."""
     return f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
-
-
-def plain_value(override: str) -> Any:
-    """The value of KEY=VALUE as plain data: numbers, lists, text."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import QuotedString
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, QuotedString):
-            return value.text
-        if isinstance(value, list):
-            return [plain(item) for item in value]
-        return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-    return plain(OverridesParser.create().parse_override(override).value())
 
 
 def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -101,9 +101,11 @@ def open_storage(url: str | None, folder: Path) -> RDBStorage | LockedJournal | 
             storage = LockedProxy(host=place.hostname or "localhost", port=place.port or 13000)
             storage.wait_server_ready(timeout=CONNECTING)
         else:
+            # for another worker's write to a file, or for a server to answer
+            waiting = {"timeout": SILENCE} if url.startswith("sqlite") else {"connect_timeout": CONNECTING}
             return RDBStorage(
                 url,
-                engine_kwargs={"pool_pre_ping": True} | _waiting(url),
+                engine_kwargs={"pool_pre_ping": True, "connect_args": waiting},
                 heartbeat_interval=BEAT,
                 grace_period=SILENCE,
                 heartbeat_stale_trial_callback=_queued_again(),
@@ -126,12 +128,6 @@ def naming_lost_storage() -> Iterator[None]:
         raise UserError(
             f"the storage of this search is out of reach: {_reason(error)}; when it is back, the same command goes on"
         ) from error
-
-
-def _waiting(url: str) -> dict[str, object]:
-    """How long to wait for a database: for another worker's write to a file, for a server to answer."""
-    key = "timeout" if url.startswith("sqlite") else "connect_timeout"
-    return {"connect_args": {key: SILENCE if key == "timeout" else CONNECTING}}
 
 
 def _reason(error: BaseException) -> str:

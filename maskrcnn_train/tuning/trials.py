@@ -214,9 +214,9 @@ class Trials:
         return read_records(self.study, self.search.metrics)
 
     def free_checkpoints(self) -> None:
-        """Remove the checkpoints of trials that are pruned or beaten. The first trial's stay, to compare with."""
+        """Remove the checkpoints of trials that are over and not the best. The first trial's stay, to compare with."""
         records = self.records()
         kept = {0, *(each.number for each in records[:1]), *(each.number for each in records if each.front)}
         for each in records:
-            if each.state in ("complete", "pruned") and each.number not in kept:
+            if each.state != "running" and each.number not in kept:
                 shutil.rmtree(self.folder / str(each.number) / "checkpoints", ignore_errors=True)

@@ -95,6 +95,19 @@ def test_gpus_of_this_machine_are_shared_out(
 
 
 @pytest.mark.parametrize(
+    ("visible", "count", "gpus"), [(None, 2, ["0", "1"]), ("5,3", 2, ["5", "3"]), ("", 0, []), ("-1", 0, [])]
+)
+def test_gpus_that_are_hidden_are_none(
+    visible: str | None, count: int, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert launchers._gpus() == gpus
+
+
+@pytest.mark.parametrize(
     ("given", "complaint"),
     [
         (["hydra/launcher=joblib", "hydra.launcher.n_jobs=3"], "a GPU has one job at a time; give 1 to 2"),

@@ -104,6 +104,14 @@ def test_a_sweep_in_a_file_is_checked_whole_and_run(swept: Sweep, tmp_path: Path
     assert [job[:2] for job in jobs] == [["seed=3", "optimizer.lr=0.1"], ["seed=3", "optimizer.lr=0.2"]]
 
 
+def test_the_folder_of_a_sweep_may_be_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trained: list[TrainConfig] = []
+    folder = tmp_path / "my sweep"
+    monkeypatch.setattr(sys, "argv", ["train", "-m", "experiment=shapes", "seed=0,1", f"output_dir='{folder}'"])
+    run_command("train", TrainConfig, check_train_rules, trained.append, "help")
+    assert [config.output_dir for config in trained] == [str(folder / "0"), str(folder / "1")]
+
+
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [(["sweep.retry_failed=true"], "is for sweeps; add -m"), (["-m", "seed=0,1", "sweep.retry_failed=2"], "no choice")],

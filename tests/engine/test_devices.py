@@ -50,7 +50,7 @@ def test_batch_norms_are_synchronised_except_in_heads_that_a_rank_may_skip(
     section = load_config(["optimizer.norm_weight_decay=0"]).optimizer
     model = nn.ModuleDict(parts)
     before = parameter_groups(model, section)
-    wrapped = distributed.wrap(model, World(0, 0, 2), torch.device("cuda", 0), sync_batchnorm=enabled)
+    wrapped = distributed.wrap(model, World(0, 2), torch.device("cuda", 0), sync_batchnorm=enabled)
     assert isinstance(wrapped["backbone"][1], nn.SyncBatchNorm) == enabled
     assert isinstance(wrapped["roi_heads"][1], nn.BatchNorm2d)
     for one, other in zip(before, parameter_groups(wrapped, section), strict=True):
@@ -59,7 +59,7 @@ def test_batch_norms_are_synchronised_except_in_heads_that_a_rank_may_skip(
 
 
 def test_buffers_are_shared_once_and_not_at_every_step(without_ddp: dict[str, Any]) -> None:
-    distributed.wrap(nn.Linear(2, 2), World(0, 0, 2), CPU)
+    distributed.wrap(nn.Linear(2, 2), World(0, 2), CPU)
     assert without_ddp == {
         "shared": True,
         "forward_sync_buffers": False,
@@ -69,7 +69,7 @@ def test_buffers_are_shared_once_and_not_at_every_step(without_ddp: dict[str, An
 
 def test_synchronised_batch_norms_are_refused_on_processors() -> None:
     with pytest.raises(UserError, match="sync_batchnorm=true needs GPUs"):
-        distributed.wrap(nn.Linear(2, 2), World(0, 0, 2), CPU, sync_batchnorm=True)
+        distributed.wrap(nn.Linear(2, 2), World(0, 2), CPU, sync_batchnorm=True)
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_a_process_takes_its_own_device_before_it_joins_the_others(
     machine = Machine(monkeypatch, rank=1, visible=visible, others={0: other})
     trainer = load_config([f"trainer.device={name}", "trainer.distributed_timeout=7"]).trainer
     with distributed.joined(trainer) as (world, own):
-        assert (world.rank, world.local_rank, world.size, own) == (1, 1, 2, device)
+        assert (world.rank, world.size, own) == (1, 2, device)
     taken = [("set_device", device)] if device.type == "cuda" else []
     assert machine.calls == [*taken, ("init", backend), ("destroy", None)]
     assert machine.options["device_id"] == (device if taken else None)
@@ -233,6 +233,6 @@ def test_a_failed_collective_is_told_from_a_bug(
     error: RuntimeError, said: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alarm, "PATIENCE", 0.01)
-    world = World(0, 0, 2, alarm.Alarm(HashStore(), rank=0))
+    world = World(0, 2, alarm.Alarm(HashStore(), rank=0))
     with pytest.raises(RuntimeError if said is None else LostPeer, match=said), distributed.naming_lost_peers(world):
         raise error

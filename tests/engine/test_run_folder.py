@@ -10,6 +10,7 @@ import yaml
 
 from maskrcnn_train.cli.command import resumed_overrides
 from maskrcnn_train.engine.run_folder import find_run, open_run_folder
+from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import overrides_of
@@ -18,13 +19,13 @@ from maskrcnn_train.settings.overrides import overrides_of
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("x")
     with pytest.raises(UserError, match=f"resume={tmp_path}"):
-        open_run_folder(load_config([f"output_dir={tmp_path}"]), "train")
+        open_run_folder(str(tmp_path), "train")
 
 
-def test_two_runs_in_one_second_have_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_in_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folders = {open_run_folder(load_config(), "train") for _ in range(3)}
-    assert len(folders) == 3
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # as when all of them look before the first is made
+    assert len({open_run_folder(None, "train") for _ in range(3)}) == 3
 
 
 def test_auto_finds_the_newest_run_of_the_same_settings(tmp_path: Path) -> None:
@@ -47,10 +48,11 @@ def test_a_damaged_run_is_passed_over(content: bytes, tmp_path: Path) -> None:
 def test_auto_takes_a_run_that_has_no_checkpoint_but_no_other_folder(tmp_path: Path) -> None:
     config = load_config([f"output_dir={tmp_path}", "resume=auto"])
     (tmp_path / "notes.txt").write_text("mine")
+    assert find_run(config, tmp_path) is None
     with pytest.raises(UserError, match="is not empty"):
-        open_run_folder(config, "train")
+        open_run_folder(config.output_dir, "train")
     (tmp_path / "train.log").write_text("started")
-    assert open_run_folder(config, "train") == tmp_path
+    assert find_run(config, tmp_path) == tmp_path
 
 
 def test_a_resume_path_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -73,8 +75,9 @@ def test_overrides_rebuild_the_configuration() -> None:
 
 
 def test_resuming_a_path_takes_the_settings_of_that_run_and_the_given_ones_on_top(tmp_path: Path) -> None:
-    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(["seed=5", "trainer.epochs=3"]))
-    given = [f"resume={tmp_path}/checkpoints/last.pt", "trainer.epochs=9"]
-    config = load_config(resumed_overrides(given))
-    assert (config.seed, config.trainer.epochs) == (5, 9)
+    run = tmp_path / "my run"
+    write_text(run / "overrides.yaml", yaml.safe_dump(["seed=5", "trainer.epochs=3"]))
+    for resume in (f"resume={run}/checkpoints/last.pt", f"resume='{run}'"):
+        config = load_config(resumed_overrides([resume, "trainer.epochs=9"]))
+        assert (config.seed, config.trainer.epochs) == (5, 9)
     assert resumed_overrides(["resume=auto"]) == ["resume=auto"]

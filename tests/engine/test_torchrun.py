@@ -182,7 +182,7 @@ def test_rank_0_decides_whether_a_run_is_resumed_unless_only_another_machine_has
     monkeypatch.setattr(distributed, "gather", lambda value, world: list(zip(there, ("node1", "node2"), strict=True)))
     checkpoints = Checkpoints(tmp_path, about={})
     if resumes is not None:
-        assert has_checkpoint(checkpoints, World(1, 0, 2)) == resumes
+        assert has_checkpoint(checkpoints, World(1, 2)) == resumes
         return
     with pytest.raises(UserError, match=r"is there on node2 \(rank 1\), but not on node1 \(rank 0\)"):
-        has_checkpoint(checkpoints, World(1, 0, 2))
+        has_checkpoint(checkpoints, World(1, 2))

@@ -25,5 +25,5 @@ def test_a_rank_without_images_leaves_the_losses_to_the_others(tmp_path: Path, m
         return [validation_losses(predictor, loader) for loader in three]
 
     monkeypatch.setattr(validation.distributed, "gather", gathered)
-    shared = Validation(three[0], predictor.config, World(0, 0, 3))._losses(predictor)
+    shared = Validation(three[0], predictor.config, World(0, 3))._losses(predictor)
     assert shared == pytest.approx({name: alone[name] for name in alone if name.startswith("val_loss/")}, rel=0.5)

@@ -28,8 +28,9 @@ def test_the_differences_from_the_defaults_rebuild_the_settings(tmp_path: Path) 
     config = load_config(["weights=coco", *GIVEN])
     overrides = overrides_of(config, load_config())
     assert load_config(overrides) == config
-    path = write_text(tmp_path / "overrides.yaml", yaml.safe_dump(overrides))
-    assert load_config(saved_overrides(path)) == config
+    assert saved_overrides(tmp_path) == []
+    write_text(tmp_path / "overrides.yaml", yaml.safe_dump(overrides))
+    assert load_config(saved_overrides(tmp_path)) == config
     assert load_config(overrides_of(load_config(["resume=auto", "output_dir=x"]), load_config())) == load_config()
 
 
@@ -66,7 +67,6 @@ def test_settings_read_as_on_the_command_line() -> None:
 
 @pytest.mark.parametrize("content", [b"seed: 3\n", b"- seed=3\n- 'half", b"- seed=\xff3", b""])
 def test_a_file_that_holds_no_overrides_is_named(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "overrides.yaml"
-    path.write_bytes(content)
+    (tmp_path / "overrides.yaml").write_bytes(content)
     with pytest.raises(UserError, match=r"overrides\.yaml is not a list of overrides"):
-        saved_overrides(path)
+        saved_overrides(tmp_path)

@@ -167,6 +167,20 @@ def test_records_are_sorted_by_the_metric_and_losses_upwards(tmp_path: Path) -> 
         assert (records[-1].state, records[-1].reason) == ("failed", "too hot")
 
 
+def test_a_failed_trial_frees_its_checkpoints_and_one_that_goes_on_keeps_them(tmp_path: Path) -> None:
+    workers = [Trials(tmp_path, search("trials=5")) for _ in range(5)]  # each trains one
+    trials, begun = workers[0], [trial for trial in (worker.begin() for worker in workers) if trial is not None]
+    for trial in begun:
+        (trial.folder / "checkpoints").mkdir(parents=True)
+    first, failed, best, stopped, _running = begun
+    trials.end(first, scores=[0.1])
+    trials.end(failed, reason="too hot")
+    trials.end(best, scores=[0.9])
+    trials.hand_back(stopped)
+    trials.free_checkpoints()
+    assert [(trial.folder / "checkpoints").exists() for trial in begun] == [True, False, True, True, True]
+
+
 def test_what_matters_is_said_once_there_are_enough_trials(tmp_path: Path) -> None:
     trials = Trials(tmp_path, search("trials=24", "sampler=random"))
     while trial := trials.begin():

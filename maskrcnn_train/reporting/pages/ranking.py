@@ -13,7 +13,8 @@ import numpy as np
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Difference, difference
 from maskrcnn_train.reporting.diagnostics import DRAWS_FILE
 from maskrcnn_train.reporting.forms import fitted
-from maskrcnn_train.reporting.runs import DATA_FILE, read_json, read_overrides
+from maskrcnn_train.reporting.runs import DATA_FILE, read_json
+from maskrcnn_train.settings.overrides import saved_overrides
 
 SEED = "seed"
 MEASURES = ("evaluation.iou_thresholds=", "evaluation.max_detections=")
@@ -51,7 +52,7 @@ def _draws(folder: Path, score: str) -> list[float]:
 
 def _scoring(folder: Path) -> tuple[Any, list[str]]:
     """The validation split, and what AP is the mean of where that is not the default."""
-    measures = [text for text in read_overrides(folder) if text.startswith(MEASURES)]
+    measures = [text for text in saved_overrides(folder) if text.startswith(MEASURES)]
     return read_json(folder / DATA_FILE).get("splits", {}).get("val"), measures
 
 

@@ -19,9 +19,10 @@ from maskrcnn_train.reporting.pages.html import REPORT_FILE, render
 from maskrcnn_train.reporting.pages.ranking import Repeated, against_best, over_seeds
 from maskrcnn_train.reporting.pages.scores import points_of
 from maskrcnn_train.reporting.pages.searches import read_search
-from maskrcnn_train.reporting.runs import SCORES_FILE, read_overrides, read_scores, read_yaml
+from maskrcnn_train.reporting.runs import SCORES_FILE, read_scores, read_yaml
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, read_metrics
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import saved_overrides
 from maskrcnn_train.settings.schema import LATENCY
 from maskrcnn_train.tuning.search import is_score
 
@@ -101,7 +102,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def _read_job(path: Path, record: JobRecord | None) -> Job:
-    overrides = read_overrides(path) or (record.overrides if record else [])
+    overrides = saved_overrides(path) or (record.overrides if record else [])
     pairs = [override.partition("=") for override in overrides]
     report = f"{path.name}/{REPORT_FILE}" if (path / REPORT_FILE).exists() else None
     settings, reason = {key: value for key, _, value in pairs}, record.reason if record else ""
