@@ -49,8 +49,8 @@ def precision_recall_curves(
     recall = np.linspace(0, 1, 101).tolist()
     precision = result.precision[kind][..., 0, -1]
     return [
-        PrecisionRecall(result.class_names[class_id], iou, recall, precision[row, :, index].tolist())
-        for index, class_id in enumerate(result.class_ids)
+        PrecisionRecall(name, iou, recall, precision[row, :, index].tolist())
+        for index, name in enumerate(result.class_names.values())
         for row, iou in enumerate(result.iou_thresholds)
         if round(iou, 6) in ious and precision[row, 0, index] >= 0
     ]
