@@ -88,10 +88,7 @@ def theirs(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, fl
 
 
 def ours(truth: dict[str, Any], results: list[dict[str, Any]], section: EvaluationConfig) -> dict[str, float]:
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    return evaluate_coco(
-        truth, results, backend=section.backend, max_detections=section.max_detections, class_names=names
-    ).metrics
+    return evaluate_coco(truth, results, backend=section.backend, max_detections=section.max_detections).metrics
 
 
 def main() -> None:

@@ -195,10 +195,9 @@ def evaluate_runtime(runtime: Runtime, predictor: Predictor, dataset: CocoDatase
         for own, found in zip(results.values(), zip(*parts, strict=True), strict=True):
             whole = found[0] if len(windows) == 1 else merge_tiles(windows, found, (image.height, image.width))
             own += whole.to_coco(about["id"])
-    names = predictor.classes.name_of_id
     metrics = {}
     for side, own in results.items():
-        metrics[side] = score_coco(truth, own, trained.evaluation, kinds=trained.kinds, class_names=names).metrics
+        metrics[side] = score_coco(truth, own, trained.evaluation, kinds=trained.kinds).metrics
         scores = "  ".join(f"{kind} {100 * metrics[side][f'{kind}/AP']:.2f}" for kind in trained.kinds)
         logger.info("AP x 100 on %d images, %s: %s", len(truth["images"]), side, scores)
     return metrics

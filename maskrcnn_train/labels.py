@@ -143,8 +143,7 @@ def _score(config: TrainConfig, whole: Split, classes: ClassMap, folder: Path, n
     if config.data.on_bad_image == "skip":
         truth = readable(truth, whole.images, max(config.trainer.num_workers, 1), dataset.reader)
     results = [found for number in range(num_folds) for found in read_results(folder / f"fold_{number}" / RESULTS)]
-    names = classes.name_of_id
-    result = score_coco(truth, results, config.evaluation, kinds=config.kinds, class_names=names)
+    result = score_coco(truth, results, config.evaluation, kinds=config.kinds)
     return Scored(result.metrics, result, truth, results)
 
 

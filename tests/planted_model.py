@@ -87,7 +87,7 @@ def planted(**change: Any) -> tuple[PlantedModel, dict[str, Any]]:
     objects = change.get("objects", [(1, box(20, 20)), (2, box(120, 120))])
     truth = {
         "images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}],
-        "categories": [{"id": 1}, {"id": 2}],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
         "annotations": [
             {"id": n, "image_id": 1, "category_id": label, "iscrowd": 0, "area": 1600.0}
             | {"bbox": [x1, y1, x2 - x1, y2 - y1]}

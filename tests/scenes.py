@@ -69,7 +69,6 @@ def full_run(folder: Path) -> Path:
         found.results,
         backend="pycocotools",
         max_detections=[1, 10, 100],
-        class_names={DOOR: "door", WINDOW: "win<dow>"},
     )
     diagnostics = diagnose(found.ground_truth, found.results, result, num_draws=100, seed=0)
     (folder / "study").mkdir(parents=True)

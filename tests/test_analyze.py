@@ -63,7 +63,7 @@ def test_the_funnel_adds_up_and_agrees_with_the_evaluation(analysis, checkpoint:
     scored = score(ground_truth_of(checkpoint), predictions, [LOW_IOU])
     counts = found.funnel.counts()
     assert counts[FOUND] > 0
-    for row, number in enumerate(scored.class_ids):
+    for row, number in enumerate(scored.class_names):
         own = found.funnel.counts(class_name=scored.class_names[number])
         assert own.total() == scored.support[number]
         assert own[FOUND] == pytest.approx(scored.recall["segm"][0, row, 0, -1] * own.total())
@@ -104,10 +104,7 @@ def ground_truth_of(checkpoint: Path) -> dict:
 
 
 def score(truth: dict, predictions: list, ious: Sequence[float] = IOU_THRESHOLDS) -> CocoResult:
-    names = {each["id"]: each["name"] for each in truth["categories"]}
-    return evaluate_coco(
-        truth, predictions, backend="pycocotools", max_detections=[1, 10, 100], class_names=names, iou_thresholds=ious
-    )
+    return evaluate_coco(truth, predictions, backend="pycocotools", max_detections=[1, 10, 100], iou_thresholds=ious)
 
 
 def segm_ap(truth: dict, predictions: list, image_ids: set[int]) -> float:

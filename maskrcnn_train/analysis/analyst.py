@@ -61,7 +61,7 @@ class Analyst:
     pasting: MaskPasting
 
     def __post_init__(self) -> None:
-        self.class_names, self.kind = self.classes.name_of_id, self.trained.kinds[-1]
+        self.kind = self.trained.kinds[-1]
         limits = self.trained.evaluation.size_limits
         self.objects = ObjectsOfImages(self.ground_truth, self.classes, size_limits=limits)
 
@@ -89,9 +89,10 @@ class Analyst:
         iou = self.trained.rpn.iou
         analysis = Analysis(self.kind, done, Setting.of(self.trained), (iou.upper, iou.lower))
         if funnel:
-            analysis.funnel = funnel.finish(self.ground_truth, results, kind=self.kind, class_names=self.class_names)
+            analysis.funnel = funnel.finish(self.ground_truth, results, kind=self.kind)
         if reporter:
-            classes = [self.class_names[each["category_id"]] for each in self.ground_truth["annotations"]]
+            names = self.classes.name_of_id
+            classes = [names[each["category_id"]] for each in self.ground_truth["annotations"]]
             analysis.recalls = reporter.recalls({"size": self.objects.sizes, "class": classes})
             analysis.shares = reporter.anchor_shares()
         if budgets:
@@ -131,6 +132,5 @@ class Analyst:
 
     def average_precision(self, results: list[Result], ground_truth: dict[str, Any]) -> float:
         """AP of the masks, or of the boxes of a model without masks."""
-        section, names = self.trained.evaluation, self.class_names
-        result = score_coco(ground_truth, results, section, kinds=[self.kind], class_names=names)
+        result = score_coco(ground_truth, results, self.trained.evaluation, kinds=[self.kind])
         return result.metrics[f"{self.kind}/AP"]

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -186,21 +186,22 @@ class BudgetTracer:
         What settings have in common is computed once. scores [P, classes], deltas [P, classes, 4]: of `shared`.
         """
         rows_of = {key: torch.searchsorted(shared.anchors, own.anchors) for key, own in proposals.items()}
-        above: dict[tuple[Any, ...], Candidates] = {}
-        kept: dict[tuple[Any, ...], Candidates] = {}
+
+        @cache
+        def above(key: ProposalKey, score_threshold: float) -> Candidates:
+            rows, rules = rows_of[key], replace(self.model.roi_heads.rules, score_threshold=score_threshold)
+            return candidates_above(scores[rows], deltas[rows], shared.boxes[rows], size, rules)
+
+        @cache
+        def kept(key: ProposalKey, score_threshold: float, nms_threshold: float) -> Candidates:
+            return suppress_in_classes(above(key, score_threshold), nms_threshold)
+
         chosen = []
         for number, setting in enumerate(self.settings):
-            key, rules = _proposal_key(setting), setting.rules(self.model.roi_heads.rules)
-            rows = rows_of[key]
-            self.num_proposals[number] += len(rows)
-            scored = key, rules.score_threshold
-            if scored not in above:
-                above[scored] = candidates_above(scores[rows], deltas[rows], shared.boxes[rows], size, rules)
-            apart = *scored, rules.nms_threshold
-            if apart not in kept:
-                kept[apart] = suppress_in_classes(above[scored], rules.nms_threshold)
-            best = keep_best(kept[apart], rules.count)
-            chosen.append((rows[best.rows], best.labels))
+            key = _proposal_key(setting)
+            self.num_proposals[number] += len(rows_of[key])
+            best = keep_best(kept(key, setting.score_threshold, setting.nms_threshold), setting.detections_per_image)
+            chosen.append((rows_of[key][best.rows], best.labels))
         return chosen
 
     def _results_of(self, trace: Trace, image: int, features: Pyramid, found: Detections) -> dict[float, list[Result]]:

@@ -130,10 +130,9 @@ class FunnelTracer:
                 covered[same] = nearest_objects(own.boxes[same], others).object_ious >= self.iou
         return covered
 
-    def finish(
-        self, ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], *, kind: str, class_names: dict[int, str]
-    ) -> Funnel:
+    def finish(self, ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], *, kind: str) -> Funnel:
         """Found is what COCO's matching finds at this IoU; results: the model's detections, as COCO has them."""
+        names = {category["id"]: category["name"] for category in ground_truth["categories"]}
         found, covered = _found_objects(ground_truth, results, kind, self.iou)
         objects = []
         for row, stage in sorted(self.last_stage.items()):
@@ -142,7 +141,7 @@ class FunnelTracer:
                 stage = FOUND
             elif stage == FOUND:  # a detection of its class covers it, and still it is not found
                 stage = "neighbour" if row in covered else "mask"
-            name, size = class_names[annotation["category_id"]], self.objects.sizes[row]
+            name, size = names[annotation["category_id"]], self.objects.sizes[row]
             objects.append(LostObject(row, annotation["id"], annotation["image_id"], name, size, stage))
         return Funnel(kind, self.iou, objects)
 

@@ -16,11 +16,15 @@ from maskrcnn_train.structures.detections import Detections, join_detections
 
 @dataclass
 class _View:
-    """One version of a batch, mirrored or not, and the features of it."""
+    """One version of a batch, mirrored or not, and the maps of its features."""
 
     inputs: NetworkInput
-    features: Pyramid
+    maps: list[Tensor]
     mirrored: bool
+
+    def features(self) -> Pyramid:
+        """Made anew, for the rows that it keeps are as large as the maps: those of one view at a time are enough."""
+        return Pyramid(self.maps)
 
     def to_original(self, found: Detections, image: int) -> Detections:
         """Detections of this view in image pixels."""
@@ -59,13 +63,8 @@ class TestTimeAugmentation(nn.Module):
         rules = rules or self.model.roi_heads.rules
         sides = (False, True) if self.flip else (False,)
         views = [self._view(batch, mirrored) for batch in images.versions for mirrored in sides]
-        found = []
-        for view in views:
-            proposals = [each.boxes for each in self.model.proposals(view.features, view.inputs)]
-            batch = self.model.roi_heads.detect_boxes(view.features, proposals, view.inputs.sizes, rules)
-            found.append([view.to_original(each, image) for image, each in enumerate(batch)])
         joined = []
-        for parts in zip(*found, strict=True):
+        for parts in zip(*[self._boxes(view, rules) for view in views], strict=True):
             every = join_detections(parts)
             kept = batched_nms(every.boxes, every.scores, every.labels, rules.nms_threshold)
             joined.append(every[kept[: rules.count]])
@@ -78,12 +77,18 @@ class TestTimeAugmentation(nn.Module):
                 image[..., :width] = image[..., :width].flip(-1)
         return _View(inputs, self.model.features(inputs), mirrored)
 
+    def _boxes(self, view: _View, rules: DetectionRules) -> list[Detections]:
+        features = view.features()
+        proposals = [each.boxes for each in self.model.proposals(features, view.inputs)]
+        batch = self.model.roi_heads.detect_boxes(features, proposals, view.inputs.sizes, rules)
+        return [view.to_original(each, image) for image, each in enumerate(batch)]
+
     def _add_masks(self, views: list[_View], joined: list[Detections]) -> list[Detections]:
         labels = [each.labels for each in joined]
         sums: list[Tensor] = []
         for view in views:
             boxes = [view.boxes_of(each, image) for image, each in enumerate(joined)]
-            masks = self.model.roi_heads.mask_probabilities(view.features, boxes, labels)
+            masks = self.model.roi_heads.mask_probabilities(view.features(), boxes, labels)
             masks = [each.flip(-1) for each in masks] if view.mirrored else masks
             sums = [total + each for total, each in zip(sums, masks, strict=True)] if sums else masks
         return [replace(each, probabilities=total / len(views)) for each, total in zip(joined, sums, strict=True)]

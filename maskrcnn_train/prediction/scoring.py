@@ -136,12 +136,11 @@ def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Ca
     truth = read_ground_truth(annotations)
     results = with_ids_of(truth, annotations, read_results(predictions), predictions)
     kinds = _common_kinds(predictions, results, annotations, truth)
-    names = {category["id"]: category["name"] for category in truth["categories"]}
     section = with_given(default_config().evaluation, given)  # a training's own are COCO's
     if not results:
         logger.warning("%s holds no detection: every score is 0", predictions)
     try:
-        result = score_coco(truth, results, section, kinds=kinds, class_names=names)
+        result = score_coco(truth, results, section, kinds=kinds)
     except UserError as error:
         raise UserError(f"{predictions}: {error}") from None
     return Candidate(truth, section, lambda *_: Scored(result.metrics, result, truth, results))

@@ -86,8 +86,7 @@ class Validation:
         self.scored = of_images(self.ground_truth, set(distributed.gather(seen, self.world)))
         losses = self._losses(predictor) if self.config.evaluation.loss else {}
         if self.world.is_main:
-            names, kinds = predictor.classes.name_of_id, self.config.kinds
-            self.result = score_coco(self.scored, self.results, self.config.evaluation, kinds=kinds, class_names=names)
+            self.result = score_coco(self.scored, self.results, self.config.evaluation, kinds=self.config.kinds)
         metrics: dict[str, float] = distributed.broadcast(self.result.metrics if self.result else None, self.world)
         return metrics | losses
 

@@ -16,7 +16,7 @@ from maskrcnn_train.reporting.terminal.tables import percent, table
 from maskrcnn_train.settings.overrides import option_text
 
 
-def write_analysis(folder: Path, analysis: Analysis, checkpoint: Path | None = None) -> None:
+def write_analysis(folder: Path, analysis: Analysis, checkpoint: Path) -> None:
     """Write `analysis.json`, CSV tables, pictures and `budgets/*.yaml` of what was analysed.
 
     checkpoint: of the model; its name and step are noted.
@@ -41,9 +41,7 @@ def write_analysis(folder: Path, analysis: Analysis, checkpoint: Path | None = N
         save_figure(figure, folder / f"{name}.png")
 
 
-def _model(checkpoint: Path | None) -> dict[str, Any]:
-    if checkpoint is None:
-        return {}
+def _model(checkpoint: Path) -> dict[str, Any]:
     position = read_json(checkpoint.with_suffix(".json")).get("position")
     return {"checkpoint": checkpoint.name, "step": position.get("step") if isinstance(position, dict) else None}
 

@@ -23,6 +23,10 @@ def fitted(form: Any, plain: Any, where: str) -> Any:
     """
     form = getattr(form, "__value__", form)  # numpy's NDArray is an alias in Python 3.12
     kind, inner = get_origin(form) or form, get_args(form)
+    if isinstance(form, list):
+        kind, inner = list, (form[0],)
+    elif isinstance(form, dict):
+        kind, inner = dict, (str, form[str]) if str in form else ()
     if kind in (Union, UnionType):
         return None if plain is None else fitted(inner[0], plain, where)
     if kind is np.ndarray:
@@ -30,21 +34,18 @@ def fitted(form: Any, plain: Any, where: str) -> Any:
         if any(len(row) != len(rows) for row in rows):
             raise UserError(f"{where} is no square table; make the file again or remove it")
         return np.array(rows, np.int64)
-    if isinstance(plain, list) and (kind is list or isinstance(form, list)):
-        each_form = form[0] if isinstance(form, list) else inner[0]
+    if isinstance(plain, list) and kind is list:
+        each_form = inner[0]
         if not isinstance(each_form, dict) and set(map(type, plain)) <= SCALARS.get(each_form, set()):
             return plain  # long ones at once
         return [fitted(each_form, each, f"{where}, row {row}") for row, each in enumerate(plain)]
-    if isinstance(plain, dict) and (kind is dict or (isinstance(form, dict) and str in form)):
-        each_form = form[str] if isinstance(form, dict) else inner[1]
-        return {key: fitted(each_form, value, f"{where}, {key}") for key, value in plain.items()}
-    if isinstance(plain, dict) and (is_dataclass(form) or isinstance(form, dict)):
+    if isinstance(plain, dict) and kind is dict and inner:
+        return {key: fitted(inner[1], value, f"{where}, {key}") for key, value in plain.items()}
+    if isinstance(plain, dict) and (kind is dict or is_dataclass(form)):
         return _of_keys(form, plain, where)
-    if not isinstance(form, (dict, list)) and type(plain) in SCALARS.get(form, set()):
+    if type(plain) in SCALARS.get(kind, set()):
         return plain
-    word = (
-        "a list" if isinstance(form, list) else "an object" if isinstance(form, dict) else WORDS.get(kind, "an object")
-    )
+    word = WORDS.get(kind, "an object")
     raise UserError(f"{where} is {shown(plain)} rather than {word}; make the file again or remove it")
 
 

@@ -22,7 +22,7 @@ def funnel_of(model: PlantedModel, truth: dict[str, Any]) -> Funnel:
     tracer = FunnelTracer(model, ObjectsOfImages(truth, CLASSES), iou=0.5)  # type: ignore[arg-type]
     (found,) = tracer.add(trace_of(model))
     results = replace(found, classes=CLASSES).to_coco(image_id=1)
-    return tracer.finish(truth, results, kind="bbox", class_names={1: "a", 2: "b"})
+    return tracer.finish(truth, results, kind="bbox")
 
 
 AWAY = box(70, 20)
@@ -83,7 +83,7 @@ def test_a_right_box_with_a_wrong_mask_is_lost_at_the_mask() -> None:
     masks[0, :, 10:] = 0  # a third of the object that scores highest
     pasting = MaskPasting(0.5, "continuous")
     results = replace(found, classes=CLASSES, pasting=pasting, probabilities=masks).to_coco(image_id=1)
-    funnel = tracer.finish(truth, results, kind="segm", class_names={1: "a", 2: "b"})
+    funnel = tracer.finish(truth, results, kind="segm")
     lost = int(found.labels[0])
     assert {each.annotation_id: each.stage for each in funnel.objects} == {lost: "mask", 3 - lost: FOUND}
     assert funnel.counts(class_name="ab"[lost - 1]) == {"mask": 1}
@@ -127,7 +127,7 @@ def test_found_are_the_objects_that_the_recall_of_the_evaluator_counts(iou: floa
     rng = np.random.default_rng(0)
     truth: dict[str, Any] = {
         "images": [{"id": image, "height": SIZE[0], "width": SIZE[1]} for image in (1, 2, 3)],
-        "categories": [{"id": 1}, {"id": 2}],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
         "annotations": [
             {"id": 0, "image_id": image, "category_id": int(rng.integers(1, 3)), "iscrowd": int(rng.random() < 0.2)}
             | {"bbox": place, "area": place[2] * place[3]}
@@ -141,13 +141,11 @@ def test_found_are_the_objects_that_the_recall_of_the_evaluator_counts(iou: floa
     ]
     tracer = FunnelTracer(planted()[0], ObjectsOfImages(truth, CLASSES), iou=iou)  # type: ignore[arg-type]
     tracer.last_stage = {place: "score" for place, each in enumerate(truth["annotations"]) if not each["iscrowd"]}
-    names = {1: "a", 2: "b"}
-    funnel = tracer.finish(truth, results, kind="bbox", class_names=names)
+    funnel = tracer.finish(truth, results, kind="bbox")
     scored = evaluate_coco(
         truth, results, backend="pycocotools", kinds=["bbox"], max_detections=[1, 100], iou_thresholds=[iou],
-        class_names=names,
     )  # fmt: skip
-    for row, name in enumerate(names.values()):
+    for row, name in enumerate("ab"):
         counts = funnel.counts(class_name=name)
         assert counts[FOUND] == pytest.approx(scored.recall["bbox"][0, row, 0, -1] * counts.total())
         assert 0 < counts[FOUND] < counts.total() == scored.support[row + 1]

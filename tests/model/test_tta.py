@@ -1,8 +1,11 @@
 """Test-time augmentation: views that agree change nothing, and what a view finds is put back where it is."""
 
+import gc
+
 import torch
 
 from maskrcnn_train import build_model, load_config
+from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.tta import TestTimeAugmentation
 from maskrcnn_train.structures.batch import ImageBatch, ImageVersions
 
@@ -68,3 +71,18 @@ def test_the_limits_of_the_model_hold_over_all_views():
         assert (found.boxes[:, 2] <= width + 1e-3).all()
         assert (found.boxes[:, 3] <= height + 1e-3).all()
         assert found.probabilities.shape[1:] == (1, 28, 28)
+
+
+@torch.no_grad()
+def test_rows_are_kept_of_one_view_at_a_time(monkeypatch):
+    model, batch = model_and_batch()
+    masks, kept = model.roi_heads.mask_probabilities, []
+
+    def counting(*arguments):
+        found = masks(*arguments)
+        kept.append(sum(type(each) is Pyramid and "rows" in vars(each) for each in gc.get_objects()))
+        return found
+
+    monkeypatch.setattr(model.roi_heads, "mask_probabilities", counting)
+    TestTimeAugmentation(model, flip=True).detect(ImageVersions([batch, batch]))
+    assert kept == [1] * 4

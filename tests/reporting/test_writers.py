@@ -159,7 +159,7 @@ def test_metrics_table_shows_percent_and_says_so():
 def test_class_table_and_any_table():
     names, support = {1: "a[b]", 2: "c"}, {1: 7, 2: 0}
     metrics = {"bbox/AP/a[b]": 0.5, "bbox/AP/c": -1.0}
-    result = CocoResult(metrics, {"bbox": None}, {}, {}, [1, 2], names, support, {}, [100], [0.5], (32, 96))
+    result = CocoResult(metrics, {"bbox": None}, {}, names, support, [100], [0.5], (32, 96))
     lines = class_table(result).splitlines()
     assert lines[-2].split() == ["a[b]", "7", "50.0"]
     assert lines[-1].split() == ["c", "0", "-"]

@@ -37,8 +37,8 @@ class Limits:
 
 def run_evaluator(
     backend: str, truth: Coco, results: Sequence[Coco], kind: str, limits: Limits, mask_areas: Sequence[float]
-) -> tuple[Floats, Floats, Floats]:
-    """Precision [T, R, K, A, M], recall [T, K, A, M] and scores [T, R, K, A, M] of a checked COCO dict and results.
+) -> tuple[Floats, Floats]:
+    """Precision [T, R, K, A, M] and recall [T, K, A, M] of a checked COCO dict and results.
 
     T: IoU thresholds, R: 101 recalls, K: classes by id, A: area ranges, M: numbers of detections. mask_areas: of the
     results, square pixels, as `check_results` gives them.
@@ -46,7 +46,7 @@ def run_evaluator(
     if not truth["images"] or not truth["categories"]:
         shape = (len(limits.iou_thresholds), 101, len(truth["categories"]), len(limits.area_ranges))
         full = np.full((*shape, len(limits.max_detections)), ABSENT)
-        return full, full[:, 0], full
+        return full, full[:, 0]
     ids = [item["id"] for item in (*truth["images"], *truth["categories"])]
     if min(ids) < 0:
         backend = "pycocotools"  # the only one that takes them
@@ -69,8 +69,7 @@ def run_evaluator(
         evaluator.evaluate()
         evaluator.accumulate()
         arrays = evaluator.eval  # hotcoco computes all of it again at each access
-    precision, recall, scores = (np.asarray(arrays[key], np.float64) for key in ("precision", "recall", "scores"))
-    return precision, recall, scores
+    return np.asarray(arrays["precision"], np.float64), np.asarray(arrays["recall"], np.float64)
 
 
 def check_backend(backend: str) -> None:

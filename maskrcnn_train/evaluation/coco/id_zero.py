@@ -25,10 +25,10 @@ def explain_id_zero(ground_truth: Coco, results: Sequence[Coco], scored: CocoRes
     found = [result for result in results if result["category_id"] == zero["category_id"]]
     areas = check_results(truth, found, kinds)
     limits = Limits(scored.max_detections, scored.iou_thresholds, area_ranges(scored.size_limits))
-    column = scored.class_ids.index(zero["category_id"])
+    column = list(scored.class_names).index(zero["category_id"])
     pairs = []
     for kind in kinds:
-        precision, _, _ = run_evaluator("pycocotools", {**truth, **own}, found, kind, limits, areas)
+        precision, _ = run_evaluator("pycocotools", {**truth, **own}, found, kind, limits, areas)
         every_class = scored.precision[kind].copy()
         every_class[:, :, column] = precision[:, :, 0]
         there, here = mean_present(every_class[..., 0, -1]), scored.metrics[f"{kind}/AP"]

@@ -26,20 +26,17 @@ class CocoResult:
     """What an evaluation gives.
 
     metrics: `bbox/AP`, `segm/AR100`, `bbox/AP/<class>`, ...: fractions, or -1 where there is nothing to score.
-    precision, scores: by kind, float64 [T, R, K, A, M]: `iou_thresholds`, 101 recalls 0 to 1, classes in the
-    order of `class_ids`, areas as in AREA_NAMES with `size_limits`, `max_detections`. -1: no such object.
-    recall: by kind, float64 [T, K, A, M].
-    support: objects of each class, crowd regions apart. area_counts: objects small, medium, large.
+    precision: by kind, float64 [T, R, K, A, M]: `iou_thresholds`, 101 recalls 0 to 1, classes by id,
+    areas as in AREA_NAMES with `size_limits`, `max_detections`. -1: no such object.
+    recall: by kind, float64 [T, K, A, M]. class_names: by ascending id. support: objects of each class, crowd regions
+    apart.
     """
 
     metrics: dict[str, float]
     precision: dict[str, Floats]
     recall: dict[str, Floats]
-    scores: dict[str, Floats]
-    class_ids: list[int]
     class_names: Names
     support: dict[int, int]
-    area_counts: dict[str, int]
     max_detections: list[int]
     iou_thresholds: list[float]
     size_limits: tuple[float, float]
@@ -52,7 +49,6 @@ def evaluate_coco(
     backend: str,
     max_detections: list[int],
     kinds: Sequence[str] = ("bbox", "segm"),
-    class_names: Names,
     iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
     size_limits: Sequence[float] = SIZE_LIMITS,
 ) -> CocoResult:
@@ -67,28 +63,23 @@ def evaluate_coco(
         truth = complete_ground_truth(ground_truth, kinds)
         mask_areas = check_results(truth, results, kinds)
         arrays = {kind: run_evaluator(backend, truth, results, kind, limits, mask_areas) for kind in kinds}
-    class_ids = sorted(category["id"] for category in truth["categories"])
-    names = distinct_names({class_id: class_names[class_id] for class_id in class_ids})
+    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    names = distinct_names({category["id"]: category["name"] for category in categories})
     metrics = {
         f"{kind}/{key}": value
-        for kind, (precision, recall, _) in arrays.items()
+        for kind, (precision, recall) in arrays.items()
         for key, value in summarize(precision, recall, max_detections, iou_thresholds).items()
     }
-    for kind, (precision, _, _) in arrays.items():
-        for index, class_id in enumerate(class_ids):
-            metrics[f"{kind}/AP/{names[class_id]}"] = mean_present(precision[:, :, index, 0, -1])
-    objects = [annotation for annotation in truth["annotations"] if not annotation["iscrowd"]]
-    support = Counter(annotation["category_id"] for annotation in objects)
-    sizes = zip(AREA_NAMES[1:], limits.area_ranges[1:], strict=True)
+    for kind, (precision, _) in arrays.items():
+        for index, name in enumerate(names.values()):
+            metrics[f"{kind}/AP/{name}"] = mean_present(precision[:, :, index, 0, -1])
+    support = Counter(each["category_id"] for each in truth["annotations"] if not each["iscrowd"])
     return CocoResult(
         metrics=metrics,
         precision={kind: each[0] for kind, each in arrays.items()},
         recall={kind: each[1] for kind, each in arrays.items()},
-        scores={kind: each[2] for kind, each in arrays.items()},
-        class_ids=class_ids,
         class_names=names,
-        support={class_id: support[class_id] for class_id in class_ids},
-        area_counts={name: sum(low <= each["area"] <= high for each in objects) for name, (low, high) in sizes},
+        support={class_id: support[class_id] for class_id in names},
         max_detections=list(max_detections),
         iou_thresholds=list(iou_thresholds),
         size_limits=(size_limits[0], size_limits[1]),
@@ -102,11 +93,11 @@ def area_ranges(size_limits: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def score_coco(
-    ground_truth: Coco, results: list[Coco], section: EvaluationConfig, *, kinds: Sequence[str], class_names: Names
+    ground_truth: Coco, results: list[Coco], section: EvaluationConfig, *, kinds: Sequence[str]
 ) -> CocoResult:
     """`evaluate_coco` as the `evaluation` section says."""
     limits = {name: getattr(section, name) for name in ("backend", "max_detections", "iou_thresholds", "size_limits")}
-    return evaluate_coco(ground_truth, results, **limits, kinds=kinds, class_names=class_names)
+    return evaluate_coco(ground_truth, results, **limits, kinds=kinds)
 
 
 def summarize(
@@ -153,7 +144,7 @@ def explain_absent(result: CocoResult) -> list[str]:
         for name, area in words.items()
         if result.metrics[f"{kind}/AP{name[0]}"] == ABSENT
     ]
-    without = [result.class_names[class_id] for class_id in result.class_ids if not result.support[class_id]]
+    without = [name for class_id, name in result.class_names.items() if not result.support[class_id]]
     if without:
         shown = ", ".join(without[:10]) + (f" and {len(without) - 10} more" if len(without) > 10 else "")
         sentences.append(f"no AP for {shown}: no objects of it in this split; the mean is over the other classes")

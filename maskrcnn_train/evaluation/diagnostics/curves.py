@@ -9,6 +9,7 @@ from maskrcnn_train.evaluation.diagnostics.matches import Matches
 from maskrcnn_train.structures.arrays import Floats, Ints
 
 NUM_CUTS = 101  # scores at which the curves are drawn
+IOUS = (0.5, 0.75)  # at which precision is drawn over recall
 
 
 @dataclass
@@ -42,17 +43,15 @@ class ConfidenceCurve:
     best_recall: float
 
 
-def precision_recall_curves(
-    result: CocoResult, *, kind: str, ious: tuple[float, ...] = (0.5, 0.75)
-) -> list[PrecisionRecall]:
-    """A curve for each class with objects and each of `ious` that was evaluated, at the most detections."""
+def precision_recall_curves(result: CocoResult, *, kind: str) -> list[PrecisionRecall]:
+    """A curve for each class with objects and each of IOUS that was evaluated, at the most detections."""
     recall = np.linspace(0, 1, 101).tolist()
     precision = result.precision[kind][..., 0, -1]
     return [
-        PrecisionRecall(result.class_names[class_id], iou, recall, precision[row, :, index].tolist())
-        for index, class_id in enumerate(result.class_ids)
+        PrecisionRecall(name, iou, recall, precision[row, :, index].tolist())
+        for index, name in enumerate(result.class_names.values())
         for row, iou in enumerate(result.iou_thresholds)
-        if round(iou, 6) in ious and precision[row, 0, index] >= 0
+        if round(iou, 6) in IOUS and precision[row, 0, index] >= 0
     ]
 
 

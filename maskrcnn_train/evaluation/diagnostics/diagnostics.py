@@ -72,7 +72,7 @@ def _diagnose(
     kind: str, overlaps: dict[str, list[ImageOverlaps]], result: CocoResult, draws: Ints | None
 ) -> Diagnostics:
     own = overlaps[kind]
-    names = [result.class_names[number] for number in result.class_ids]
+    names = list(result.class_names.values())
     found = classify(own, iou=IOU, boxes=overlaps["bbox"] if kind == "segm" and "bbox" in overlaps else None)
     at_half = found.matches
     confidence = confidence_curves(at_half, names, iou=IOU)

@@ -8,6 +8,7 @@ import numpy as np
 
 from maskrcnn_train.evaluation.coco.ground_truth import complete_ground_truth
 from maskrcnn_train.evaluation.diagnostics.curves import best_cut, confidence_curves
+from maskrcnn_train.evaluation.diagnostics.diagnostics import IOU
 from maskrcnn_train.evaluation.diagnostics.errors import ERROR_KINDS, IGNORED, NAMES, RIGHT, Classified, classify
 from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps, image_overlaps
 
@@ -43,7 +44,7 @@ class ImageGrade:
 
 
 def grade_images(
-    ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], *, kind: str, max_detections: int, iou: float = 0.5
+    ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], *, kind: str, max_detections: int
 ) -> tuple[float, list[ImageGrade]]:
     """The score with the highest mean F1, and a grade for each image, by its id, of the detections from there.
 
@@ -52,9 +53,9 @@ def grade_images(
     kinds = ["bbox"] if kind == "bbox" else ["bbox", "segm"]
     truth = complete_ground_truth(ground_truth, kinds)
     overlaps = {each: image_overlaps(truth, results, kind=each, max_detections=max_detections) for each in kinds}
-    found = classify(overlaps[kind], iou=iou, boxes=overlaps["bbox"] if kind == "segm" else None)
+    found = classify(overlaps[kind], iou=IOU, boxes=overlaps["bbox"] if kind == "segm" else None)
     names = [category["name"] for category in sorted(ground_truth["categories"], key=lambda each: each["id"])]
-    threshold, _ = best_cut(confidence_curves(found.matches, names, iou=iou))
+    threshold, _ = best_cut(confidence_curves(found.matches, names, iou=IOU))
     return threshold, _grades(found, overlaps[kind], threshold)
 
 

@@ -27,7 +27,6 @@ def draw_objects(
     thickness: int | None = None,
     text_size: int | None = None,
     color_by: str = "class",
-    show_names: bool = True,
 ) -> Image.Image:
     """A picture of the objects; a small image is enlarged by a whole factor so that its text can be read.
 
@@ -51,17 +50,14 @@ def draw_objects(
         draw = ImageDraw.Draw(picture)
         for index in order:
             _draw_box(draw, corners[index], colors[index], line, picture.size)
-    if show_names:
-        texts = [names[int(label) - 1] for label in labels]
-        if scores is not None:
-            texts = [f"{text} {float(score):.2f}" for text, score in zip(texts, scores, strict=True)]
-        _draw_texts(picture, corners, texts, colors, text_size)
+    texts = [names[int(label) - 1] for label in labels]
+    if scores is not None:
+        texts = [f"{text} {float(score):.2f}" for text, score in zip(texts, scores, strict=True)]
+    _draw_texts(picture, corners, texts, colors, text_size)
     return picture
 
 
-def side_by_side(
-    left: Image.Image, right: Image.Image, captions: tuple[str, str] = ("ground truth", "prediction")
-) -> Image.Image:
+def side_by_side(left: Image.Image, right: Image.Image, captions: tuple[str, str]) -> Image.Image:
     """Two pictures of one height beside each other, each under its caption."""
     gap = max(4, left.width // 100)
     font = ImageFont.load_default(size=max(14, round(max(left.size) / 40)))

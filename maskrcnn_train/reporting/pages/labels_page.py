@@ -72,10 +72,9 @@ def write_labels_page(
 def _piece(scene: Scene, row: int, entry: Mapping[str, Any], doubt: Doubt) -> Piece:
     image = scene.ground_truth["images"][row]
     whole = (image["height"], image["width"])
-    label = None if doubt.label is None else scene.ground_truth["annotations"][doubt.label]
-    found = None if doubt.found is None else scene.results[doubt.found]
-    twin = None if doubt.twin is None else scene.ground_truth["annotations"][doubt.twin]
-    x0, y0, x1, y1 = _window([each["bbox"] for each in (label, found, twin) if each is not None], whole)
+    labels = [scene.ground_truth["annotations"][each] for each in (doubt.label, doubt.twin) if each is not None]
+    found = [] if doubt.found is None else [scene.results[doubt.found]]
+    x0, y0, x1, y1 = _window([each["bbox"] for each in (*labels, *found)], whole)
     scale = min(PICTURE_SIDE / max(x1 - x0, y1 - y0), MOST_ENLARGED)
     width, height = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
     picture = scene.reader.show(scene.reader.read(scene.paths[row], expected=whole)).crop((x0, y0, x1, y1))
@@ -84,8 +83,8 @@ def _piece(scene: Scene, row: int, entry: Mapping[str, Any], doubt: Doubt) -> Pi
         jpeg_address(picture.resize((width, height), Image.Resampling.BICUBIC)),
         width,
         height,
-        [path for each in (label, twin) if each is not None for path in _paths(each, x0, y0, scale, scene.kind)],
-        [] if found is None else _paths(found, x0, y0, scale, scene.kind),
+        [path for each in labels for path in _paths(each, x0, y0, scale, scene.kind)],
+        [path for each in found for path in _paths(each, x0, y0, scale, scene.kind)],
     )
 
 

@@ -10,6 +10,8 @@ from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_char
 from maskrcnn_train.reporting.runs import RunFiles
 from maskrcnn_train.reporting.terminal.tables import measures_of, percent
 
+BEST = ["threshold", "F1", "precision", "recall"]  # columns of the best score threshold
+
 
 def tiles(run: RunFiles) -> list[tuple[str, str, str]]:
     """The headline numbers: (value, what it is, its interval or nothing)."""
@@ -55,28 +57,40 @@ def limits_note(limits: Mapping[str, list[float]]) -> str:
     return f"{ap}; s, m, l are objects below {medium:g}², up to {large:g}², above {large:g}² square pixels."
 
 
-def class_rows(run: RunFiles) -> tuple[list[str], list[str], list[dict[str, Any]]]:
-    """Kinds, splits, and a row for each class, best first.
+def class_rows(run: RunFiles) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns, and a row for each class, best first.
 
-    aps: of each kind, a fraction or None. objects: in each split. best: threshold, F1, precision and recall at the best
-    threshold, of the masks where there are any; empty without diagnostics.
+    aps: of each kind, a fraction or None. texts: objects in each split; with diagnostics also the best threshold, and
+    F1, precision and recall there, of the masks where there are any.
     """
     kinds = [kind for kind in KINDS if any(key.startswith(f"{kind}/AP/") for key in run.metrics)]
     found = [key.split("/AP/", 1)[1] for key in run.metrics if "/AP/" in key]
     order = [name for name in dict.fromkeys([*run.class_names, *found]) if name in found]
     curves = run.diagnostics[kinds[-1]].confidence if kinds and kinds[-1] in run.diagnostics else []
-    best = {c.class_name: [c.best_threshold, c.best_f1, c.best_precision, c.best_recall] for c in curves}
+    best = {
+        curve.class_name: [
+            f"{curve.best_threshold:.2f}",
+            *map(percent, (curve.best_f1, curve.best_precision, curve.best_recall)),
+        ]
+        for curve in curves
+        if curve.class_name in found
+    }
+    unknown = ["-"] * len(BEST) if best else []
+    splits = run.data["splits"]
     aps = {name: [run.metrics.get(f"{kind}/AP/{name}", ABSENT) for kind in kinds] for name in order}
     rows = [
         {
             "name": name,
             "aps": [None if value < 0 else value for value in aps[name]],
-            "objects": [split["classes"].get(name, 0) for split in run.data["splits"].values()],
-            "best": best.get(name, []),
+            "texts": [
+                *(f"{split['classes'].get(name, 0):,}" for split in splits.values()),
+                *best.get(name, unknown),
+            ],
         }
         for name in sorted(order, key=lambda name: [-value for value in aps[name][-1:]])
     ]
-    return [KIND_WORDS[kind] for kind in kinds], list(run.data["splits"]), rows
+    columns = ["class", *(f"AP {KIND_WORDS[kind]}" for kind in kinds), *(f"{split} objects" for split in splits)]
+    return columns + (BEST if best else []), rows
 
 
 def training_charts(history: list[dict[str, Any]]) -> list[Chart]:

@@ -47,11 +47,8 @@ def write_trials(
 
 def read_search(folder: Path) -> dict[str, Any] | None:
     """What `sweep.html.j2` shows of the folder's `trials.json`; None where it is no search's folder."""
-    from maskrcnn_train.reporting.drawing.figures import (
-        front_figure,
-        line_figure,
-        to_charts,
-    )  # half a second of matplotlib
+    # half a second of matplotlib
+    from maskrcnn_train.reporting.drawing.figures import front_figure, line_figure, to_charts
 
     if not (folder / TRIALS_FILE).is_file():
         return None

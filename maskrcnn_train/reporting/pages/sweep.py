@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.evaluation.coco.metrics import KINDS
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Difference
-from maskrcnn_train.files import write_csv, write_text
+from maskrcnn_train.files import write_rows, write_text
 from maskrcnn_train.reporting.drawing.figures import Chart, line_figure, to_charts
 from maskrcnn_train.reporting.drawing.parallel_figure import parallel_figure
 from maskrcnn_train.reporting.jobs import JobRecord, read_jobs
@@ -28,7 +28,7 @@ from maskrcnn_train.tuning.search import is_score
 
 TABLE_FILE = "sweep.csv"
 MEASURES = ("AP", "AP50", "AP75")
-DIFFERENCE = ("difference", "difference low", "difference high")  # from the best, paired over the images
+DIFFERENCE = {"difference": "value", "difference low": "low", "difference high": "high"}  # from the best, paired
 MOST_CURVES = 6  # jobs: as many colours as can be told apart
 
 
@@ -128,15 +128,16 @@ def _write_table(folder: Path, sweep: Sweep) -> None:
     """A row a job, best first; the settings that vary, every metric as a fraction, and why jobs failed, if any did."""
     metrics = list(dict.fromkeys([*sweep.columns, *(key for job in sweep.jobs for key in job.metrics)]))
     with_reasons = any(job.reason for job in sweep.jobs)
-    head: list[object] = ["job", *sweep.varied, *metrics, "minutes", *DIFFERENCE, *["reason"] * with_reasons]
-    lines = [head]
-    for job in sweep.jobs:
-        settings = [job.settings.get(key, "") for key in sweep.varied]
-        numbers: list[object] = [job.metrics.get(key, "") for key in metrics]
-        numbers += ["" if job.minutes is None else round(job.minutes, 2)]
-        numbers += [getattr(job.difference, name, "") for name in ("value", "low", "high")]
-        lines.append([job.name, *settings, *numbers, *[job.reason] * with_reasons])
-    write_csv(folder / TABLE_FILE, lines)
+    rows = [
+        {"job": job.name}
+        | {key: job.settings.get(key, "") for key in sweep.varied}
+        | {key: job.metrics.get(key, "") for key in metrics}
+        | {"minutes": "" if job.minutes is None else round(job.minutes, 2)}
+        | {head: getattr(job.difference, name, "") for head, name in DIFFERENCE.items()}
+        | ({"reason": job.reason} if with_reasons else {})
+        for job in sweep.jobs
+    ]
+    write_rows(folder / TABLE_FILE, rows)
 
 
 def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Path:

@@ -113,26 +113,19 @@ class Progress:
         """Show that `step` of `total` is done. On a resumed run the first step seen is where time starts."""
         if not self.enabled:
             return
-        if self._start is None:
-            self._start = (time.monotonic(), step)
+        now = time.monotonic()
+        began, first = self._start = self._start or (now, step)
         if self.forecast is not None and total:
             self.forecast.update(step, total)
         words = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in fields.items()}
-        if "left" not in words and (left := self._time_left(step, total)):
-            words["left"] = left
+        if total and first < step < total:
+            words.setdefault("left", duration((now - began) / (step - first) * (total - step)))
         text = "  ".join(f"{name} {value}" for name, value in words.items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, total=total, fields=text)
         elif step % self.log_every == 0 or step == total:
             done = f"{step}/{total}" if total else str(step)
             self.logger.info("%s %s  %s", self.description, done, text)
-
-    def _time_left(self, step: int, total: int | None) -> str:
-        assert self._start is not None
-        began, first = self._start
-        if not total or step <= first or step >= total:
-            return ""
-        return duration((time.monotonic() - began) / (step - first) * (total - step))
 
     def __enter__(self) -> Progress:
         if self._bar:

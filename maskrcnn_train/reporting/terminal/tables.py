@@ -51,8 +51,10 @@ def metrics_table(metrics: Mapping[str, float]) -> str:
 def class_table(result: CocoResult) -> str:
     """Each class with its number of objects and its AP for boxes and masks; times 100, one decimal."""
     kinds = list(result.precision)
-    names = [(result.class_names[class_id], result.support[class_id]) for class_id in result.class_ids]
-    rows = [[name, count, *(percent(result.metrics[f"{kind}/AP/{name}"]) for kind in kinds)] for name, count in names]
+    rows = [
+        [name, result.support[class_id], *(percent(result.metrics[f"{kind}/AP/{name}"]) for kind in kinds)]
+        for class_id, name in result.class_names.items()
+    ]
     return table("AP of each class, x 100", ["class", "objects", *(f"{kind} AP" for kind in kinds)], rows)
 
 

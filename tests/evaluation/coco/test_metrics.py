@@ -7,7 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from random_detections import HEIGHT, NAMES, WIDTH, random_data
+from random_detections import HEIGHT, WIDTH, random_data
 
 from maskrcnn_train.evaluation.coco.ground_truth import check_results, results_as_ground_truth
 from maskrcnn_train.evaluation.coco.metrics import distinct_names, evaluate_coco, explain_absent
@@ -43,10 +43,10 @@ def reference(truth, results, kind, max_detections, **params):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_metrics_and_arrays_equal_pycocotools_own(backend, seed):
     truth, results = random_data(seed)
-    found = evaluate_coco(truth, results, backend=backend, max_detections=[1, 10, 100], class_names=NAMES)
+    found = evaluate_coco(truth, results, backend=backend, max_detections=[1, 10, 100])
     for kind in ("bbox", "segm"):
         expected = reference(truth, results, kind, [1, 10, 100])
-        for key in ("precision", "recall", "scores"):
+        for key in ("precision", "recall"):
             np.testing.assert_allclose(getattr(found, key)[kind], expected.eval[key], rtol=0, atol=1e-9)
         keys = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
         values = [found.metrics[f"{kind}/{key}"] for key in keys]
@@ -57,7 +57,7 @@ def test_metrics_and_arrays_equal_pycocotools_own(backend, seed):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ap_is_taken_at_the_last_of_max_detections(backend):
     truth, results = random_data(4)
-    found = evaluate_coco(truth, results, backend=backend, max_detections=[1, 2, 3], class_names=NAMES)
+    found = evaluate_coco(truth, results, backend=backend, max_detections=[1, 2, 3])
     expected = reference(truth, results, "bbox", [1, 2, 3]).eval
     assert found.metrics["bbox/AP"] == pytest.approx(
         expected["precision"][..., 0, 2].clip(0)[:, :, :3].mean(), abs=1e-9
@@ -70,7 +70,7 @@ def test_ap_is_taken_at_the_last_of_max_detections(backend):
 def test_no_results_give_zero_and_the_input_is_left_alone(backend):
     truth, _ = random_data(1)
     before = copy.deepcopy(truth)
-    found = evaluate_coco(truth, [], backend=backend, max_detections=[1, 10, 100], class_names=NAMES)
+    found = evaluate_coco(truth, [], backend=backend, max_detections=[1, 10, 100])
     assert found.metrics["segm/AP"] == found.metrics["bbox/AR100"] == found.metrics["bbox/AP/door"] == 0
     assert found.metrics["bbox/AP/never"] == -1
     assert truth == before
@@ -82,7 +82,7 @@ def test_a_split_without_objects_or_images_is_absent_not_an_error(backend):
     for images in (truth["images"], []):
         empty = {**truth, "images": images, "annotations": []}
         kept = results if images else []
-        found = evaluate_coco(empty, kept, backend=backend, max_detections=[1, 10, 100], class_names=NAMES)
+        found = evaluate_coco(empty, kept, backend=backend, max_detections=[1, 10, 100])
         assert set(found.metrics.values()) == {-1.0}
         assert explain_absent(found)[0].startswith("every AP and AR is absent: this split has no objects")
 
@@ -90,14 +90,14 @@ def test_a_split_without_objects_or_images_is_absent_not_an_error(backend):
 def test_nothing_is_printed(capfd):
     truth, results = random_data(1, num_images=3)
     for backend in BACKENDS:
-        evaluate_coco(truth, results, backend=backend, max_detections=[1, 10, 100], class_names=NAMES)
+        evaluate_coco(truth, results, backend=backend, max_detections=[1, 10, 100])
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_absent_size_and_class_are_explained_in_words():
     truth, results = random_data(1)
     truth["annotations"] = [a for a in truth["annotations"] if a["area"] < 96**2]
-    found = evaluate_coco(truth, results, backend="hotcoco", max_detections=[1, 10, 100], class_names=NAMES)
+    found = evaluate_coco(truth, results, backend="hotcoco", max_detections=[1, 10, 100])
     said = explain_absent(found)
     assert "segm/APl and segm/ARl are absent: no large objects (area above 96^2 pixels) in this split" in said
     assert said[-1].startswith("no AP for never")
@@ -108,17 +108,14 @@ def test_an_absent_size_and_class_are_explained_in_words():
 def test_area_and_iscrowd_may_be_missing_and_annotation_ids_zero():
     truth, results = random_data(2)
     truth["annotations"] = [a for a in truth["annotations"] if not a["iscrowd"] and isinstance(a["segmentation"], dict)]
-    found = evaluate_coco(truth, results, backend="pycocotools", max_detections=[1, 10, 100], class_names=NAMES)
+    found = evaluate_coco(truth, results, backend="pycocotools", max_detections=[1, 10, 100])
     bare = {
         **truth,
         "annotations": [
             {k: v for k, v in a.items() if k not in ("area", "iscrowd")} | {"id": 0} for a in truth["annotations"]
         ],
     }
-    assert (
-        evaluate_coco(bare, results, backend="pycocotools", max_detections=[1, 10, 100], class_names=NAMES).metrics
-        == found.metrics
-    )
+    assert evaluate_coco(bare, results, backend="pycocotools", max_detections=[1, 10, 100]).metrics == found.metrics
 
 
 @pytest.mark.parametrize(
@@ -149,38 +146,38 @@ def test_malformed_results_are_named_in_one_line(change, message):
     truth, results = random_data(1)
     results[5] |= change
     with pytest.raises(ValueError, match=f"result 5 .*{message}") as caught:
-        evaluate_coco(truth, results, backend="pycocotools", max_detections=[1, 10, 100], class_names=NAMES)
+        evaluate_coco(truth, results, backend="pycocotools", max_detections=[1, 10, 100])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("backend", ["pycocotools", "hotcoco"])  # faster_coco_eval keeps ids as floats itself
 def test_ids_that_no_float_holds_stay_apart(backend):
     truth, results = random_data(3)
-    expected = evaluate_coco(truth, results, backend="pycocotools", **LIMITS, class_names=NAMES).metrics
+    expected = evaluate_coco(truth, results, backend="pycocotools", **LIMITS).metrics
     shift = 2**53 + 1
     for image in truth["images"]:
         image["id"] = shift + image["id"] // 5
     for item in truth["annotations"] + results:
         item["image_id"] = shift + item["image_id"] // 5
-    assert evaluate_coco(truth, results, backend=backend, **LIMITS, class_names=NAMES).metrics == expected
+    assert evaluate_coco(truth, results, backend=backend, **LIMITS).metrics == expected
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ids_below_zero_are_taken(backend):
     truth, results = random_data(2)
-    expected = evaluate_coco(truth, results, backend=backend, class_names=NAMES, **LIMITS).metrics
+    expected = evaluate_coco(truth, results, backend=backend, **LIMITS).metrics
     for item in [*truth["annotations"], *results]:
         item["image_id"] -= 1000
     for image in truth["images"]:
         image["id"] -= 1000
-    found = evaluate_coco(truth, results, backend=backend, class_names=NAMES, **LIMITS)
+    found = evaluate_coco(truth, results, backend=backend, **LIMITS)
     assert found.metrics == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_results_score_zero(backend):
     truth, _ = random_data(3)
-    found = evaluate_coco(truth, [], backend=backend, **LIMITS, class_names=NAMES).metrics
+    found = evaluate_coco(truth, [], backend=backend, **LIMITS).metrics
     assert (found["bbox/AP"], found["segm/AP"]) == (0, 0)
 
 
@@ -198,20 +195,18 @@ def test_box_only_ground_truth_scores_boxes_and_says_why_it_cannot_score_masks()
     truth, results = random_data(1)
     for item in truth["annotations"] + results:
         del item["segmentation"]
-    found = evaluate_coco(
-        truth, results, backend="hotcoco", max_detections=[1, 10, 100], kinds=["bbox"], class_names=NAMES
-    )
+    found = evaluate_coco(truth, results, backend="hotcoco", max_detections=[1, 10, 100], kinds=["bbox"])
     assert found.metrics["bbox/AP"] > 0
     assert not any(key.startswith("segm") for key in found.metrics)
     with pytest.raises(ValueError, match="has no segmentation"):
-        evaluate_coco(truth, results, backend="hotcoco", max_detections=[1, 10, 100], class_names=NAMES)
+        evaluate_coco(truth, results, backend="hotcoco", max_detections=[1, 10, 100])
 
 
 def test_an_evaluator_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     truth, results = random_data(1, num_images=2)
     with pytest.raises(UserError, match=r"backend=faster_coco_eval needs the package faster-coco-eval.*\[evaluators\]"):
-        evaluate_coco(truth, results, backend="faster_coco_eval", **LIMITS, class_names=NAMES)
+        evaluate_coco(truth, results, backend="faster_coco_eval", **LIMITS)
 
 
 def test_two_classes_of_one_name_keep_their_own_ap():
@@ -220,7 +215,7 @@ def test_two_classes_of_one_name_keep_their_own_ap():
 
 def test_precision_recall_curves_are_of_every_class_with_objects_at_the_evaluated_ious():
     truth, results = random_data(1)
-    found = evaluate_coco(truth, results, **LIMITS, backend="hotcoco", class_names=NAMES, iou_thresholds=[0.5, 0.6])
+    found = evaluate_coco(truth, results, **LIMITS, backend="hotcoco", iou_thresholds=[0.5, 0.6])
     curves = precision_recall_curves(found, kind="segm")
     assert {(curve.class_name, curve.iou) for curve in curves} == {(name, 0.5) for name in ("window", "door", "shop")}
     assert len(curves[0].recall) == len(curves[0].precision) == 101
@@ -245,7 +240,6 @@ def test_other_iou_thresholds_and_sizes_count_as_pycocotools_would(backend):
         results,
         backend=backend,
         max_detections=[1, 10, 100],
-        class_names=NAMES,
         iou_thresholds=[0.3, 0.75],
         size_limits=[20, 50],
     )
@@ -253,4 +247,3 @@ def test_other_iou_thresholds_and_sizes_count_as_pycocotools_would(backend):
     np.testing.assert_allclose(found.precision["segm"], expected["precision"], rtol=0, atol=1e-9)
     assert "segm/AP50" not in found.metrics
     assert found.metrics["segm/AP75"] < found.metrics["segm/AP"]
-    assert sum(found.area_counts.values()) == sum(found.support.values())

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_detections import NAMES, random_data
+from random_detections import random_data
 
 from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
 from maskrcnn_train.evaluation.diagnostics.bootstrap import difference, draw_images, drawn_scores, interval
@@ -172,7 +172,7 @@ def many_images(count, seed, found_share=0.6):
     rng = np.random.default_rng(seed)
     truth = {
         "images": [{"id": i, "height": 100, "width": 100} for i in range(count)],
-        "categories": [{"id": 1}],
+        "categories": [{"id": 1, "name": "a"}],
         "annotations": [],
     }
     results = []
@@ -213,11 +213,11 @@ def test_ap_of_a_draw_is_that_of_a_data_set_with_the_images_as_often():
             ],
         }
         found = [{**r, "image_id": number} for image, number in copies for r in results if r["image_id"] == image]
-        result = evaluate_coco(again, found, **LIMITS, kinds=["bbox"], class_names={1: "a"}, iou_thresholds=[0.5])
+        result = evaluate_coco(again, found, **LIMITS, kinds=["bbox"], iou_thresholds=[0.5])
         # copies have equal scores and stand in a row: the draw takes them as one step of several
         assert scores[row] == pytest.approx(result.metrics["bbox/AP"], abs=0.02)
     assert scores[0] == pytest.approx(
-        evaluate_coco(truth, results, **LIMITS, kinds=["bbox"], class_names={1: "a"}).metrics["bbox/AP50"], abs=1e-12
+        evaluate_coco(truth, results, **LIMITS, kinds=["bbox"]).metrics["bbox/AP50"], abs=1e-12
     )
 
 
@@ -253,7 +253,7 @@ def test_objects_in_one_image_give_no_interval_and_no_verdict(images):
     truth["annotations"] = [each for each in truth["annotations"] if each["image_id"] == first]
     studies = []
     for found in (results, []):
-        result = evaluate_coco(truth, found, **LIMITS, kinds=["bbox"], class_names={1: "a"})
+        result = evaluate_coco(truth, found, **LIMITS, kinds=["bbox"])
         studies.append(diagnose(truth, found, result, num_draws=100, seed=0))
     assert studies[0]["bbox"].intervals == {}
     assert "no interval of AP, AP50, AP75, APs, AR100: fewer than 2 images have such objects" in diagnostics_tables(
@@ -288,7 +288,7 @@ def test_a_better_model_is_told_from_chance():
 @pytest.fixture(scope="module")
 def studied():
     truth, results = random_data(2, num_images=10)
-    result = evaluate_coco(truth, results, **LIMITS, class_names=NAMES)
+    result = evaluate_coco(truth, results, **LIMITS)
     return truth, result, diagnose(truth, results, result, num_draws=100, seed=0)
 
 
@@ -345,7 +345,7 @@ def test_a_study_of_logits_has_thresholds_among_them_and_no_calibration(studied)
     truth, result, studies = studied
     _, results = random_data(2, num_images=10)
     logits = [{**each, "score": 8 * each["score"] - 5} for each in results]
-    found = evaluate_coco(truth, logits, **LIMITS, class_names=NAMES)
+    found = evaluate_coco(truth, logits, **LIMITS)
     assert found.metrics == pytest.approx(result.metrics, abs=1e-12)
     study = diagnose(truth, logits, found, num_draws=0, seed=0)["bbox"]
     assert (study.confusion == studies["bbox"].confusion).all()
@@ -372,8 +372,8 @@ def test_a_page_takes_curves_that_do_not_say_at_which_scores(studied):
 
 
 def test_no_images_give_a_study_without_intervals():
-    truth = {"images": [], "categories": [{"id": 1}], "annotations": []}
-    result = evaluate_coco(truth, [], **LIMITS, class_names={1: "a"})
+    truth = {"images": [], "categories": [{"id": 1, "name": "a"}], "annotations": []}
+    result = evaluate_coco(truth, [], **LIMITS)
     for study in diagnose(truth, [], result, num_draws=100, seed=0).values():
         assert study.intervals == {}
         assert study.threshold == 0

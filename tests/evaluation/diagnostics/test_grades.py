@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from random_detections import NAMES, random_data
+from random_detections import random_data
 from scenes import DOOR, scene
 
 from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
@@ -67,8 +67,7 @@ def test_of_two_detections_on_an_object_the_second_is_a_duplicate(tmp_path: Path
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_grades_errors_and_confusion_count_the_same(kind: str) -> None:
     truth, results = random_data(3, num_images=20)
-    truth["categories"] = [each | {"name": NAMES[each["id"]]} for each in truth["categories"]]
-    result = evaluate_coco(truth, results, backend="pycocotools", max_detections=[1, 10, 100], class_names=NAMES)
+    result = evaluate_coco(truth, results, backend="pycocotools", max_detections=[1, 10, 100])
     found = diagnose(truth, results, result, num_draws=0, seed=0)[kind]
     threshold, grades = grade_images(truth, results, kind=kind, max_detections=100)
     assert threshold == found.threshold

@@ -15,7 +15,7 @@ from maskrcnn_train.evaluation.diagnostics.overlaps import image_overlaps
 def test_ap_and_recall_from_matches_equal_pycocotools(seed, kind):
     truth, results = random_data(seed, num_images=12)
     truth["images"] = truth["images"][::-1]  # evaluators go by image id
-    result = evaluate_coco(truth, results, backend="pycocotools", max_detections=[1, 2, 3], class_names=NAMES)
+    result = evaluate_coco(truth, results, backend="pycocotools", max_detections=[1, 2, 3])
     complete = complete_ground_truth(truth, ["bbox", "segm"])
     overlaps = image_overlaps(complete, results, kind=kind, max_detections=3)
     for area, limits in enumerate(area_ranges((32, 96))):

@@ -27,9 +27,7 @@ def test_the_first_thirty_class_colors_are_far_apart():
 
 def test_a_small_image_is_enlarged_with_its_masks_and_a_large_one_is_not():
     mask = (10, 20, np.ones((30, 40), np.uint8))
-    picture = draw_objects(
-        gray(128, 128), boxes=[[10, 20, 50, 50]], labels=[1], names=NAMES, masks=[mask], show_names=False
-    )
+    picture = draw_objects(gray(128, 128), boxes=[[10, 20, 50, 50]], labels=[1], names=NAMES, masks=[mask])
     assert picture.size == (512, 512)
     pixels = np.asarray(picture).astype(int)
     assert abs(pixels[140, 120] - (0.6 * 128 + 0.4 * np.array(class_color(1)))).max() <= 2  # inside the mask
@@ -74,7 +72,7 @@ def test_a_thick_outline_of_a_large_mask_takes_a_few_copies_of_it():
 
 
 def test_side_by_side_holds_both_pictures_and_captions():
-    sheet = side_by_side(Image.new("RGB", (100, 80), "red"), Image.new("RGB", (100, 80), "blue"))
+    sheet = side_by_side(Image.new("RGB", (100, 80), "red"), Image.new("RGB", (100, 80), "blue"), ("a", "b"))
     assert sheet.getpixel((50, sheet.height - 1)) == (255, 0, 0)
     assert sheet.getpixel((sheet.width - 1, sheet.height - 1)) == (0, 0, 255)
 
