@@ -22,7 +22,7 @@ from maskrcnn_train.model.sampling import FILLING, Samples, SamplingRules
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.detections import Detections
-from maskrcnn_train.structures.waits import FoundRows
+from maskrcnn_train.structures.waits import find_later
 
 
 class ROIHeads(nn.Module):
@@ -88,7 +88,7 @@ class ROIHeads(nn.Module):
         path = self.path_for(features[0].device)
         samples = path.sample_proposals(proposals, targets, self.sampling)
         positive = samples.labels > 0
-        rows = FoundRows(positive)  # their number is read after the box head has been started
+        rows = find_later(positive)  # their number is read after the box head has been started
         self.statistics["rpn/proposals_kept"] = partial(mean, list(map(len, proposals)) or [0])
         self.statistics["roi/foreground_share"] = partial(_foreground_share, samples.labels)
         losses = self._box_losses(features, samples, positive)
