@@ -176,7 +176,7 @@ def _save_end(state: TrainingState, metrics: dict[str, float], run: Run) -> None
 def _model_statistics(model: nn.Module) -> dict[str, float]:
     """What the stages of the model counted in the last batch, e.g. proposals kept per image."""
     kept = [getattr(module, "statistics", {}) for module in distributed.unwrap(model).modules()]
-    return {name: float(value) for statistics in kept for name, value in statistics.items()}
+    return {name: float(compute()) for statistics in kept for name, compute in statistics.items()}
 
 
 def _log(state: TrainingState, trainer: TrainerConfig, plan: Plan, run: Run, meter: Meter, world: World) -> None:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn_train.structures.pasting import MaskPasting
+from maskrcnn_train.structures.pasting import MaskPasting, rounded_boxes
 
 
 class MaskPaster(torch.nn.Module):
@@ -18,11 +18,8 @@ class MaskPaster(torch.nn.Module):
 
     def forward(self, masks: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
         if not self.continuous:
-            # as in structures/pasting.py, with both corners inside: whole numbers, x2 y2 one beyond
-            halves = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * ((masks.shape[-1] + 2) / masks.shape[-1])
-            centers = (boxes[:, 2:] + boxes[:, :2]) * 0.5
-            low, high = (centers - halves).to(torch.int64), (centers + halves).to(torch.int64) + 1
-            boxes = torch.cat((low, torch.maximum(high, low + 1)), dim=1).to(torch.float32)
+            low, high = rounded_boxes(boxes, masks.shape[-1]).split(2, dim=1)
+            boxes = torch.cat((low, torch.maximum(high, low) + 1), dim=1).to(torch.float32)  # x2 y2 one beyond
             masks = F.pad(masks, (1, 1, 1, 1))
         pasted: Tensor = self.paste(masks, boxes, size, self.threshold, self.continuous)
         return pasted

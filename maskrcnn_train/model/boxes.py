@@ -15,27 +15,26 @@ MAX_LOG_RATIO = math.log(1000.0 / 16)
 class BoxCoder:
     """Boxes relative to reference boxes: shift of the centre and log of the size ratio, each times a weight.
 
-    weights: of dx, dy, dw, dh, equal for both axes. Faster R-CNN: 1 1 1 1 for anchors, 10 10 5 5 for proposals.
+    Faster R-CNN's weights are 1 and 1 for anchors, 10 and 5 for proposals.
     """
 
-    weights: tuple[float, float, float, float]
+    shift_weight: float
+    scale_weight: float
 
     def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
         """Deltas [..., 4] that turn `references` [..., 4] into `boxes` [..., 4]."""
-        shift_weight, _, scale_weight, _ = self.weights
         sizes, centers = _sizes_and_centers(boxes)
         reference_sizes, reference_centers = _sizes_and_centers(references)
-        shifts = _times(shift_weight, centers - reference_centers) / reference_sizes
-        scales = _times(scale_weight, torch.log(sizes / reference_sizes))
+        shifts = _times(self.shift_weight, centers - reference_centers) / reference_sizes
+        scales = _times(self.scale_weight, torch.log(sizes / reference_sizes))
         return torch.cat((shifts, scales), dim=-1)
 
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
         """Boxes [..., 4] from deltas [..., 4] and the boxes [..., 4] they refer to, in float32."""
-        shift_weight, _, scale_weight, _ = self.weights
         sizes, centers = _sizes_and_centers(references)
         shifts, scales = deltas.float().split(2, dim=-1)
-        centers = _over(shift_weight, shifts) * sizes + centers
-        sizes = torch.exp(_over(scale_weight, scales).clamp(max=MAX_LOG_RATIO)) * sizes
+        centers = _over(self.shift_weight, shifts) * sizes + centers
+        sizes = torch.exp(_over(self.scale_weight, scales).clamp(max=MAX_LOG_RATIO)) * sizes
         return torch.cat((centers.sub(sizes, alpha=0.5), centers.add(sizes, alpha=0.5)), dim=-1)
 
 

@@ -29,21 +29,19 @@ def crops_from_dense(masks: Tensor) -> MaskCrops:
     )
 
 
-def mask_targets(targets: list[Target], foreground: Samples, resolution: int, *, rule: str) -> Tensor:
+def mask_targets(targets: list[Target], foreground: Samples, resolution: int, rule: str) -> Tensor:
     """Targets float32 [K, M, M] of sampled proposals with an object, in the order of their images."""
     drawn = []
     for image, target in enumerate(targets):
         own = torch.where(foreground.images == image)[0]
         if len(own):
             boxes, matches = foreground.boxes[own], foreground.matches[own]
-            drawn.append(targets_in_boxes(target["masks"], boxes, matches, resolution, rule=rule))
+            drawn.append(targets_in_boxes(target["masks"], boxes, matches, resolution, rule))
     return torch.cat(drawn)
 
 
 @torch.no_grad()
-def targets_in_boxes(
-    masks: MaskCrops | Tensor, boxes: Tensor, matches: Tensor, resolution: int, *, rule: str
-) -> Tensor:
+def targets_in_boxes(masks: MaskCrops | Tensor, boxes: Tensor, matches: Tensor, resolution: int, rule: str) -> Tensor:
     """Targets float32 [K, M, M] of boxes [K, 4], network pixels, each for mask matches[k].
 
     rule: `soft`, the share that RoIAlign gives (torchvision); `binary`, shifted by half a pixel and cut at one

@@ -15,7 +15,7 @@ from torchvision.ops import batched_nms
 from maskrcnn_train.model.boxes import BoxCoder, clip_boxes, not_small
 from maskrcnn_train.structures.detections import Detections
 
-PROPOSAL_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
+PROPOSAL_CODER = BoxCoder(shift_weight=10.0, scale_weight=5.0)
 
 
 @dataclass(frozen=True)

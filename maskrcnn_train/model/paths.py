@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,15 +20,12 @@ from maskrcnn_train.model.fixed_shape import pooling as fixed_pooling
 from maskrcnn_train.model.fixed_shape import proposals as fixed_proposals
 from maskrcnn_train.model.fixed_shape import sampling as fixed_sampling
 from maskrcnn_train.model.proposals import ProposalBudget, Proposals, RPNPredictions
+from maskrcnn_train.model.roi_align import PoolingRules
 from maskrcnn_train.model.sampling import AnchorSamples, Samples, SamplingRules
 from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.detections import Detections
 
 Sizes = list[tuple[int, int]]
-
-
-class MaskTargets(Protocol):
-    def __call__(self, targets: list[Target], foreground: Samples, resolution: int, *, rule: str) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,8 @@ class Path:
     select_proposals: Callable[[RPNPredictions, Sizes, ProposalBudget], list[Proposals]]
     sample_anchors: Callable[[Tensor, list[Target], SamplingRules], AnchorSamples]
     sample_proposals: Callable[[list[Tensor], list[Target], SamplingRules], Samples]
-    pool: roi_align.Pool  # where RoIAlign is no bag
-    mask_targets: MaskTargets
+    pool: Callable[[list[Tensor], Tensor, Tensor, PoolingRules], Tensor]  # where RoIAlign is no bag
+    mask_targets: Callable[[list[Target], Samples, int, str], Tensor]
     select_detections: Callable[[Tensor, Tensor, list[Tensor], Sizes, outputs.DetectionRules], list[Detections]]
     folds_norms: bool  # frozen ones, into the weights of convs
 

@@ -16,7 +16,7 @@ from maskrcnn_train.model.boxes import BoxCoder, clip_boxes, not_small
 from maskrcnn_train.model.modes import is_tracing
 from maskrcnn_train.model.pyramid import Pyramid
 
-ANCHOR_CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
+ANCHOR_CODER = BoxCoder(shift_weight=1.0, scale_weight=1.0)
 NUM_LEVELS = 5  # P2..P6
 
 
@@ -89,7 +89,7 @@ def top_candidates(predictions: RPNPredictions, count: int) -> list[Proposals]:
 
 def top_of_levels(predictions: RPNPredictions, count: int) -> list[Tensor]:
     """The `count` highest anchors of each level, int64 [N, c], counted from the first of the level."""
-    levels = predictions.objectness.detach().float().split(predictions.level_sizes, dim=1)
+    levels = predictions.objectness.float().split(predictions.level_sizes, dim=1)
     if is_tracing():
         return [logits.sort(dim=1, descending=True).indices[:, :count] for logits in levels]
     return [logits.topk(min(count, logits.shape[1]), dim=1).indices for logits in levels]
@@ -97,8 +97,8 @@ def top_of_levels(predictions: RPNPredictions, count: int) -> list[Tensor]:
 
 def decoded(predictions: RPNPredictions, anchors: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes [N, C, 4] and scores [N, C] of these anchors, int64 [N, C]."""
-    deltas = predictions.deltas.detach().gather(1, anchors[..., None].expand(-1, -1, 4))
-    logits = predictions.objectness.detach().gather(1, anchors)
+    deltas = predictions.deltas.gather(1, anchors[..., None].expand(-1, -1, 4))
+    logits = predictions.objectness.gather(1, anchors)
     # in float32: the sigmoid of bfloat16 would make ties
     return ANCHOR_CODER.decode(deltas, predictions.anchors[anchors]), logits.float().sigmoid()
 

@@ -7,7 +7,6 @@ and fills a full-size gradient at each call; its backward is serial on a process
 Results are the same.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,18 +49,8 @@ class PoolingRules:
         return self.type == "align" and few and not is_tracing()
 
 
-Pool = Callable[[list[Tensor], Tensor, Tensor, PoolingRules], Tensor]
-
-
-def pool(features: Pyramid, rois: Tensor, levels: Tensor, rules: PoolingRules, *, by_operators: Pool) -> Tensor:
-    """Maps [K, C, P, P] of rois [K, 5], each from its level, int64 [K]. by_operators: does it where no bag serves."""
-    if rules.by_bag and len(rois) > 0:
-        return bag_roi_align(features, rois, levels, SCALES, rules.resolution, rules.sampling_ratio, rules.aligned)
-    return by_operators(features[: len(SCALES)], rois, levels, rules)
-
-
 def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: PoolingRules) -> Tensor:
-    """The same by torchvision's operators, the boxes of each level by themselves."""
+    """Maps [K, C, P, P] of rois [K, 5], each from its level, int64 [K], by the operators, level by level."""
     rows = [torch.where(levels == level)[0] for level in range(len(features))]
     with torch.autocast(rois.device.type, enabled=False):  # the operators want float32 on both sides
         pooled = [
@@ -71,35 +60,25 @@ def pool_by_level(features: list[Tensor], rois: Tensor, levels: Tensor, rules: P
     return torch.cat(pooled)[torch.cat(rows).argsort()].to(features[0].dtype)
 
 
-def bag_roi_align(
-    features: Pyramid,
-    rois: Tensor,
-    levels: Tensor,
-    scales: list[float],
-    resolution: int,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """Pooled features [K, C, P, P] (channels_last) of rois [K, 5] (image, x1, y1, x2, y2), each from its level.
-
-    features: a map [N, C, H, W] for each level; levels: int64 [K]; scales: feature pixels per network pixel.
-    """
-    device, places = rois.device, zip(scales, features.sizes, features.starts, strict=False)
+def bag_roi_align(features: Pyramid, rois: Tensor, levels: Tensor, rules: PoolingRules) -> Tensor:
+    """The same in channels_last, by one bag for all levels. rois: (image, x1, y1, x2, y2), network pixels."""
+    device, bins, samples = rois.device, rules.resolution, rules.sampling_ratio
+    places = zip(SCALES, features.sizes, features.starts, strict=False)  # P6 is left out
     with torch.no_grad():
         table = [(start, height * width, width, height) for _, (height, width), start in places]
         own = send(table, device)[levels]
         (starts, areas), sizes = own[:, :2].unbind(1), own[:, 2:]
-        boxes = rois[:, 1:] * send(scales, device, rois.dtype)[levels, None]
-        pixel, weight = axis_taps(boxes[:, :2], boxes[:, 2:], sizes, resolution, sampling_ratio, aligned)
+        boxes = rois[:, 1:] * send(SCALES, device, rois.dtype)[levels, None]
+        pixel, weight = axis_taps(boxes[:, :2], boxes[:, 2:], sizes, bins, samples, rules.aligned)
         (xs, ys), (x_weights, y_weights) = pixel.unbind(1), weight.unbind(1)
         starts = torch.addcmul(starts, rois[:, 0].long(), areas)[:, None, None]
         ys = torch.addcmul(starts, ys, sizes[:, :1, None])
-        taps = (2 * sampling_ratio) ** 2  # of a bin
+        taps = (2 * samples) ** 2  # of a bin
         indices = (ys[:, :, None, :, None] + xs[:, None, :, None, :]).reshape(-1, taps)
         weights = (y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]).reshape(-1, taps)
     rows = features.rows
     pooled = F.embedding_bag(indices, rows, mode="sum", per_sample_weights=weights.to(rows.dtype))
-    return pooled.view(len(rois), resolution, resolution, -1).permute(0, 3, 1, 2)
+    return pooled.view(len(rois), bins, bins, -1).permute(0, 3, 1, 2)
 
 
 def axis_taps(

@@ -22,7 +22,7 @@ from maskrcnn_train.model.sampling import FILLING, Samples, SamplingRules
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.detections import Detections
-from maskrcnn_train.structures.waits import FoundRows
+from maskrcnn_train.structures.waits import find_later
 
 
 class ROIHeads(nn.Module):
@@ -58,12 +58,8 @@ class ROIHeads(nn.Module):
         self.smooth_l1_beta = smooth_l1_beta
         self.rules = rules
         self.mask_target_rule = mask_target_rule
-        self.counts: dict[str, Callable[[], float | Tensor]] = {}  # of the last training batch
-
-    @property
-    def statistics(self) -> dict[str, float | Tensor]:
-        """Counts of the last training batch, computed when they are asked for: that is at few steps."""
-        return {name: count() for name, count in self.counts.items()}
+        # of the last training batch, computed when they are asked for: that is at few steps
+        self.statistics: dict[str, Callable[[], float | Tensor]] = {}
 
     @property
     def has_masks(self) -> bool:
@@ -92,9 +88,9 @@ class ROIHeads(nn.Module):
         path = self.path_for(features[0].device)
         samples = path.sample_proposals(proposals, targets, self.sampling)
         positive = samples.labels > 0
-        rows = FoundRows(positive)  # their number is read after the box head has been started
-        self.counts["rpn/proposals_kept"] = partial(mean, list(map(len, proposals)) or [0])
-        self.counts["roi/foreground_share"] = partial(_foreground_share, samples.labels)
+        rows = find_later(positive)  # their number is read after the box head has been started
+        self.statistics["rpn/proposals_kept"] = partial(mean, list(map(len, proposals)) or [0])
+        self.statistics["roi/foreground_share"] = partial(_foreground_share, samples.labels)
         losses = self._box_losses(features, samples, positive)
         if self.has_masks:
             losses["loss_mask"] = self._mask_loss(features, samples[rows()], targets)
@@ -118,8 +114,8 @@ class ROIHeads(nn.Module):
         assert self.mask_pooler is not None
         logits = self._masks_of(self.mask_pooler.pool_rois(features, foreground.rois), foreground.labels)
         path, size = self.path_for(logits.device), logits.shape[-1]
-        mask_targets = path.mask_targets(targets, foreground, size, rule=self.mask_target_rule)
-        self.counts["roi/mask_accuracy"] = partial(_mask_accuracy, logits.detach(), mask_targets)
+        mask_targets = path.mask_targets(targets, foreground, size, self.mask_target_rule)
+        self.statistics["roi/mask_accuracy"] = partial(_mask_accuracy, logits.detach(), mask_targets)
         return F.binary_cross_entropy_with_logits(logits, mask_targets)
 
     @torch.no_grad()

@@ -39,12 +39,8 @@ class RegionProposalNetwork(nn.Module):
         self.train_budget, self.test_budget = train_budget, test_budget
         self.smooth_l1_beta = smooth_l1_beta
         self.normalizer = normalizer
-        self.counts: dict[str, Callable[[], Tensor]] = {}  # of the last training batch
-
-    @property
-    def statistics(self) -> dict[str, float | Tensor]:
-        """Counts of the last training batch, computed when they are asked for: that is at few steps."""
-        return {name: count() for name, count in self.counts.items()}
+        # of the last training batch, computed when they are asked for: that is at few steps
+        self.statistics: dict[str, Callable[[], Tensor]] = {}
 
     def predict(self, features: Pyramid, image_size: tuple[int, int]) -> RPNPredictions:
         """Scores and deltas of all anchors. image_size: (height, width) of the padded batch."""
@@ -70,7 +66,7 @@ class RegionProposalNetwork(nn.Module):
         anchors, num_images = predictions.anchors, max(len(targets), 1)
         samples = self.path_for(anchors.device).sample_anchors(anchors, targets, self.sampling)
         positive, drawn = samples.labels > 0, samples.labels != FILLING
-        self.counts["rpn/positive_anchors"] = partial(_mean_positives, positive, num_images)
+        self.statistics["rpn/positive_anchors"] = partial(_mean_positives, positive, num_images)
         logits, deltas = self.head.predict_sampled(predictions.hidden, samples.index)
         count = drawn.sum().clamp(min=1) if self.normalizer == "sampled" else self.sampling.batch_size * num_images
         objectness = F.binary_cross_entropy_with_logits(

@@ -22,8 +22,6 @@ from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.structures.waits import send
 
 NEIGHBOURS = [[-1, -1, -1, 0, 0, 0, 1, 1, 1], [-1, 0, 1] * 3]  # rows and columns from a pixel, in a conv's order
-
-
 KEPT_SHAPES = 64  # of batches, about 500 bytes each
 
 
@@ -43,17 +41,17 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
         """Logits [N, A] and deltas [N, A, 4] of all anchors, level by level, without gradient."""
         images = hidden[0].shape[0]
         with torch.no_grad():
-            outputs = map(self._traced, hidden) if is_tracing() else self._of_rows(hidden)
+            outputs = map(self, hidden) if is_tracing() else self._of_rows(hidden)
             logits, deltas = ([level.reshape(images, -1) for level in levels] for levels in zip(*outputs, strict=True))
             return torch.cat(logits, dim=1), torch.cat(deltas, dim=1).unflatten(1, (-1, 4))
 
-    def _traced(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and deltas of one level, positions first, by the layers themselves."""
-        logits, deltas = self(hidden)
-        return logits.permute(0, 2, 3, 1), deltas.permute(0, 2, 3, 1)
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N, H, W, R] and deltas [N, H, W, 4 R] of one level, by the layers themselves."""
+        last = self.conv[-1](hidden)
+        return self.cls_logits(last).permute(0, 2, 3, 1), self.bbox_pred(last).permute(0, 2, 3, 1)
 
     def _of_rows(self, hidden: Pyramid) -> Iterable[tuple[Tensor, Tensor]]:
-        """Logits and deltas of each level, positions first. The 1 x 1 convs are products with the pixels of all."""
+        """The same of each level. The 1 x 1 convs are products with the pixels of all."""
         # detached: autocast would keep the weights that it converts here, and use them where a gradient is due
         dtype = compute_dtype(hidden[0])
         layers = cast(nn.Conv2d, self.conv[-1][0]), self.cls_logits, self.bbox_pred
@@ -62,11 +60,6 @@ class SampledRPNHead(RPNHead):  # type: ignore[misc]
         pixels = F.relu_(last.rows[:-1])
         outputs = (F.linear(pixels, weight.flatten(1), bias).split(last.counts) for weight, bias in (scores, moves))
         return zip(*outputs, strict=True)
-
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N, R, H, W] and deltas [N, 4 R, H, W] of one level."""
-        last = self.conv[-1](hidden)
-        return self.cls_logits(last), self.bbox_pred(last)
 
     def predict_sampled(self, hidden: Pyramid, sampled: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [S] and deltas [S, 4] of the anchors `sampled`: int64 [S], indices into images x all anchors."""

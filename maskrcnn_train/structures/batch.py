@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,7 +15,20 @@ from maskrcnn_train.structures.tiles import Tile
 
 
 @dataclass
-class ImageBatch:
+class _Pixels:
+    """Of a batch only `pixels` move to a device; all else stays on the host."""
+
+    pixels: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+@dataclass
+class ImageBatch(_Pixels):
     """Resized images, padded at the right and bottom to one size.
 
     pixels: uint8 or uint16 [N, C, H, W], C = 3: R G B; H and W are multiples of 32.
@@ -23,18 +36,11 @@ class ImageBatch:
     original_sizes: (height, width) of each image as decoded, image pixels.
     """
 
-    pixels: Tensor
     sizes: list[tuple[int, int]]
     original_sizes: list[tuple[int, int]]
 
     def __len__(self) -> int:
         return len(self.sizes)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
-        return ImageBatch(self.pixels.to(device, non_blocking=non_blocking), self.sizes, self.original_sizes)
-
-    def pin_memory(self) -> ImageBatch:
-        return ImageBatch(self.pixels.pin_memory(), self.sizes, self.original_sizes)
 
 
 @dataclass
@@ -51,16 +57,15 @@ class ImageVersions:
 
 
 @dataclass
-class MaskCrops:
+class MaskCrops(_Pixels):
     """The masks of one image, each stored inside its own box only.
 
     pixels: uint8 [sum of h_i * w_i], 0 or 1; crop i is rows y0..y1-1, columns x0..x1-1, row by row.
     boxes: int64 [N, 4], x0 y0 x1 y1 (x1, y1 exclusive), pixels of the resized image.
     offsets: int64 [N + 1], where crop i begins in `pixels`.
-    size: (height, width) of the resized image. Only `pixels` move to a GPU: the host cuts them up.
+    size: (height, width) of the resized image. The host cuts the pixels up, so that only they move to a GPU.
     """
 
-    pixels: Tensor
     boxes: Tensor
     offsets: Tensor
     size: tuple[int, int]
@@ -80,12 +85,6 @@ class MaskCrops:
         for index, (x0, y0, x1, y1) in enumerate(self.boxes.tolist()):
             masks[index, y0:y1, x0:x1] = self.crop(index)
         return masks
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> MaskCrops:
-        return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> MaskCrops:
-        return replace(self, pixels=self.pixels.pin_memory())
 
 
 class Target(TypedDict, total=False):

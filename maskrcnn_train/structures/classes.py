@@ -13,8 +13,8 @@ class ClassMap:
     """Classes in the order of their labels: label 1 is names[0] with category id ids[0]; 0 is background.
 
     >>> classes = ClassMap(names=["door", "window"], ids=[3, 7])
-    >>> classes.label_of(7), classes.id_of(2), classes.name_of(2), classes.num_classes
-    (2, 7, 'window', 3)
+    >>> classes.id_of(2), classes.name_of(2), classes.num_classes
+    (7, 'window', 3)
     """
 
     names: list[str]
@@ -29,12 +29,6 @@ class ClassMap:
     def name_of_id(self) -> dict[int, str]:
         """Category id -> name."""
         return dict(zip(self.ids, self.names, strict=True))
-
-    def label_of(self, category_id: int) -> int:
-        """Label of a category id. Raises UserError for an id that is no class."""
-        if category_id not in self.ids:
-            raise UserError(f"category id {category_id} is not a class; the classes are {self}")
-        return self.ids.index(category_id) + 1
 
     def id_of(self, label: int) -> int:
         """Category id of a label. Raises UserError for the background and for labels out of range."""

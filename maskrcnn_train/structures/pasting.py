@@ -35,11 +35,8 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], pas
     probabilities, boxes = probabilities.float(), boxes.float()
     paste, margin = _paste_continuous, 1  # a pixel more on each side: the outermost mask cells fade beyond the box
     if pasting.rule == "integer":
-        padded = F.pad(probabilities, (1, 1, 1, 1))
-        halves = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * (padded.shape[-1] / probabilities.shape[-1])
-        centers = (boxes[:, 2:] + boxes[:, :2]) * 0.5
-        boxes = torch.cat((centers - halves, centers + halves), dim=1).to(torch.int64)
-        probabilities, paste, margin = padded, _paste_integer, 0
+        boxes = rounded_boxes(boxes, probabilities.shape[-1])
+        probabilities, paste, margin = F.pad(probabilities, (1, 1, 1, 1)), _paste_integer, 0
     crops: list[Crop] = []
     for mask, box in zip(probabilities, boxes, strict=True):
         x0, y0, x1, y1 = box.tolist()
@@ -51,6 +48,13 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], pas
         else:
             crops.append((0, 0, np.zeros((0, 0), np.uint8)))
     return crops
+
+
+def rounded_boxes(boxes: Tensor, cells: int) -> Tensor:
+    """Boxes int64 [N, 4] of masks of cells x cells with a margin of one cell around, both corners inside."""
+    halves = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * ((cells + 2) / cells)
+    centers = (boxes[:, 2:] + boxes[:, :2]) * 0.5
+    return torch.cat((centers - halves, centers + halves), dim=1).to(torch.int64)
 
 
 def _paste_integer(mask: Tensor, box: Tensor, window: tuple[int, int, int, int], threshold: float) -> Tensor:

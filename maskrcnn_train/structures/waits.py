@@ -49,14 +49,8 @@ def send(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None 
     return torch.tensor(values, dtype=dtype, device="cpu").to(device, non_blocking=True)
 
 
-class FoundRows:
+def find_later(flags: Tensor) -> Callable[[], Tensor]:
     """The indices int64 [R] of the flags that are set, bool [K]. How many they are is read when they are asked for, so
     that the device has work meanwhile."""
-
-    def __init__(self, flags: Tensor) -> None:
-        self.flags = flags
-        self.count = read_later(flags.sum()[None])
-
-    def __call__(self) -> Tensor:
-        (count,) = self.count()
-        return torch.nonzero_static(self.flags, size=count)[:, 0]
+    count = read_later(flags.sum()[None])
+    return lambda: torch.nonzero_static(flags, size=count()[0])[:, 0]

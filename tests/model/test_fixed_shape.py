@@ -247,7 +247,7 @@ def test_losses_gradients_and_statistics_are_the_same_from_the_same_samples(
         sum(losses.values()).backward()
         statistics = model.rpn.statistics | model.roi_heads.statistics
         gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
-        seen.append((losses, {name: float(value) for name, value in statistics.items()}, gradients))
+        seen.append((losses, {name: float(compute()) for name, compute in statistics.items()}, gradients))
     (losses, statistics, gradients), (fixed_losses, fixed_statistics, fixed_gradients) = seen
     assert fixed_losses.keys() == losses.keys()
     for name, loss in losses.items():

@@ -11,6 +11,7 @@ from maskrcnn_train.model.box_head import FCHead
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.outputs import DetectionRules, select_detections
 from maskrcnn_train.model.paths import FIXED, FOLLOWING, PathRule, always_fixed, path_for
+from maskrcnn_train.model.pooling import SMALLEST_AREAS
 from maskrcnn_train.model.sampling import Samples, SamplingRules
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
@@ -312,7 +313,8 @@ def test_the_detectron2_profile_reaches_every_part(small_model: Build, batch: Ba
     assert model.roi_heads.mask_target_rule == "binary"
     for pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
         assert pooler is not None
-        assert (pooler.rules.aligned, pooler.rules.sampling_ratio, pooler.level_rule) == (True, 0, "detectron2")
+        assert (pooler.rules.aligned, pooler.rules.sampling_ratio) == (True, 0)
+        assert pooler.smallest_areas.tolist() == SMALLEST_AREAS["detectron2"]
     assert set(model(*batch)) == FIVE
     soft, binary = small_model(), small_model("numerics.mask_targets=binary")
     torch.manual_seed(0)

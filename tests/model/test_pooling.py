@@ -8,15 +8,23 @@ import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
+from maskrcnn_train.exporting.files import without_exporter_noise
 from maskrcnn_train.model.paths import always_fixed
-from maskrcnn_train.model.pooling import SMALLEST_AREAS, MultiLevelPooler, assign_levels
+from maskrcnn_train.model.pooling import SMALLEST_AREAS, MultiLevelPooler
 from maskrcnn_train.model.pyramid import Pyramid
-from maskrcnn_train.model.roi_align import bag_roi_align
+from maskrcnn_train.model.roi_align import PoolingRules, bag_roi_align
 
 
 def pooler(**changes: object) -> MultiLevelPooler:
     settings = {"type": "align", "resolution": 7, "sampling_ratio": 2, "aligned": False, "level_rule": "torchvision"}
     return MultiLevelPooler(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def levels_of(areas: Tensor, rule: str) -> Tensor:
+    """The FPN paper's eq. 1, with the epsilon of torchvision or of Detectron2; 0 for P2 .. 3 for P5."""
+    ratios = areas.sqrt() / 224
+    levels = 4 + torch.log2(ratios) + 1e-6 if rule == "torchvision" else 4 + torch.log2(ratios + 1e-8)
+    return torch.floor(levels).clamp(min=2, max=5).long() - 2
 
 
 def pyramid(channels: int = 8, size: int = 128, device: str | torch.device = "cpu") -> Pyramid:
@@ -47,7 +55,7 @@ def test_bag_equals_the_operator_on_any_box(aligned: bool, samples: int) -> None
     first, second = feature.clone().requires_grad_(), feature.clone().requires_grad_()
     expected = roi_align(first, STRANGE, 7, 0.25, samples, aligned)
     levels = torch.zeros(len(STRANGE), dtype=torch.int64)
-    found = bag_roi_align(Pyramid([second]), STRANGE, levels, [0.25], 7, samples, aligned)
+    found = bag_roi_align(Pyramid([second]), STRANGE, levels, PoolingRules("align", 7, samples, aligned))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (expected * weights).sum().backward()
@@ -61,7 +69,7 @@ def test_many_samples_are_left_to_the_operator_which_keeps_no_table_of_them(monk
 
     boxes = [torch.tensor([[3.0, 4, 90, 100]]), torch.tensor([[0.0, 0, 128, 128]])]
     by_bag = pooler(resolution=14, sampling_ratio=4)(pyramid(), boxes)
-    monkeypatch.setattr("maskrcnn_train.model.roi_align.bag_roi_align", too_large)
+    monkeypatch.setattr("maskrcnn_train.model.pooling.bag_roi_align", too_large)
     fine = pooler(resolution=14, sampling_ratio=16)(pyramid(), boxes)
     assert fine.shape == by_bag.shape
     with pytest.raises(AssertionError, match="a bag of many samples"):
@@ -77,9 +85,9 @@ def test_all_levels_equal_torchvisions_pooler(device: torch.device) -> None:
     named = {str(level): feature for level, feature in enumerate(features)}
     expected = theirs(named, [boxes[:40], boxes[40:]], [(128, 128)] * 2)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    assert len(assign_levels(areas, "torchvision").unique()) == 4
-    torch.testing.assert_close(pooler()(features, [boxes[:40], boxes[40:]]), expected, atol=1e-4, rtol=1e-5)
-    fixed = pooler(path_for=always_fixed)(features, [boxes[:40], boxes[40:]])
+    assert len(levels_of(areas, "torchvision").unique()) == 4
+    torch.testing.assert_close(pooler().to(device)(features, [boxes[:40], boxes[40:]]), expected, atol=1e-4, rtol=1e-5)
+    fixed = pooler(path_for=always_fixed).to(device)(features, [boxes[:40], boxes[40:]])
     torch.testing.assert_close(fixed, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -123,20 +131,28 @@ def test_no_boxes_at_all_keep_the_graph(change: dict[str, object]) -> None:
 
 def test_levels_by_size_and_the_two_rules_on_a_border() -> None:
     sides = torch.tensor([10.0, 111, 112, 223, 224, 447, 448, 2000])
-    for rule in ("torchvision", "detectron2"):
-        assert assign_levels(sides**2, rule).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     almost = torch.tensor([112 * (1 - 3e-7)]) ** 2  # epsilon 1e-6 lifts it, 1e-8 does not
-    assert assign_levels(almost, "torchvision").tolist() == [1]
-    assert assign_levels(almost, "detectron2").tolist() == [0]
+    for rule, lifted in (("torchvision", 1), ("detectron2", 0)):
+        smallest = torch.tensor(SMALLEST_AREAS[rule])
+        assert torch.bucketize(sides**2, smallest, right=True).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+        assert torch.bucketize(almost, smallest, right=True).tolist() == [lifted]
 
 
 @pytest.mark.parametrize("rule", SMALLEST_AREAS)
 def test_the_smallest_areas_of_levels_are_those_where_the_rule_goes_up(rule: str) -> None:
     smallest = torch.tensor(SMALLEST_AREAS[rule])
-    assert assign_levels(smallest * (1 + 5e-7), rule).tolist() == [1, 2, 3]
-    assert assign_levels(smallest * (1 - 5e-7), rule).tolist() == [0, 1, 2]
+    assert levels_of(smallest * (1 + 5e-7), rule).tolist() == [1, 2, 3]
+    assert levels_of(smallest * (1 - 5e-7), rule).tolist() == [0, 1, 2]
     areas = torch.logspace(-3, 8, 5000)
-    assert torch.equal(torch.bucketize(areas, smallest, right=True), assign_levels(areas, rule))
+    assert torch.equal(torch.bucketize(areas, smallest, right=True), levels_of(areas, rule))
+
+
+def test_a_trace_pools_boxes_on_the_border_of_a_level_from_the_same_level() -> None:
+    sides = torch.tensor([8.0, 111, 112, 113, 224, 448])
+    boxes, features, own = torch.stack((sides * 0, sides * 0, sides, sides), dim=1), pyramid(size=512), pooler()
+    with without_exporter_noise():
+        traced = torch.jit.trace(lambda boxes: own(features, [boxes]), (boxes[:1],))
+    torch.testing.assert_close(traced(boxes), own(features, [boxes]), atol=1e-5, rtol=1e-5)
 
 
 def test_bfloat16_features_stay_bfloat16(device: torch.device) -> None:
@@ -144,10 +160,13 @@ def test_bfloat16_features_stay_bfloat16(device: torch.device) -> None:
     boxes = [torch.tensor([[3.0, 5, 70, 60]], device=device), torch.zeros(0, 4, device=device)]
     for change in ({}, {"sampling_ratio": 0}, {"type": "pool"}):
         with torch.autocast(device.type, torch.bfloat16):
-            pooled = pooler(**change)(features, boxes)
+            pooled = pooler(**change).to(device)(features, boxes)
         assert pooled.dtype == torch.bfloat16
         torch.testing.assert_close(
-            pooled.float(), pooler(**change)(Pyramid(f.float() for f in features), boxes), atol=0.05, rtol=0.05
+            pooled.float(),
+            pooler(**change).to(device)(Pyramid(f.float() for f in features), boxes),
+            atol=0.05,
+            rtol=0.05,
         )
 
 

@@ -32,8 +32,7 @@ def random_boxes(count: int, seed: int = 0) -> Tensor:
 
 
 def test_coding_equals_torchvisions_and_decodes_what_it_encoded() -> None:
-    weights = (10.0, 10.0, 5.0, 5.0)
-    ours, theirs = boxes.BoxCoder(weights), BoxCoder(weights)
+    ours, theirs = boxes.BoxCoder(10.0, 5.0), BoxCoder((10.0, 10.0, 5.0, 5.0))
     targets, references = random_boxes(20), random_boxes(20, seed=1)
     deltas = ours.encode(targets, references)
     torch.testing.assert_close(deltas, theirs.encode_single(targets, references))
@@ -257,10 +256,8 @@ def test_the_head_at_sampled_anchors_is_the_head_everywhere(
                 logits, deltas = head.predict_sampled(hidden, sampled)
             else:
                 outputs = [head(each) for each in hidden]
-                logits = torch.cat([each.permute(0, 2, 3, 1).reshape(2, -1) for each, _ in outputs], 1).flatten()[
-                    sampled
-                ]
-                deltas = torch.cat([each.permute(0, 2, 3, 1).reshape(2, -1, 4) for _, each in outputs], 1)
+                logits = torch.cat([each.reshape(2, -1) for each, _ in outputs], 1).flatten()[sampled]
+                deltas = torch.cat([each.reshape(2, -1, 4) for _, each in outputs], 1)
                 deltas = deltas.flatten(0, 1)[sampled]
         loss = logits.float().sigmoid().sum() + deltas.float().square().sum()
         inputs = [*features, *head.parameters()]

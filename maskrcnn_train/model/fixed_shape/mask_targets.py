@@ -34,7 +34,7 @@ class Crop:
 
 
 @torch.no_grad()
-def mask_targets(targets: list[Target], foreground: Samples, resolution: int, *, rule: str) -> Tensor:
+def mask_targets(targets: list[Target], foreground: Samples, resolution: int, rule: str) -> Tensor:
     """Targets float32 [K, M, M] of sampled proposals with an object. Finding the crops of dense masks waits.
 
     Equal to those of `targets_in_boxes`, but for boxes narrower than a pixel at the border of an image.

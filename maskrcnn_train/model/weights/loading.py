@@ -1,7 +1,8 @@
 """Copies the layers of a weight file into a model of any configuration, and reports what became of each."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -100,7 +101,9 @@ def _copy_layers(
     ours: dict[str, Tensor], theirs: dict[str, Tensor], rows: list[int | None] | None, report: WeightsReport
 ) -> None:
     """Copy in place what fits, and note in the report what became of each layer of the model."""
-    settings = implied_settings(ours), implied_settings(theirs)
+    first = first_conv(ours)
+    settings = implied_settings(ours, first), implied_settings(theirs, first)
+    differing = partial(differing_settings, ours=settings[0], theirs=settings[1], first=first)
     for layer, tensor in ours.items():
         value, width = theirs.get(layer), CLASS_ROWS.get(layer.rpartition(".")[0])
         here, there = tuple(tensor.shape), None if value is None else tuple(value.shape)
@@ -114,7 +117,7 @@ def _copy_layers(
                     tensor[row * width : (row + 1) * width] = value[found * width : (found + 1) * width]
             report.adapted.append(layer)
         else:
-            reason = _reason(layer, *settings, theirs, no_rows=rows is None)
+            reason = _reason(layer, differing, theirs, no_rows=rows is None)
             report.reinitialized.append(Reinitialized(layer, here, there, reason))
 
 
@@ -163,15 +166,13 @@ def _simplified(name: str) -> str:
     return name.casefold().replace("_", " ").replace("-", " ").strip()
 
 
-def _reason(
-    layer: str, settings: dict[str, Any], their_settings: dict[str, Any], theirs: Mapping[str, Tensor], *, no_rows: bool
-) -> str:
+def _reason(layer: str, differing: Callable[..., list[str]], theirs: Mapping[str, Tensor], *, no_rows: bool) -> str:
     part = next((part for part in PARTS if layer.startswith(part)), layer)
     if not any(other.startswith(part) for other in theirs):
         return "not in the weights"
     if layer.rpartition(".")[0] in CLASS_ROWS and no_rows:
         return "classes unknown"
-    keys = differing_settings(layer, settings, their_settings, absent=layer not in theirs)
+    keys = differing(layer, absent=layer not in theirs)
     return ", ".join(keys) or ("not in the weights" if layer not in theirs else "another shape")
 
 

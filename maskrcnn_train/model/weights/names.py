@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 BODY, FPN, BOX, MASK = "backbone.body.", "backbone.fpn.", "roi_heads.box_head.", "roi_heads.mask_head."
-FIRST_CONV = BODY + "conv1.weight"
 PARTS = (BODY, FPN, "rpn.", BOX, "roi_heads.box_predictor.", MASK, "roi_heads.mask_predictor.")
 
 
@@ -37,14 +36,15 @@ def first_conv(layers: Mapping[str, Tensor]) -> str:
     return next(layer for layer, tensor in layers.items() if layer.startswith(BODY) and tensor.ndim == 4)
 
 
-def implied_settings(layers: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The settings, by config key, that the shapes of layers, by canonical name, imply; no others."""
+def implied_settings(layers: Mapping[str, Tensor], first: str) -> dict[str, Any]:
+    """The settings, by config key, that the shapes of layers, by canonical name, imply; no others. first: `first_conv`
+    of the model."""
     shapes = {layer: tuple(tensor.shape) for layer, tensor in layers.items()}
     body = {layer: shape for layer, shape in shapes.items() if layer.startswith(BODY) and len(shape) == 4}
-    body.pop(FIRST_CONV, None)  # its shape is that of the images too
+    body.pop(first, None)  # its shape is that of the images too
     implied: dict[str, Any] = {
         "backbone.name": body or None,
-        "data.channels": _size(shapes, FIRST_CONV, 1),
+        "data.channels": _size(shapes, first, 1),
         "backbone.norm": _norm(shapes, BODY + "bn1"),
         "backbone.fpn_channels": _size(shapes, FPN + "layer_blocks.0.0.weight", 0),
         "backbone.fpn_norm": _norm(shapes, FPN + "layer_blocks.0.1") if _has(shapes, FPN) else None,
@@ -105,7 +105,6 @@ def is_batch_norm(layer: str, layers: Iterable[str]) -> bool:
 # pattern of the layer, the settings that decide whether it exists, and those that decide its shape
 _DEPENDS = (
     (rf"{BODY}.*(bn\d|downsample\.1)\.", ("backbone.norm", "backbone.name"), ("backbone.name", "backbone.norm")),
-    (FIRST_CONV, (), ("data.channels", "backbone.name")),
     (BODY, ("backbone.name",), ("backbone.name",)),
     (rf"{FPN}inner_blocks\.\d\.0\.weight", (), ("backbone.fpn_channels", "backbone.name")),
     (FPN, ("backbone.fpn_norm",), ("backbone.fpn_channels", "backbone.fpn_norm")),
@@ -126,12 +125,15 @@ _DEPENDS = (
 _BOX_INPUT = ("roi_head.num_convs", "roi_head.conv_dim", "backbone.fpn_channels")
 
 
-def differing_settings(layer: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], *, absent: bool) -> list[str]:
+def differing_settings(
+    layer: str, *, ours: Mapping[str, Any], theirs: Mapping[str, Any], first: str, absent: bool
+) -> list[str]:
     """The settings because of which the weights lack a layer (`absent`) or have it in another shape.
 
     layer: its canonical name. ours, theirs: the `implied_settings` of both sides. Empty for a layer of an unknown part.
     """
-    _, existence, shape = next((row for row in _DEPENDS if re.match(row[0], layer)), ("", (), ()))
+    rows = ((re.escape(first), (), ("data.channels", "backbone.name")), *_DEPENDS)
+    _, existence, shape = next((row for row in rows if re.match(row[0], layer)), ("", (), ()))
     if absent:
         return [key for key in existence if ours.get(key) != theirs.get(key)][:1]
     found = [key for key in shape if ours.get(key) != theirs.get(key)]

@@ -215,6 +215,7 @@ def test_the_first_conv_is_scaled_to_the_models_pixels() -> None:
 
 
 CONV = "backbone.body.conv1.weight"
+TIMM_CONV = "backbone.body.features.stem_0.weight"
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 5, 16])
@@ -243,12 +244,15 @@ def test_a_spread_conv_sees_values_that_vary_by_one_whatever_the_weights_saw() -
     assert "that of photographs" in report.warnings[0]
 
 
-def test_channels_that_nothing_can_be_made_of_are_fresh_and_named() -> None:
+@pytest.mark.parametrize(
+    ("network", "conv"), [((), CONV), (("backbone=timm", "backbone.timm_name=convnext_atto"), TIMM_CONV)]
+)
+def test_channels_that_nothing_can_be_made_of_are_fresh_and_named(network: tuple[str, ...], conv: str) -> None:
     five = ("data.channels=5", "numerics.pixel_mean=[0,0,0,0,0]", "numerics.pixel_std=[1,1,1,1,1]")
-    config = small_config("roi_head=fc2", "data.channels=4", "numerics.pixel_mean=[0,0,0,0]")
+    config = small_config("roi_head=fc2", *network, "data.channels=4", "numerics.pixel_mean=[0,0,0,0]")
     config.numerics.pixel_std = [1.0] * 4
-    report = load_weights(build_model(config, 4), stored(*five), config, CLASSES)
-    assert reasons_of(report) == {CONV: "data.channels"}
+    report = load_weights(build_model(config, 4), stored(*network, *five), config, CLASSES)
+    assert reasons_of(report) == {conv: "data.channels"}
 
 
 def test_frozen_stages_with_random_weights_are_a_warning() -> None:
