@@ -19,12 +19,12 @@ import numpy as np
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
 from maskrcnn_train.data.formats.masks import (
     Crop,
-    bitmap_of,
-    has_holes,
+    add_shape,
+    filled_box,
+    needs_bitmap,
     object_regions,
     polygon_fault,
     run_lengths,
-    united,
 )
 from maskrcnn_train.data.formats.pictures import checked_size, split_name
 from maskrcnn_train.files import write_text
@@ -116,13 +116,7 @@ class CvatReader:
                 image.leave_out(_reason(error, shape.tag), where)
                 continue
             group = shape.get("group_id", "0")
-            if group in ("", "0") or found.segmentation is None:
-                image.objects.append(found)
-            elif (key := (label, group)) in groups:
-                groups[key].segmentation = united(groups[key].segmentation, found.segmentation, image.size)
-            else:
-                groups[key] = found
-                image.objects.append(found)
+            add_shape(image, found, None if group in ("", "0") or found.segmentation is None else group, groups)
         return image
 
     def _file_name(self, name: str, subset: str | None) -> str:
@@ -219,9 +213,8 @@ def _shapes(each: LabelledObject, size: Size, tolerance: float, group: int) -> I
         yield f'<box {start} {corners} z_order="0"></box>'
         return
     regions = object_regions(each, size, tolerance)
-    crop = bitmap_of(each, size)
-    if crop is not None and (has_holes(regions) or (tolerance == 0 and isinstance(each.segmentation, dict))):
-        yield f'<mask {start} {_rle(crop)} z_order="0"></mask>'
+    if needs_bitmap(each, regions, tolerance):
+        yield f'<mask {start} {_rle(filled_box(each, size))} z_order="0"></mask>'
         return
     grouped = f' group_id="{group}"' if len(regions) > 1 else ""
     for region in regions:

@@ -37,11 +37,8 @@ def find(root: Path) -> dict[str, LabelFiles]:
 
 
 def _has_pairs(images: Path, masks: Path) -> bool:
-    first = next(iter(list_pictures(images)), None)
     stems = {path.relative_to(masks).with_suffix("") for path in masks.rglob("*.png")}
-    return first is not None and any(
-        path.relative_to(images).with_suffix("") in stems for path in list_pictures(images)
-    )
+    return any(path.relative_to(images).with_suffix("") in stems for path in list_pictures(images))
 
 
 class InstancePngReader:

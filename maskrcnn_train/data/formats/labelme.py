@@ -17,13 +17,19 @@ from PIL import Image
 
 from maskrcnn_train.data.coco.masks import FARTHEST
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
-from maskrcnn_train.data.formats.masks import bitmap_of, has_holes, object_regions, polygon_fault, run_lengths, united
+from maskrcnn_train.data.formats.masks import (
+    add_shape,
+    filled_box,
+    needs_bitmap,
+    object_regions,
+    polygon_fault,
+    run_lengths,
+)
 from maskrcnn_train.data.formats.pictures import (
-    checked_size,
     common_folder,
     find_picture,
+    given_size,
     is_file,
-    picture_size,
     split_folders,
 )
 from maskrcnn_train.data.images import FAULTS
@@ -102,7 +108,8 @@ class LabelmeReader:
             name = picture.resolve().relative_to(self.files.images.resolve()).as_posix()
         except ValueError:
             raise UserError(f"{path}: its picture {picture} lies outside {self.files.images}") from None
-        image = LabelledImage(name, _size(path, content, picture))
+        height, width = content.get("imageHeight"), content.get("imageWidth")
+        image = LabelledImage(name, given_size(height, width, picture, str(path)))
         groups: dict[tuple[str, str], LabelledObject] = {}
         for number, shape in enumerate(content["shapes"], start=1):
             place = f"{path} shape {number}"
@@ -110,17 +117,10 @@ class LabelmeReader:
             label = label.strip() if isinstance(label, str) else ""
             if not label:
                 raise UserError(f"{place} has no label; give it one in LabelMe")
-            found = self._shape(shape, image, place)
-            if found is None:
-                continue
-            group = shape.get("group_id")
-            if group is None:
-                image.objects.append(LabelledObject(label, found, place=place))
-            elif (key := (label, repr(group))) in groups:
-                groups[key].segmentation = united(groups[key].segmentation, found, image.size)
-            else:
-                groups[key] = LabelledObject(label, found, place=place)
-                image.objects.append(groups[key])
+            found, group = self._shape(shape, image, place), shape.get("group_id")
+            if found is not None:
+                found = LabelledObject(label, found, place=place)
+                add_shape(image, found, None if group is None else repr(group), groups)
         return image
 
     def _shape(self, shape: dict[str, Any], image: LabelledImage, place: str) -> Any:
@@ -171,13 +171,6 @@ def _decoded(text: str) -> Bytes:
         return (np.asarray(image.convert("L")) > 0).astype(np.uint8)
 
 
-def _size(path: Path, content: dict[str, Any], picture: Path) -> Size:
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    if height is None or width is None:
-        return picture_size(picture)
-    return checked_size(height, width, str(path))
-
-
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """A JSON beside each picture, in a folder for each part; masks with holes, or without tolerance, as bitmaps."""
     for part, images in data.parts.items():
@@ -202,11 +195,8 @@ def _shapes(each: LabelledObject, size: Size, tolerance: float, group: int) -> l
         x, y, w, h = each.box
         return [common | {"shape_type": "rectangle", "points": [[x, y], [x + w, y + h]]}]
     regions = object_regions(each, size, tolerance)
-    is_bitmap = isinstance(each.segmentation, dict)
-    if has_holes(regions) or (is_bitmap and tolerance == 0):
-        crop = bitmap_of(each, size)
-        assert crop is not None
-        x0, y0, bitmap = crop
+    if needs_bitmap(each, regions, tolerance):
+        x0, y0, bitmap = filled_box(each, size)
         file = io.BytesIO()
         Image.fromarray(bitmap * np.uint8(255)).convert("1").save(file, format="PNG")
         ends = [[x0, y0], [x0 + bitmap.shape[1] - 1, y0 + bitmap.shape[0] - 1]]

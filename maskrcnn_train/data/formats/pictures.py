@@ -50,6 +50,11 @@ def checked_size(height: Any, width: Any, place: str) -> Size:
     return height, width
 
 
+def given_size(height: Any, width: Any, picture: Path, place: str) -> Size:
+    """`checked_size`, or that of the picture where the file of labels has none."""
+    return picture_size(picture) if height is None or width is None else checked_size(height, width, place)
+
+
 @contextmanager
 def opened_mask(path: Path, size: Size) -> Iterator[Image.Image]:
     """A picture of labels. Raises UserError where it cannot be read, or has another size than its photograph."""
