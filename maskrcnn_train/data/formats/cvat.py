@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import (
     Crop,
     add_shape,
@@ -27,7 +27,7 @@ from maskrcnn_train.data.formats.masks import (
     run_lengths,
 )
 from maskrcnn_train.data.formats.pictures import checked_size, split_name
-from maskrcnn_train.files import write_text
+from maskrcnn_train.data.texts import write_lines
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Size
 from maskrcnn_train.structures.outlines import ellipse, turned
@@ -61,11 +61,8 @@ def _unused_note(path: Path, others: dict[str, int]) -> str:
     return f"{path}: {what}. Name their subset Train, Validation or Test in CVAT to use them" if others else ""
 
 
-class CvatReader:
+class CvatReader(Reader):
     """Reads the images of one part: of all subsets whose names mean it."""
-
-    def __init__(self, files: LabelFiles) -> None:
-        self.files = files
 
     @cached_property
     def root(self) -> Element:
@@ -84,9 +81,6 @@ class CvatReader:
         """The labels of the task or project, numbered from 1; None if the XML has none."""
         names = [name.text.strip() for name in self.root.iterfind("meta//labels/label/name") if name.text]
         return dict(enumerate(dict.fromkeys(names), start=1)) or None
-
-    def depends(self) -> list[Path]:
-        return [self.files.annotations]
 
     def items(self) -> list[Element]:
         part = self.files.part
@@ -190,7 +184,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                 lines += _shapes(each, image.size, tolerance, group)
             lines.append("</image>")
             number += 1
-    write_text(folder / "annotations.xml", "\n".join([*lines, "</annotations>", ""]))
+    write_lines(folder / "annotations.xml", [*lines, "</annotations>"])
 
 
 def _meta(data: DataSet, several: bool) -> str:

@@ -15,7 +15,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import disjoint_regions, polygon_fault, rounded, run_lengths
 from maskrcnn_train.data.formats.pictures import given_size, is_file, split_name
 from maskrcnn_train.data.sources import SUFFIXES
@@ -89,16 +89,8 @@ def _annotated(tasks: list[Task]) -> list[tuple[Task, list[dict[str, Any]]]]:
     return found
 
 
-class LabelStudioReader:
+class LabelStudioReader(Reader):
     """Reads the tasks of one JSON."""
-
-    classes = None
-
-    def __init__(self, files: LabelFiles) -> None:
-        self.files = files
-
-    def depends(self) -> list[Path]:
-        return [self.files.annotations]
 
     def items(self) -> list[tuple[str, list[dict[str, Any]]]]:
         path, found = self.files.annotations, _annotated(_read_tasks(self.files.annotations))

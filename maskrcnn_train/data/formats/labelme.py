@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.data.coco.masks import FARTHEST
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import (
     add_shape,
     filled_box,
@@ -31,6 +31,7 @@ from maskrcnn_train.data.formats.pictures import (
     given_size,
     is_file,
     split_folders,
+    with_own_stems,
 )
 from maskrcnn_train.data.images import FAULTS
 from maskrcnn_train.data.texts import read_json
@@ -86,20 +87,15 @@ def _picture(path: Path, content: dict[str, Any]) -> Path:
     return beside or named or path.with_suffix(".jpg")
 
 
-class LabelmeReader:
+class LabelmeReader(Reader):
     """Reads the JSONs of one folder."""
 
-    classes = None
-
-    def __init__(self, files: LabelFiles) -> None:
-        self.files = files
-        self.paths = _jsons(files.annotations) if files.annotations.is_dir() else [files.annotations]
-
     def depends(self) -> list[Path]:
-        return self.paths
+        given = self.files.annotations
+        return _jsons(given) if given.is_dir() else [given]
 
     def items(self) -> list[Path]:
-        return self.paths
+        return self.depends()
 
     def read(self, path: Path) -> LabelledImage:
         content = _read_labels(path)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import disjoint_regions, rounded
-from maskrcnn_train.data.formats.pictures import common_folder, picture_size
+from maskrcnn_train.data.formats.pictures import common_folder, picture_size, with_own_stems
 from maskrcnn_train.data.sources import list_pictures
-from maskrcnn_train.data.texts import read_lines
+from maskrcnn_train.data.texts import read_lines, write_lines
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Size
@@ -39,7 +39,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
     names = next((root / name for name in NAME_LISTS if (root / name).is_file()), None)
     if names is None or not any((root / "labels").rglob("*.txt")):
         return {}
-    return {"train": LabelFiles("yolo", root, names, None)}
+    return {"train": LabelFiles("yolo", root, names)}
 
 
 def _parts_of(path: Path) -> dict[str, LabelFiles]:
@@ -66,12 +66,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-class YoloReader:
+class YoloReader(Reader):
     """Reads the pictures of one part and their .txt."""
 
-    def __init__(self, files: LabelFiles) -> None:
-        self.files = files
-        self.content = {} if files.annotations.suffix == ".txt" or files.part is None else _read_yaml(files.annotations)
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """Of data.yaml; empty where names are in a list of their own."""
+        path, part = self.files.annotations, self.files.part
+        return {} if path.suffix == ".txt" or part is None else _read_yaml(path)
 
     @cached_property
     def classes(self) -> dict[int, str]:
@@ -171,8 +173,8 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """
     for part, images in data.parts.items():
         for image, picture in data.copied(with_own_stems(images), folder / "images" / part):
-            lines = [_line(each, image.size, data.number(each.name), tolerance) for each in image.objects]
-            write_text(label_path(picture), "".join(f"{line}\n" for line in lines))
+            lines = (_line(each, image.size, data.number(each.name), tolerance) for each in image.objects)
+            write_lines(label_path(picture), lines)
     names = dict(enumerate(data.names.values()))
     keys = {part if part in KEYS else "train": f"images/{part}" for part in data.parts}
     content = {"val": next(iter(keys.values())), **keys, "names": names}
