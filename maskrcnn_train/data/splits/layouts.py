@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_train.data.formats.coco import LAYOUTS
+from maskrcnn_train.data.coco.index import AnnotationIndex
+from maskrcnn_train.data.formats.coco import LAYOUTS, NAMES
 from maskrcnn_train.data.formats.joining import joined_folder
 from maskrcnn_train.data.formats.labelled import LabelFiles
 from maskrcnn_train.data.formats.registry import FORMATS, find_parts
@@ -35,7 +36,7 @@ class Source:
         return ", ".join(str(each.annotations) for each in self.files)
 
 
-def data_root(data: DataConfig) -> Path | None:
+def _data_root(data: DataConfig) -> Path | None:
     """The data set's folder, drawn first for data=shapes; None without data.root. Raises UserError if it is missing."""
     if data.root is None:
         return None
@@ -49,11 +50,18 @@ def data_root(data: DataConfig) -> Path | None:
     return root
 
 
-def locate(data: DataConfig, root: Path | None, name: str, *, needs_val: bool = True) -> Source | None:
+def locate_all(data: DataConfig, names: Iterable[str] = NAMES, *, needs_val: bool = True) -> dict[str, Source]:
+    """The labels and images of the splits that are there; the rest as in `locate`."""
+    found = {name: locate(data, name, needs_val=needs_val) for name in names}
+    return {name: source for name, source in found.items() if source is not None}
+
+
+def locate(data: DataConfig, name: str, *, needs_val: bool = True) -> Source | None:
     """The labels and images of a split; None for an optional split that is not there: test, or not `needs_val` val.
 
     Paths given for the split win over those of the layout. Raises UserError naming a missing file.
     """
+    root = _data_root(data)
     given: SplitPathsConfig = getattr(data, name)
     annotations, images = as_paths(given.annotations), as_paths(given.images)
     is_optional = not images and (name == "test" or (name == "val" and not needs_val))
@@ -157,13 +165,14 @@ def _hint(data: DataConfig, name: str) -> str:
     return f"{looks}. Correct data.root, name the file with data.{name}.annotations{cut}"
 
 
-def found_notes(data: DataConfig, sources: dict[str, tuple[Source, int]]) -> list[str]:
+def found_notes(data: DataConfig, sources: dict[str, Source], indices: dict[str, AnnotationIndex]) -> list[str]:
     """What is in no split, and what data=auto found, in one line: the format, and the images of each split."""
-    notes = unused_notes(files for source, _ in sources.values() for files in source.files)
+    files = [each for source in sources.values() for each in source.files]
+    notes = unused_notes(files)
     if data.name != "auto":
         return notes
-    titles = dict.fromkeys(FORMATS[each.format].title for source, _ in sources.values() for each in source.files)
-    counts = ", ".join(f"{name} {count} images" for name, (_, count) in sources.items())
+    titles = dict.fromkeys(FORMATS[each.format].title for each in files)
+    counts = ", ".join(f"{name} {index.num_images} images" for name, index in indices.items())
     return [f"data=auto: {data.root or 'the files given'} is {' and '.join(titles)}: {counts}", *notes]
 
 

@@ -1,11 +1,10 @@
 """All parts of a data set with one set of classes, for commands that pass labels on and do not train."""
 
-from maskrcnn_train.data.formats.coco import NAMES
 from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.splits.choosing import check_choice
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
-from maskrcnn_train.data.splits.layouts import data_root, found_notes, locate
-from maskrcnn_train.data.splits.splitting import Split, cut_split, leave_out_missing, whole_split
+from maskrcnn_train.data.splits.layouts import found_notes, locate_all
+from maskrcnn_train.data.splits.splitting import Split, cut_by_fractions, leave_out_missing, whole_split
 from maskrcnn_train.settings.schema import DataConfig
 from maskrcnn_train.structures.classes import ClassMap
 
@@ -16,15 +15,13 @@ def read_parts(data: DataConfig, *, with_images: bool) -> tuple[dict[str, Split]
     with_images: whether their files have to be there, as in a training.
     Classes are those of the first part; classes that only others have get ids above.
     """
-    root = data_root(data)
-    sources = {name: each for name in NAMES if (each := locate(data, root, name, needs_val=False)) is not None}
+    sources = locate_all(data, needs_val=False)
     for source in sources.values() if with_images else ():
         source.require_images()
     indices = {name: open_labels(source.files) for name, source in sources.items()}
-    notes = found_notes(data, {name: (sources[name], index.num_images) for name, index in indices.items()})
     check_choice(indices["train"], data)
-    classes, more = build_class_map(indices["train"], data)
-    notes += more
+    classes, notes = build_class_map(indices["train"], data)
+    notes = found_notes(data, sources, indices) + notes
     parts = {}
     for name, index in indices.items():
         for category in match_categories(classes, index, data)[1]:
@@ -33,8 +30,7 @@ def read_parts(data: DataConfig, *, with_images: bool) -> tuple[dict[str, Split]
                 classes = ClassMap([*classes.names, category.name], [*classes.ids, number])
         labels, _ = match_categories(classes, index, data)
         parts[name] = whole_split(name, index, labels, sources[name].images)
-    if data.split.fractions is not None:
-        parts = cut_split(parts["train"], len(classes.names), data.split)
+    parts = cut_by_fractions(parts, len(classes.names), data.split)
     for part in parts.values() if with_images else ():
         leave_out_missing(part, data)
     return parts, classes, notes

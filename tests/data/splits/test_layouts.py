@@ -15,7 +15,7 @@ from maskrcnn_train.settings.schema import SplitPathsConfig
 
 def located(root: Path, name: str, images: object, split: str = "train", **more: object) -> Source | None:
     given = {split: SplitPathsConfig(images=images, annotations=None)}
-    return locate(replace(default_config().data, name=name, root=str(root), **given, **more), root, split)
+    return locate(replace(default_config().data, name=name, root=str(root), **given, **more), split)
 
 
 @pytest.mark.parametrize("name", ["auto", "coco"])
