@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,7 +150,7 @@ def _write(
         plain["memory"] = {"step_bytes": int(memory.step), "available_bytes": memory.available}
         logger.info("memory of a training step: %s", memory)
         if took is not None:
-            plain["time"] = took.to_plain()
+            plain["time"] = asdict(took)
             logger.info("time on this machine: %s", took)
     write_json(folder / "findings.json", plain, indent=2)
     write_advice(findings, folder)

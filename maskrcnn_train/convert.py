@@ -36,7 +36,7 @@ def convert(config: ConvertConfig) -> Path:
     images = {
         name: labelled_images(part.index, part.rows, part.labels, classes, part.images) for name, part in parts.items()
     }
-    data = DataSet(classes.name_of_id, dict(images), copies=config.copy_images)
+    data = DataSet(classes.name_of_id, images, copies=config.copy_images)
     left_out = write_labels(folder, config.format, data, tolerance=config.tolerance)
     if left_out:
         logger.warning("%d crowd regions were left out: only COCO has them", left_out)

@@ -180,7 +180,7 @@ def _write_format(
             for name, rows in parts.items()
             if folders[name] == own
         }
-        write_labels(own, config.format, DataSet(classes.name_of_id, dict(images)), tolerance=config.tolerance)
+        write_labels(own, config.format, DataSet(classes.name_of_id, images), tolerance=config.tolerance)
     return folders
 
 

@@ -217,7 +217,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
                     item["segmentation"] = self._encoded(annotation, index.size(row))
                 annotations.append(item)
         images = [index.image_entry(row) for row in self.rows.tolist()]
-        categories = [{"id": i, "name": name} for i, name in zip(self.classes.ids, self.classes.names, strict=True)]
+        categories = [{"id": number, "name": name} for number, name in self.classes.name_of_id.items()]
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
     def _encoded(self, annotation: int, size: tuple[int, int]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class DataSet:
     """
 
     names: dict[int, str]
-    parts: dict[str, Iterable[LabelledImage]]
+    parts: Mapping[str, Iterable[LabelledImage]]
     copies: bool = True
     detected: bool = False
 
