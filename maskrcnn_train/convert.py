@@ -6,7 +6,7 @@ from pathlib import Path
 from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.data.formats.labelled import DataSet
 from maskrcnn_train.data.formats.writing import labelled_images, write_labels
-from maskrcnn_train.data.splits.parts import read_parts
+from maskrcnn_train.data.splits.splitting import read_parts
 from maskrcnn_train.settings.command_rules import check_convert_rules
 from maskrcnn_train.settings.command_schema import ConvertConfig
 

@@ -19,7 +19,7 @@ from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTabl
 from maskrcnn_train.data.formats.coco import NAMES
 from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.splits.choosing import check_choice
-from maskrcnn_train.data.splits.classes import build_class_map, map_categories
+from maskrcnn_train.data.splits.classes import build_class_map, map_categories, match_categories
 from maskrcnn_train.data.splits.excluding import EXCLUDED, named_annotations
 from maskrcnn_train.data.splits.layouts import Source, found_notes, locate, locate_all
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
@@ -167,6 +167,33 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
     split = cut_by_fractions({located: whole}, len(classes.names), data.split)[name]
     _check(split, data, with_masks)
     return split, notes
+
+
+def read_parts(data: DataConfig, *, with_images: bool) -> tuple[dict[str, Split], ClassMap, list[str]]:
+    """All splits that are there, for commands that pass labels on: their classes, and notes. Raises UserError.
+
+    with_images: whether their files have to be there, as in a training.
+    Classes are those of the first part; classes that only others have get ids above.
+    """
+    sources = locate_all(data, needs_val=False)
+    for source in sources.values() if with_images else ():
+        source.require_images()
+    indices = {name: open_labels(source.files) for name, source in sources.items()}
+    check_choice(indices["train"], data)
+    classes, notes = build_class_map(indices["train"], data)
+    notes = found_notes(data, sources, indices) + notes
+    parts = {}
+    for name, index in indices.items():
+        for category in match_categories(classes, index, data)[1]:
+            if category.name not in classes.names:
+                number = category.id if category.id not in classes.ids else max(classes.ids) + 1
+                classes = ClassMap([*classes.names, category.name], [*classes.ids, number])
+        labels, _ = match_categories(classes, index, data)
+        parts[name] = whole_split(name, index, labels, sources[name].images)
+    parts = cut_by_fractions(parts, len(classes.names), data.split)
+    for part in parts.values() if with_images else ():
+        leave_out_missing(part, data)
+    return parts, classes, notes
 
 
 def _open(source: Source) -> AnnotationIndex:

@@ -18,8 +18,7 @@ from maskrcnn_train import load_config
 from maskrcnn_train.data.formats.labelled import LabelledImage
 from maskrcnn_train.data.formats.masks import bitmap_of
 from maskrcnn_train.data.formats.voc import palette
-from maskrcnn_train.data.splits.parts import read_parts
-from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.data.splits.splitting import read_parts, read_splits
 from maskrcnn_train.settings.compose import default_config
 
 SIZE = (40, 60)
