@@ -134,8 +134,3 @@ def epoch_length(split: Split, data: DataConfig) -> int:
     else:
         repeats = lay_out(used, data.tile).repeats(data.repeat_threshold)
     return round(float(repeats.sum()))
-
-
-def num_items(split: Split, data: DataConfig) -> int:
-    """Images, or tiles, of a split."""
-    return len(split) if data.tile.size is None else len(lay_out(split, data.tile))

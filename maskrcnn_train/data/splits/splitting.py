@@ -59,6 +59,11 @@ class Split:
         """Which annotations of the index are objects of its images, with a class and no crowd regions: bool [A]."""
         return (self.labels > 0) & ~self.index.crowd & np.isin(self.index.image_rows, self.rows)
 
+    def count_classes(self, num_classes: int) -> list[int]:
+        """Objects of each class, in the order of labels."""
+        of_label: list[int] = np.bincount(self.labels[self.is_object], minlength=num_classes + 1).tolist()
+        return of_label[1:]
+
     def with_objects(self) -> Split:
         """Without its images that show no object."""
         return replace(self, rows=self.rows[np.isin(self.rows, self.index.image_rows[self.is_object])])
@@ -265,14 +270,13 @@ def summarize(splits: Splits) -> dict[str, Any]:
 
 def _summary(split: Split, names: list[str]) -> dict[str, Any]:
     real = split.is_object
-    of_class = np.bincount(split.labels[real], minlength=len(names) + 1)[1:].tolist()
     return {
         "annotations": split.index.source,
         "images": len(split),
         "empty_images": len(split) - len(np.unique(split.index.image_rows[real])),
         "objects": int(real.sum()),
         "crowd": split.num_objects - int(real.sum()),
-        "classes": dict(zip(names, of_class, strict=True)),
+        "classes": dict(zip(names, split.count_classes(len(names)), strict=True)),
         "not_used": [
             {"reason": row.reason, "count": row.count, "dropped": row.dropped, "first": row.examples[0]}
             for row in split.skipped
