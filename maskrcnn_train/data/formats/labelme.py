@@ -113,44 +113,39 @@ class LabelmeReader(Reader):
             label = label.strip() if isinstance(label, str) else ""
             if not label:
                 raise UserError(f"{place} has no label; give it one in LabelMe")
-            found, group = self._shape(shape, image, place), shape.get("group_id")
-            if found is not None:
-                found = LabelledObject(label, found, place=place)
-                add_shape(image, found, None if group is None else repr(group), groups)
+            try:
+                found = LabelledObject(label, _segmentation(shape, image.size), place=place)
+            except ValueError as error:
+                image.leave_out(str(error), place)
+                continue
+            if shape.get("shape_type") == "rectangle":
+                image.unused.append(("rectangle: its whole area is the mask", place, False))
+            group = shape.get("group_id")
+            add_shape(image, found, None if group is None else repr(group), groups)
         return image
 
-    def _shape(self, shape: dict[str, Any], image: LabelledImage, place: str) -> Any:
-        """The segmentation of a shape; None if it is no object, or broken, which `image.unused` then tells."""
-        kind, flat = shape.get("shape_type") or "polygon", _numbers(shape.get("points"))
-        if kind not in POINTS:
-            image.leave_out("a shape without an area", place)
-            return None
-        fault: str | None = f"{kind} without the points that it needs"
-        found: Any = None
-        if flat is not None and len(flat) in POINTS[kind]:
-            found = _area(kind, flat, shape, image.size)
-            fault = polygon_fault(found[0], image.size) if isinstance(found, list) else None
-        if fault is None and kind == "rectangle":
-            image.unused.append(("rectangle: its whole area is the mask", place, False))
-        elif fault is not None or found is None:
-            image.leave_out(fault or f"{kind} that cannot be read", place)
-        return None if fault else found
 
-
-def _area(kind: str, flat: list[float], shape: dict[str, Any], size: Size) -> Any:
-    """The segmentation of a shape that has its points; None for a bitmap that cannot be read."""
-    if kind == "rectangle" and len(flat) == 4:
-        x0, y0, x1, y1 = flat
-        return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+def _segmentation(shape: dict[str, Any], size: Size) -> Any:
+    """Raises ValueError with the reason where a shape has no area, or is broken."""
+    kind, flat = shape.get("shape_type") or "polygon", _numbers(shape.get("points"))
+    if kind not in POINTS:
+        raise ValueError("a shape without an area")
+    if flat is None or len(flat) not in POINTS[kind]:
+        raise ValueError(f"{kind} without the points that it needs")
+    if kind == "mask":
+        try:
+            return run_lengths(_decoded(str(shape.get("mask"))), round(flat[0]), round(flat[1]), size)
+        except (*FAULTS, binascii.Error, Image.DecompressionBombError):
+            raise ValueError("mask that cannot be read") from None
     if kind == "circle":
         radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
-        return [ellipse((flat[0], flat[1]), (radius, radius)).ravel().tolist()]
-    if kind != "mask":
-        return [flat]
-    try:
-        return run_lengths(_decoded(str(shape.get("mask"))), round(flat[0]), round(flat[1]), size)
-    except (*FAULTS, binascii.Error, Image.DecompressionBombError):
-        return None
+        flat = ellipse((flat[0], flat[1]), (radius, radius)).ravel().tolist()
+    elif kind == "rectangle" and len(flat) == 4:
+        x0, y0, x1, y1 = flat
+        flat = [x0, y0, x1, y0, x1, y1, x0, y1]
+    if fault := polygon_fault(flat, size):
+        raise ValueError(fault)
+    return [flat]
 
 
 def _numbers(points: Any) -> list[float] | None:
