@@ -26,7 +26,7 @@ from maskrcnn_train.data.formats.masks import (
     polygon_fault,
     run_lengths,
 )
-from maskrcnn_train.data.formats.pictures import checked_size, split_name
+from maskrcnn_train.data.formats.pictures import checked_size, is_file, split_name
 from maskrcnn_train.data.texts import write_lines
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Size
@@ -116,7 +116,7 @@ class CvatReader(Reader):
     def _file_name(self, name: str, subset: str | None) -> str:
         """In a project, pictures of a subset may be in a folder of its name."""
         inside = f"{subset}/{name}"
-        if subset and not (self.files.images / name).is_file() and (self.files.images / inside).is_file():
+        if subset and not is_file(self.files.images / name) and is_file(self.files.images / inside):
             return inside
         return name
 

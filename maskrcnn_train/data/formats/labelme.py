@@ -128,7 +128,7 @@ class LabelmeReader(Reader):
 def _segmentation(shape: dict[str, Any], size: Size) -> Any:
     """Raises ValueError with the reason where a shape has no area, or is broken."""
     kind, flat = shape.get("shape_type") or "polygon", _numbers(shape.get("points"))
-    if kind not in POINTS:
+    if not isinstance(kind, str) or kind not in POINTS:
         raise ValueError("a shape without an area")
     if flat is None or len(flat) not in POINTS[kind]:
         raise ValueError(f"{kind} without the points that it needs")

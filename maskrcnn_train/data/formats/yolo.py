@@ -80,7 +80,7 @@ class YoloReader(Reader):
         """Names by number, as a list or by number in `names`."""
         path = self.files.annotations
         names = self.content.get("names") if self.content else read_lines(path)
-        items = list(names.items()) if isinstance(names, dict) else list(enumerate(names or []))
+        items = [*names.items()] if isinstance(names, dict) else [*enumerate(names if isinstance(names, list) else [])]
         if not items or not all(type(number) is int and number >= 0 for number, _ in items):
             raise UserError(f"{path}: `names` should be a list, or a name for each number from 0")
         return {number: str(name) for number, name in items}
