@@ -44,11 +44,10 @@ def find(root: Path) -> dict[str, LabelFiles]:
 
 def _parts_of(path: Path) -> dict[str, LabelFiles]:
     content = _read_yaml(path)
-    parts = {name: next((content[key] for key in keys if content.get(key)), None) for name, keys in KEYS.items()}
-    if "names" not in content or not any(parts.values()):
+    if "names" not in content:
         return {}
     found = {}
-    for name in [name for name, given in parts.items() if given]:
+    for name in [name for name in KEYS if _given(content, name)]:
         reader = YoloReader(LabelFiles("yolo", path.parent, path, name))
         try:
             found[name] = replace(reader.files, images=reader.folder())
@@ -56,6 +55,11 @@ def _parts_of(path: Path) -> dict[str, LabelFiles]:
             if name != "test":  # tools name one that they did not write
                 raise
     return found
+
+
+def _given(content: dict[str, Any], part: str) -> Any:
+    """The pictures of a part as data.yaml gives them; None where it does not."""
+    return next((content[key] for key in KEYS[part] if content.get(key)), None)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -89,7 +93,7 @@ class YoloReader(Reader):
     def pictures(self) -> list[Path]:
         if not self.content:
             return list_pictures(self.files.images)
-        given = next(self.content[key] for key in KEYS[str(self.files.part)] if self.content.get(key))
+        given = _given(self.content, str(self.files.part))
         sources = given if isinstance(given, list) else [given]
         found = [picture for source in sources for picture in self._pictures_in(str(source))]
         if not found:
