@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from maskrcnn_train.checking.objects import training_min_size
 from maskrcnn_train.checking.reading import CheckedData, read_data
 from maskrcnn_train.checking.settings import check_settings
 from maskrcnn_train.cli.main import run_command
-from maskrcnn_train.data.tile_layout import num_items
+from maskrcnn_train.data.tile_layout import lay_out
 from maskrcnn_train.files import write_json
 from maskrcnn_train.model.weights.published import imagenet_at_hand
 from maskrcnn_train.settings.command_rules import check_preflight_rules, with_own_pixels
@@ -89,7 +89,7 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     if data.classes is not None and "train" in data.splits and len(data.splits["train"]):
         from maskrcnn_train.checking.model import check_model
 
-        num_val = num_items(data.splits["val"], config.data) if "val" in data.splits else 0
+        num_val = len(lay_out(data.splits["val"], config.data.tile)) if "val" in data.splits else 0
         training = data.splits["train"]
         found, forecasts = check_model(config, training, data.classes, num_val=num_val, timing=config.timing)
         findings += found
@@ -150,7 +150,7 @@ def _write(
         plain["memory"] = {"step_bytes": int(memory.step), "available_bytes": memory.available}
         logger.info("memory of a training step: %s", memory)
         if took is not None:
-            plain["time"] = took.to_plain()
+            plain["time"] = asdict(took)
             logger.info("time on this machine: %s", took)
     write_json(folder / "findings.json", plain, indent=2)
     write_advice(findings, folder)

@@ -22,7 +22,7 @@ from maskrcnn_train.data.pixels import RGB, build_reader
 from maskrcnn_train.data.splits.choosing import check_choice, choice_notes, chosen_categories
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
 from maskrcnn_train.data.splits.grouping import group_by_field, group_by_looks, group_by_pattern, joined
-from maskrcnn_train.data.splits.layouts import Source, as_paths, data_root, given_files, locate, unused_notes
+from maskrcnn_train.data.splits.layouts import Source, as_paths, given_files, locate_all, unused_notes
 from maskrcnn_train.data.splits.splitting import leave_out_missing, whole_split
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.files import write_json
@@ -105,9 +105,8 @@ def _files(config: SplitCommandConfig) -> list[LabelFiles]:
     if config.data is None:
         images = as_paths(config.images) or ([Path()] if is_json(config.annotations) else [])
         return given_files(as_paths(config.annotations), images, "train", "auto", "")
-    root = data_root(config.data)
-    sources = [locate(config.data, root, name, needs_val=False) for name in NAMES]
-    return list(dict.fromkeys(files for source in sources if source is not None for files in source.files))
+    sources = locate_all(config.data, needs_val=False)
+    return list(dict.fromkeys(files for source in sources.values() for files in source.files))
 
 
 def _read(files: list[LabelFiles]) -> tuple[dict[str, Any], AnnotationIndex]:
@@ -181,7 +180,7 @@ def _write_format(
             for name, rows in parts.items()
             if folders[name] == own
         }
-        write_labels(own, config.format, DataSet(classes.name_of_id, dict(images)), tolerance=config.tolerance)
+        write_labels(own, config.format, DataSet(classes.name_of_id, images), tolerance=config.tolerance)
     return folders
 
 

@@ -13,8 +13,7 @@ from pycocotools import mask as coco_mask
 from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage
 from maskrcnn_train.data.formats.masks import bitmap_of
 from maskrcnn_train.data.formats.writing import labelled_images, write_labels
-from maskrcnn_train.data.splits.parts import read_parts
-from maskrcnn_train.data.splits.splitting import Split
+from maskrcnn_train.data.splits.splitting import Split, read_parts
 from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.schema import ShapesConfig
 from maskrcnn_train.structures.classes import ClassMap

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maskrcnn_train.data.splits.layouts import data_root, locate
+from maskrcnn_train.data.splits.layouts import locate
 from maskrcnn_train.report import report
 from maskrcnn_train.settings.command_rules import check_report_rules
 from maskrcnn_train.settings.command_schema import ReportConfig
@@ -60,7 +60,7 @@ def test_without_its_data_a_run_keeps_its_pictures_and_says_so(run: Path, tmp_pa
 def test_data_that_moved_can_be_named(run: Path) -> None:
     """The name of the data's folder in the config is no longer right; data= says where it is."""
     trained = config_from_plain(yaml.safe_load((run / "config.yaml").read_text())).data
-    source = locate(trained, data_root(trained), "val")
+    source = locate(trained, "val")
     assert source is not None
     given = {"images": source.images, "annotations": source.name}
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("name: shapes", "name: coco"))

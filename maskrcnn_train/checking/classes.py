@@ -7,7 +7,6 @@ import numpy as np
 from maskrcnn_train.checking.advice import split_again
 from maskrcnn_train.checking.findings import Finding
 from maskrcnn_train.data.splits.splitting import Split
-from maskrcnn_train.data.splits.stratifying import count_objects
 from maskrcnn_train.data.tile_layout import lay_out
 from maskrcnn_train.settings.schema import DataConfig
 from maskrcnn_train.structures.classes import ClassMap
@@ -18,10 +17,7 @@ UNEVEN = 10  # a class on this many times fewer images than the median class is 
 
 def count_classes(splits: dict[str, Split], classes: ClassMap) -> dict[str, list[int]]:
     """Objects of each class in each split, in the order of labels."""
-    return {
-        name: count_objects(split.index, split.labels, len(classes.names))[split.rows].sum(axis=0).tolist()
-        for name, split in splits.items()
-    }
+    return {name: split.count_classes(len(classes.names)) for name, split in splits.items()}
 
 
 def check_classes(splits: dict[str, Split], classes: ClassMap, data: DataConfig) -> Iterator[Finding]:

@@ -3,8 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,10 +47,6 @@ class TimeForecast:
             f"a training step takes about {self.step:.2g} s ({parts}), the training of {self.steps} steps "
             f"{duration(self.training)}, an evaluation {duration(self.evaluation)} ({self.image:.2g} s an image)"
         )
-
-    def to_plain(self) -> dict[str, Any]:
-        """For findings.json."""
-        return asdict(self)
 
 
 def forecast_time(model: MaskRCNN, config: TrainConfig, train: Split, num_val: int) -> TimeForecast:

@@ -13,8 +13,8 @@ from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.splits.choosing import check_choice, chosen_categories
 from maskrcnn_train.data.splits.classes import build_class_map, match_categories
-from maskrcnn_train.data.splits.layouts import Source, data_root, found_notes, locate
-from maskrcnn_train.data.splits.splitting import Split, cut_split, find_missing, leave_out, whole_split
+from maskrcnn_train.data.splits.layouts import Source, found_notes, locate
+from maskrcnn_train.data.splits.splitting import Split, cut_by_fractions, find_missing, leave_out, whole_split
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
@@ -36,31 +36,29 @@ class CheckedData:
 def read_data(config: TrainConfig) -> CheckedData:
     """All splits of a training and their faults. Raises UserError where the settings name no training data."""
     data, checked = config.data, CheckedData()
-    root = data_root(data)
-    indices: dict[str, tuple[AnnotationIndex, Source]] = {}
+    sources: dict[str, Source] = {}
+    indices: dict[str, AnnotationIndex] = {}
     for name in NAMES:
         try:
-            source = locate(data, root, name)
+            source = locate(data, name)
         except UserError as error:
             if name == "train":
                 raise
             checked.findings.append(_no_split(data, name, error))
             continue
         if source is not None and (index := _read_labels(source, name, checked.findings)) is not None:
-            indices[name] = (index, source)
-    checked.notes = found_notes(data, {name: (each, index.num_images) for name, (index, each) in indices.items()})
+            sources[name], indices[name] = source, index
+    checked.notes = found_notes(data, sources, indices)
     if "train" in indices:
-        check_choice(indices["train"][0], data)
-    for name, (index, _) in indices.items():  # without those of train, any will do to check the rest
+        check_choice(indices["train"], data)
+    for name, index in indices.items():  # without those of train, any will do to check the rest
         checked.classes = checked.classes or _read_classes(index, data, name, checked.findings)
     if checked.classes is None:
         return checked
-    for name, (index, source) in indices.items():
+    for name, index in indices.items():
         labels = _label(index, data, checked.classes, name, checked.findings)
-        checked.splits[name] = whole_split(name, index, labels, source.images)
-    if data.split.fractions is not None and checked.splits:
-        whole, classes = checked.splits["train"], len(checked.classes.names)
-        checked.splits = cut_split(whole, classes, data.split)
+        checked.splits[name] = whole_split(name, index, labels, sources[name].images)
+    checked.splits = cut_by_fractions(checked.splits, len(checked.classes.names), data.split)
     if "train" in checked.splits:
         checked.notes += leave_out(checked.splits["train"], data)
     for split in checked.splits.values():

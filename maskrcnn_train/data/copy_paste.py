@@ -76,11 +76,8 @@ class _Objects:
         self.crops = [found.crop(i).numpy() for i in range(len(found))]
         self.cut = np.zeros(len(self.boxes), dtype=bool)
 
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def only(self, which: NDArray[np.integer | np.bool_]) -> _Objects:
-        numbers = np.arange(len(self))[which]
+    def only(self, which: NDArray[np.bool_]) -> _Objects:
+        numbers = np.flatnonzero(which)
         self.boxes, self.labels, self.crop_boxes = self.boxes[numbers], self.labels[numbers], self.crop_boxes[numbers]
         self.crops, self.cut = [self.crops[i] for i in numbers.tolist()], self.cut[numbers]
         return self

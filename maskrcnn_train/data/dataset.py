@@ -93,8 +93,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
 
         None: once each.
         """
-        if self.layout is not None and self.tile is not None:
-            return self.layout.repeats(threshold, self.tile.empty_share)
+        if self.layout is not None:
+            return self.layout.repeats(threshold)
         if threshold == 0:
             return None
         return image_repeats(self.split, threshold)
@@ -136,29 +136,25 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
 
     def _read(self, position: int, rng: np.random.Generator | None) -> tuple[NDArray[Any], Target, tuple[int, int]]:
         """Pixels [h, w, C] and objects in network pixels, and (height, width) as decoded."""
-        if self.layout is not None:
-            return self._read_tile(self.layout, position, rng)
-        index, row = self.split.index, int(self.rows[position])
-        size = index.size(row)
-        geometry = self.transform.geometry(size, rng)
-        image = self.reader.read(self.split.images / index.file_name(row), expected=size, smallest=geometry.scaled)
+        index = self.split.index
+        if self.layout is None:
+            row, min_visible = int(self.rows[position]), 0.0
+            size = index.size(row)
+            geometry = self.transform.geometry(size, rng)
+            image = self.reader.read(self.split.images / index.file_name(row), expected=size, smallest=geometry.scaled)
+        else:  # a tile is cut out before it is resized, as `predict` does it
+            row, min_visible = int(self.layout.rows[position]), self.layout.section.min_visible
+            tile = self.layout.tile(position)
+            x0, y0, x1, y1 = tile[0]
+            size = y1 - y0, x1 - x0
+            geometry = replace(self.transform.geometry(size, rng), tile=tile)
+            image = self._whole(row).crop(tile[0])
         visible = self.transform.colors(geometry.resize(image), rng)
-        target = build_target(index, self.split.labels, row, geometry, with_masks=self.with_masks)
-        return geometry.window(visible, self.transform.fill), target, size
-
-    def _read_tile(
-        self, layout: TileLayout, position: int, rng: np.random.Generator | None
-    ) -> tuple[NDArray[Any], Target, tuple[int, int]]:
-        """As `_read`, of a tile, which is cut out before it is resized, as `predict` does it."""
-        assert self.tile is not None
-        index, row, tile = self.split.index, int(layout.rows[position]), layout.tile(position)
-        size = tile[0][3] - tile[0][1], tile[0][2] - tile[0][0]
-        geometry = replace(self.transform.geometry(size, rng), tile=tile)
-        visible = self.transform.colors(geometry.resize(self._whole(row).crop(tile[0])), rng)
         target = build_target(
-            index, self.split.labels, row, geometry, with_masks=self.with_masks, min_visible=self.tile.min_visible
+            index, self.split.labels, row, geometry, with_masks=self.with_masks, min_visible=min_visible
         )
-        target["tile"] = tile
+        if geometry.tile is not None:
+            target["tile"] = geometry.tile
         return geometry.window(visible, self.transform.fill), target, size
 
     def _whole(self, row: int) -> AnyImage:
@@ -217,7 +213,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
                     item["segmentation"] = self._encoded(annotation, index.size(row))
                 annotations.append(item)
         images = [index.image_entry(row) for row in self.rows.tolist()]
-        categories = [{"id": i, "name": name} for i, name in zip(self.classes.ids, self.classes.names, strict=True)]
+        categories = [{"id": number, "name": name} for number, name in self.classes.name_of_id.items()]
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
     def _encoded(self, annotation: int, size: tuple[int, int]) -> dict[str, Any]:

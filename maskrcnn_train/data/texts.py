@@ -1,10 +1,12 @@
 """Text files of labels: lists of names and paths, a line each, and small JSONs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.errors import UserError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # as Notepad writes it
@@ -16,6 +18,11 @@ def read_lines(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read as a text: {error}") from None
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text of these lines."""
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_json(path: Path) -> Any:

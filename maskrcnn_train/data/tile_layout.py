@@ -24,7 +24,8 @@ class TileLayout:
     """T tiles, those of an image one after another, row by row.
 
     split: the images that they cover. rows: int64 [T], the image of each in the index. windows: int64 [T, 4]
-    x0 y0 x1 y1, image pixels. tiles, objects: int64 [P], which tile shows which annotation; tiles ascend.
+    x0 y0 x1 y1, image pixels. tiles, objects: int64 [P], which tile shows which annotation; tiles ascend. section: what
+    it follows from.
     """
 
     split: Split
@@ -32,6 +33,7 @@ class TileLayout:
     windows: Ints
     tiles: Ints
     objects: Ints
+    section: TrainTileConfig
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,13 +60,13 @@ class TileLayout:
         x0, y0, x1, y1 = self.windows[number].tolist()
         return (x0, y0, x1, y1), self.split.index.size(int(self.rows[number]))
 
-    def repeats(self, threshold: float, empty_share: float) -> Floats:
+    def repeats(self, threshold: float) -> Floats:
         """How often each tile comes in an epoch on average: float [T].
 
-        threshold: as `data.repeat_threshold`, for the shares of classes among the tiles that show objects. empty_share:
-        of the epoch, as many of the tiles without objects; all of them where they are fewer.
+        threshold: as `data.repeat_threshold`, for the shares of classes among the tiles that show objects. Those
+        without objects are `empty_share` of the epoch, or all of them where they are fewer.
         """
-        empty, repeats = self.num_objects == 0, np.zeros(len(self))
+        empty, repeats, empty_share = self.num_objects == 0, np.zeros(len(self)), self.section.empty_share
         if not empty.all():
             repeats[~empty] = repeat_factors(self.presence, threshold)
         wanted = math.inf if empty_share == 1 else float(repeats.sum()) * empty_share / (1 - empty_share)
@@ -79,9 +81,10 @@ def lay_out(split: Split, section: TrainTileConfig) -> TileLayout:
         objects = np.flatnonzero(is_object)
         sizes = np.asarray(index.image_sizes)[split.rows]
         windows = np.concatenate((np.zeros_like(sizes), sizes[:, ::-1]), axis=1)
-        return TileLayout(split, split.rows, windows, np.searchsorted(split.rows, index.image_rows[objects]), objects)
-    tiles = Tiles(section.size, section.overlap)
-    windows_of = cache(lambda size: np.array(tiles.windows(size), dtype=np.int64))
+        tiles = np.searchsorted(split.rows, index.image_rows[objects])
+        return TileLayout(split, split.rows, windows, tiles, objects, section)
+    grid = Tiles(section.size, section.overlap)
+    windows_of = cache(lambda size: np.array(grid.windows(size), dtype=np.int64))
     rows: list[int] = []
     covering, pairs = [np.zeros((0, 4), dtype=np.int64)], [np.zeros((0, 2), dtype=np.int64)]
     for row in split.rows.tolist():
@@ -92,7 +95,7 @@ def lay_out(split: Split, section: TrainTileConfig) -> TileLayout:
         pairs.append(np.stack((len(rows) + tile, objects[which]), axis=1))
         rows += [row] * len(covering[-1])
     numbers, objects = np.concatenate(pairs).T
-    return TileLayout(split, np.array(rows, dtype=np.int64), np.concatenate(covering), numbers, objects)
+    return TileLayout(split, np.array(rows, dtype=np.int64), np.concatenate(covering), numbers, objects, section)
 
 
 def visible_shares(boxes: Floats, windows: Ints) -> Floats:
@@ -129,10 +132,5 @@ def epoch_length(split: Split, data: DataConfig) -> int:
     if data.tile.size is None:
         repeats = image_repeats(used, data.repeat_threshold)
     else:
-        repeats = lay_out(used, data.tile).repeats(data.repeat_threshold, data.tile.empty_share)
+        repeats = lay_out(used, data.tile).repeats(data.repeat_threshold)
     return round(float(repeats.sum()))
-
-
-def num_items(split: Split, data: DataConfig) -> int:
-    """Images, or tiles, of a split."""
-    return len(split) if data.tile.size is None else len(lay_out(split, data.tile))

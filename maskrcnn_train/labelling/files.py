@@ -57,16 +57,11 @@ def write_doubts(folder: Path, entries: Sequence[dict[str, Any]], source: str) -
     hidden = ("annotations", "twin", "box", "found", "score")
     rows = [
         {key: value for key, value in each.items() if key not in hidden}
-        | {"annotations": " ".join(map(str, each["annotations"])), "twin": _cell(each["twin"])}
-        | {"score": _cell(each["score"])}
+        | {"annotations": " ".join(map(str, each["annotations"])), "twin": each["twin"], "score": each["score"]}
         | dict(zip(("x", "y", "width", "height"), each["box"], strict=True))
         for each in entries
     ]
     write_rows(folder / "doubts.csv", rows)
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None else value
 
 
 def _rounded(box: Sequence[float]) -> list[float]:

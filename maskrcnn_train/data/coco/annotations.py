@@ -3,7 +3,7 @@
 A faulty annotation never stops a training and is never dropped silently: each fault has a row in `SkippedTable`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.index import NO_MASK, RLE, SkippedTable
 from maskrcnn_train.data.coco.raw_annotations import GIVEN, MALFORMED, NO_ID, UNKNOWN, RawAnnotations
-from maskrcnn_train.structures.arrays import Flags, Floats, Ints
+from maskrcnn_train.structures.arrays import Bytes, Flags, Floats, Ints
 from maskrcnn_train.structures.corners import box_areas, common_part
 
 Report = Callable[[str, Any, bool], None]  # (reason, which: bool [A], dropped)
@@ -58,6 +58,7 @@ def check_annotations(
     areas = np.where(raw.areas > 0, raw.areas, np.where(has_mask, mask_areas, boxes[:, 2] * boxes[:, 3]))
     order = np.argsort(image_rows, kind="stable")
     order = order[keep[order]]
+    texts, text_offsets = packed_texts([] if places is None else [places[row] for row in order.tolist()])
     return {
         "annotation_ids": ids[order],
         "image_rows": image_rows[order],
@@ -68,7 +69,8 @@ def check_annotations(
         "areas": areas[order],
         "kinds": raw.kinds[order],
         "extents": extents[order],
-        **_texts([] if places is None else [places[row] for row in order.tolist()], written=places is not None),
+        "places": texts,
+        "place_offsets": text_offsets[:0] if places is None else text_offsets,
         **_select_masks(raw, good_parts, order),
     }
 
@@ -182,10 +184,10 @@ def _select_masks(raw: RawAnnotations, good_parts: Flags, order: Ints) -> dict[s
     }
 
 
-def _texts(places: list[str], *, written: bool) -> dict[str, NDArray[Any]]:
-    encoded = [place.encode(errors="replace") for place in places]
-    offsets = np.cumsum([0, *map(len, encoded)] if written else [], dtype=np.int64)
-    return {"places": np.frombuffer(b"".join(encoded), dtype=np.uint8), "place_offsets": offsets}
+def packed_texts(texts: Iterable[str]) -> tuple[Bytes, Ints]:
+    """Texts in utf-8, one after another, and where each begins and the last ends: uint8, int64 [n + 1]."""
+    encoded = [text.encode(errors="replace") for text in texts]
+    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
 
 def _offsets(lengths: Ints) -> Ints:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from maskrcnn_train.data.paths import require_file
+from maskrcnn_train.data.texts import BYTE_ORDER_MARK
 from maskrcnn_train.settings.errors import UserError
 
 BLOCK_SIZE = 2 * 2**20  # bytes of annotations that are Python objects at one time
@@ -45,7 +46,7 @@ def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
 def read_text(path: Path) -> bytes:
     """The bytes of a file, without a byte order mark. Raises UserError where it cannot be read."""
     require_file(path, "give the COCO JSON of the annotations")
-    return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    return path.read_bytes().removeprefix(BYTE_ORDER_MARK)
 
 
 def _loads(text: bytes) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from maskrcnn_train.data.coco import masks
-from maskrcnn_train.data.coco.annotations import check_annotations
+from maskrcnn_train.data.coco.annotations import check_annotations, packed_texts
 from maskrcnn_train.data.coco.entries import Entries, Faults, Problem, number_problem, shown
 from maskrcnn_train.data.coco.index import AnnotationIndex, Category, SkippedTable, cache_folder, open_saved, save_index
 from maskrcnn_train.data.coco.json_file import BLOCK_SIZE, NotInBlocks, in_blocks, parse_json, read_text
@@ -72,7 +72,7 @@ def build_index(
     images.check(_image_problem)
     categories.check(_category_problem)
     image_ids, category_ids = images.unique_ids(), categories.unique_ids()
-    names = [item["file_name"].encode() for item in images.items]
+    names, name_offsets = packed_texts(item["file_name"] for item in images.items)
     sizes = np.stack([images.column("height"), images.column("width")], axis=1)
     images.items = []
     sound = np.ones(len(raw), dtype=bool)
@@ -85,8 +85,8 @@ def build_index(
         skipped=skipped,
         image_ids=image_ids,
         image_sizes=sizes,
-        names=np.frombuffer(b"".join(names), dtype=np.uint8),
-        name_offsets=np.cumsum([0, *map(len, names)]),
+        names=names,
+        name_offsets=name_offsets,
         first=np.searchsorted(columns["image_rows"], np.arange(len(image_ids) + 1)),
         folder=None,
         **columns,

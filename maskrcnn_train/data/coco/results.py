@@ -4,11 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from maskrcnn_train.data.coco.index import POLYGON, RLE, AnnotationIndex
+from maskrcnn_train.data.coco.index import NO_MASK, POLYGON, AnnotationIndex
 from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.paths import require_file
+from maskrcnn_train.data.texts import read_json
 from maskrcnn_train.settings.errors import UserError
 
 RESULT_KEYS = ("image_id", "category_id", "score")
@@ -33,22 +32,23 @@ def coco_content(index: AnnotationIndex) -> dict[str, Any]:
 
 
 def _annotation(index: AnnotationIndex, row: int) -> dict[str, Any]:
-    found = index.annotation_entry(row)
+    shape = segmentation_of(index, row)
+    return index.annotation_entry(row) | ({} if shape is None else {"segmentation": shape})
+
+
+def segmentation_of(index: AnnotationIndex, row: int) -> Any:
+    """The mask of annotation `row` in COCO's form: polygons, or run lengths as a list; None without one."""
+    if index.kinds[row] == NO_MASK:
+        return None
     if index.kinds[row] == POLYGON:
-        found["segmentation"] = [part.tolist() for part in index.parts(row)]
-    elif index.kinds[row] == RLE:
-        size = index.size(int(index.image_rows[row]))
-        found["segmentation"] = {"size": list(size), "counts": index.counts(row).tolist()}
-    return found
+        return [part.tolist() for part in index.parts(row)]
+    return {"size": list(index.size(int(index.image_rows[row]))), "counts": index.counts(row).tolist()}
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """A COCO results file: a list of detections. Raises UserError with one line for anything else."""
     require_file(path, "give predictions=FILE, COCO results")
-    try:
-        content = orjson.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
+    content = read_json(path)
     if not isinstance(content, list):
         raise UserError(f"{path} holds a {type(content).__name__}; COCO results are a list of detections")
     for number, result in enumerate(content):

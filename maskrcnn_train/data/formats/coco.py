@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
-from maskrcnn_train.data.formats.masks import bitmap_of, has_holes, object_regions
+from maskrcnn_train.data.formats.masks import bitmap_of, needs_bitmap, object_regions
 from maskrcnn_train.data.formats.pictures import SPLIT_FOLDERS
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.errors import UserError
@@ -132,7 +132,7 @@ def object_entry(each: LabelledObject, size: Size, tolerance: float) -> dict[str
 
 def _segmentation(each: LabelledObject, size: Size, tolerance: float) -> Any:
     regions = [] if each.crowd else object_regions(each, size, tolerance)
-    if not regions or has_holes(regions) or (tolerance == 0 and isinstance(each.segmentation, dict)):
+    if not regions or needs_bitmap(each, regions, tolerance):
         code = compressed(each.segmentation, size)
         counts = code["counts"]
         return {"size": list(size), "counts": counts.decode() if isinstance(counts, bytes) else counts}

@@ -16,18 +16,18 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import (
     Crop,
-    bitmap_of,
-    has_holes,
+    add_shape,
+    filled_box,
+    needs_bitmap,
     object_regions,
     polygon_fault,
     run_lengths,
-    united,
 )
-from maskrcnn_train.data.formats.pictures import checked_size, split_name
-from maskrcnn_train.files import write_text
+from maskrcnn_train.data.formats.pictures import checked_size, is_file, split_name
+from maskrcnn_train.data.texts import write_lines
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Size
 from maskrcnn_train.structures.outlines import ellipse, turned
@@ -61,11 +61,8 @@ def _unused_note(path: Path, others: dict[str, int]) -> str:
     return f"{path}: {what}. Name their subset Train, Validation or Test in CVAT to use them" if others else ""
 
 
-class CvatReader:
+class CvatReader(Reader):
     """Reads the images of one part: of all subsets whose names mean it."""
-
-    def __init__(self, files: LabelFiles) -> None:
-        self.files = files
 
     @cached_property
     def root(self) -> Element:
@@ -84,9 +81,6 @@ class CvatReader:
         """The labels of the task or project, numbered from 1; None if the XML has none."""
         names = [name.text.strip() for name in self.root.iterfind("meta//labels/label/name") if name.text]
         return dict(enumerate(dict.fromkeys(names), start=1)) or None
-
-    def depends(self) -> list[Path]:
-        return [self.files.annotations]
 
     def items(self) -> list[Element]:
         part = self.files.part
@@ -116,19 +110,13 @@ class CvatReader:
                 image.leave_out(_reason(error, shape.tag), where)
                 continue
             group = shape.get("group_id", "0")
-            if group in ("", "0") or found.segmentation is None:
-                image.objects.append(found)
-            elif (key := (label, group)) in groups:
-                groups[key].segmentation = united(groups[key].segmentation, found.segmentation, image.size)
-            else:
-                groups[key] = found
-                image.objects.append(found)
+            add_shape(image, found, None if group in ("", "0") or found.segmentation is None else group, groups)
         return image
 
     def _file_name(self, name: str, subset: str | None) -> str:
         """In a project, pictures of a subset may be in a folder of its name."""
         inside = f"{subset}/{name}"
-        if subset and not (self.files.images / name).is_file() and (self.files.images / inside).is_file():
+        if subset and not is_file(self.files.images / name) and is_file(self.files.images / inside):
             return inside
         return name
 
@@ -196,7 +184,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                 lines += _shapes(each, image.size, tolerance, group)
             lines.append("</image>")
             number += 1
-    write_text(folder / "annotations.xml", "\n".join([*lines, "</annotations>", ""]))
+    write_lines(folder / "annotations.xml", [*lines, "</annotations>"])
 
 
 def _meta(data: DataSet, several: bool) -> str:
@@ -219,9 +207,8 @@ def _shapes(each: LabelledObject, size: Size, tolerance: float, group: int) -> I
         yield f'<box {start} {corners} z_order="0"></box>'
         return
     regions = object_regions(each, size, tolerance)
-    crop = bitmap_of(each, size)
-    if crop is not None and (has_holes(regions) or (tolerance == 0 and isinstance(each.segmentation, dict))):
-        yield f'<mask {start} {_rle(crop)} z_order="0"></mask>'
+    if needs_bitmap(each, regions, tolerance):
+        yield f'<mask {start} {_rle(filled_box(each, size))} z_order="0"></mask>'
         return
     grouped = f' group_id="{group}"' if len(regions) > 1 else ""
     for region in regions:

@@ -8,8 +8,9 @@ from maskrcnn_train.data.coco.entries import Fault, Faults
 from maskrcnn_train.data.coco.index import AnnotationIndex, SkippedTable, open_saved, save_index, state_folder
 from maskrcnn_train.data.coco.raw_annotations import RawAnnotations, join, read_items
 from maskrcnn_train.data.coco.reader import build_index, open_index
+from maskrcnn_train.data.formats.coco import image_entry
 from maskrcnn_train.data.formats.joining import join_indices
-from maskrcnn_train.data.formats.labelled import LabelFiles, LabelledImage, LabelledObject, Reader
+from maskrcnn_train.data.formats.labelled import LabelFiles, LabelledObject, Reader
 from maskrcnn_train.data.formats.registry import FORMATS
 from maskrcnn_train.settings.errors import UserError
 
@@ -65,7 +66,7 @@ def _read(files: LabelFiles, reader: Reader, faults: Faults) -> AnnotationIndex:
             fault = faults.setdefault(("label-file", "file"), Fault("label-file", "file", str(error)))
             fault.items.append(str(error))
             continue
-        images.append(_image_entry(image, len(images) + 1))
+        images.append(image_entry(image, len(images) + 1))
         for reason, place, is_left_out in image.unused:
             skipped.add(reason, place, place, dropped=is_left_out)
         for each in image.objects:
@@ -89,11 +90,6 @@ def _renumber(raw: RawAnnotations, names: dict[str, int], classes: dict[int, str
     ids = {name: number for number, name in reversed(classes.items())}
     table = [0, *(ids[name] for name in names)]
     raw.category_ids[:] = [table[number] for number in raw.category_ids.tolist()]
-
-
-def _image_entry(image: LabelledImage, number: int) -> dict[str, Any]:
-    height, width = image.size
-    return {"id": number, "file_name": image.file_name, "height": height, "width": width}
 
 
 def _annotation_entry(each: LabelledObject, number: int, image: int, category: int) -> dict[str, Any]:

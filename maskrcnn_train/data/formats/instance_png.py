@@ -10,16 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
-from maskrcnn_train.data.formats.pictures import (
-    find_mask_folders,
-    opened_mask,
-    picture_size,
-)
+from maskrcnn_train.data.formats.pictures import find_mask_folders, opened_mask, picture_size, with_own_stems
 from maskrcnn_train.data.sources import list_pictures
-from maskrcnn_train.data.texts import names_file, read_names
-from maskrcnn_train.files import write_picture, write_text
+from maskrcnn_train.data.texts import names_file, read_names, write_lines
+from maskrcnn_train.files import write_picture
 from maskrcnn_train.settings.errors import UserError
 
 CLASS_FACTOR = 1000
@@ -37,19 +33,16 @@ def find(root: Path) -> dict[str, LabelFiles]:
 
 
 def _has_pairs(images: Path, masks: Path) -> bool:
-    first = next(iter(list_pictures(images)), None)
     stems = {path.relative_to(masks).with_suffix("") for path in masks.rglob("*.png")}
-    return first is not None and any(
-        path.relative_to(images).with_suffix("") in stems for path in list_pictures(images)
-    )
+    return any(path.relative_to(images).with_suffix("") in stems for path in list_pictures(images))
 
 
-class InstancePngReader:
+class InstancePngReader(Reader):
     """Reads the pictures of one folder and the PNGs of another; a picture without one has no objects."""
 
-    def __init__(self, files: LabelFiles) -> None:
-        self.files = files
-        self.pictures = list_pictures(files.images)
+    @cached_property
+    def pictures(self) -> list[Path]:
+        return list_pictures(self.files.images)
 
     @cached_property
     def classes(self) -> dict[int, str] | None:
@@ -106,4 +99,4 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                 ids[window][inside] = value
             path = (folder / "masks" / part / image.file_name).with_suffix(".png")
             write_picture(path, Image.fromarray(ids.astype(np.uint16)))
-    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in data.names.values()))
+    write_lines(folder / "classes.txt", data.names.values())

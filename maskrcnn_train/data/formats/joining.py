@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_train.data.coco.annotations import packed_texts
 from maskrcnn_train.data.coco.index import AnnotationIndex, Category, SkippedTable, open_saved, save_index, state_folder
 from maskrcnn_train.structures.arrays import Ints
 
@@ -45,12 +46,11 @@ def _join(indices: Sequence[AnnotationIndex], prefixes: Sequence[Path]) -> Annot
     columns["annotation_ids"] = _unique(np.concatenate([index.annotation_ids for index in indices]))
     names = [(prefix / i.file_name(r)).as_posix() for i, prefix in zip(indices, prefixes, strict=True)
              for r in range(i.num_images)]  # fmt: skip
-    columns["names"], columns["name_offsets"] = _texts(names)
-    columns["places"] = columns["place_offsets"] = np.zeros(0, np.int64)
+    columns["names"], columns["name_offsets"] = packed_texts(names)
+    columns["places"], columns["place_offsets"] = np.zeros(0, np.uint8), np.zeros(0, np.int64)
     if any(not index.from_json for index in indices):
-        places = [_place(index, row) for index in indices for row in range(index.num_annotations)]
-        columns["places"], columns["place_offsets"] = _texts(places)
-    columns["places"] = columns["places"].astype(np.uint8)
+        places = (_place(index, row) for index in indices for row in range(index.num_annotations))
+        columns["places"], columns["place_offsets"] = packed_texts(places)
     categories, columns["category_ids"] = _join_categories(indices)
     source = " + ".join(index.source for index in indices)
     return AnnotationIndex(source, categories, _join_skipped(indices), folder=None, **columns)
@@ -64,11 +64,6 @@ def _joined_offsets(offsets: Sequence[Ints]) -> Ints:
     """Offsets into columns that are joined too; the last of each is the length of its column."""
     starts = np.cumsum([0, *(each[-1] for each in offsets)])
     return np.concatenate([*(each[:-1] + start for each, start in zip(offsets, starts, strict=False)), starts[-1:]])
-
-
-def _texts(texts: Sequence[str]) -> tuple[NDArray[np.uint8], Ints]:
-    encoded = [text.encode(errors="replace") for text in texts]
-    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
 
 def _unique(ids: Ints) -> Ints:

@@ -15,9 +15,9 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import disjoint_regions, polygon_fault, rounded, run_lengths
-from maskrcnn_train.data.formats.pictures import checked_size, is_file, picture_size, split_name
+from maskrcnn_train.data.formats.pictures import given_size, is_file, split_name
 from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.data.texts import BYTE_ORDER_MARK, read_json
 from maskrcnn_train.files import write_json, write_text
@@ -89,16 +89,8 @@ def _annotated(tasks: list[Task]) -> list[tuple[Task, list[dict[str, Any]]]]:
     return found
 
 
-class LabelStudioReader:
+class LabelStudioReader(Reader):
     """Reads the tasks of one JSON."""
-
-    classes = None
-
-    def __init__(self, files: LabelFiles) -> None:
-        self.files = files
-
-    def depends(self) -> list[Path]:
-        return [self.files.annotations]
 
     def items(self) -> list[tuple[str, list[dict[str, Any]]]]:
         path, found = self.files.annotations, _annotated(_read_tasks(self.files.annotations))
@@ -141,10 +133,7 @@ class LabelStudioReader:
 
     def _size(self, name: str, results: list[dict[str, Any]], place: str) -> Size:
         first = next((each for each in results if "original_height" in each), {})
-        height, width = first.get("original_height"), first.get("original_width")
-        if height is None or width is None:
-            return picture_size(self.files.images / name)
-        return checked_size(height, width, place)
+        return given_size(first.get("original_height"), first.get("original_width"), self.files.images / name, place)
 
 
 def _address(data: Any) -> str:

@@ -1,12 +1,13 @@
 """What every format of labels is read into, and written from: images with objects of named classes."""
 
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from maskrcnn_train.files import unused_name, written_aside
+from maskrcnn_train.files import written_aside
 from maskrcnn_train.structures.arrays import Size
 
 
@@ -70,7 +71,7 @@ class DataSet:
     """
 
     names: dict[int, str]
-    parts: dict[str, Iterable[LabelledImage]]
+    parts: Mapping[str, Iterable[LabelledImage]]
     copies: bool = True
     detected: bool = False
 
@@ -88,38 +89,25 @@ class DataSet:
             yield image, picture
 
 
-def with_own_stems(
-    images: Iterable[LabelledImage], used: set[str] | None = None, prefix: str = ""
-) -> Iterator[LabelledImage]:
-    """The images of a folder for formats that pair images and labels by name, without the ending: some renamed.
+class Reader(ABC):
+    """Reads one part of a data set, an image at a time."""
 
-    used: the names there so far; those of these images are added. prefix: of names that are used already.
-    """
-    used = set() if used is None else used
-    for image in images:
-        path = PurePosixPath(image.file_name)
-        name = path.with_suffix("").as_posix()
-        name = unused_name(f"{prefix}{name}" if name in used else name, used)
-        yield replace(image, file_name=name + path.suffix)
-
-
-class Reader(Protocol):
-    """Reads one part of a data set, an image at a time. Constructors take its `LabelFiles`.
-
-    classes: name of each category id that the files declare; None: the names of the objects, numbered from 1.
-    """
+    def __init__(self, files: LabelFiles) -> None:
+        self.files = files
 
     @property
-    def classes(self) -> dict[int, str] | None: ...
+    def classes(self) -> dict[int, str] | None:
+        """Name of each category id that the files declare; None: the names of the objects, numbered from 1."""
+        return None
 
     def depends(self) -> list[Path]:
         """Every file that the labels are read from."""
-        ...
+        return [self.files.annotations]
 
+    @abstractmethod
     def items(self) -> Iterable[Any]:
         """What `read` takes, one for each image, sorted by file name. Raises UserError for a fault of a whole file."""
-        ...
 
+    @abstractmethod
     def read(self, item: Any) -> LabelledImage:
         """Raises UserError, in one line that names the file, where the image or its labels cannot be read."""
-        ...

@@ -16,15 +16,22 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.data.coco.masks import FARTHEST
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
-from maskrcnn_train.data.formats.masks import bitmap_of, has_holes, object_regions, polygon_fault, run_lengths, united
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
+from maskrcnn_train.data.formats.masks import (
+    add_shape,
+    filled_box,
+    needs_bitmap,
+    object_regions,
+    polygon_fault,
+    run_lengths,
+)
 from maskrcnn_train.data.formats.pictures import (
-    checked_size,
     common_folder,
     find_picture,
+    given_size,
     is_file,
-    picture_size,
     split_folders,
+    with_own_stems,
 )
 from maskrcnn_train.data.images import FAULTS
 from maskrcnn_train.data.texts import read_json
@@ -80,20 +87,15 @@ def _picture(path: Path, content: dict[str, Any]) -> Path:
     return beside or named or path.with_suffix(".jpg")
 
 
-class LabelmeReader:
+class LabelmeReader(Reader):
     """Reads the JSONs of one folder."""
 
-    classes = None
-
-    def __init__(self, files: LabelFiles) -> None:
-        self.files = files
-        self.paths = _jsons(files.annotations) if files.annotations.is_dir() else [files.annotations]
-
     def depends(self) -> list[Path]:
-        return self.paths
+        given = self.files.annotations
+        return _jsons(given) if given.is_dir() else [given]
 
     def items(self) -> list[Path]:
-        return self.paths
+        return self.depends()
 
     def read(self, path: Path) -> LabelledImage:
         content = _read_labels(path)
@@ -102,7 +104,8 @@ class LabelmeReader:
             name = picture.resolve().relative_to(self.files.images.resolve()).as_posix()
         except ValueError:
             raise UserError(f"{path}: its picture {picture} lies outside {self.files.images}") from None
-        image = LabelledImage(name, _size(path, content, picture))
+        height, width = content.get("imageHeight"), content.get("imageWidth")
+        image = LabelledImage(name, given_size(height, width, picture, str(path)))
         groups: dict[tuple[str, str], LabelledObject] = {}
         for number, shape in enumerate(content["shapes"], start=1):
             place = f"{path} shape {number}"
@@ -110,51 +113,39 @@ class LabelmeReader:
             label = label.strip() if isinstance(label, str) else ""
             if not label:
                 raise UserError(f"{place} has no label; give it one in LabelMe")
-            found = self._shape(shape, image, place)
-            if found is None:
+            try:
+                found = LabelledObject(label, _segmentation(shape, image.size), place=place)
+            except ValueError as error:
+                image.leave_out(str(error), place)
                 continue
+            if shape.get("shape_type") == "rectangle":
+                image.unused.append(("rectangle: its whole area is the mask", place, False))
             group = shape.get("group_id")
-            if group is None:
-                image.objects.append(LabelledObject(label, found, place=place))
-            elif (key := (label, repr(group))) in groups:
-                groups[key].segmentation = united(groups[key].segmentation, found, image.size)
-            else:
-                groups[key] = LabelledObject(label, found, place=place)
-                image.objects.append(groups[key])
+            add_shape(image, found, None if group is None else repr(group), groups)
         return image
 
-    def _shape(self, shape: dict[str, Any], image: LabelledImage, place: str) -> Any:
-        """The segmentation of a shape; None if it is no object, or broken, which `image.unused` then tells."""
-        kind, flat = shape.get("shape_type") or "polygon", _numbers(shape.get("points"))
-        if kind not in POINTS:
-            image.leave_out("a shape without an area", place)
-            return None
-        fault: str | None = f"{kind} without the points that it needs"
-        found: Any = None
-        if flat is not None and len(flat) in POINTS[kind]:
-            found = _area(kind, flat, shape, image.size)
-            fault = polygon_fault(found[0], image.size) if isinstance(found, list) else None
-        if fault is None and kind == "rectangle":
-            image.unused.append(("rectangle: its whole area is the mask", place, False))
-        elif fault is not None or found is None:
-            image.leave_out(fault or f"{kind} that cannot be read", place)
-        return None if fault else found
 
-
-def _area(kind: str, flat: list[float], shape: dict[str, Any], size: Size) -> Any:
-    """The segmentation of a shape that has its points; None for a bitmap that cannot be read."""
-    if kind == "rectangle" and len(flat) == 4:
-        x0, y0, x1, y1 = flat
-        return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+def _segmentation(shape: dict[str, Any], size: Size) -> Any:
+    """Raises ValueError with the reason where a shape has no area, or is broken."""
+    kind, flat = shape.get("shape_type") or "polygon", _numbers(shape.get("points"))
+    if not isinstance(kind, str) or kind not in POINTS:
+        raise ValueError("a shape without an area")
+    if flat is None or len(flat) not in POINTS[kind]:
+        raise ValueError(f"{kind} without the points that it needs")
+    if kind == "mask":
+        try:
+            return run_lengths(_decoded(str(shape.get("mask"))), round(flat[0]), round(flat[1]), size)
+        except (*FAULTS, binascii.Error, Image.DecompressionBombError):
+            raise ValueError("mask that cannot be read") from None
     if kind == "circle":
         radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
-        return [ellipse((flat[0], flat[1]), (radius, radius)).ravel().tolist()]
-    if kind != "mask":
-        return [flat]
-    try:
-        return run_lengths(_decoded(str(shape.get("mask"))), round(flat[0]), round(flat[1]), size)
-    except (*FAULTS, binascii.Error, Image.DecompressionBombError):
-        return None
+        flat = ellipse((flat[0], flat[1]), (radius, radius)).ravel().tolist()
+    elif kind == "rectangle" and len(flat) == 4:
+        x0, y0, x1, y1 = flat
+        flat = [x0, y0, x1, y0, x1, y1, x0, y1]
+    if fault := polygon_fault(flat, size):
+        raise ValueError(fault)
+    return [flat]
 
 
 def _numbers(points: Any) -> list[float] | None:
@@ -169,13 +160,6 @@ def _numbers(points: Any) -> list[float] | None:
 def _decoded(text: str) -> Bytes:
     with Image.open(io.BytesIO(base64.b64decode(text))) as image:
         return (np.asarray(image.convert("L")) > 0).astype(np.uint8)
-
-
-def _size(path: Path, content: dict[str, Any], picture: Path) -> Size:
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    if height is None or width is None:
-        return picture_size(picture)
-    return checked_size(height, width, str(path))
 
 
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
@@ -202,11 +186,8 @@ def _shapes(each: LabelledObject, size: Size, tolerance: float, group: int) -> l
         x, y, w, h = each.box
         return [common | {"shape_type": "rectangle", "points": [[x, y], [x + w, y + h]]}]
     regions = object_regions(each, size, tolerance)
-    is_bitmap = isinstance(each.segmentation, dict)
-    if has_holes(regions) or (is_bitmap and tolerance == 0):
-        crop = bitmap_of(each, size)
-        assert crop is not None
-        x0, y0, bitmap = crop
+    if needs_bitmap(each, regions, tolerance):
+        x0, y0, bitmap = filled_box(each, size)
         file = io.BytesIO()
         Image.fromarray(bitmap * np.uint8(255)).convert("1").save(file, format="PNG")
         ends = [[x0, y0], [x0 + bitmap.shape[1] - 1, y0 + bitmap.shape[0] - 1]]

@@ -13,17 +13,18 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.data.formats.instance_png import ONLY_CLASS
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import filled_box, run_lengths
 from maskrcnn_train.data.formats.pictures import (
     find_mask_folders,
     opened_mask,
     picture_size,
     split_folders,
+    with_own_stems,
 )
 from maskrcnn_train.data.sources import list_pictures
-from maskrcnn_train.data.texts import names_file, read_names
-from maskrcnn_train.files import write_picture, write_text
+from maskrcnn_train.data.texts import names_file, read_names, write_lines
+from maskrcnn_train.files import write_picture
 from maskrcnn_train.settings.errors import UserError
 
 NUMBERED = re.compile(r"(\d+)(?:_(.+))?")
@@ -39,18 +40,14 @@ def find(root: Path) -> dict[str, LabelFiles]:
     return {name: LabelFiles("mask_png", folder, folder) for name, folder in bowls.items()}
 
 
-class MaskPngReader:
+class MaskPngReader(Reader):
     """Reads the pictures of one part, and the PNGs that belong to each."""
-
-    def __init__(self, files: LabelFiles) -> None:
-        self.files = files
-        self.is_bowl = files.images == files.annotations
 
     @cached_property
     def masks(self) -> dict[Path, list[tuple[Path, str]]]:
         """PNGs of each picture, with their classes."""
         pictures, masks = list_pictures(self.files.images), self.files.annotations
-        if self.is_bowl:
+        if masks == self.files.images:  # a bowl
             pictures = [each for each in pictures if each.parent.name == "images"]
             found = {each: sorted((each.parent.parent / "masks").glob("*.png")) for each in pictures}
             return {each: [(path, _class(path.stem)) for path in own] for each, own in found.items()}
@@ -108,4 +105,4 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                 full[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]] = bitmap * 255
                 name = quote(each.name, safe=" ()[]+,;=@'!&$")
                 write_picture(own / f"{number:04d}_{name}.png", Image.fromarray(full).convert("1"), compress_level=1)
-    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in data.names.values()))
+    write_lines(folder / "classes.txt", data.names.values())

@@ -137,6 +137,20 @@ def united(first: Any, second: Any, size: Size) -> Any:
     return run_lengths(full, 0, 0, size)
 
 
+def add_shape(
+    image: LabelledImage, shape: LabelledObject, group: str | None, groups: dict[tuple[str, str], LabelledObject]
+) -> None:
+    """Add a shape to an image: as an object, or to the object of its name and group.
+
+    group: None where it stands alone. groups: the objects of the image with a group so far.
+    """
+    first = shape if group is None else groups.setdefault((shape.name, group), shape)
+    if first is shape:
+        image.objects.append(shape)
+    else:
+        first.segmentation = united(first.segmentation, shape.segmentation, image.size)
+
+
 def rounded(pixels: Floats) -> Floats:
     """Coordinates that were shares, so that half pixels stay such: the last digit would else decide what is inside."""
     with np.errstate(over="ignore"):
@@ -150,5 +164,6 @@ def polygon_fault(polygon: list[float], size: Size) -> str | None:
     return next((reason for reason, which in faults.items() if which[0]), None)
 
 
-def has_holes(regions: list[Region]) -> bool:
-    return any(len(region) > 1 for region in regions)
+def needs_bitmap(each: LabelledObject, regions: list[Region], tolerance: float) -> bool:
+    """Whether polygons would lose something of a mask: its holes, or where there is no tolerance its pixels."""
+    return any(len(region) > 1 for region in regions) or (tolerance == 0 and isinstance(each.segmentation, dict))

@@ -1,10 +1,11 @@
 """The pictures of a data set: where they are, what size they have, and copies of them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -12,8 +13,10 @@ from PIL import Image
 from maskrcnn_train.data.channels import NUMPY, TIFF, numpy_layout, tiff_size
 from maskrcnn_train.data.coco.masks import MAX_PIXELS
 from maskrcnn_train.data.coco.reader import MAX_SIDE
+from maskrcnn_train.data.formats.labelled import LabelledImage
 from maskrcnn_train.data.images import ORIENTATION, ImageError, named_errors, opened
 from maskrcnn_train.data.sources import SUFFIXES
+from maskrcnn_train.files import unused_name
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Size
 
@@ -48,6 +51,11 @@ def checked_size(height: Any, width: Any, place: str) -> Size:
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in (height, width)) or height * width >= MAX_PIXELS:
         raise UserError(f"{place} has size {width} x {height}; width and height must be pixels")
     return height, width
+
+
+def given_size(height: Any, width: Any, picture: Path, place: str) -> Size:
+    """`checked_size`, or that of the picture where the file of labels has none."""
+    return picture_size(picture) if height is None or width is None else checked_size(height, width, place)
 
 
 @contextmanager
@@ -94,6 +102,21 @@ def split_name(text: str) -> str | None:
 def common_folder(paths: list[Path]) -> Path:
     """The deepest folder that holds all these files."""
     return Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def with_own_stems(
+    images: Iterable[LabelledImage], used: set[str] | None = None, prefix: str = ""
+) -> Iterator[LabelledImage]:
+    """The images of a folder for formats that pair images and labels by name, without the ending: some renamed.
+
+    used: the names there so far; those of these images are added. prefix: of names that are used already.
+    """
+    used = set() if used is None else used
+    for image in images:
+        path = PurePosixPath(image.file_name)
+        name = path.with_suffix("").as_posix()
+        name = unused_name(f"{prefix}{name}" if name in used else name, used)
+        yield replace(image, file_name=name + path.suffix)
 
 
 def find_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:

@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
-from maskrcnn_train.data.formats.pictures import find_picture, opened_mask, picture_size, split_name
-from maskrcnn_train.data.texts import read_lines
-from maskrcnn_train.files import write_picture, write_text
+from maskrcnn_train.data.formats.pictures import find_picture, opened_mask, picture_size, split_name, with_own_stems
+from maskrcnn_train.data.texts import read_lines, write_lines
+from maskrcnn_train.files import write_picture
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Bytes, Ints, Size
 
@@ -53,11 +53,11 @@ def palette() -> Bytes:
     return colors.astype(np.uint8)
 
 
-class VocReader:
+class VocReader(Reader):
     """Reads the pictures of one list."""
 
     def __init__(self, files: LabelFiles) -> None:
-        self.files = files
+        super().__init__(files)
         self.top = files.images.parent
         self.table = np.zeros(2**24, np.uint8)  # index of each colour r * 65536 + g * 256 + b
         self.table[_packed(palette())] = np.arange(256)
@@ -220,7 +220,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                 picture = Image.fromarray(values)
                 picture.putpalette(colors.tobytes())
                 write_picture(folder / place / f"{name}.png", picture)
-        write_text(folder / "ImageSets" / "Segmentation" / f"{part}.txt", "".join(f"{name}\n" for name in names))
+        write_lines(folder / "ImageSets" / "Segmentation" / f"{part}.txt", names)
     rows = zip(("background", *data.names.values()), colors.tolist(), strict=False)
-    lines = ["# label:color_rgb:parts:actions", *(f"{name}:{','.join(map(str, color))}::" for name, color in rows)]
-    write_text(folder / "labelmap.txt", "\n".join([*lines, ""]))
+    labels = (f"{name}:{','.join(map(str, color))}::" for name, color in rows)
+    write_lines(folder / "labelmap.txt", ["# label:color_rgb:parts:actions", *labels])

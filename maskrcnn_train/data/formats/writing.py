@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from maskrcnn_train.data.coco.index import NO_MASK, POLYGON, AnnotationIndex
+from maskrcnn_train.data.coco.index import AnnotationIndex
+from maskrcnn_train.data.coco.results import segmentation_of
 from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
 from maskrcnn_train.data.formats.registry import FORMATS
 from maskrcnn_train.structures.arrays import Ints
@@ -25,18 +25,10 @@ def labelled_images(
         own = index.annotations(row)
         for each in range(own.start, own.stop):
             if labels[each]:
-                shape, box = _segmentation(index, each, index.size(row)), index.written_boxes[each].tolist()
+                shape, box = segmentation_of(index, each), index.written_boxes[each].tolist()
                 crowd = bool(index.crowd[each])
                 image.objects.append(LabelledObject(classes.name_of(int(labels[each])), shape, box, crowd))
         yield image
-
-
-def _segmentation(index: AnnotationIndex, row: int, size: tuple[int, int]) -> Any:
-    if index.kinds[row] == NO_MASK:
-        return None
-    if index.kinds[row] == POLYGON:
-        return [part.tolist() for part in index.parts(row)]
-    return {"size": list(size), "counts": index.counts(row).tolist()}
 
 
 def write_labels(folder: Path, format_: str, data: DataSet, *, tolerance: float) -> int:
@@ -55,7 +47,6 @@ def write_labels(folder: Path, format_: str, data: DataSet, *, tolerance: float)
             yield image
 
     if format_ != "coco":
-        parts: dict[str, Iterable[LabelledImage]] = {part: without_crowd(own) for part, own in data.parts.items()}
-        data = replace(data, parts=parts)
+        data = replace(data, parts={part: without_crowd(own) for part, own in data.parts.items()})
     FORMATS[format_].write(folder, data, tolerance=tolerance)
     return left_out

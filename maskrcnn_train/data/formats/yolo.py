@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, with_own_stems
+from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import disjoint_regions, rounded
-from maskrcnn_train.data.formats.pictures import common_folder, picture_size
+from maskrcnn_train.data.formats.pictures import common_folder, picture_size, with_own_stems
 from maskrcnn_train.data.sources import list_pictures
-from maskrcnn_train.data.texts import read_lines
+from maskrcnn_train.data.texts import read_lines, write_lines
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Size
@@ -39,16 +39,15 @@ def find(root: Path) -> dict[str, LabelFiles]:
     names = next((root / name for name in NAME_LISTS if (root / name).is_file()), None)
     if names is None or not any((root / "labels").rglob("*.txt")):
         return {}
-    return {"train": LabelFiles("yolo", root, names, None)}
+    return {"train": LabelFiles("yolo", root, names)}
 
 
 def _parts_of(path: Path) -> dict[str, LabelFiles]:
     content = _read_yaml(path)
-    parts = {name: next((content[key] for key in keys if content.get(key)), None) for name, keys in KEYS.items()}
-    if "names" not in content or not any(parts.values()):
+    if "names" not in content:
         return {}
     found = {}
-    for name in [name for name, given in parts.items() if given]:
+    for name in [name for name in KEYS if _given(content, name)]:
         reader = YoloReader(LabelFiles("yolo", path.parent, path, name))
         try:
             found[name] = replace(reader.files, images=reader.folder())
@@ -56,6 +55,11 @@ def _parts_of(path: Path) -> dict[str, LabelFiles]:
             if name != "test":  # tools name one that they did not write
                 raise
     return found
+
+
+def _given(content: dict[str, Any], part: str) -> Any:
+    """The pictures of a part as data.yaml gives them; None where it does not."""
+    return next((content[key] for key in KEYS[part] if content.get(key)), None)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -66,19 +70,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-class YoloReader:
+class YoloReader(Reader):
     """Reads the pictures of one part and their .txt."""
 
-    def __init__(self, files: LabelFiles) -> None:
-        self.files = files
-        self.content = {} if files.annotations.suffix == ".txt" or files.part is None else _read_yaml(files.annotations)
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """Of data.yaml; empty where names are in a list of their own."""
+        path, part = self.files.annotations, self.files.part
+        return {} if path.suffix == ".txt" or part is None else _read_yaml(path)
 
     @cached_property
     def classes(self) -> dict[int, str]:
         """Names by number, as a list or by number in `names`."""
         path = self.files.annotations
         names = self.content.get("names") if self.content else read_lines(path)
-        items = list(names.items()) if isinstance(names, dict) else list(enumerate(names or []))
+        items = [*names.items()] if isinstance(names, dict) else [*enumerate(names if isinstance(names, list) else [])]
         if not items or not all(type(number) is int and number >= 0 for number, _ in items):
             raise UserError(f"{path}: `names` should be a list, or a name for each number from 0")
         return {number: str(name) for number, name in items}
@@ -87,7 +93,7 @@ class YoloReader:
     def pictures(self) -> list[Path]:
         if not self.content:
             return list_pictures(self.files.images)
-        given = next(self.content[key] for key in KEYS[str(self.files.part)] if self.content.get(key))
+        given = _given(self.content, str(self.files.part))
         sources = given if isinstance(given, list) else [given]
         found = [picture for source in sources for picture in self._pictures_in(str(source))]
         if not found:
@@ -171,8 +177,8 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """
     for part, images in data.parts.items():
         for image, picture in data.copied(with_own_stems(images), folder / "images" / part):
-            lines = [_line(each, image.size, data.number(each.name), tolerance) for each in image.objects]
-            write_text(label_path(picture), "".join(f"{line}\n" for line in lines))
+            lines = (_line(each, image.size, data.number(each.name), tolerance) for each in image.objects)
+            write_lines(label_path(picture), lines)
     names = dict(enumerate(data.names.values()))
     keys = {part if part in KEYS else "train": f"images/{part}" for part in data.parts}
     content = {"val": next(iter(keys.values())), **keys, "names": names}

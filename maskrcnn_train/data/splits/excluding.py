@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.paths import require_file
+from maskrcnn_train.data.texts import read_json
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Ints
 
@@ -43,10 +43,7 @@ def named_annotations(index: AnnotationIndex, path: Path) -> tuple[Ints, list[st
 def _read(path: Path) -> list[tuple[str | None, int | str]]:
     """(image, id) of every annotation in the file; image None: whichever it is in."""
     require_file(path, "set data.exclude to the doubts.json of a `labels` command")
-    try:
-        content = orjson.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"data.exclude={path} is not JSON: {error}") from None
+    content = read_json(path)
     entries = content.get("doubts") if isinstance(content, dict) else content
     named: list[tuple[str | None, int | str]] = []
     for entry in entries if isinstance(entries, list) else [None]:

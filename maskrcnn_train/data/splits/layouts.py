@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_train.data.formats.coco import LAYOUTS
+from maskrcnn_train.data.coco.index import AnnotationIndex
+from maskrcnn_train.data.formats.coco import LAYOUTS, NAMES
 from maskrcnn_train.data.formats.joining import joined_folder
 from maskrcnn_train.data.formats.labelled import LabelFiles
 from maskrcnn_train.data.formats.registry import FORMATS, find_parts
@@ -35,7 +36,7 @@ class Source:
         return ", ".join(str(each.annotations) for each in self.files)
 
 
-def data_root(data: DataConfig) -> Path | None:
+def _data_root(data: DataConfig) -> Path | None:
     """The data set's folder, drawn first for data=shapes; None without data.root. Raises UserError if it is missing."""
     if data.root is None:
         return None
@@ -49,11 +50,18 @@ def data_root(data: DataConfig) -> Path | None:
     return root
 
 
-def locate(data: DataConfig, root: Path | None, name: str, *, needs_val: bool = True) -> Source | None:
+def locate_all(data: DataConfig, names: Iterable[str] = NAMES, *, needs_val: bool = True) -> dict[str, Source]:
+    """The labels and images of the splits that are there; the rest as in `locate`."""
+    found = {name: locate(data, name, needs_val=needs_val) for name in names}
+    return {name: source for name, source in found.items() if source is not None}
+
+
+def locate(data: DataConfig, name: str, *, needs_val: bool = True) -> Source | None:
     """The labels and images of a split; None for an optional split that is not there: test, or not `needs_val` val.
 
     Paths given for the split win over those of the layout. Raises UserError naming a missing file.
     """
+    root = _data_root(data)
     given: SplitPathsConfig = getattr(data, name)
     annotations, images = as_paths(given.annotations), as_paths(given.images)
     is_optional = not images and (name == "test" or (name == "val" and not needs_val))
@@ -64,15 +72,15 @@ def locate(data: DataConfig, root: Path | None, name: str, *, needs_val: bool = 
         raise UserError(f"data.{name}.{key} is set, but data.split.fractions {what}; remove one of them")
     if annotations:
         format_ = data.name if data.name in FORMATS and data.name != "coco" else "auto"
-        return Source(tuple(given_files(annotations, images, name, format_, f"data.{name}", _usual(data, root, name))))
+        return Source(tuple(given_files(annotations, images, name, format_, f"data.{name}.", _usual(data, root, name))))
     if (files := _usual(data, root, name)) is None:
         files = _found(data, root, name, is_optional)
     elif is_optional and not files.annotations.is_file():
         files = None
     else:
         require_file(files.annotations, _hint(data, name))
-    (folder,) = _folders(images, 1, f"data.{name}")
-    return None if files is None else Source((_with_images(files, folder, f"data.{name}"),))
+    (folder,) = _folders(images, 1, f"data.{name}.")
+    return None if files is None else Source((_with_images(files, folder, f"data.{name}."),))
 
 
 def as_paths(given: Any) -> list[Path]:
@@ -86,44 +94,45 @@ def given_files(
     images: Sequence[Path],
     name: str,
     format_: str,
-    key: str,
+    section: str,
     usual: LabelFiles | None = None,
 ) -> list[LabelFiles]:
-    """The files that a person names for a split. format_: a name in FORMATS, or auto. key: of the split's settings.
+    """The files that a person names for a split. format_: a name in FORMATS, or auto. section: that the split's keys
+    are in, with a dot at its end, for messages.
 
     images: a folder for each, or one for all; where there is none, that of `usual`, or as the format has it.
     """
     found = []
-    for path, folder in zip(annotations, _folders(images, len(annotations), key), strict=True):
+    for path, folder in zip(annotations, _folders(images, len(annotations), section), strict=True):
         if path.suffix.lower() == ".json" and format_ in ("auto", "coco"):
             folder = folder or (usual.images if usual else None)
             if folder is None:
-                raise UserError(f"{key}.images is not set; give the folder of the images that {path} names")
-            require_file(path, f"set {key}.annotations to the COCO JSON of this split")
+                raise UserError(f"{section}images is not set; give the folder of the images that {path} names")
+            require_file(path, f"set {section}annotations to the COCO JSON of this split")
             found.append(LabelFiles("coco", folder, path))
             continue
-        parts = find_parts(path, format_, f"{key}.annotations")
+        parts = find_parts(path, format_, f"{section}annotations")
         if name not in parts and len(parts) > 1:
-            raise UserError(f"{key}.annotations={path} has no part for {name}; it has {', '.join(parts)}")
+            raise UserError(f"{section}annotations={path} has no part for {name}; it has {', '.join(parts)}")
         files = parts.get(name) or next(iter(parts.values()))
-        found.append(_with_images(files, folder, key))
+        found.append(_with_images(files, folder, section))
     return found
 
 
-def _folders(images: Sequence[Path], number: int, key: str) -> list[Path | None]:
+def _folders(images: Sequence[Path], number: int, section: str) -> list[Path | None]:
     """The folder given for each of some files of labels; None where none is."""
     if len(images) not in (0, 1, number):
-        raise UserError(f"{key}.images names {len(images)} folders for {number} files; give one for each")
+        raise UserError(f"{section}images names {len(images)} folders for {number} files; give one for each")
     folders: list[Path | None] = [*images] if images else [None]
     return folders * number if len(folders) == 1 else folders
 
 
-def _with_images(files: LabelFiles, folder: Path | None, key: str) -> LabelFiles:
+def _with_images(files: LabelFiles, folder: Path | None, section: str) -> LabelFiles:
     """The files with another folder of images, where one is given."""
     if folder is None:
         return files
     if not FORMATS[files.format].images_apart:
-        raise UserError(f"{key}.images has no effect: {FORMATS[files.format].title} says itself where they are")
+        raise UserError(f"{section}images has no effect: {FORMATS[files.format].title} says itself where they are")
     return replace(files, images=folder)
 
 
@@ -157,13 +166,14 @@ def _hint(data: DataConfig, name: str) -> str:
     return f"{looks}. Correct data.root, name the file with data.{name}.annotations{cut}"
 
 
-def found_notes(data: DataConfig, sources: dict[str, tuple[Source, int]]) -> list[str]:
+def found_notes(data: DataConfig, sources: dict[str, Source], indices: dict[str, AnnotationIndex]) -> list[str]:
     """What is in no split, and what data=auto found, in one line: the format, and the images of each split."""
-    notes = unused_notes(files for source, _ in sources.values() for files in source.files)
+    files = [each for source in sources.values() for each in source.files]
+    notes = unused_notes(files)
     if data.name != "auto":
         return notes
-    titles = dict.fromkeys(FORMATS[each.format].title for source, _ in sources.values() for each in source.files)
-    counts = ", ".join(f"{name} {count} images" for name, (_, count) in sources.items())
+    titles = dict.fromkeys(FORMATS[each.format].title for each in files)
+    counts = ", ".join(f"{name} {index.num_images} images" for name, index in indices.items())
     return [f"data=auto: {data.root or 'the files given'} is {' and '.join(titles)}: {counts}", *notes]
 
 

@@ -19,9 +19,9 @@ from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTabl
 from maskrcnn_train.data.formats.coco import NAMES
 from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.splits.choosing import check_choice
-from maskrcnn_train.data.splits.classes import build_class_map, map_categories
+from maskrcnn_train.data.splits.classes import build_class_map, map_categories, match_categories
 from maskrcnn_train.data.splits.excluding import EXCLUDED, named_annotations
-from maskrcnn_train.data.splits.layouts import Source, data_root, found_notes, locate
+from maskrcnn_train.data.splits.layouts import Source, found_notes, locate, locate_all
 from maskrcnn_train.data.splits.stratifying import count_objects, stratify
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, SplitConfig, TrainConfig
@@ -58,6 +58,11 @@ class Split:
     def is_object(self) -> Flags:
         """Which annotations of the index are objects of its images, with a class and no crowd regions: bool [A]."""
         return (self.labels > 0) & ~self.index.crowd & np.isin(self.index.image_rows, self.rows)
+
+    def count_classes(self, num_classes: int) -> list[int]:
+        """Objects of each class, in the order of labels."""
+        of_label: list[int] = np.bincount(self.labels[self.is_object], minlength=num_classes + 1).tolist()
+        return of_label[1:]
 
     def with_objects(self) -> Split:
         """Without its images that show no object."""
@@ -98,19 +103,18 @@ def read_training_split(config: TrainConfig) -> tuple[Split, ClassMap, list[str]
 
 
 def _read(config: TrainConfig, names: Sequence[str]) -> tuple[dict[str, Split], ClassMap, list[str]]:
-    data, root = config.data, data_root(config.data)
-    sources = {name: source for name in names if (source := locate(data, root, name)) is not None}
+    data = config.data
+    sources = locate_all(data, names)
     indices = {name: _open(source) for name, source in sources.items()}
     check_choice(indices["train"], data)
     classes, notes = build_class_map(indices["train"], data)
-    notes = found_notes(data, {name: (sources[name], index.num_images) for name, index in indices.items()}) + notes
+    notes = found_notes(data, sources, indices) + notes
     parts = {}
     for name, index in indices.items():
         labels, more = map_categories(classes, index, data, indices["train"].short_name)
         notes += more if name != "train" else []
         parts[name] = whole_split(name, index, labels, sources[name].images)
-    if data.split.fractions is not None:
-        parts = cut_split(parts["train"], len(classes.names), data.split)
+    parts = cut_by_fractions(parts, len(classes.names), data.split)
     notes += leave_out(parts["train"], data)
     for split in parts.values():
         _check(split, data, config.mask_head.enabled)
@@ -137,12 +141,15 @@ def whole_split(name: str, index: AnnotationIndex, labels: dict[int, int], image
     return Split(name, index, np.arange(index.num_images), of_each, images, deepcopy(index.skipped))
 
 
-def cut_split(whole: Split, num_classes: int, section: SplitConfig) -> dict[str, Split]:
-    """Parts of one split; what was skipped of its JSON stays with the first."""
+def cut_by_fractions(splits: dict[str, Split], num_classes: int, section: SplitConfig) -> dict[str, Split]:
+    """The splits, or with `data.split.fractions` the parts of train; what was skipped of its JSON stays with it."""
+    if section.fractions is None or "train" not in splits:
+        return splits
+    whole = splits["train"]
     counts = count_objects(whole.index, whole.labels, num_classes)
     return {
         name: replace(whole, name=name, rows=rows, skipped=whole.skipped if name == "train" else SkippedTable())
-        for name, rows in zip(NAMES, stratify(counts, section.fractions or [1.0], section.seed), strict=False)
+        for name, rows in zip(NAMES, stratify(counts, section.fractions, section.seed), strict=False)
     }
 
 
@@ -154,17 +161,44 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
     fractions = data.split.fractions
     if fractions is not None and name not in NAMES[: len(fractions)]:
         raise UserError(f"data.split.fractions={fractions} has no part for {name}; give three numbers")
-    source = locate(data, data_root(data), name if fractions is None else "train")
+    located = name if fractions is None else "train"
+    source = locate(data, located)
     if source is None:
         keys = f"data.{name}.images and data.{name}.annotations"
         raise UserError(f"data={data.name} has no {name} split; give it with {keys}")
     index = _open(source)
     labels, notes = map_categories(classes, index, data, "the model")
-    split = whole_split(name, index, labels, source.images)
-    if fractions is not None:
-        split = cut_split(split, len(classes.names), data.split)[name]
+    whole = whole_split(located, index, labels, source.images)
+    split = cut_by_fractions({located: whole}, len(classes.names), data.split)[name]
     _check(split, data, with_masks)
     return split, notes
+
+
+def read_parts(data: DataConfig, *, with_images: bool) -> tuple[dict[str, Split], ClassMap, list[str]]:
+    """All splits that are there, for commands that pass labels on: their classes, and notes. Raises UserError.
+
+    with_images: whether their files have to be there, as in a training.
+    Classes are those of the first part; classes that only others have get ids above.
+    """
+    sources = locate_all(data, needs_val=False)
+    for source in sources.values() if with_images else ():
+        source.require_images()
+    indices = {name: open_labels(source.files) for name, source in sources.items()}
+    check_choice(indices["train"], data)
+    classes, notes = build_class_map(indices["train"], data)
+    notes = found_notes(data, sources, indices) + notes
+    parts = {}
+    for name, index in indices.items():
+        for category in match_categories(classes, index, data)[1]:
+            if category.name not in classes.names:
+                number = category.id if category.id not in classes.ids else max(classes.ids) + 1
+                classes = ClassMap([*classes.names, category.name], [*classes.ids, number])
+        labels, _ = match_categories(classes, index, data)
+        parts[name] = whole_split(name, index, labels, sources[name].images)
+    parts = cut_by_fractions(parts, len(classes.names), data.split)
+    for part in parts.values() if with_images else ():
+        leave_out_missing(part, data)
+    return parts, classes, notes
 
 
 def _open(source: Source) -> AnnotationIndex:
@@ -236,14 +270,13 @@ def summarize(splits: Splits) -> dict[str, Any]:
 
 def _summary(split: Split, names: list[str]) -> dict[str, Any]:
     real = split.is_object
-    of_class = np.bincount(split.labels[real], minlength=len(names) + 1)[1:].tolist()
     return {
         "annotations": split.index.source,
         "images": len(split),
         "empty_images": len(split) - len(np.unique(split.index.image_rows[real])),
         "objects": int(real.sum()),
         "crowd": split.num_objects - int(real.sum()),
-        "classes": dict(zip(names, of_class, strict=True)),
+        "classes": dict(zip(names, split.count_classes(len(names)), strict=True)),
         "not_used": [
             {"reason": row.reason, "count": row.count, "dropped": row.dropped, "first": row.examples[0]}
             for row in split.skipped

@@ -33,17 +33,16 @@ def stratify(
     exchanged while that helps.
     """
     rng = np.random.default_rng(seed)
-    _, unit_of = np.unique(np.arange(len(counts)) if groups is None else groups, return_inverse=True)
-    num_units = int(unit_of.max(initial=-1)) + 1
-    sizes = np.bincount(unit_of, minlength=num_units)
-    columns = np.zeros((num_units, counts.shape[1] + len(CROWDING) + 1))
+    groups = np.arange(len(counts)) if groups is None else groups
+    _, unit_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    columns = np.zeros((len(sizes), counts.shape[1] + len(CROWDING) + 1))
     np.add.at(columns, unit_of, _columns(counts))
     totals = columns.sum(axis=0)
     expected = np.outer(np.asarray(fractions) / sum(fractions), totals)
     weights = 1 / np.where(expected > 0, expected * totals, np.inf)  # chi-square of each class, all classes alike
     room = _part_sizes(len(counts), fractions).astype(np.float64)
     filled = np.zeros_like(expected)
-    part_of = np.zeros(num_units, dtype=np.int64)
+    part_of = np.zeros(len(sizes), dtype=np.int64)
     for unit in _order(columns, counts.shape[1], rng).tolist():
         own = columns[unit]
         new_class = bool(((own > 0) & (filled[0] == 0))[: counts.shape[1]].any())
@@ -55,7 +54,7 @@ def stratify(
         part_of[unit] = part
         filled[part] += own
         room[part] -= sizes[unit]
-    sample = rng.permutation(num_units)[:SWAPPED]
+    sample = rng.permutation(len(sizes))[:SWAPPED]
     _swap(part_of, columns, sizes, filled, expected, weights, sample, counts.shape[1] if favour_first else 0)
     return [np.flatnonzero(part_of[unit_of] == part) for part in range(len(fractions))]
 

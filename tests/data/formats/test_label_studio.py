@@ -14,7 +14,7 @@ from PIL import Image
 from maskrcnn_train import load_config
 from maskrcnn_train.data.formats.label_studio import find, write
 from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
-from maskrcnn_train.data.splits.parts import read_parts
+from maskrcnn_train.data.splits.splitting import read_parts
 from maskrcnn_train.structures.brushes import unpack
 
 HEIGHT, WIDTH = 40, 60

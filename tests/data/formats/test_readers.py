@@ -18,8 +18,7 @@ from maskrcnn_train import load_config
 from maskrcnn_train.data.formats.labelled import LabelledImage
 from maskrcnn_train.data.formats.masks import bitmap_of
 from maskrcnn_train.data.formats.voc import palette
-from maskrcnn_train.data.splits.parts import read_parts
-from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.data.splits.splitting import read_parts, read_splits
 from maskrcnn_train.settings.compose import default_config
 
 SIZE = (40, 60)
@@ -63,6 +62,14 @@ def test_yolo_names_file_and_line_of_an_unknown_class(tmp_path: Path) -> None:
         ValueError, match=r"labels/train/a\.txt line 2 has class 7; .*data\.yaml names the classes 0 to 1"
     ):
         parts_of("yolo", yolo(tmp_path, "", "7 0.5 0.5 0.2 0.4"))
+
+
+@pytest.mark.parametrize("names", ["2", "true", "door", "2026-01-01"])
+def test_yolo_refuses_names_that_are_no_list(tmp_path: Path, names: str) -> None:
+    root = yolo(tmp_path, "0 0.5 0.5 0.2 0.4")
+    (root / "data.yaml").write_text(f"train: images/train\nnames: {names}\n")
+    with pytest.raises(ValueError, match=r"data\.yaml: `names` should be a list, or a name for each number from 0"):
+        parts_of("yolo", root)
 
 
 def test_yolo_reads_the_box_of_a_line_with_keypoints(tmp_path: Path) -> None:
@@ -150,6 +157,13 @@ def test_labelme_joins_the_shapes_of_one_label_and_group(tmp_path: Path) -> None
     ]
 
 
+def test_a_shape_of_labelme_whose_type_is_no_text_is_left_out(tmp_path: Path) -> None:
+    corners = [2, 2], [12, 2], [12, 12]
+    shapes = [shape(kind, *corners) for kind in (["polygon"], {"polygon": 1}, "polygon")]
+    image, unused = read_one("labelme", labelme(tmp_path, *shapes))
+    assert (len(image.objects), unused) == (1, [("a shape without an area", 2, True)])
+
+
 def test_spaces_around_a_label_of_labelme_make_no_class(tmp_path: Path) -> None:
     shapes = [shape("rectangle", [2, 2], [9, 9], label=label) for label in ("door", " door ")]
     image, _ = read_one("labelme", labelme(tmp_path, *shapes))
@@ -208,6 +222,13 @@ def test_cvat_names_the_label_that_its_head_lacks_and_the_line_of_broken_xml(tmp
         parts_of("cvat", root)
     with pytest.raises(ValueError, match=r"annotations\.xml line 3 is not XML"):
         parts_of("cvat", cvat(tmp_path / "b", "<polygon"))
+
+
+def test_a_picture_of_cvat_may_have_a_name_too_long_for_a_file(tmp_path: Path) -> None:
+    root, name = cvat(tmp_path, '<polygon label="door" points="1,1;9,1;9,9"/>'), f"{'a' * 300}.png"
+    text = (root / "annotations.xml").read_text()
+    (root / "annotations.xml").write_text(text.replace('name="a.png"', f'name="{name}" subset="Train"'))
+    assert read_one("cvat", root)[0].file_name == name
 
 
 def test_subsets_of_cvat_for_one_split_are_joined_and_others_named(tmp_path: Path) -> None:

@@ -104,6 +104,10 @@ def test_a_file_of_something_else_is_refused(content: Any, complaint: str, root:
         read_splits(configured(root, content))
 
 
+def test_a_file_that_an_editor_saved_with_a_byte_order_mark_is_read(root: Path) -> None:
+    assert read_splits(configured(root, "\ufeff[1, 7]")).train.num_objects == 10
+
+
 def test_a_missing_file_is_named(root: Path) -> None:
     config = load_config(["data=roboflow", f"data.root={root}", "data.exclude=nowhere.json"])
     with pytest.raises(UserError, match=r"nowhere\.json does not exist"):

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from small_coco import small_coco, write_images, write_json
 
-from maskrcnn_train.data.splits.layouts import Source, locate
+from maskrcnn_train.data.splits.layouts import Source, given_files, locate
 from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.schema import SplitPathsConfig
 
 
 def located(root: Path, name: str, images: object, split: str = "train", **more: object) -> Source | None:
     given = {split: SplitPathsConfig(images=images, annotations=None)}
-    return locate(replace(default_config().data, name=name, root=str(root), **given, **more), root, split)
+    return locate(replace(default_config().data, name=name, root=str(root), **given, **more), split)
 
 
 @pytest.mark.parametrize("name", ["auto", "coco"])
@@ -48,3 +48,10 @@ def test_several_folders_of_images_need_several_files_of_labels(tmp_path: Path) 
     for name in ("auto", "coco"):
         with pytest.raises(ValueError, match=r"data\.train\.images names 2 folders for 1 files; give one for each"):
             located(tmp_path, name, ["a", "b"])
+
+
+def test_keys_outside_of_a_section_are_named_without_a_dot(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^annotations=.* is in none of the known formats"):
+        given_files([tmp_path], [], "train", "auto", "")
+    with pytest.raises(ValueError, match=r"^images names 2 folders for 1 files"):
+        given_files([tmp_path], [tmp_path, tmp_path], "train", "auto", "")
