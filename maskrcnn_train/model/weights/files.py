@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -130,8 +130,8 @@ class _PlainUnpickler(pickle.Unpickler):
     ALLOWED: ClassVar[dict[str, Callable[..., Any]]] = {
         "numpy.ndarray": np.ndarray,
         "numpy.dtype": np.dtype,
-        "numpy.multiarray._reconstruct": np.empty(0).__reduce__()[0],
-        "numpy.multiarray.scalar": np.float64().__reduce__()[0],
+        "numpy.multiarray._reconstruct": cast(Any, np.empty(0)).__reduce__()[0],
+        "numpy.multiarray.scalar": cast(Any, np.float64()).__reduce__()[0],
         "collections.OrderedDict": OrderedDict,
         "_codecs.encode": _encode_latin1,
     }
