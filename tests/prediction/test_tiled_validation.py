@@ -23,7 +23,10 @@ TILED = ["data.tile.size=40", "data.tile.overlap=0.25"]  # of images of 64 pixel
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return untrained_checkpoint(tmp_path_factory.mktemp("tiled"), *TILED, "evaluation.batch_size=1")
+    path = untrained_checkpoint(tmp_path_factory.mktemp("tiled"), *TILED, "evaluation.batch_size=1")
+    predictor = load_checkpoint(path, device="cpu")
+    read_split(predictor.config.data, "val", predictor.classes, with_masks=False)  # draws the images
+    return path
 
 
 def test_validation_finds_what_predict_finds_in_the_same_tiles(checkpoint: Path) -> None:
