@@ -71,12 +71,7 @@ def train(
     """
     splits = splits or read_splits(config)
     with distributed.joined(config.trainer) as (world, device), StopRequest() as stop:
-        precision.set_determinism(config.trainer.deterministic)
-        if pools_in_python(config, device):
-            logger.warning(
-                "trainer.deterministic=true: with sampling_ratio=0 torchvision pools in Python on a GPU, which is slow "
-                "and needs much memory; set pooler.sampling_ratio=2 and mask_head.pooler.sampling_ratio=2"
-            )
+        _set_determinism(config, device)
         loaders = build_loaders(config, rank=world.rank, world_size=world.size, splits=splits)
         plan = Plan.of(config.trainer, len(loaders.train))
 
@@ -106,6 +101,15 @@ def train(
     if stop.number is not None:
         raise Interrupted(stop.number, hint="this training is complete")
     return TrainResult(metrics, run.folder)
+
+
+def _set_determinism(config: TrainConfig, device: torch.device) -> None:
+    precision.set_determinism(config.trainer.deterministic)
+    if pools_in_python(config, device):
+        logger.warning(
+            "trainer.deterministic=true: with sampling_ratio=0 torchvision pools in Python on a GPU, which is slow "
+            "and needs much memory; set pooler.sampling_ratio=2 and mask_head.pooler.sampling_ratio=2"
+        )
 
 
 def pools_in_python(config: TrainConfig, device: torch.device) -> bool:

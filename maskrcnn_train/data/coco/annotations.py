@@ -58,7 +58,6 @@ def check_annotations(
     areas = np.where(raw.areas > 0, raw.areas, np.where(has_mask, mask_areas, boxes[:, 2] * boxes[:, 3]))
     order = np.argsort(image_rows, kind="stable")
     order = order[keep[order]]
-    texts, text_offsets = packed_texts([] if places is None else [places[row] for row in order.tolist()])
     return {
         "annotation_ids": ids[order],
         "image_rows": image_rows[order],
@@ -69,8 +68,7 @@ def check_annotations(
         "areas": areas[order],
         "kinds": raw.kinds[order],
         "extents": extents[order],
-        "places": texts,
-        "place_offsets": text_offsets[:0] if places is None else text_offsets,
+        **packed_places(None if places is None else (places[row] for row in order.tolist())),
         **_select_masks(raw, good_parts, order),
     }
 
@@ -182,6 +180,13 @@ def _select_masks(raw: RawAnnotations, good_parts: Flags, order: Ints) -> dict[s
         "run_offsets": _offsets(raw.num_runs[order]),
         "runs": raw.runs[runs],
     }
+
+
+def packed_places(places: Iterable[str] | None) -> dict[str, NDArray[Any]]:
+    """The columns of `AnnotationIndex` that say where annotations stand; None, of a JSON: both empty."""
+    if places is None:
+        return {"places": np.zeros(0, np.uint8), "place_offsets": np.zeros(0, np.int64)}
+    return dict(zip(("places", "place_offsets"), packed_texts(places), strict=True))
 
 
 def packed_texts(texts: Iterable[str]) -> tuple[Bytes, Ints]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrcnn_train.data.coco.annotations import packed_texts
+from maskrcnn_train.data.coco.annotations import packed_places, packed_texts
 from maskrcnn_train.data.coco.index import AnnotationIndex, Category, SkippedTable, open_saved, save_index, state_folder
 from maskrcnn_train.structures.arrays import Ints
 
@@ -47,10 +47,8 @@ def _join(indices: Sequence[AnnotationIndex], prefixes: Sequence[Path]) -> Annot
     names = [(prefix / i.file_name(r)).as_posix() for i, prefix in zip(indices, prefixes, strict=True)
              for r in range(i.num_images)]  # fmt: skip
     columns["names"], columns["name_offsets"] = packed_texts(names)
-    columns["places"], columns["place_offsets"] = np.zeros(0, np.uint8), np.zeros(0, np.int64)
-    if any(not index.from_json for index in indices):
-        places = (_place(index, row) for index in indices for row in range(index.num_annotations))
-        columns["places"], columns["place_offsets"] = packed_texts(places)
+    places = (_place(index, row) for index in indices for row in range(index.num_annotations))
+    columns |= packed_places(None if all(index.from_json for index in indices) else places)
     categories, columns["category_ids"] = _join_categories(indices)
     source = " + ".join(index.source for index in indices)
     return AnnotationIndex(source, categories, _join_skipped(indices), folder=None, **columns)
