@@ -126,7 +126,7 @@ def check(overrides: list[str], data: str) -> None:
 ANYHOW = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "print_blob": False}
 
 
-@settings(max_examples=30, derandomize=True, **ANYHOW)
+@settings(max_examples=12, derandomize=True, **ANYHOW)
 @given(overrides=draws())
 def test_random_settings_are_refused_in_one_line_or_train(overrides: list[str], shapes: str) -> None:
     check(overrides, shapes)
