@@ -23,6 +23,7 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from maskrcnn_train.settings.errors import UserError
 
@@ -101,11 +102,12 @@ def open_storage(url: str | None, folder: Path) -> RDBStorage | LockedJournal | 
             storage = LockedProxy(host=place.hostname or "localhost", port=place.port or 13000)
             storage.wait_server_ready(timeout=CONNECTING)
         else:
-            # for another worker's write to a file, or for a server to answer
+            # seconds: for another worker's write to a file, or for a server to answer
             waiting = {"timeout": SILENCE} if url.startswith("sqlite") else {"connect_timeout": CONNECTING}
             return RDBStorage(
                 url,
-                engine_kwargs={"pool_pre_ping": True, "connect_args": waiting},
+                # connected only while it reads or writes: trainings last for hours, and leave nothing to close
+                engine_kwargs={"poolclass": NullPool, "connect_args": waiting},
                 heartbeat_interval=BEAT,
                 grace_period=SILENCE,
                 heartbeat_stale_trial_callback=_queued_again(),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_database_that_is_lost_in_a_search_is_one_line(tmp_path: Path) -> None
     trials = Trials(tmp_path, search("trials=2", f"storage=sqlite:///{tmp_path}/search.db"))
     trial = trials.begin()
     assert trial is not None
-    with sqlite3.connect(tmp_path / "search.db") as database:
+    with closing(sqlite3.connect(tmp_path / "search.db")) as database:
         database.execute("drop table trial_intermediate_values")
     said = "out of reach: no such table.*; when it is back, the same command goes on$"
     with pytest.raises(UserError, match=said), storages.naming_lost_storage():
