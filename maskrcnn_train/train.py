@@ -123,7 +123,7 @@ def pools_in_python(config: TrainConfig, device: torch.device) -> bool:
 def _initial_model(config: TrainConfig, run: Run, weights: Path | None, device: torch.device) -> MaskRCNN:
     """The model on its device, as a training begins or as a resumed one needs it."""
     torch.manual_seed(config.seed)
-    model = build_model(config, run.classes.num_classes)
+    model = build_model(config, run.classes.num_classes, objects=run.classes.objects)
     if not run.resumes:
         report = start_from_weights(model, config, run.classes.names, weights)
         if report is not None and run.is_main:

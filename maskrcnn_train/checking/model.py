@@ -54,7 +54,7 @@ def check_model(
 ) -> tuple[list[Finding], Forecasts]:
     """Initial weights, memory and time, with the model that the training would build."""
     torch.manual_seed(config.seed)
-    model = build_model(config, classes.num_classes)
+    model = build_model(config, classes.num_classes, objects=classes.objects)
     try:
         report = start_from_weights(model, config, classes.names)
         findings = [] if report is None else list(check_weights(report))

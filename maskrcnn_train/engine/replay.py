@@ -14,6 +14,7 @@ from maskrcnn_train.engine.step import BadStep, accumulate_gradients, check_step
 from maskrcnn_train.model.mask_rcnn import build_model
 from maskrcnn_train.settings.compose import config_from_plain
 from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.structures.classes import ClassMap
 
 HUGE = 1e4  # activations of a healthy network stay far below
 
@@ -41,8 +42,8 @@ class Replay:
 def replay(path: Path) -> Replay:
     """Repeat a failed step with its weights, batches and random draws. Raises UserError for a wrong file."""
     content = read_failed_step(path)
-    config = config_from_plain(content["config"])
-    model = build_model(config, len(content["classes"]["names"]) + 1)
+    config, classes = config_from_plain(content["config"]), ClassMap.from_plain(content["classes"])
+    model = build_model(config, classes.num_classes, objects=classes.objects)
     on_gpu = content.get("device", "cpu") == "cuda"  # older files do not say
     device = torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")
     model = precision.to_device(model, device, channels_last=config.trainer.channels_last)

@@ -1,5 +1,6 @@
 """Mask R-CNN: backbone, region proposal network, ROI heads."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -128,10 +129,14 @@ class MaskRCNN(nn.Module):
         return self.roi_heads.add_masks(features, self.roi_heads.detect_boxes(features, boxes, inputs.sizes, rules))
 
 
-def build_model(config: TrainConfig, num_classes: int, *, path_for: PathRule = path_for) -> MaskRCNN:
+def build_model(
+    config: TrainConfig, num_classes: int, *, objects: Sequence[int] | None = None, path_for: PathRule = path_for
+) -> MaskRCNN:
     """The model that the config describes, with random weights; num_classes with background.
 
-    path_for: which of the two ways to compute a device takes (see `paths.py`).
+    objects: training objects of each class, for `roi_head.class_balance`: `loaders.classes.objects`.
+    path_for: which of the two ways to compute a device takes (see `paths.py`). Raises UserError without `objects`
+    where they are needed.
 
     >>> from maskrcnn_train import build_model, load_config
     >>> model = build_model(load_config(["backbone=resnet18"]), num_classes=4)
@@ -147,7 +152,9 @@ def build_model(config: TrainConfig, num_classes: int, *, path_for: PathRule = p
     return MaskRCNN(
         backbone=backbone,
         rpn=build_rpn(config.rpn, numerics, in_channels=backbone.channels, path_for=path_for),
-        roi_heads=build_roi_heads(config, in_channels=backbone.channels, num_classes=num_classes, path_for=path_for),
+        roi_heads=build_roi_heads(
+            config, in_channels=backbone.channels, num_classes=num_classes, objects=objects, path_for=path_for
+        ),
         num_classes=num_classes,
         pixel_mean=numerics.pixel_mean,
         pixel_std=numerics.pixel_std,

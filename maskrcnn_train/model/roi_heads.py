@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import mean
@@ -19,6 +19,7 @@ from maskrcnn_train.model.paths import PathRule, path_for
 from maskrcnn_train.model.pooling import MultiLevelPooler
 from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.sampling import FILLING, Samples, SamplingRules
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.detections import Detections
@@ -30,8 +31,10 @@ class ROIHeads(nn.Module):
 
     sampling: its upper IoU is that from which a proposal is its object's class.
     mask_pooler, mask_head, mask_predictor: all None for plain detection. mask_target_rule: soft, binary.
+    class_weights: factors [classes with background] of the class loss; None: all 1.
     """
 
+    class_weights: Tensor | None
     mask_head: nn.Module | None
     mask_predictor: MaskPredictor | None
 
@@ -48,6 +51,7 @@ class ROIHeads(nn.Module):
         mask_head: nn.Module | None = None,
         mask_predictor: MaskPredictor | None = None,
         mask_target_rule: str = "soft",
+        class_weights: Tensor | None = None,
         path_for: PathRule = path_for,
     ) -> None:
         super().__init__()
@@ -58,6 +62,7 @@ class ROIHeads(nn.Module):
         self.smooth_l1_beta = smooth_l1_beta
         self.rules = rules
         self.mask_target_rule = mask_target_rule
+        self.register_buffer("class_weights", class_weights, persistent=False)
         # of the last training batch, computed when they are asked for: that is at few steps
         self.statistics: dict[str, Callable[[], float | Tensor]] = {}
 
@@ -105,7 +110,7 @@ class ROIHeads(nn.Module):
         moved = torch.where(positive[:, None], deltas.gather(1, own)[:, 0], samples.deltas)
         box_reg = F.smooth_l1_loss(moved, samples.deltas, beta=self.smooth_l1_beta, reduction="sum")
         count = _number_drawn(samples.labels)
-        classifier = F.cross_entropy(logits, samples.labels, ignore_index=FILLING, reduction="sum")
+        classifier = F.cross_entropy(logits, samples.labels, self.class_weights, ignore_index=FILLING, reduction="sum")
         return {"loss_classifier": classifier / count, "loss_box_reg": box_reg / count}
 
     def _mask_loss(self, features: Pyramid, foreground: Samples, targets: list[Target]) -> Tensor:
@@ -168,9 +173,23 @@ def _zero_of(*modules: nn.Module | None) -> Tensor:
     return 0 * torch.stack(parameters).sum()
 
 
-def build_roi_heads(config: TrainConfig, *, in_channels: int, num_classes: int, path_for: PathRule) -> ROIHeads:
-    """The heads that the config describes; num_classes with background."""
+def class_weights(objects: Sequence[int], balance: float) -> Tensor:
+    """Factors of the class loss, [classes with background]: objects ^ -balance, 1 in the mean of all objects.
+
+    objects: how many there are of each class. The background keeps 1.
+    """
+    counts = torch.tensor(objects, dtype=torch.float32).clamp(min=1)
+    factors = counts**-balance
+    return torch.cat([torch.ones(1), factors * (counts.sum() / (counts * factors).sum())])
+
+
+def build_roi_heads(
+    config: TrainConfig, *, in_channels: int, num_classes: int, objects: Sequence[int] | None, path_for: PathRule
+) -> ROIHeads:
+    """The heads that the config describes; num_classes with background. objects: as for `build_model`."""
     section, numerics = config.roi_head, config.numerics
+    if section.class_balance > 0 and objects is None:
+        raise UserError("roi_head.class_balance needs how many objects each class has: build_model(..., objects=...)")
     box_head, box_predictor = build_box_head(section, in_channels, config.pooler.resolution, num_classes)
     masks: dict[str, Any] = {}
     pooling: dict[str, Any] = {"level_rule": numerics.level_assignment, "path_for": path_for}
@@ -188,6 +207,7 @@ def build_roi_heads(config: TrainConfig, *, in_channels: int, num_classes: int, 
             section.score_threshold, section.nms_threshold, section.detections_per_image, numerics.min_detection_size
         ),
         mask_target_rule=numerics.mask_targets,
+        class_weights=class_weights(objects, section.class_balance) if objects and section.class_balance else None,
         path_for=path_for,
         **masks,
     )

@@ -113,7 +113,7 @@ def load_checkpoint(
     if precision is not None:
         config = replace(config, trainer=replace(config.trainer, precision=precision))
     classes = ClassMap.from_plain(content["classes"])
-    model = build_model(config, classes.num_classes)
+    model = build_model(config, classes.num_classes, objects=classes.objects)
     model.load_state_dict(content.get("ema") or content["model"])
     model = to_device(model, resolve_device(device, key="device"), channels_last=config.trainer.channels_last)
     return Predictor(model.eval(), classes, config)

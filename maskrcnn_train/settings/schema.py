@@ -78,6 +78,7 @@ class ROIHeadConfig(Section):
     norm: str = one_of("none", "batch", "group")
     iou: float = fraction()
     sampling: SamplingConfig
+    class_balance: float = fraction()
     score_threshold: float = fraction()
     nms_threshold: float = fraction()
     detections_per_image: int = between(1)

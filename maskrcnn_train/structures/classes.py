@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from maskrcnn_train.settings.errors import UserError
@@ -12,6 +12,8 @@ from maskrcnn_train.settings.errors import UserError
 class ClassMap:
     """Classes in the order of their labels: label 1 is names[0] with category id ids[0]; 0 is background.
 
+    objects: how many of each the training images show; None: not known.
+
     >>> classes = ClassMap(names=["door", "window"], ids=[3, 7])
     >>> classes.id_of(2), classes.name_of(2), classes.num_classes
     (7, 'window', 3)
@@ -19,6 +21,7 @@ class ClassMap:
 
     names: list[str]
     ids: list[int]
+    objects: list[int] | None = field(default=None, compare=False)
 
     @property
     def num_classes(self) -> int:
@@ -42,19 +45,20 @@ class ClassMap:
 
     def to_plain(self) -> dict[str, Any]:
         """For checkpoints and classes.json."""
-        return {"names": list(self.names), "ids": list(self.ids)}
+        return {"names": list(self.names), "ids": list(self.ids), "objects": self.objects}
 
     @classmethod
     def from_plain(cls, plain: Any) -> ClassMap:
         """Raises UserError where it is no map."""
-        names: Any
-        ids: Any
-        names, ids = (plain.get(key) if isinstance(plain, dict) else None for key in ("names", "ids"))
+        content: dict[str, Any] = plain if isinstance(plain, dict) else {}
+        names, ids, objects = (content.get(key) for key in ("names", "ids", "objects"))
         lists = isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids)
         if not lists or not all(type(number) is int for number in ids):
             hint = "one text and one whole number for each class; copy a checkpoint's classes.json"
             raise UserError(f"the classes need `names` and `ids`, {hint}")
-        return cls([str(name) for name in names], list(ids))
+        if objects is not None and not (isinstance(objects, list) and len(objects) == len(names)):
+            raise UserError("`objects` of the classes has one whole number for each class; leave it out if not known")
+        return cls([str(name) for name in names], list(ids), objects)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} (id {number})" for name, number in zip(self.names, self.ids, strict=True))

@@ -23,9 +23,11 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def small_model(device: torch.device) -> Callable[..., MaskRCNN]:
-    def build(*overrides: str, num_classes: int = 4, path_for: PathRule = path_for) -> MaskRCNN:
+    def build(
+        *overrides: str, num_classes: int = 4, objects: list[int] | None = None, path_for: PathRule = path_for
+    ) -> MaskRCNN:
         torch.manual_seed(0)
-        return build_model(small_config(*overrides), num_classes, path_for=path_for).to(device)
+        return build_model(small_config(*overrides), num_classes, objects=objects, path_for=path_for).to(device)
 
     return build
 

@@ -13,6 +13,7 @@ from maskrcnn_train.model.outputs import DetectionRules, select_detections
 from maskrcnn_train.model.paths import FIXED, FOLLOWING, PathRule, always_fixed, path_for
 from maskrcnn_train.model.pooling import SMALLEST_AREAS
 from maskrcnn_train.model.sampling import Samples, SamplingRules
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target
 
 Build = Callable[..., MaskRCNN]
@@ -302,6 +303,38 @@ def test_box_loss_beta_and_thresholds_come_from_the_config(small_model: Build, b
     assert loss("numerics.roi_smooth_l1_beta=0") > loss() > loss("numerics.roi_smooth_l1_beta=1")
     rules = small_model("roi_head.score_threshold=0.25", "roi_head.nms_threshold=0.75", "numerics.min_detection_size=3")
     assert rules.roi_heads.rules == DetectionRules(0.25, 0.75, 100, 3)
+
+
+@pytest.mark.parametrize("path_for", [path_for, always_fixed])
+def test_class_balance_weighs_classes_by_their_objects(small_model: Build, batch: Batch, path_for: PathRule) -> None:
+    """60, 30 and 10 objects: with 1 each class weighs as much as any other, and an object 1 on the average."""
+
+    def losses(*overrides: str, labels: int | None = None) -> dict[str, float]:
+        model = small_model(*overrides, objects=[60, 30, 10], path_for=path_for)
+        targets = [each if labels is None else each | {"labels": each["labels"] * 0 + labels} for each in batch[1]]
+        torch.manual_seed(0)
+        return {name: float(loss.detach()) for name, loss in model(batch[0], targets).items()}
+
+    weights = small_model("roi_head.class_balance=1", objects=[60, 30, 10]).roi_heads.class_weights
+    torch.testing.assert_close(weights, torch.tensor([1, 100 / 180, 100 / 90, 100 / 30]))
+    assert small_model("roi_head.class_balance=0.5", objects=[4, 1, 0]).roi_heads.class_weights.tolist() == [
+        1,
+        0.75,
+        1.5,
+        1.5,
+    ]
+    plain, balanced = losses(), losses("roi_head.class_balance=1")
+    assert balanced.pop("loss_classifier") != plain.pop("loss_classifier")
+    assert balanced == plain
+    of_class = [losses("roi_head.class_balance=1", labels=each)["loss_classifier"] for each in (1, 2, 3)]
+    unweighted = [losses(labels=each)["loss_classifier"] for each in (1, 2, 3)]
+    assert of_class[0] < unweighted[0]
+    assert of_class[2] > of_class[1] > of_class[0]
+
+
+def test_class_balance_needs_the_objects(small_model: Build) -> None:
+    with pytest.raises(UserError, match="class_balance needs how many objects"):
+        small_model("roi_head.class_balance=0.5")
 
 
 def test_the_detectron2_profile_reaches_every_part(small_model: Build, batch: Batch) -> None:

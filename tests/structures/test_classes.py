@@ -25,8 +25,12 @@ def test_plain_data_that_is_no_map_of_classes_is_refused(plain: Any) -> None:
 
 
 def test_plain_data_gives_the_map_back() -> None:
-    classes = ClassMap(["door", "window"], [3, 7])
-    assert ClassMap.from_plain(classes.to_plain()) == classes
+    classes = ClassMap(["door", "window"], [3, 7], objects=[20, 300])
+    again = ClassMap.from_plain(classes.to_plain())
+    assert (again, again.objects) == (classes, [20, 300])
+    assert ClassMap.from_plain({"names": ["door"], "ids": [3]}).objects is None
+    with pytest.raises(UserError, match="one whole number for each class"):
+        ClassMap.from_plain(classes.to_plain() | {"objects": [20]})
 
 
 @pytest.mark.parametrize("label", [0, 3, -1])

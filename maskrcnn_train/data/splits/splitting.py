@@ -118,7 +118,7 @@ def _read(config: TrainConfig, names: Sequence[str]) -> tuple[dict[str, Split], 
     notes += leave_out(parts["train"], data)
     for split in parts.values():
         _check(split, data, config.mask_head.enabled)
-    return parts, classes, notes
+    return parts, replace(classes, objects=parts["train"].count_classes(len(classes.names))), notes
 
 
 def leave_out(train: Split, data: DataConfig) -> list[str]:
