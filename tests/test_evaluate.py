@@ -18,9 +18,13 @@ from commands import evaluated
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tiny import TINY, untrained_checkpoint
 
+from maskrcnn_train import load_config
+from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.prediction.predictor import load_checkpoint
 from maskrcnn_train.prediction.validation import Validation
+from maskrcnn_train.reporting.terminal.progress import close_logging
 from maskrcnn_train.settings.command_rules import check_evaluate_rules
 from maskrcnn_train.settings.command_schema import EvaluateConfig
 from maskrcnn_train.settings.compose import load_command_config
@@ -266,6 +270,25 @@ def test_one_of_checkpoint_and_predictions_is_needed(tmp_path: Path) -> None:
         evaluated(folder=tmp_path)
     with pytest.raises(ValueError, match="annotations is not set"):
         evaluated("predictions=x.json", folder=tmp_path)
+
+
+@pytest.mark.parametrize("scored", ["results", "a checkpoint"])
+def test_annotations_that_cannot_be_scored_are_told(
+    scored: str, foreign: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations, predictions = foreign
+    given = [f"predictions={predictions}", f"annotations={annotations}"]
+    if scored == "a checkpoint":
+        given = [f"checkpoint={untrained_checkpoint(tmp_path)}", "data=custom"]
+        val = read_splits(load_config([*TINY, f"data.root={tmp_path}"])).val
+        (annotations,) = val.index.sources
+        given += [f"data.val.annotations={annotations}", f"data.val.images={val.images}"]
+    truth = json.loads(annotations.read_text())
+    truth["annotations"][0] |= {"bbox": [1, 1, -4, 4], "segmentation": []}
+    annotations.write_text(json.dumps(truth))
+    close_logging()
+    evaluated(*given, folder=tmp_path / "e")
+    assert re.search(r" 1 +box has no area +left out +annotation ", capsys.readouterr().err)
 
 
 def test_settings_of_a_model_are_idle_on_results(foreign: tuple[Path, Path]) -> None:

@@ -238,6 +238,10 @@ def test_lists_and_coco_files_name_their_images(tmp_path: Path) -> None:
     content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
     (tmp_path / "coco.json").write_text(json.dumps(content))
     assert find_images(str(tmp_path / "coco.json")) == [(tmp_path / "b.jpg", 40)]
+    for name in ("coco.json", "list.txt"):
+        (tmp_path / name).rename(tmp_path / name.upper())
+    assert find_images(str(tmp_path / "COCO.JSON")) == [(tmp_path / "b.jpg", 40)]
+    assert len(find_images(str(tmp_path / "LIST.TXT"))) == 2
     assert len(find_images(str(tmp_path / "*.jpg"))) == 2
 
 
@@ -286,6 +290,13 @@ def test_objects_of_one_class_get_a_colour_each(labels: list[int], same_as: str)
 
     assert drawn("auto") == drawn(same_as)
     assert drawn("class") != drawn("instance") or labels == [1, 2]
+
+
+def test_an_overlap_without_tiles_is_told_to_have_no_effect() -> None:
+    given = ["checkpoint=a.pt", "images=b", "tile.overlap=0.3"]
+    _, warnings = load_command_config("predict", PredictConfig, check_predict_rules, given)
+    assert warnings == ["tile.overlap has no effect with tile.size=null"]
+    assert load_command_config("predict", PredictConfig, check_predict_rules, [*given, "tile.size=64"])[1] == []
 
 
 def test_tiles_give_one_set_of_detections_in_image_pixels(checkpoint: Path, tmp_path: Path) -> None:

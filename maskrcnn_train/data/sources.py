@@ -32,12 +32,12 @@ def find_images(given: str) -> list[tuple[Path, int | None]]:
         if not files:
             raise UserError(f"images={given} holds no pictures ({', '.join(SUFFIXES)})")
         return [(each, None) for each in files]
-    if path.suffix == ".json" and path.is_file():
+    if path.suffix.lower() == ".json" and path.is_file():
         index = open_index(path)
         if not index.num_images:
             raise UserError(f"images={given} names no images")
         return [(path.parent / index.file_name(row), int(index.image_ids[row])) for row in range(index.num_images)]
-    if path.suffix == ".txt" and path.is_file():
+    if path.suffix.lower() == ".txt" and path.is_file():
         lines = [line for line in read_lines(path) if line]
         if not lines:
             raise UserError(f"images={given} is an empty list; write one path a line")

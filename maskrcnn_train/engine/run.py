@@ -119,7 +119,7 @@ class Run:
             write_text(self.folder / "config.yaml", yaml.safe_dump(asdict(self.config), sort_keys=False))
             write_text(self.folder / "overrides.yaml", yaml.safe_dump(overrides_of(self.config, default_config())))
             write_json(self.folder / "classes.json", self.classes.to_plain(), indent=2)
-            jsons = sorted({Path(split.index.source) for split in splits.by_name.values()})
+            jsons = sorted({path for split in splits.by_name.values() for path in split.index.sources})
             write_json(self.folder / "environment.json", environment(jsons, self.world_size), indent=2)
             write_json(self.folder / DATA_FILE, summarize(splits), indent=2)
 

@@ -62,8 +62,13 @@ def find_run(config: TrainConfig, runs: Path) -> Path | None:
 
 
 def run_of(path: Path) -> Path:
-    """The run's folder that holds a checkpoint; a folder is taken as it is."""
-    return path.parent.parent if path.suffix == ".pt" else path
+    """The run's folder that holds its last checkpoint; a folder is taken as it is. Raises UserError for another one."""
+    if path.suffix != ".pt":
+        return path
+    if path.name != "last.pt":
+        start = f"to start from these weights: weights=file weights.path={path}"
+        raise UserError(f"resume={path}: a run goes on from its last.pt; give resume={path.parent.parent}, or {start}")
+    return path.parent.parent
 
 
 def _settings_in(path: Path) -> Any:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_train.data.coco.results import read_ground_truth, read_results
+from maskrcnn_train.data.coco.index import SkippedTable
+from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.coco.results import coco_content, read_results
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader
 from maskrcnn_train.data.splits.choosing import with_choice
 from maskrcnn_train.data.splits.splitting import Split, read_split
@@ -18,6 +20,7 @@ from maskrcnn_train.prediction.cost import slow_box_head
 from maskrcnn_train.prediction.image_list import with_ids_of
 from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint, with_given
 from maskrcnn_train.prediction.validation import Validation
+from maskrcnn_train.reporting.terminal.tables import unused_table
 from maskrcnn_train.settings.command_schema import (
     PIXELS,
     AnalyzeConfig,
@@ -87,7 +90,13 @@ def on_split(
     split, notes = read_split(trained.data, config.split, predictor.classes, with_masks=trained.mask_head.enabled)
     for note in notes:
         logger.warning("%s", note)
+    _tell_unused(split.name, split.skipped)
     return replace(predictor, config=trained), split
+
+
+def _tell_unused(name: str, skipped: SkippedTable) -> None:
+    if unused := unused_table({name: skipped}):
+        logger.warning("%s", unused)
 
 
 def open_checkpoint(path: Path, config: EvaluateConfig) -> Candidate:
@@ -133,7 +142,9 @@ def open_file(predictions: Path, annotations: Path, given: MeasuresConfig) -> Ca
 
     Images of our own `predict` are matched by file name where the ids differ.
     """
-    truth = read_ground_truth(annotations)
+    index = open_index(annotations)
+    _tell_unused(annotations.name, index.skipped)
+    truth = coco_content(index)
     results = with_ids_of(truth, annotations, read_results(predictions), predictions)
     kinds = _common_kinds(predictions, results, annotations, truth)
     section = with_given(default_config().evaluation, given)  # a training's own are COCO's

@@ -63,8 +63,7 @@ def load_command_config(
     warnings = _overruled(composed, given, groups(config_dir)) + warnings
     if getattr(config, "resume", None) in (None, "auto"):  # else the run's own settings come first
         warnings = repeated_keys(overrides) + warnings
-        if isinstance(config, TrainConfig):
-            warnings += idle_keys(config, list(given))
+        warnings += idle_keys(config, list(given))
     return config, warnings
 
 

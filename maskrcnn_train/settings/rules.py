@@ -257,6 +257,7 @@ def _check_sampling(config: TrainConfig) -> None:
             )
 
 
+ABSENT = object()  # a setting that a command does not have
 IDLE = (  # keys without effect, or the start of such keys; the setting, and its values, that make them so
     ("optimizer.momentum", "optimizer.name", ("adamw",)),
     ("optimizer.betas", "optimizer.name", ("sgd",)),
@@ -268,12 +269,15 @@ IDLE = (  # keys without effect, or the start of such keys; the setting, and its
     ("trainer.max_skipped", "trainer.on_nonfinite", ("stop",)),
     ("mask_head.", "mask_head.name", ("none",)),
     ("data.tile.", "data.tile.size", (None,)),
+    ("tile.", "tile.size", (None,)),
 )
 
 
-def idle_keys(config: TrainConfig, given: Sequence[str]) -> list[str]:
-    """A warning for each key of `given` that has no effect beside the other settings."""
-    current: Any = {cause: reduce(getattr, cause.split("."), config) for _, cause, _ in IDLE}
+def idle_keys(config: Any, given: Sequence[str]) -> list[str]:
+    """A warning for each key of `given` that has no effect beside the other settings of a command."""
+    current = {
+        cause: reduce(lambda part, name: getattr(part, name, ABSENT), cause.split("."), config) for _, cause, _ in IDLE
+    }
     return [
         f"{key} has no effect with {cause.removesuffix('.name')}={override_value(current[cause])}"
         for key in given

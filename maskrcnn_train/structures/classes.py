@@ -50,8 +50,10 @@ class ClassMap:
     @classmethod
     def from_plain(cls, plain: Any) -> ClassMap:
         """Raises UserError where it is no map."""
-        content: dict[str, Any] = plain if isinstance(plain, dict) else {}
-        names, ids, objects = (content.get(key) for key in ("names", "ids", "objects"))
+        content = plain if isinstance(plain, dict) else {}
+        names: Any = content.get("names")
+        ids: Any = content.get("ids")
+        objects: Any = content.get("objects")
         lists = isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids)
         if not lists or not all(type(number) is int for number in ids):
             hint = "one text and one whole number for each class; copy a checkpoint's classes.json"

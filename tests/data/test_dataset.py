@@ -11,7 +11,8 @@ from pycocotools.coco import COCO
 from small_coco import Configure, annotation, roboflow, small_coco
 
 from maskrcnn_train import load_config
-from maskrcnn_train.data.coco.results import read_ground_truth
+from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.coco.results import coco_content
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.loading import build_loaders
 from maskrcnn_train.data.splits.splitting import read_splits
@@ -162,7 +163,7 @@ def test_a_box_that_sticks_out_is_clipped_to_train_on_and_scored_as_it_is_writte
     data = dataset(tmp_path, configure)
     assert data[0][1]["boxes"][0, 0] == 0
     written = tmp_path / "data" / "train" / "_annotations.coco.json"
-    for truth in (data.ground_truth(), read_ground_truth(written)):
+    for truth in (data.ground_truth(), coco_content(open_index(written))):
         assert truth["annotations"][0]["bbox"] == [-0.25, 4, 14.5, 12]
 
 

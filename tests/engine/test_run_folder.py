@@ -81,3 +81,5 @@ def test_resuming_a_path_takes_the_settings_of_that_run_and_the_given_ones_on_to
         config = load_config(resumed_overrides([resume, "trainer.epochs=9"]))
         assert (config.seed, config.trainer.epochs) == (5, 9)
     assert resumed_overrides(["resume=auto"]) == ["resume=auto"]
+    with pytest.raises(UserError, match=r"goes on from its last\.pt; give resume=.*my run, or .* weights\.path=.*best"):
+        resumed_overrides([f"resume={run}/checkpoints/best.pt"])

@@ -130,9 +130,14 @@ class AnnotationIndex:
         return len(self.annotation_ids)
 
     @property
+    def sources(self) -> list[Path]:
+        """Its file, or the files that were joined."""
+        return [Path(each) for each in self.source.split(" + ")]
+
+    @property
     def short_name(self) -> str:
         """Name of its file that tells the JSONs of a data set apart; Roboflow gives all of them one file name."""
-        return " + ".join("/".join(Path(source).parts[-2:]) for source in self.source.split(" + "))
+        return " + ".join("/".join(path.parts[-2:]) for path in self.sources)
 
     @property
     def used_categories(self) -> set[int]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_train.data.coco.index import NO_MASK, POLYGON, AnnotationIndex
-from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.data.texts import read_json
 from maskrcnn_train.settings.errors import UserError
@@ -13,17 +12,11 @@ from maskrcnn_train.settings.errors import UserError
 RESULT_KEYS = ("image_id", "category_id", "score")
 
 
-def read_ground_truth(path: Path) -> dict[str, Any]:
-    """A COCO JSON as its author wrote it, without the annotations and polygons that no evaluator could read.
-
-    Boxes are not clipped to the image; ids, areas and the form of masks are those of the index. Raises UserError with
-    one line for a fault of the file.
-    """
-    return coco_content(open_index(path))
-
-
 def coco_content(index: AnnotationIndex) -> dict[str, Any]:
-    """The content of an index in COCO's form."""
+    """The content of an index in COCO's form: a JSON as its author wrote it, without what no evaluator could read.
+
+    Boxes are not clipped to the image; ids, areas and the form of masks are those of the index.
+    """
     return {
         "images": [index.image_entry(row) for row in range(index.num_images)],
         "categories": [asdict(category) for category in index.categories],

@@ -12,8 +12,8 @@ import pytest
 from damage import damaged, sound_coco
 from small_coco import Configure, assert_equal, small_coco, write_images, write_json
 
-from maskrcnn_train.data.coco.reader import read_coco
-from maskrcnn_train.data.coco.results import read_ground_truth
+from maskrcnn_train.data.coco.reader import open_index, read_coco
+from maskrcnn_train.data.coco.results import coco_content
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
@@ -41,7 +41,7 @@ def read_all(config: TrainConfig, seed: int) -> str:
         train_on(splits, seed)
         usable = "trained on"
     try:
-        truth = read_ground_truth(path)
+        truth = coco_content(open_index(path))
     except ValueError as error:
         assert_one_line(error, path)
         assert usable == "refused"

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from small_coco import Coco, small_coco, square, write_json
 
-from maskrcnn_train.data.coco.results import read_ground_truth
+from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.coco.results import coco_content
 
 
 def read(tmp_path: Path, coco: Coco) -> dict[str, Any]:
-    return read_ground_truth(write_json(tmp_path / "val.json", coco))
+    return coco_content(open_index(write_json(tmp_path / "val.json", coco)))
 
 
 def test_a_sound_file_is_given_as_it_stands(tmp_path: Path) -> None:
@@ -68,4 +69,4 @@ def test_run_lengths_and_missing_values_are_filled_in(tmp_path: Path) -> None:
 def test_a_file_at_fault_is_named(tmp_path: Path) -> None:
     (tmp_path / "val.json").write_text("{")
     with pytest.raises(ValueError, match=r"val\.json is not JSON"):
-        read_ground_truth(tmp_path / "val.json")
+        coco_content(open_index(tmp_path / "val.json"))

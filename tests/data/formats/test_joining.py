@@ -38,6 +38,7 @@ def test_joined_files_have_unique_ids_and_classes_by_name(two: list[str]) -> Non
     assert len(set(train.index.image_ids.tolist())) == 7
     assert len(set(train.index.annotation_ids.tolist())) == train.index.num_annotations == 15
     assert [(each.id, each.name) for each in train.index.categories] == [(3, "door"), (7, "window"), (9, "gate")]
+    assert [path.name for path in train.index.sources] == ["a.json", "b.json"]
     assert train.index.file_name(0) == "a/1.png"
     assert train.index.file_name(3) == "b/1.png"
     assert np.bincount(train.labels).tolist() == [0, 7, 7, 1]
