@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from documented import (
@@ -242,3 +243,23 @@ def test_the_python_of_the_readme_runs(trained: Path, monkeypatch: pytest.Monkey
             block = block.replace("runs/.../checkpoints", "RUN/checkpoints")
             block = block.replace("a.jpg", "photos/0_tile0.jpg").replace("large.tif", "photos/0_tile1.jpg")
             exec(compile(block, page.name, "exec"), {})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # theirs
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
+def test_another_tracker_gets_the_scores(tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip(tracker, reason=f"needs {tracker}, which no extra installs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (block,) = (each for each in python_blocks((ROOT / "docs/training.md").read_text()) if f"import {tracker}" in each)
+    given = [*SMALL["train"], f"data.root={tmp_path / 'shapes'}"]
+    names: dict[str, Any] = {}
+    exec(compile(re.sub(r"\[\"experiment=.*?\]", repr(given), block), "training.md", "exec"), names)
+    if tracker == "mlflow":
+        (logged,) = module.search_runs(output_format="list")
+        assert logged.data.metrics["segm/AP"] == names["result"].metrics["segm/AP"]
+    else:
+        (stored,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+        assert b"loss/total" in stored.read_bytes()
+        assert list(stored.parent.glob("files/media/images/*.png"))
