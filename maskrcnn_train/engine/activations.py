@@ -39,6 +39,8 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 def _checkpointed(block: nn.Module, forward: Any, *inputs: Any) -> Any:
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs)
+    if torch.compiler.is_compiling():  # the compiler counts a batch once by itself, and knows no such contexts
+        return checkpoint(forward, *inputs, use_reentrant=False)
     return checkpoint(  # contexts of the first pass and of the second
         forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _keeping_statistics(block))
     )

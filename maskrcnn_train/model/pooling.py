@@ -29,7 +29,13 @@ class MultiLevelPooler(nn.Module):
         super().__init__()
         self.rules = PoolingRules(**rules)
         self.register_buffer("smallest_areas", torch.tensor(SMALLEST_AREAS[level_rule]), persistent=False)
-        self.path_for = path_for
+        self.level_rule, self.path_for = level_rule, path_for
+
+    def _apply(self, fn: Any, recurse: bool = True) -> MultiLevelPooler:
+        """As any module moves or is cast, but for the areas: as float16 the largest would be infinite."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.smallest_areas = torch.tensor(SMALLEST_AREAS[self.level_rule], device=self.smallest_areas.device)
+        return self
 
     def forward(self, features: Pyramid, boxes: list[Tensor]) -> Tensor:
         """Maps [K, C, P, P] in the features' dtype of boxes [k_i, 4] of each image, network pixels; K may be 0."""

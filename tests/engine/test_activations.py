@@ -46,6 +46,21 @@ def test_gradients_and_statistics_are_equal_and_less_is_kept(norm: str) -> None:
         assert torch.equal(value, saving.state_dict()[name]), name
 
 
+@pytest.mark.slow
+def test_a_compiled_backbone_takes_it_too() -> None:
+    config = load_config([*TINY, "backbone.trainable_stages=5", "backbone.norm=batch"])
+    plain, saving = (build_model(config, 3).backbone.train() for _ in range(2))
+    saving.load_state_dict(plain.state_dict())
+    checkpoint_activations(saving.body)
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for forward in (plain, torch.compile(saving, backend="aot_eager", dynamic=False)):
+        torch.stack([each.square().mean() for each in forward(pixels)]).sum().backward()
+    for (name, one), other in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, msg=name)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(saving.state_dict()[name], value, msg=name)
+
+
 def test_a_body_without_blocks_is_refused() -> None:
     with pytest.raises(UserError, match="finds no blocks"):
         checkpoint_activations(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))

@@ -180,3 +180,11 @@ def test_features_that_served_a_detection_first_still_get_gradients(
         pooler()(features, boxes)
     (gradient,) = torch.autograd.grad(pooler()(features, boxes).sum(), features[0])
     assert float(gradient.sum()) == pytest.approx(8 * 7 * 7, rel=1e-4)
+
+
+@pytest.mark.parametrize("cast", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_that_is_cast_pools_from_the_same_levels(cast: torch.dtype) -> None:
+    plain, own = pooler(), pooler().to(cast)
+    assert own.smallest_areas.tolist() == plain.smallest_areas.tolist()
+    features, boxes = pyramid(size=1024), [torch.tensor([[0.0, 0, 600, 600], [0, 0, 111.99, 112]]), torch.zeros(0, 4)]
+    assert torch.equal(own(features, boxes), plain(features, boxes))
