@@ -67,10 +67,10 @@ def test_each_image_has_its_file_its_size_and_each_id_its_class(folder: Path) ->
 
 def test_a_folders_results_are_scored_by_file_name(folder: Path, tmp_path: Path, warnings: list[str]) -> None:
     expected = scored(folder, "by_id/predictions.json", tmp_path / "by_id")
-    assert warnings == []
+    assert not any("images are matched" in each for each in warnings)
     assert expected["bbox/AP"] > 0.3
     assert scored(folder, "out/predictions.json", tmp_path / "by_name") == expected
-    assert "images are matched by file name" in warnings[0]
+    assert "images are matched by file name" in warnings[-1]
 
 
 def test_ids_that_agree_by_chance_do_not_hide_other_files(folder: Path, tmp_path: Path) -> None:
@@ -105,4 +105,4 @@ def test_another_file_of_this_name_is_not_read(content: str, folder: Path, tmp_p
     (tmp_path / "predictions.json").write_text((folder / "out/predictions.json").read_text())
     with pytest.raises(UserError, match="has image_id 1, which the ground truth lacks"):
         scored(tmp_path, "predictions.json", tmp_path / "e", str(folder / "truth.json"))
-    assert "images.json is not as predict writes it: images are matched by id" in warnings[0]
+    assert "images.json is not as predict writes it: images are matched by id" in warnings[-1]
