@@ -173,11 +173,15 @@ def _zero_of(*modules: nn.Module | None) -> Tensor:
     return 0 * torch.stack(parameters).sum()
 
 
-def class_weights(objects: Sequence[int], balance: float) -> Tensor:
+def _class_weights(objects: Sequence[int] | None, balance: float) -> Tensor | None:
     """Factors of the class loss, [classes with background]: objects ^ -balance, 1 in the mean of all objects.
 
-    objects: how many there are of each class. The background keeps 1.
+    objects: how many there are of each class. The background keeps 1. None where all are 1.
     """
+    if balance == 0:
+        return None
+    if objects is None:
+        raise UserError("roi_head.class_balance needs how many objects each class has: build_model(..., objects=...)")
     counts = torch.tensor(objects, dtype=torch.float32).clamp(min=1)
     factors = counts**-balance
     return torch.cat([torch.ones(1), factors * (counts.sum() / (counts * factors).sum())])
@@ -188,8 +192,6 @@ def build_roi_heads(
 ) -> ROIHeads:
     """The heads that the config describes; num_classes with background. objects: as for `build_model`."""
     section, numerics = config.roi_head, config.numerics
-    if section.class_balance > 0 and objects is None:
-        raise UserError("roi_head.class_balance needs how many objects each class has: build_model(..., objects=...)")
     box_head, box_predictor = build_box_head(section, in_channels, config.pooler.resolution, num_classes)
     masks: dict[str, Any] = {}
     pooling: dict[str, Any] = {"level_rule": numerics.level_assignment, "path_for": path_for}
@@ -207,7 +209,7 @@ def build_roi_heads(
             section.score_threshold, section.nms_threshold, section.detections_per_image, numerics.min_detection_size
         ),
         mask_target_rule=numerics.mask_targets,
-        class_weights=class_weights(objects, section.class_balance) if objects and section.class_balance else None,
+        class_weights=_class_weights(objects, section.class_balance),
         path_for=path_for,
         **masks,
     )

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_train.data.coco.index import SkippedTable
 from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.coco.results import coco_content, read_results
+from maskrcnn_train.data.coco.skipped import SkippedTable
 from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluation_loader
 from maskrcnn_train.data.splits.choosing import with_choice
 from maskrcnn_train.data.splits.splitting import Split, read_split

@@ -257,7 +257,7 @@ def _check_sampling(config: TrainConfig) -> None:
             )
 
 
-ABSENT = object()  # a setting that a command does not have
+NO_KEY = object()  # a setting that a command does not have
 IDLE = (  # keys without effect, or the start of such keys; the setting, and its values, that make them so
     ("optimizer.momentum", "optimizer.name", ("adamw",)),
     ("optimizer.betas", "optimizer.name", ("sgd",)),
@@ -276,7 +276,7 @@ IDLE = (  # keys without effect, or the start of such keys; the setting, and its
 def idle_keys(config: Any, given: Sequence[str]) -> list[str]:
     """A warning for each key of `given` that has no effect beside the other settings of a command."""
     current = {
-        cause: reduce(lambda part, name: getattr(part, name, ABSENT), cause.split("."), config) for _, cause, _ in IDLE
+        cause: reduce(lambda part, name: getattr(part, name, NO_KEY), cause.split("."), config) for _, cause, _ in IDLE
     }
     return [
         f"{key} has no effect with {cause.removesuffix('.name')}={override_value(current[cause])}"

@@ -58,7 +58,8 @@ class ClassMap:
         if not lists or not all(type(number) is int for number in ids):
             hint = "one text and one whole number for each class; copy a checkpoint's classes.json"
             raise UserError(f"the classes need `names` and `ids`, {hint}")
-        if objects is not None and not (isinstance(objects, list) and len(objects) == len(names)):
+        counted = isinstance(objects, list) and [type(count) for count in objects] == [int] * len(names)
+        if objects is not None and not counted:
             raise UserError("`objects` of the classes has one whole number for each class; leave it out if not known")
         return cls([str(name) for name in names], list(ids), objects)
 

@@ -29,8 +29,9 @@ def test_plain_data_gives_the_map_back() -> None:
     again = ClassMap.from_plain(classes.to_plain())
     assert (again, again.objects) == (classes, [20, 300])
     assert ClassMap.from_plain({"names": ["door"], "ids": [3]}).objects is None
-    with pytest.raises(UserError, match="one whole number for each class"):
-        ClassMap.from_plain(classes.to_plain() | {"objects": [20]})
+    for objects in ([20], ["20", "300"], 20):
+        with pytest.raises(UserError, match="one whole number for each class"):
+            ClassMap.from_plain(classes.to_plain() | {"objects": objects})
 
 
 @pytest.mark.parametrize("label", [0, 3, -1])

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco import masks
-from maskrcnn_train.data.coco.index import NO_MASK, RLE, SkippedTable
+from maskrcnn_train.data.coco.index import NO_MASK, RLE
 from maskrcnn_train.data.coco.raw_annotations import GIVEN, MALFORMED, NO_ID, UNKNOWN, RawAnnotations
+from maskrcnn_train.data.coco.skipped import SkippedTable
 from maskrcnn_train.structures.arrays import Bytes, Flags, Floats, Ints
 from maskrcnn_train.structures.corners import box_areas, common_part
 

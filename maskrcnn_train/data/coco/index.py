@@ -7,8 +7,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from maskrcnn_train.data.coco.skipped import SkippedRow, SkippedTable
 from maskrcnn_train.files import folder_written_aside
 
 FORMAT_VERSION = 7  # raise it when columns, meta.json or what is read from a file change: older caches are then rebuilt
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
+JOINED = " + "  # between the paths of joined files in `source`
 SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that are hashed, and bytes of each
-EXAMPLES = 5  # named for each reason in `SkippedTable`
 
 logger = logging.getLogger(__name__)
 
@@ -34,49 +34,6 @@ class Category:
     id: int
     name: str
     supercategory: str | None
-
-
-@dataclass
-class SkippedRow:
-    """The annotations or images that are not used as they stand for one reason.
-
-    dropped: True where they are left out, False where they were repaired or only deserve a look.
-    ids: their ids in the JSON, or where other files have them; examples: the first few in words.
-    """
-
-    reason: str
-    dropped: bool
-    ids: list[int | str] = field(default_factory=list)
-    examples: list[str] = field(default_factory=list)
-
-    @property
-    def count(self) -> int:
-        return len(self.ids)
-
-
-@dataclass
-class SkippedTable:
-    """All that is not used of a JSON as it stands, by reason. Nothing is dropped without a row here."""
-
-    rows: dict[str, SkippedRow] = field(default_factory=dict)
-
-    def add(self, reason: str, item_id: int | str, example: str, *, dropped: bool = True) -> None:
-        row = self.rows.setdefault(reason, SkippedRow(reason, dropped))
-        row.ids.append(item_id)
-        if len(row.examples) < EXAMPLES:
-            row.examples.append(example)
-
-    def __iter__(self) -> Iterator[SkippedRow]:
-        """Rows with losses first, then the most frequent first."""
-        return iter(sorted(self.rows.values(), key=lambda row: (not row.dropped, -row.count, row.reason)))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def num_dropped(self) -> int:
-        """Annotations and images that are left out."""
-        return sum(row.count for row in self.rows.values() if row.dropped)
 
 
 @dataclass
@@ -132,12 +89,12 @@ class AnnotationIndex:
     @property
     def sources(self) -> list[Path]:
         """Its file, or the files that were joined."""
-        return [Path(each) for each in self.source.split(" + ")]
+        return [Path(each) for each in self.source.split(JOINED)]
 
     @property
     def short_name(self) -> str:
         """Name of its file that tells the JSONs of a data set apart; Roboflow gives all of them one file name."""
-        return " + ".join("/".join(path.parts[-2:]) for path in self.sources)
+        return JOINED.join("/".join(path.parts[-2:]) for path in self.sources)
 
     @property
     def used_categories(self) -> set[int]:

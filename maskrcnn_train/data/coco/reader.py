@@ -12,9 +12,10 @@ import numpy as np
 from maskrcnn_train.data.coco import masks
 from maskrcnn_train.data.coco.annotations import check_annotations, packed_texts
 from maskrcnn_train.data.coco.entries import Entries, Faults, Problem, number_problem, shown
-from maskrcnn_train.data.coco.index import AnnotationIndex, Category, SkippedTable, cache_folder, open_saved, save_index
+from maskrcnn_train.data.coco.index import AnnotationIndex, Category, cache_folder, open_saved, save_index
 from maskrcnn_train.data.coco.json_file import BLOCK_SIZE, NotInBlocks, in_blocks, parse_json, read_text
 from maskrcnn_train.data.coco.raw_annotations import NO_ID, RawAnnotations, join, read_items
+from maskrcnn_train.data.coco.skipped import SkippedTable
 from maskrcnn_train.data.paths import require_file
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Flags, Ints

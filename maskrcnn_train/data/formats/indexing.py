@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from maskrcnn_train.data.coco.entries import Fault, Faults
-from maskrcnn_train.data.coco.index import AnnotationIndex, SkippedTable, open_saved, save_index, state_folder
+from maskrcnn_train.data.coco.index import AnnotationIndex, open_saved, save_index, state_folder
 from maskrcnn_train.data.coco.raw_annotations import RawAnnotations, join, read_items
 from maskrcnn_train.data.coco.reader import build_index, open_index
+from maskrcnn_train.data.coco.skipped import SkippedTable
 from maskrcnn_train.data.formats.coco import image_entry
 from maskrcnn_train.data.formats.joining import join_indices
 from maskrcnn_train.data.formats.labelled import LabelFiles, LabelledObject, Reader

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex, SkippedTable
+from maskrcnn_train.data.coco.index import NO_MASK, AnnotationIndex
+from maskrcnn_train.data.coco.skipped import SkippedTable
 from maskrcnn_train.data.formats.coco import NAMES
 from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.splits.choosing import check_choice

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_train.data.coco.index import SkippedTable
+from maskrcnn_train.data.coco.skipped import SkippedTable
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.evaluation.coco.metrics import KINDS, CocoResult
 from maskrcnn_train.evaluation.diagnostics.bootstrap import TOO_FEW_IMAGES, Difference

@@ -13,8 +13,9 @@ import pytest
 from small_coco import assert_equal, small_coco, write_json
 
 from maskrcnn_train.data.coco import reader as coco_module
-from maskrcnn_train.data.coco.index import SkippedTable, cache_folder, sample_hash, save_index
+from maskrcnn_train.data.coco.index import cache_folder, sample_hash, save_index
 from maskrcnn_train.data.coco.reader import open_index, read_coco
+from maskrcnn_train.data.coco.skipped import SkippedTable
 
 
 def broken_coco() -> dict[str, list[dict[str, object]]]:
