@@ -1,6 +1,6 @@
 """AP after the same minutes from random weights: torchvision's training loop against `experiment=scratch`.
 
-Both train a ResNet-18 with FPN at 384 pixels on the same images. torchvision's side is its reference script on one
+Both train a ResNet-10 with FPN at 384 pixels on the same images. torchvision's side is its reference script on one
 device: its Mask R-CNN, SGD with its learning rate, warm-up and drops, flips, 2 images a step, fp32. A row that is in
 the table already is not run again, so that an evening can be cut in pieces.
 
@@ -23,7 +23,8 @@ from sides import coco_results, data_root, machine
 from torch.utils.data import DataLoader
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.transforms import v2
 
 SIDE = 384
@@ -34,7 +35,7 @@ FIELDS = ["minutes", "side", "seed", "steps", "bbox/AP", "segm/AP", "segm/AP low
 def train_torchvision(minutes: float, seed: int, folder: Path) -> int:
     """Write predictions.json for `valid`; returns the steps trained."""
     torch.manual_seed(seed)
-    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=torch.nn.BatchNorm2d)
+    backbone = _resnet_fpn_extractor(ResNet(BasicBlock, [1, 1, 1, 1]), trainable_layers=5)
     model = MaskRCNN(backbone, CLASSES, min_size=SIDE, max_size=SIDE)
     flip, plain = [v2.ToImage(), v2.RandomHorizontalFlip(0.5)], [v2.ToImage()]
     loader = DataLoader(_images("train", flip), batch_size=2, shuffle=True, collate_fn=_pairs, num_workers=1)

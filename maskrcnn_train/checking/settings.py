@@ -10,6 +10,7 @@ from maskrcnn_train.checking.findings import Finding, in_order
 from maskrcnn_train.checking.objects import check_object_sizes, check_objects_per_image, network_objects
 from maskrcnn_train.data.splits.splitting import Split, Splits
 from maskrcnn_train.data.tile_layout import epoch_length
+from maskrcnn_train.model.weights.published import nearest_published
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
 
@@ -61,6 +62,8 @@ def check_training(config: TrainConfig, train: Split, *, offline: bool) -> Itera
     if from_nothing and config.data.name != "shapes" and 0 < num_images < FROM_NOTHING:
         what = f"random initial weights with {num_images} training images"
         override, fix = {"weights.source": "imagenet"}, "weights=coco gains more still, where the backbone is resnet50"
+        if (near := nearest_published(config.backbone.name)) != config.backbone.name:
+            override = {"backbone.name": near} | override
         if offline:  # nothing that this machine cannot do
             override, fix = {}, "weights help much, but cannot be downloaded here: see weights.path in docs/weights.md"
         yield Finding("advice", "weights-none", what, override=override, fix=fix)

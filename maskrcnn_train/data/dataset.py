@@ -28,7 +28,8 @@ from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.classes import ClassMap
 
 KEPT_BYTES = 2**28  # of decoded images that a process keeps to cut tiles from
-Key = int | tuple[int, ...]  # position, or for random augmentation (epoch, position) or (epoch, position, repeat)
+# position, or for training (epoch, position), (epoch, position, repeat) or (epoch, position, repeat, percent of size)
+Key = int | tuple[int, ...]
 
 
 @dataclass
@@ -48,8 +49,8 @@ class Sample:
 class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
     """Images of one split, or tiles of them, resized and augmented.
 
-    An item is (pixels [C, h, w] of the reader's type, target, (height, width) as decoded). Its key is a position, or
-    for training (epoch, position) or (epoch, position, repeat): augmentation depends on the seed and on this key only.
+    An item is (pixels [C, h, w] of the reader's type, target, (height, width) as decoded). Its key is one of `Key`:
+    augmentation depends on the seed and on this key only.
     tile: sizes of tiles, whose `size` may be None. skip_bad_images: an unreadable training image is replaced by the
     next; without it, it raises ImageError.
     """
@@ -126,36 +127,41 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
             return error
 
     def _load(self, key: Key) -> Sample:
-        rng = None if isinstance(key, int) else np.random.default_rng([self.seed, *key])
-        pixels, target, size = self._read(key if isinstance(key, int) else key[1], rng)
+        if isinstance(key, int):
+            pixels, target, size = self._read(key, self.transform, None)
+            return Sample(torch.from_numpy(pixels).permute(2, 0, 1), target, size)
+        rng, transform = np.random.default_rng([self.seed, *key[:3]]), self.transform.scaled(*key[3:])
+        pixels, target, size = self._read(key[1], transform, rng)
         sample = Sample(None, target, size)
-        if rng is not None and self.with_masks and rng.random() < self.transform.copy_paste:
-            sample.target = self._paste(pixels, target, rng, sample.faults)
+        if self.with_masks and rng.random() < transform.copy_paste:
+            sample.target = self._paste(pixels, target, transform, rng, sample.faults)
         sample.pixels = torch.from_numpy(pixels).permute(2, 0, 1)
         return sample
 
-    def _read(self, position: int, rng: np.random.Generator | None) -> tuple[NDArray[Any], Target, tuple[int, int]]:
+    def _read(
+        self, position: int, transform: Transform, rng: np.random.Generator | None
+    ) -> tuple[NDArray[Any], Target, tuple[int, int]]:
         """Pixels [h, w, C] and objects in network pixels, and (height, width) as decoded."""
         index = self.split.index
         if self.layout is None:
             row, min_visible = int(self.rows[position]), 0.0
             size = index.size(row)
-            geometry = self.transform.geometry(size, rng)
+            geometry = transform.geometry(size, rng)
             image = self.reader.read(self.split.images / index.file_name(row), expected=size, smallest=geometry.scaled)
         else:  # a tile is cut out before it is resized, as `predict` does it
             row, min_visible = int(self.layout.rows[position]), self.layout.section.min_visible
             tile = self.layout.tile(position)
             x0, y0, x1, y1 = tile[0]
             size = y1 - y0, x1 - x0
-            geometry = replace(self.transform.geometry(size, rng), tile=tile)
+            geometry = replace(transform.geometry(size, rng), tile=tile)
             image = self._whole(row).crop(tile[0])
-        visible = self.transform.colors(geometry.resize(image), rng)
+        visible = transform.colors(geometry.resize(image), rng)
         target = build_target(
             index, self.split.labels, row, geometry, with_masks=self.with_masks, min_visible=min_visible
         )
         if geometry.tile is not None:
             target["tile"] = geometry.tile
-        return geometry.window(visible, self.transform.fill), target, size
+        return geometry.window(visible, transform.fill), target, size
 
     def _whole(self, row: int) -> AnyImage:
         """The image of a tile; the last few are kept, for their next tiles."""
@@ -169,10 +175,12 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
         kept[row] = image
         return image
 
-    def _paste(self, pixels: NDArray[Any], target: Target, rng: np.random.Generator, faults: list[str]) -> Target:
+    def _paste(
+        self, pixels: NDArray[Any], target: Target, transform: Transform, rng: np.random.Generator, faults: list[str]
+    ) -> Target:
         """Paste objects of another image, drawn at random; `pixels` changes in place."""
         try:
-            donor_pixels, donor, _ = self._read(int(self._donors[rng.integers(0, len(self._donors))]), rng)
+            donor_pixels, donor, _ = self._read(int(self._donors[rng.integers(0, len(self._donors))]), transform, rng)
         except ImageError as error:
             if not self.skip_bad_images:
                 raise

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -124,6 +124,8 @@ def _build_loader(
             seed=config.seed,
             rank=rank,
             world_size=world_size,
+            start_scale=config.augmentation.start_scale,
+            full_size_from=config.augmentation.full_size_from,
         )
     on_gpu = torch.cuda.is_available() and config.trainer.device != "cpu"
     return DetectionLoader(dataset, sampler, num_workers=config.trainer.num_workers, pin_memory=on_gpu)
@@ -203,10 +205,10 @@ class DetectionLoader(DataLoader[Any]):
             close = weakref.WeakMethod(self.close)  # the loader may go before the exit
             atexit.register(lambda: (still_there := close()) and still_there())
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+    def set_epoch(self, epoch: int, start_batch: int = 0, progress: Callable[[int], float] | None = None) -> None:
         """Choose what is iterated next; has no effect on a loader in fixed order."""
         if isinstance(self.batch_sampler, EpochBatchSampler):
-            self.batch_sampler.set_epoch(epoch, start_batch)
+            self.batch_sampler.set_epoch(epoch, start_batch, progress)
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, list[Target]]]:  # type: ignore[override]
         if self.num_workers > 0:

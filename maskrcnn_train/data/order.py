@@ -1,6 +1,6 @@
 """The batches of an epoch for each process: which images, in which order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
     wide: bool [n], which images are wide. repeats: float [n], how often each image comes in an epoch on average; None:
     once each. All epochs have the same length; the repeats of an image in an epoch are (epoch, position, 1),
     (epoch, position, 2) ...
+    start_scale, full_size_from: progressive resizing: images begin at this share of their size, and have all of it
+    from this share of the training on. While they are smaller, keys are (epoch, position, repeat, percent of the size).
     """
 
     wide: Flags
@@ -26,12 +28,18 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
     repeats: Floats | None = None
     rank: int = 0
     world_size: int = 1
+    start_scale: float = 1.0
+    full_size_from: float = 1.0
     epoch: int = 0
     start_batch: int = 0
+    progress: Callable[[int], float] | None = None
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the next epoch, without its first `start_batch` batches (for resuming)."""
-        self.epoch, self.start_batch = epoch, start_batch
+    def set_epoch(self, epoch: int, start_batch: int = 0, progress: Callable[[int], float] | None = None) -> None:
+        """Choose the next epoch, without its first `start_batch` batches (for resuming).
+
+        progress: of the training, 0..1, when it comes to this batch of the epoch; without it all images have full size.
+        """
+        self.epoch, self.start_batch, self.progress = epoch, start_batch, progress
 
     @property
     def num_images(self) -> int:
@@ -46,10 +54,21 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
         rng = np.random.default_rng([self.seed, self.epoch])
         positions = self._draw_positions(rng)
         repeat = np.arange(len(positions)) - np.searchsorted(positions, positions)  # 7 7 7 9 -> 0 1 2 0
-        for batch in self._batches(self.wide[positions], rng)[self.start_batch :]:
-            own = batch[self.rank :: self.world_size]
-            pairs = zip(positions[own].tolist(), repeat[own].tolist(), strict=True)
-            yield [(self.epoch, position, number) if number else (self.epoch, position) for position, number in pairs]
+        batches = self._batches(self.wide[positions], rng)
+        for batch in range(self.start_batch, len(batches)):
+            own = batches[batch][self.rank :: self.world_size]
+            pairs, percent = zip(positions[own].tolist(), repeat[own].tolist(), strict=True), self._percent(batch)
+            if percent < 100:
+                yield [(self.epoch, position, number, percent) for position, number in pairs]
+            else:
+                yield [(self.epoch, position, number)[: 3 if number else 2] for position, number in pairs]
+
+    def _percent(self, batch: int) -> int:
+        """The size of this batch's images, in percent of the full size."""
+        if self.progress is None or self.start_scale == 1:
+            return 100
+        grown = min(1.0, self.progress(batch) / self.full_size_from)
+        return round(100 * (self.start_scale + (1 - self.start_scale) * grown))
 
     def _draw_positions(self, rng: np.random.Generator) -> Ints:
         """The images of an epoch, sorted: int64 [num_images]."""

@@ -4,8 +4,8 @@ One `Geometry` is drawn for each image and then applied to pixels, boxes, polygo
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,6 +212,13 @@ class Transform:
     copy_paste: float = 0.0
     fill: tuple[int, ...] = (124, 116, 104)
 
+    def scaled(self, percent: int = 100) -> Self:
+        """For images of this share of the size."""
+        if percent == 100:
+            return self
+        *min_sizes, max_size = (max(1, round(size * percent / 100)) for size in (*self.min_sizes, self.max_size))
+        return replace(self, min_sizes=tuple(min_sizes), max_size=max_size)
+
     def geometry(self, source: Size, rng: np.random.Generator | None) -> Geometry:
         """Draw the geometry of an image of (height, width) `source`."""
         if rng is None:
@@ -259,4 +266,6 @@ def build_transform(data: DataConfig, augmentation: AugmentationConfig | None, p
     jitter = augmentation.scale_jitter
     own = asdict(augmentation) | {"scale_jitter": None if jitter is None else (min(jitter), max(jitter))}
     own["min_sizes"] = tuple(augmentation.min_sizes or [data.min_size])
+    for key in ("start_scale", "full_size_from"):  # the sampler's: they belong to batches
+        del own[key]
     return Transform(**own, max_size=data.max_size, fill=fill)

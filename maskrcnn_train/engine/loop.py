@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -66,14 +67,15 @@ def fit(
             metrics, evaluated_at = _evaluate(state, world, evaluate, run), position.step
         while not plan.is_done(position):
             position.leave_epoch(len(loader))  # resumed with larger batches, there may be none left of it
-            loader.set_epoch(position.epoch, start_batch=position.batch)
+            progress = partial(plan.progress_at, position=position, accumulate=trainer.accumulate)
+            loader.set_epoch(position.epoch, start_batch=position.batch, progress=progress)
             for batches in _grouped(meter.timed(loader), trainer.accumulate):
                 _train_on(batches, state, config, plan, world, run, meter)
                 epoch_ended = state.count_step(len(batches), len(loader))
                 position.seconds, signal = distributed.largest([time.perf_counter() - clock, stop.number or 0], world)
                 run.after_step()
                 if position.step % trainer.log_every == 0 or position.step == plan.steps:
-                    _log(state, trainer, plan, run, meter, world)
+                    _log(state, config, plan, run, meter, world)
                 evaluates = is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended)
                 if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
                     position.evaluating = evaluates  # which a process that is killed in there has to repeat
@@ -179,7 +181,7 @@ def _model_statistics(model: nn.Module) -> dict[str, float]:
     return {name: float(compute()) for statistics in kept for name, compute in statistics.items()}
 
 
-def _log(state: TrainingState, trainer: TrainerConfig, plan: Plan, run: Run, meter: Meter, world: World) -> None:
+def _log(state: TrainingState, config: TrainConfig, plan: Plan, run: Run, meter: Meter, world: World) -> None:
     """Write the means since the last log line, and begin the next. Says once how long it all takes, and when the model
     waits for data.
     """
@@ -191,10 +193,12 @@ def _log(state: TrainingState, trainer: TrainerConfig, plan: Plan, run: Run, met
     run.progress.update(position.step, total, _fields(values, position, plan, waiting))
     if position.seconds > SETTLED and not meter.told_length:
         meter.told_length = True
-        logger.info("the training at this speed: %s", plan.forecast(position))
+        growing = config.augmentation.start_scale < 1 and plan.progress(position) < config.augmentation.full_size_from
+        but = "; later steps take longer, because images still grow" if growing else ""
+        logger.info("the training at this speed: %s%s", plan.forecast(position), but)
     if waiting > STARVING and not meter.warned_of_starving:
         meter.warned_of_starving = True
-        advice = f"raise trainer.num_workers (now {trainer.num_workers}) or lower data.max_size"
+        advice = f"raise trainer.num_workers (now {config.trainer.num_workers}) or lower data.max_size"
         logger.warning("the model waits for data %.0f %% of the time; %s", 100 * waiting, advice)
     meter.restart()
 

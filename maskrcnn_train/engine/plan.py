@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from maskrcnn_train.engine.state import Position
 from maskrcnn_train.reporting.terminal.progress import duration
@@ -33,6 +33,11 @@ class Plan:
         """Share of the training done, 0..1."""
         by_time = 0.0 if self.seconds is None else position.seconds / self.seconds
         return max(position.step / self.steps, by_time)
+
+    def progress_at(self, batch: int, position: Position, accumulate: int) -> float:
+        """The same when this batch of the epoch comes, which may be loaded some steps before."""
+        steps_ahead = (batch - position.batch) // accumulate
+        return self.progress(replace(position, step=position.step + steps_ahead))
 
     def is_done(self, position: Position) -> bool:
         """Whether the training has reached its end, or stops early."""

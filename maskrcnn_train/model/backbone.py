@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ def build_backbone(
         assert section.timm_name is not None
         body, widths, stages = build_timm_body(section.timm_name, in_channels=in_channels, frozen_norm=norm == "frozen")
     else:
-        network = getattr(resnet, section.name)(weights=None, norm_layer=norm_layer(norm, section.norm_eps))
+        network = _resnet(section.name, norm_layer(norm, section.norm_eps))
         if in_channels != PHOTO_CHANNELS:
             network.conv1 = first_conv(network.conv1, in_channels)
         if stride_in == "1x1":
@@ -95,6 +96,14 @@ def build_backbone(
         norm_eps=section.norm_eps,
         trainable_stages=int(trainable),
     )
+
+
+def _resnet(name: str, norm: Callable[[int], nn.Module] | None) -> resnet.ResNet:
+    """torchvision's network of this name, or a resnet10: a resnet18 with one block a stage in place of two."""
+    if name == "resnet10":
+        return resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], norm_layer=norm)
+    network: resnet.ResNet = getattr(resnet, name)(weights=None, norm_layer=norm)
+    return network
 
 
 def first_conv(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:

@@ -198,6 +198,12 @@ def _check_augmentation(config: TrainConfig) -> list[str]:
             raise UserError(f"augmentation.scale_jitter={jitter} must be two numbers: [smallest, largest] scale")
         if augmentation.min_crop < 1:
             warnings.append("augmentation.min_crop has no effect with augmentation.scale_jitter, which crops already")
+    if augmentation.start_scale < 1:
+        for key in ("compile", "capture"):
+            if getattr(config.trainer, key):
+                warnings.append(
+                    f"trainer.{key} serves the first shapes only, of small images; set augmentation.start_scale=1"
+                )
     if augmentation.copy_paste and not config.mask_head.enabled:
         warnings.append("augmentation.copy_paste has no effect with mask_head=none: objects are cut out by their masks")
     kind = f"data.channels={config.data.channels} data.bits={config.data.bits}"
@@ -236,6 +242,7 @@ def _check_smallest_images(config: TrainConfig) -> None:
     The last batch of an epoch may have one image, and so has a prediction.
     """
     side = min(min(config.augmentation.min_sizes or [config.data.min_size]), config.data.max_size)
+    side = round(side * config.augmentation.start_scale)
     fpn = config.backbone.fpn_norm
     if side > 32:
         return
@@ -243,7 +250,7 @@ def _check_smallest_images(config: TrainConfig) -> None:
         if norm == "batch" or (key == "fpn_norm" and norm == "group" and config.backbone.fpn_channels <= 32):
             raise UserError(
                 f"images of {side} pixels leave backbone.{key}={norm} one value a channel; "
-                "set data.min_size and data.max_size to at least 64"
+                f"set data.min_size and data.max_size to at least {round(64 / config.augmentation.start_scale)}"
             )
 
 
@@ -265,6 +272,7 @@ IDLE = (  # keys without effect, or the start of such keys; the setting, and its
     ("schedule.milestones", "schedule.name", ("cosine", "constant")),
     ("schedule.gamma", "schedule.name", ("cosine", "constant")),
     ("schedule.final_factor", "schedule.name", ("multistep", "constant")),
+    ("augmentation.full_size_from", "augmentation.start_scale", (1.0,)),
     ("trainer.early_stopping", "trainer.evaluate_every", (0,)),
     ("trainer.max_skipped", "trainer.on_nonfinite", ("stop",)),
     ("mask_head.", "mask_head.name", ("none",)),

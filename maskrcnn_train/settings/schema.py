@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 from maskrcnn_train.settings.fields import Section, between, fraction, one_of, paths, positive
 
 RESNETS = (
-    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+    "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
     "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
 )  # fmt: skip
 EVALUATORS = ("hotcoco", "faster_coco_eval", "pycocotools")
@@ -184,6 +184,8 @@ class AugmentationConfig(Section):
     horizontal_flip: float = fraction()
     vertical_flip: float = fraction()
     min_sizes: Optional[list[int]] = between(16)
+    start_scale: float = positive(1)
+    full_size_from: float = positive(1)
     scale_jitter: Optional[list[float]] = positive()
     min_crop: float = between(0.05, 1)
     rotation: float = between(0, 45)

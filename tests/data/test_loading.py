@@ -52,6 +52,28 @@ def test_resuming_continues_the_same_order() -> None:
     assert epoch_of(sampler(), 2, start_batch=3) == epoch_of(sampler(), 2)[3:]
 
 
+def test_images_grow_with_the_training(tmp_path: Path, configure: Configure) -> None:
+    """From 0.75 of their size at the start to all of it at 0.8 of the training."""
+    roboflow(tmp_path / "data", small_coco(8))
+    config = configure("trainer.batch_size=1", "augmentation.start_scale=0.75", "augmentation.full_size_from=0.8")
+    loader = build_loaders(config).train
+    full = {targets[0]["image_id"]: images.sizes[0] for images, targets in collect(loader, 1)}
+    loader.set_epoch(0, progress=lambda batch: batch / 10)
+    grown = list(loader)
+    assert len(grown) == 8
+    for batch, (images, targets) in enumerate(grown):
+        share = round(0.75 + 0.25 * batch / 8, 2)
+        height, width = full[targets[0]["image_id"]]
+        assert images.sizes[0] == pytest.approx((height * share, width * share), abs=1.5)
+        assert images.sizes[0] == (height, width) or batch < 8
+        assert targets[0]["boxes"][:, 2].max() <= images.sizes[0][1]
+    loader.set_epoch(0, 3, progress=lambda batch: batch / 10)
+    resumed = list(loader)
+    assert [images.sizes for images, _ in resumed] == [images.sizes for images, _ in grown[3:]]
+    loader.set_epoch(0, progress=lambda batch: 0.8)
+    assert {targets[0]["image_id"]: images.sizes[0] for images, targets in loader} == full
+
+
 def test_whole_batches_hold_images_of_one_shape() -> None:
     batches = epoch_of(sampler(60, 4), 0)
     mixed = [batch for batch in batches if len({position % 3 == 0 for _, position in batch}) > 1]

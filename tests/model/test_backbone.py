@@ -126,7 +126,7 @@ def test_stride_moves_to_the_first_conv_with_equal_shapes() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["resnet34", "resnext50_32x4d", "wide_resnet50_2"])
+@pytest.mark.parametrize("name", ["resnet10", "resnet34", "resnext50_32x4d", "wide_resnet50_2"])
 def test_other_resnets_give_the_five_levels(name: str) -> None:
     with torch.no_grad():
         levels = backbone(f"backbone={name}")(torch.rand(2, 3, 64, 64))

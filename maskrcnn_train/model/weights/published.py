@@ -36,9 +36,15 @@ def weights_cache() -> Path:
     return Path(os.environ.get("TORCH_HOME") or f"{base}/torch").expanduser() / "hub/checkpoints"
 
 
+def nearest_published(backbone: str) -> str:
+    """The backbone, or the one most like it whose ImageNet weights are published."""
+    return "resnet18" if backbone == "resnet10" else backbone
+
+
 def imagenet_at_hand(backbone: str) -> bool:
     """Whether the ImageNet weights of a backbone were downloaded, or the server that has them can be reached."""
-    if backbone not in IMAGENET or (weights_cache() / IMAGENET[backbone]).is_file():
+    file = IMAGENET.get(nearest_published(backbone))
+    if file is None or (weights_cache() / file).is_file():
         return True
     try:
         socket.create_connection((str(urlsplit(ADDRESS).hostname), 443), timeout=PROBE_SECONDS).close()
@@ -58,6 +64,10 @@ def find_weights(config: TrainConfig) -> Path | None:
         raise UserError(
             "backbone.norm=frozen with weights=none would keep every norm at its initial identity; "
             "start from weights, e.g. weights=imagenet, or set backbone.norm=batch"
+        )
+    if section.source == "imagenet" and (near := nearest_published(backbone)) != backbone:
+        raise UserError(
+            f"nobody publishes weights=imagenet for backbone={backbone}; use backbone={near} or weights=none"
         )
     if section.source in COCO and backbone != "resnet50":
         raise UserError(
