@@ -127,6 +127,8 @@ def test_weights_that_cannot_be_downloaded_are_not_advised(tmp_path: Path, monke
 
     data = DataSet(tmp_path / "data").write()
     assert combined(checked(tmp_path / "online", *data, "decode=false").findings)["weights.source"] == "imagenet"
+    small = combined(checked(tmp_path / "small", *data, "decode=false", "backbone=resnet10").findings)
+    assert (small["backbone.name"], small["weights.source"]) == ("resnet18", "imagenet")
     monkeypatch.setattr(socket, "create_connection", unreachable)
     assert "weights.source" not in combined(checked(tmp_path / "offline", *data, "decode=false").findings)
 

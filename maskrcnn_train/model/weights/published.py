@@ -72,7 +72,7 @@ def find_weights(config: TrainConfig) -> Path | None:
     if section.source in COCO and backbone != "resnet50":
         raise UserError(
             f"weights={section.source} holds a resnet50, which does not fit backbone={backbone}; "
-            f"use backbone=resnet50, or weights=imagenet for {backbone}"
+            f"use backbone=resnet50, or weights=imagenet for {nearest_published(backbone)}"
         )
     if section.source in ("file", "detectron2"):
         assert section.path is not None

@@ -67,6 +67,7 @@ def test_without_file_and_network_the_line_has_address_and_place(cache: Path, mo
     ("overrides", "way_out"),
     [
         (["experiment=finetune", "backbone=resnet18"], "use backbone=resnet50, or weights=imagenet for resnet18"),
+        (["weights=imagenet", "backbone=resnet10"], "use backbone=resnet18 or weights=none"),
         (["weights=coco_v2", "backbone=timm", "backbone.timm_name=resnet10t"], "weights=imagenet for timm"),
         (["experiment=finetune", "weights=none"], "weights=imagenet, or set backbone.norm=batch"),
     ],
