@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.idle import idle_keys
 from maskrcnn_train.settings.overrides import flat_settings, quoted
-from maskrcnn_train.settings.rules import check_model_rules, check_train_rules, check_values, idle_keys
+from maskrcnn_train.settings.rules import check_model_rules, check_train_rules, check_values
 from maskrcnn_train.settings.schema import TrainConfig
 
 if TYPE_CHECKING:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.overrides import override_value
 from maskrcnn_train.settings.schema import FPN_LEVELS, DataConfig, EvaluationConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -198,12 +196,9 @@ def _check_augmentation(config: TrainConfig) -> list[str]:
             raise UserError(f"augmentation.scale_jitter={jitter} must be two numbers: [smallest, largest] scale")
         if augmentation.min_crop < 1:
             warnings.append("augmentation.min_crop has no effect with augmentation.scale_jitter, which crops already")
-    if augmentation.start_scale < 1:
-        for key in ("compile", "capture"):
-            if getattr(config.trainer, key):
-                warnings.append(
-                    f"trainer.{key} serves the first shapes only, of small images; set augmentation.start_scale=1"
-                )
+    if augmentation.start_scale < 1 and (config.trainer.compile or config.trainer.capture):
+        which = "capture" if config.trainer.capture else "compile"
+        warnings.append(f"trainer.{which} serves only the first, small shapes; set augmentation.start_scale=1")
     if augmentation.copy_paste and not config.mask_head.enabled:
         warnings.append("augmentation.copy_paste has no effect with mask_head=none: objects are cut out by their masks")
     kind = f"data.channels={config.data.channels} data.bits={config.data.bits}"
@@ -262,36 +257,6 @@ def _check_sampling(config: TrainConfig) -> None:
                 f"{key}.sampling.positive_fraction={sampling.positive_fraction} of {key}.sampling.batch_size="
                 f"{sampling.batch_size} leaves no place for an object; raise one of them"
             )
-
-
-NO_KEY = object()  # a setting that a command does not have
-IDLE = (  # keys without effect, or the start of such keys; the setting, and its values, that make them so
-    ("optimizer.momentum", "optimizer.name", ("adamw",)),
-    ("optimizer.betas", "optimizer.name", ("sgd",)),
-    ("optimizer.reference_batch_size", "optimizer.scale_lr", (False,)),
-    ("schedule.milestones", "schedule.name", ("cosine", "constant")),
-    ("schedule.gamma", "schedule.name", ("cosine", "constant")),
-    ("schedule.final_factor", "schedule.name", ("multistep", "constant")),
-    ("augmentation.full_size_from", "augmentation.start_scale", (1.0,)),
-    ("trainer.early_stopping", "trainer.evaluate_every", (0,)),
-    ("trainer.max_skipped", "trainer.on_nonfinite", ("stop",)),
-    ("mask_head.", "mask_head.name", ("none",)),
-    ("data.tile.", "data.tile.size", (None,)),
-    ("tile.", "tile.size", (None,)),
-)
-
-
-def idle_keys(config: Any, given: Sequence[str]) -> list[str]:
-    """A warning for each key of `given` that has no effect beside the other settings of a command."""
-    current = {
-        cause: reduce(lambda part, name: getattr(part, name, NO_KEY), cause.split("."), config) for _, cause, _ in IDLE
-    }
-    return [
-        f"{key} has no effect with {cause.removesuffix('.name')}={override_value(current[cause])}"
-        for key in given
-        for start, cause, values in IDLE
-        if key != cause and (key == start or (start[-1] == "." and key.startswith(start))) and current[cause] in values
-    ]
 
 
 def check_measures(section: EvaluationConfig | MeasuresConfig) -> None:

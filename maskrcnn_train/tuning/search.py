@@ -11,8 +11,8 @@ from maskrcnn_train.settings.command_rules import metric_names
 from maskrcnn_train.settings.command_schema import TuneConfig, training_of
 from maskrcnn_train.settings.compose import groups, load_command_config, with_values
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.idle import idle_keys
 from maskrcnn_train.settings.overrides import plain_value
-from maskrcnn_train.settings.rules import idle_keys
 from maskrcnn_train.settings.schema import LATENCY, TrainConfig
 from maskrcnn_train.tuning.space import (
     MOST_VALUES,

@@ -121,7 +121,10 @@ def test_a_mistake_is_one_clear_line(overrides: list[str], said: list[str]) -> N
         (["rpn.nms.pre_train=10"], "rpn.nms.post_train"),
         (["weights.path=x.pt"], "weights.path"),
         (["augmentation=lsj", "augmentation.min_crop=0.5"], "augmentation.min_crop"),
-        (["trainer.capture=true", "augmentation.start_scale=0.5"], "trainer.capture serves the first shapes only"),
+        (
+            ["trainer.capture=true", "augmentation.start_scale=0.5"],
+            "trainer.capture serves only the first, small",
+        ),
         (["mask_head=none", "augmentation.copy_paste=0.5"], "augmentation.copy_paste"),
         (["data.picture_channels=[3,2,1]"], "data.picture_channels has no effect with data.channels=3 data.bits=8"),
         (["data.bits=16", "augmentation=strong"], "augmentation.color_jitter has no effect with data.channels=3"),

@@ -1,0 +1,36 @@
+"""Keys that were given and have no effect beside the other settings."""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+from maskrcnn_train.settings.overrides import override_value
+
+NO_KEY = object()  # a setting that a command does not have
+IDLE = (  # keys without effect, or the start of such keys; the setting, and its values, that make them so
+    ("optimizer.momentum", "optimizer.name", ("adamw",)),
+    ("optimizer.betas", "optimizer.name", ("sgd",)),
+    ("optimizer.reference_batch_size", "optimizer.scale_lr", (False,)),
+    ("schedule.milestones", "schedule.name", ("cosine", "constant")),
+    ("schedule.gamma", "schedule.name", ("cosine", "constant")),
+    ("schedule.final_factor", "schedule.name", ("multistep", "constant")),
+    ("augmentation.full_size_from", "augmentation.start_scale", (1.0,)),
+    ("trainer.early_stopping", "trainer.evaluate_every", (0,)),
+    ("trainer.max_skipped", "trainer.on_nonfinite", ("stop",)),
+    ("mask_head.", "mask_head.name", ("none",)),
+    ("data.tile.", "data.tile.size", (None,)),
+    ("tile.", "tile.size", (None,)),
+)
+
+
+def idle_keys(config: Any, given: Sequence[str]) -> list[str]:
+    """A warning for each key of `given` that has no effect beside the other settings of a command."""
+    current = {
+        cause: reduce(lambda part, name: getattr(part, name, NO_KEY), cause.split("."), config) for _, cause, _ in IDLE
+    }
+    return [
+        f"{key} has no effect with {cause.removesuffix('.name')}={override_value(current[cause])}"
+        for key in given
+        for start, cause, values in IDLE
+        if key != cause and (key == start or (start[-1] == "." and key.startswith(start))) and current[cause] in values
+    ]
