@@ -176,7 +176,12 @@ def composed(command: str) -> TrainConfig:
 def test_the_printed_command_is_the_training_with_the_advice(tmp_path: Path) -> None:
     overrides = DataSet(tmp_path / "two words").write()
     given = [text for text in overrides if not text.startswith(("data.root", "backbone"))]
-    given += ["experiment=scratch", f"data.root='{tmp_path}/two words'", "optimizer.lr=1.0"]
+    given += [
+        "experiment=scratch",
+        "augmentation.start_scale=1",
+        f"data.root='{tmp_path}/two words'",
+        "optimizer.lr=1.0",
+    ]
     own = ["decode=false", f"output_dir={tmp_path}/typed"]
     typed = check(configured(*given, *own), [*given, *own])
     settings = checked(tmp_path / "settings", *given, "decode=false")  # without a command line to repeat
