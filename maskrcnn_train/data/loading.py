@@ -124,8 +124,6 @@ def _build_loader(
             seed=config.seed,
             rank=rank,
             world_size=world_size,
-            start_scale=config.augmentation.start_scale,
-            full_size_from=config.augmentation.full_size_from,
         )
     on_gpu = torch.cuda.is_available() and config.trainer.device != "cpu"
     return DetectionLoader(dataset, sampler, num_workers=config.trainer.num_workers, pin_memory=on_gpu)
@@ -205,10 +203,10 @@ class DetectionLoader(DataLoader[Any]):
             close = weakref.WeakMethod(self.close)  # the loader may go before the exit
             atexit.register(lambda: (still_there := close()) and still_there())
 
-    def set_epoch(self, epoch: int, start_batch: int = 0, progress: Callable[[int], float] | None = None) -> None:
+    def set_epoch(self, epoch: int, start_batch: int = 0, percent: Callable[[int], int] | None = None) -> None:
         """Choose what is iterated next; has no effect on a loader in fixed order."""
         if isinstance(self.batch_sampler, EpochBatchSampler):
-            self.batch_sampler.set_epoch(epoch, start_batch, progress)
+            self.batch_sampler.set_epoch(epoch, start_batch, percent)
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, list[Target]]]:  # type: ignore[override]
         if self.num_workers > 0:

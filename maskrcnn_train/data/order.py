@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
+from maskrcnn_train.settings.schema import AugmentationConfig
 from maskrcnn_train.structures.arrays import Flags, Floats, Ints
+
+
+def percent_of_size(section: AugmentationConfig, progress: float) -> int:
+    """Progressive resizing: the size of images at this progress of a training, 0..1, in percent of the full size."""
+    grown = min(1.0, progress / section.full_size_from)
+    return round(100 * (section.start_scale + (1 - section.start_scale) * grown))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -17,9 +24,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
     batches; the last may be smaller, and repeats an image only if a process would have none.
     wide: bool [n], which images are wide. repeats: float [n], how often each image comes in an epoch on average; None:
     once each. All epochs have the same length; the repeats of an image in an epoch are (epoch, position, 1),
-    (epoch, position, 2) ...
-    start_scale, full_size_from: progressive resizing: images begin at this share of their size, and have all of it
-    from this share of the training on. While they are smaller, keys are (epoch, position, repeat, percent of the size).
+    (epoch, position, 2) ... While images are smaller, keys are (epoch, position, repeat, percent of the full size).
     """
 
     wide: Flags
@@ -28,18 +33,16 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
     repeats: Floats | None = None
     rank: int = 0
     world_size: int = 1
-    start_scale: float = 1.0
-    full_size_from: float = 1.0
     epoch: int = 0
     start_batch: int = 0
-    progress: Callable[[int], float] | None = None
+    percent: Callable[[int], int] | None = None
 
-    def set_epoch(self, epoch: int, start_batch: int = 0, progress: Callable[[int], float] | None = None) -> None:
+    def set_epoch(self, epoch: int, start_batch: int = 0, percent: Callable[[int], int] | None = None) -> None:
         """Choose the next epoch, without its first `start_batch` batches (for resuming).
 
-        progress: of the training, 0..1, when it comes to this batch of the epoch; without it all images have full size.
+        percent: of the full size that the images of this batch of the epoch have, asked when it is drawn; None: 100.
         """
-        self.epoch, self.start_batch, self.progress = epoch, start_batch, progress
+        self.epoch, self.start_batch, self.percent = epoch, start_batch, percent
 
     @property
     def num_images(self) -> int:
@@ -57,18 +60,12 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
         batches = self._batches(self.wide[positions], rng)
         for batch in range(self.start_batch, len(batches)):
             own = batches[batch][self.rank :: self.world_size]
-            pairs, percent = zip(positions[own].tolist(), repeat[own].tolist(), strict=True), self._percent(batch)
+            pairs = zip(positions[own].tolist(), repeat[own].tolist(), strict=True)
+            percent = 100 if self.percent is None else self.percent(batch)
             if percent < 100:
                 yield [(self.epoch, position, number, percent) for position, number in pairs]
             else:
                 yield [(self.epoch, position, number)[: 3 if number else 2] for position, number in pairs]
-
-    def _percent(self, batch: int) -> int:
-        """The size of this batch's images, in percent of the full size."""
-        if self.progress is None or self.start_scale == 1:
-            return 100
-        grown = min(1.0, self.progress(batch) / self.full_size_from)
-        return round(100 * (self.start_scale + (1 - self.start_scale) * grown))
 
     def _draw_positions(self, rng: np.random.Generator) -> Ints:
         """The images of an epoch, sorted: int64 [num_images]."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from maskrcnn_train.data.order import percent_of_size
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.meter import Meter
@@ -67,8 +68,8 @@ def fit(
             metrics, evaluated_at = _evaluate(state, world, evaluate, run), position.step
         while not plan.is_done(position):
             position.leave_epoch(len(loader))  # resumed with larger batches, there may be none left of it
-            progress = partial(plan.progress_at, position=position, accumulate=trainer.accumulate)
-            loader.set_epoch(position.epoch, start_batch=position.batch, progress=progress)
+            percent = partial(_percent_of_size, position=position, plan=plan, config=config)
+            loader.set_epoch(position.epoch, start_batch=position.batch, percent=percent)
             for batches in _grouped(meter.timed(loader), trainer.accumulate):
                 _train_on(batches, state, config, plan, world, run, meter)
                 epoch_ended = state.count_step(len(batches), len(loader))
@@ -92,6 +93,11 @@ def fit(
             metrics = _evaluate(state, world, evaluate, run)
     _save_end(state, metrics, run)
     return metrics
+
+
+def _percent_of_size(batch: int, position: Position, plan: Plan, config: TrainConfig) -> int:
+    """Of the images of this batch of the epoch, which is drawn some steps before it is trained on."""
+    return percent_of_size(config.augmentation, plan.progress_at(batch, position, config.trainer.accumulate))
 
 
 @contextmanager
@@ -193,7 +199,7 @@ def _log(state: TrainingState, config: TrainConfig, plan: Plan, run: Run, meter:
     run.progress.update(position.step, total, _fields(values, position, plan, waiting))
     if position.seconds > SETTLED and not meter.told_length:
         meter.told_length = True
-        growing = config.augmentation.start_scale < 1 and plan.progress(position) < config.augmentation.full_size_from
+        growing = percent_of_size(config.augmentation, plan.progress(position)) < 100
         but = "; later steps take longer, because images still grow" if growing else ""
         logger.info("the training at this speed: %s%s", plan.forecast(position), but)
     if waiting > STARVING and not meter.warned_of_starving:

@@ -16,7 +16,7 @@ from small_coco import Configure, roboflow, small_coco
 from maskrcnn_train import build_model
 from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.data.loading import DetectionLoader, build_loaders
-from maskrcnn_train.data.order import EpochBatchSampler
+from maskrcnn_train.data.order import EpochBatchSampler, percent_of_size
 from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.data.tile_layout import repeat_factors
 from maskrcnn_train.engine.distributed import ALONE
@@ -58,7 +58,7 @@ def test_images_grow_with_the_training(tmp_path: Path, configure: Configure) -> 
     config = configure("trainer.batch_size=1", "augmentation.start_scale=0.75", "augmentation.full_size_from=0.8")
     loader = build_loaders(config).train
     full = {targets[0]["image_id"]: images.sizes[0] for images, targets in collect(loader, 1)}
-    loader.set_epoch(0, progress=lambda batch: batch / 10)
+    loader.set_epoch(0, percent=lambda batch: percent_of_size(config.augmentation, batch / 10))
     grown = list(loader)
     assert len(grown) == 8
     for batch, (images, targets) in enumerate(grown):
@@ -67,10 +67,10 @@ def test_images_grow_with_the_training(tmp_path: Path, configure: Configure) -> 
         assert images.sizes[0] == pytest.approx((height * share, width * share), abs=1.5)
         assert images.sizes[0] == (height, width) or batch < 8
         assert targets[0]["boxes"][:, 2].max() <= images.sizes[0][1]
-    loader.set_epoch(0, 3, progress=lambda batch: batch / 10)
+    loader.set_epoch(0, 3, percent=lambda batch: percent_of_size(config.augmentation, batch / 10))
     resumed = list(loader)
     assert [images.sizes for images, _ in resumed] == [images.sizes for images, _ in grown[3:]]
-    loader.set_epoch(0, progress=lambda batch: 0.8)
+    loader.set_epoch(0, percent=lambda batch: percent_of_size(config.augmentation, 0.8))
     assert {targets[0]["image_id"]: images.sizes[0] for images, targets in loader} == full
 
 
