@@ -43,6 +43,7 @@ def build_box_head(
 ) -> tuple[nn.Module, nn.Module]:
     """Head and predictor: [K, in_channels, P, P] -> [K, features] -> logits [K, classes], deltas [K, 4 * classes].
 
+    Class-agnostic, the deltas are [K, 4] (Detectron2's CLS_AGNOSTIC_BBOX_REG).
     With convs the layout, and so the names, are those of torchvision's FastRCNNConvFCHead (`0.0` .. then FCs).
     """
     fcs = [section.fc_dim] * section.num_fcs
@@ -53,4 +54,7 @@ def build_box_head(
         convs, size = [section.conv_dim] * section.num_convs, (in_channels, resolution, resolution)
         head = FastRCNNConvFCHead(size, convs, fcs, norm_layer(section.norm))
     features = section.fc_dim if fcs else section.conv_dim * resolution**2
-    return head, FastRCNNPredictor(features, num_classes)
+    predictor = FastRCNNPredictor(features, num_classes)
+    if section.class_agnostic:
+        predictor.bbox_pred = nn.Linear(features, 4)
+    return head, predictor

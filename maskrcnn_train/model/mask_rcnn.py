@@ -1,6 +1,6 @@
 """Mask R-CNN: backbone, region proposal network, ROI heads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class MaskRCNN(nn.Module):
 
     backbone, rpn, roi_heads: the three parts. num_classes: with background. pixel_mean, pixel_std: of each channel of
     an image in 0..1. min_size, max_size: sides that a list of images is resized to; an ImageBatch is resized already.
+    loss_weights: factors of losses, by name; of those that are not named 1.
 
     The stages can be called one by one: `prepare` -> `features` -> `proposals` -> `detections`.
     """
@@ -43,6 +44,7 @@ class MaskRCNN(nn.Module):
         pixel_std: list[float],
         min_size: int,
         max_size: int,
+        loss_weights: Mapping[str, float],
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -50,6 +52,7 @@ class MaskRCNN(nn.Module):
         self.roi_heads = roi_heads
         self.num_classes = num_classes
         self.min_size, self.max_size = min_size, max_size
+        self.loss_weights = dict(loss_weights)
         self.kept: Kept[tuple[Tensor, Tensor]] = Kept()
         # not in the state dict: torchvision's has none
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], persistent=False)
@@ -82,8 +85,8 @@ class MaskRCNN(nn.Module):
         predictions = self.rpn.predict(features, inputs.padded_size)
         proposals = [each.boxes for each in self.rpn.propose(predictions, inputs.sizes)]
         # the order of these two is torchvision's: both draw random samples
-        losses = self.rpn.losses(predictions, targets)
-        return losses | self.roi_heads.losses(features, proposals, targets)
+        losses = self.rpn.losses(predictions, targets) | self.roi_heads.losses(features, proposals, targets)
+        return losses | {name: weight * losses[name] for name, weight in self.loss_weights.items()}
 
     def detect(
         self,
@@ -142,6 +145,9 @@ def build_model(
     >>> model = build_model(load_config(["backbone=resnet18"]), num_classes=4)
     """
     numerics = config.numerics
+    weights = {f"loss_{name}": weight for name, weight in vars(config.trainer.loss_weights).items() if weight != 1}
+    if not config.mask_head.enabled:
+        weights.pop("loss_mask", None)
     backbone = build_backbone(
         config.backbone,
         in_channels=config.data.channels,
@@ -160,4 +166,5 @@ def build_model(
         pixel_std=numerics.pixel_std,
         min_size=config.data.min_size,
         max_size=config.data.max_size,
+        loss_weights=weights,
     )

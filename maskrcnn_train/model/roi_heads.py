@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_train.model.box_head import build_box_head
+from maskrcnn_train.model.box_loss import BoxLoss
 from maskrcnn_train.model.mask_head import MaskPredictor, build_mask_head
-from maskrcnn_train.model.outputs import DetectionRules
+from maskrcnn_train.model.outputs import PROPOSAL_CODER, DetectionRules
 from maskrcnn_train.model.paths import PathRule, path_for
 from maskrcnn_train.model.pooling import MultiLevelPooler
 from maskrcnn_train.model.pyramid import Pyramid
@@ -45,7 +46,7 @@ class ROIHeads(nn.Module):
         box_head: nn.Module,
         box_predictor: nn.Module,
         sampling: SamplingRules,
-        smooth_l1_beta: float,
+        box_loss: BoxLoss,
         rules: DetectionRules,
         mask_pooler: MultiLevelPooler | None = None,
         mask_head: nn.Module | None = None,
@@ -59,7 +60,7 @@ class ROIHeads(nn.Module):
         self.box_head, self.box_predictor = box_head, box_predictor
         self.mask_head, self.mask_predictor = mask_head, mask_predictor
         self.sampling, self.path_for = sampling, path_for
-        self.smooth_l1_beta = smooth_l1_beta
+        self.box_loss = box_loss
         self.rules = rules
         self.mask_target_rule = mask_target_rule
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -81,7 +82,7 @@ class ROIHeads(nn.Module):
 
     def _boxes_of(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         logits, deltas = self.box_predictor(self.box_head(pooled))
-        return logits.float(), deltas.float().unflatten(1, (-1, 4))
+        return logits.float(), deltas.float().unflatten(1, (-1, 4)).expand(-1, logits.shape[1], -1)
 
     def _masks_of(self, pooled: Tensor, labels: Tensor) -> Tensor:
         assert self.mask_head is not None
@@ -107,8 +108,7 @@ class ROIHeads(nn.Module):
             return {"loss_classifier": zero, "loss_box_reg": zero}
         logits, deltas = self._boxes_of(self.box_pooler.pool_rois(features, samples.rois))
         own = samples.labels.clamp(min=0)[:, None, None].expand(-1, 1, 4)  # the deltas of its class
-        moved = torch.where(positive[:, None], deltas.gather(1, own)[:, 0], samples.deltas)
-        box_reg = F.smooth_l1_loss(moved, samples.deltas, beta=self.smooth_l1_beta, reduction="sum")
+        box_reg = self.box_loss(deltas.gather(1, own)[:, 0], samples.deltas, positive, lambda: samples.boxes)
         count = _number_drawn(samples.labels)
         classifier = F.cross_entropy(logits, samples.labels, self.class_weights, ignore_index=FILLING, reduction="sum")
         return {"loss_classifier": classifier / count, "loss_box_reg": box_reg / count}
@@ -204,7 +204,7 @@ def build_roi_heads(
         box_head=box_head,
         box_predictor=box_predictor,
         sampling=SamplingRules(upper=section.iou, lower=section.iou, **vars(section.sampling)),
-        smooth_l1_beta=numerics.roi_smooth_l1_beta,
+        box_loss=BoxLoss(section.box_loss, numerics.roi_smooth_l1_beta, PROPOSAL_CODER),
         rules=DetectionRules(
             section.score_threshold, section.nms_threshold, section.detections_per_image, numerics.min_detection_size
         ),

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_train.model.anchors import AnchorGrid
+from maskrcnn_train.model.box_loss import BoxLoss
 from maskrcnn_train.model.paths import PathRule, path_for
-from maskrcnn_train.model.proposals import ProposalBudget, Proposals, RPNPredictions
+from maskrcnn_train.model.proposals import ANCHOR_CODER, ProposalBudget, Proposals, RPNPredictions
 from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.rpn_head import SampledRPNHead
 from maskrcnn_train.model.sampling import FILLING, SamplingRules
@@ -28,7 +28,7 @@ class RegionProposalNetwork(nn.Module):
         sampling: SamplingRules,
         train_budget: ProposalBudget,
         test_budget: ProposalBudget,
-        smooth_l1_beta: float,
+        box_loss: BoxLoss,
         normalizer: str,
         path_for: PathRule = path_for,
     ) -> None:
@@ -37,7 +37,7 @@ class RegionProposalNetwork(nn.Module):
         self.anchors = anchors
         self.sampling, self.path_for = sampling, path_for
         self.train_budget, self.test_budget = train_budget, test_budget
-        self.smooth_l1_beta = smooth_l1_beta
+        self.box_loss = box_loss
         self.normalizer = normalizer
         # of the last training batch, computed when they are asked for: that is at few steps
         self.statistics: dict[str, Callable[[], Tensor]] = {}
@@ -72,9 +72,13 @@ class RegionProposalNetwork(nn.Module):
         objectness = F.binary_cross_entropy_with_logits(
             logits.float(), positive.float(), weight=drawn / count, reduction="sum"
         )
-        moved = torch.where(positive[:, None], deltas.float(), samples.deltas)
-        box_reg = F.smooth_l1_loss(moved, samples.deltas, beta=self.smooth_l1_beta, reduction="sum")
+        references = partial(_sampled, anchors, samples.index)
+        box_reg = self.box_loss(deltas.float(), samples.deltas, positive, references)
         return {"loss_objectness": objectness, "loss_rpn_box_reg": box_reg / count}
+
+
+def _sampled(anchors: Tensor, index: Tensor) -> Tensor:
+    return anchors[index % len(anchors)]
 
 
 def _mean_positives(positive: Tensor, num_images: int) -> Tensor:
@@ -94,7 +98,7 @@ def build_rpn(
         sampling=SamplingRules(**vars(section.iou), **vars(section.sampling)),
         train_budget=ProposalBudget(nms.pre_train, nms.post_train, *limits, nms.train_scope == "batch"),
         test_budget=ProposalBudget(nms.pre_test, nms.post_test, *limits),
-        smooth_l1_beta=numerics.rpn_smooth_l1_beta,
+        box_loss=BoxLoss(section.box_loss, numerics.rpn_smooth_l1_beta, ANCHOR_CODER),
         normalizer=numerics.rpn_normalizer,
         path_for=path_for,
     )

@@ -17,7 +17,10 @@ IDLE = (  # keys without effect, or the start of such keys; the setting, and its
     ("augmentation.full_size_from", "augmentation.start_scale", (1.0,)),
     ("trainer.early_stopping", "trainer.evaluate_every", (0,)),
     ("trainer.max_skipped", "trainer.on_nonfinite", ("stop",)),
+    ("numerics.rpn_smooth_l1_beta", "rpn.box_loss", ("giou", "diou", "ciou")),
+    ("numerics.roi_smooth_l1_beta", "roi_head.box_loss", ("giou", "diou", "ciou")),
     ("mask_head.", "mask_head.name", ("none",)),
+    ("trainer.loss_weights.mask", "mask_head.name", ("none",)),
     ("data.tile.", "data.tile.size", (None,)),
     ("tile.", "tile.size", (None,)),
 )

@@ -15,6 +15,7 @@ RESNETS = (
 EVALUATORS = ("hotcoco", "faster_coco_eval", "pycocotools")
 LABEL_FORMATS = ("yolo", "labelme", "cvat", "label_studio", "voc", "instance_png", "mask_png")  # and coco
 FPN_LEVELS = ("P2", "P3", "P4", "P5", "P6")
+BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 LATENCY = "latency"  # a metric: milliseconds an image
 MAX_SIDE = 100_000  # of an object, pixels
 MAX_CHANNELS = 16
@@ -67,6 +68,7 @@ class RPNConfig(Section):
     anchors: AnchorsConfig
     iou: IoUConfig
     sampling: SamplingConfig
+    box_loss: str = one_of(*BOX_LOSSES)
     nms: ProposalNMSConfig
 
 
@@ -76,8 +78,10 @@ class ROIHeadConfig(Section):
     num_fcs: int = between(0)
     fc_dim: int = between(1)
     norm: str = one_of("none", "batch", "group")
+    class_agnostic: bool
     iou: float = fraction()
     sampling: SamplingConfig
+    box_loss: str = one_of(*BOX_LOSSES)
     class_balance: float = fraction()
     score_threshold: float = fraction()
     nms_threshold: float = fraction()
@@ -96,6 +100,7 @@ class MaskHeadConfig(Section):
     num_convs: int = between(0)
     conv_dim: int = between(1)
     norm: str = one_of("none", "batch", "group")
+    class_agnostic: bool
     threshold: float = fraction()
     pooler: PoolerConfig
 
@@ -214,6 +219,14 @@ class ScheduleConfig(Section):
     final_factor: float = fraction()
 
 
+class LossWeightsConfig(Section):
+    objectness: float = between(0)
+    rpn_box_reg: float = between(0)
+    classifier: float = between(0)
+    box_reg: float = between(0)
+    mask: float = between(0)
+
+
 class TrainerConfig(Section):
     device: str
     batch_size: int = between(1)
@@ -224,6 +237,7 @@ class TrainerConfig(Section):
     precision: str = one_of("auto", "fp32", "bf16", "fp16")
     channels_last: bool
     checkpoint_activations: bool
+    loss_weights: LossWeightsConfig
     accumulate: int = between(1)
     clip_norm: float = between(0)
     ema: float = fraction()

@@ -294,6 +294,11 @@ def test_detection_rules_by_hand() -> None:
     assert found(size=0.1)[2] == (1, 0.6)
 
 
+def losses_of(model: MaskRCNN, batch: Batch) -> dict[str, float]:
+    torch.manual_seed(0)
+    return {name: float(loss.detach()) for name, loss in model(*batch).items()}
+
+
 def test_box_loss_beta_and_thresholds_come_from_the_config(small_model: Build, batch: Batch) -> None:
     def loss(*overrides: str) -> float:
         model = small_model(*overrides)
@@ -303,6 +308,45 @@ def test_box_loss_beta_and_thresholds_come_from_the_config(small_model: Build, b
     assert loss("numerics.roi_smooth_l1_beta=0") > loss() > loss("numerics.roi_smooth_l1_beta=1")
     rules = small_model("roi_head.score_threshold=0.25", "roi_head.nms_threshold=0.75", "numerics.min_detection_size=3")
     assert rules.roi_heads.rules == DetectionRules(0.25, 0.75, 100, 3)
+
+
+@pytest.mark.parametrize("path_for", [path_for, always_fixed])
+@pytest.mark.parametrize(("part", "loss"), [("roi_head", "loss_box_reg"), ("rpn", "loss_rpn_box_reg")])
+def test_box_loss_changes_that_loss_alone(
+    small_model: Build, batch: Batch, path_for: PathRule, part: str, loss: str
+) -> None:
+    kinds = ("smooth_l1", "giou", "diou", "ciou")
+    found = [losses_of(small_model(f"{part}.box_loss={kind}", path_for=path_for), batch) for kind in kinds]
+    assert len({each.pop(loss) for each in found}) == 4
+    assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize("loss", ["objectness", "rpn_box_reg", "classifier", "box_reg", "mask"])
+def test_a_loss_weight_is_a_factor_of_that_loss_alone(small_model: Build, batch: Batch, loss: str) -> None:
+    plain, weighted = (losses_of(small_model(f"trainer.loss_weights.{loss}={each}"), batch) for each in (1, 2.5))
+    assert weighted.pop(f"loss_{loss}") == pytest.approx(2.5 * plain.pop(f"loss_{loss}"))
+    assert len(plain) == 4
+    assert weighted == plain
+
+
+@pytest.mark.parametrize("path_for", [path_for, always_fixed])
+def test_class_agnostic_heads_give_all_classes_one_box_and_one_mask(
+    small_model: Build, batch: Batch, path_for: PathRule
+) -> None:
+    """Equal to heads whose rows are the same for each class, in losses, boxes and masks."""
+    keys = ("roi_head.class_agnostic=true", "mask_head.class_agnostic=true", "roi_head.score_threshold=0.1")
+    agnostic, repeated = (small_model(*each, path_for=path_for) for each in (keys, keys[2:]))
+    layers = dict(agnostic.state_dict())
+    for layer, rows in (("box_predictor.bbox_pred", 4), ("mask_predictor.mask_fcn_logits", 1)):
+        for name in (f"roi_heads.{layer}.weight", f"roi_heads.{layer}.bias"):
+            assert len(layers[name]) == rows
+            layers[name] = torch.cat([layers[name]] * 4)
+    repeated.load_state_dict(layers)
+
+    assert losses_of(agnostic, batch) == pytest.approx(losses_of(repeated, batch), rel=1e-5)
+    ours, theirs = (model.eval()(batch[0]) for model in (agnostic, repeated))
+    assert sum(len(each["labels"]) for each in ours) > 10
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("path_for", [path_for, always_fixed])
@@ -342,7 +386,7 @@ def test_the_detectron2_profile_reaches_every_part(small_model: Build, batch: Ba
     model = small_model(*numerics)
     assert model.rpn.anchors.fixed
     assert float(model.rpn.anchors.cells[0][0, 0]) != round(float(model.rpn.anchors.cells[0][0, 0]))
-    assert (model.rpn.smooth_l1_beta, model.rpn.normalizer) == (0.0, "batch_size")
+    assert (model.rpn.box_loss.beta, model.rpn.normalizer) == (0.0, "batch_size")
     assert model.roi_heads.mask_target_rule == "binary"
     for pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
         assert pooler is not None

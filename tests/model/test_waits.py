@@ -29,7 +29,16 @@ from maskrcnn_train.model.sampling import Samples
 from maskrcnn_train.structures import waits
 from maskrcnn_train.structures.batch import ImageBatch, MaskCrops, Target, to_device
 
-SETTINGS = {"default": (), "torchvision's heads": ("experiment=torchvision_v1", "roi_head.fc_dim=32")}
+SETTINGS = {
+    "default": (),
+    "torchvision's heads": ("experiment=torchvision_v1", "roi_head.fc_dim=32"),
+    "class-agnostic heads, IoU losses": (
+        "roi_head.class_agnostic=true",
+        "mask_head.class_agnostic=true",
+        "roi_head.box_loss=ciou",
+        "rpn.box_loss=giou",
+    ),
+}
 FOUND = 7  # what every count is said to be
 
 
@@ -107,7 +116,10 @@ def images_on_the_device(num_images: int) -> ImageBatch:
     return ImageBatch(pixels, [(64, 96)] * num_images, [(64, 96)] * num_images)
 
 
-@pytest.mark.parametrize(("settings", "device"), [("default", "cuda"), ("torchvision's heads", "cpu")])
+@pytest.mark.parametrize(
+    ("settings", "device"),
+    [("default", "cuda"), ("torchvision's heads", "cpu"), ("class-agnostic heads, IoU losses", "cuda")],
+)
 def test_losses_wait_twice_and_detection_twice_and_once_an_image(settings: str, device: str) -> None:
     with counted_waits(device) as counted:
         config = small_config(*SETTINGS[settings])

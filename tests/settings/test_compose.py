@@ -132,6 +132,10 @@ def test_a_mistake_is_one_clear_line(overrides: list[str], said: list[str]) -> N
         (["optimizer=adamw", "optimizer.momentum=0.9"], "optimizer.momentum has no effect with optimizer=adamw"),
         (["schedule=cosine", "schedule.milestones=[0.5]"], "schedule.milestones has no effect with schedule=cosine"),
         (["schedule.final_factor=0.1"], "schedule.final_factor has no effect with schedule=multistep"),
+        (
+            ["roi_head.box_loss=giou", "numerics.roi_smooth_l1_beta=0"],
+            "roi_smooth_l1_beta has no effect with roi_head.box_loss=giou",
+        ),
         (["augmentation.full_size_from=0.5"], "full_size_from has no effect with augmentation.start_scale=1"),
         (["trainer.early_stopping=3", "trainer.evaluate_every=0"], "trainer.early_stopping has no effect"),
         (["data.tile.overlap=0.3"], "data.tile.overlap has no effect with data.tile.size=null"),

@@ -29,6 +29,8 @@ def is_detectron2(layers: dict[str, Tensor]) -> bool:
 def from_detectron2(layers: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the layers, put the background row first and the input channels in the order R G B.
 
+    A model of one class counts as one with a row for each class, which is the same there.
+
     The pixel scale stays that of the file: 0..255, see numerics=detectron2.
     """
     renamed = {_torchvision_name(name): tensor for name, tensor in layers.items()}
@@ -38,9 +40,12 @@ def from_detectron2(layers: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.cls_score.bias"):
         if name in renamed:
             renamed[name] = renamed[name].roll(1, dims=0)
+    scores = renamed.get("roi_heads.box_predictor.cls_score.bias")
     for layer, rows in (("roi_heads.box_predictor.bbox_pred", 4), ("roi_heads.mask_predictor.mask_fcn_logits", 1)):
         for name in {f"{layer}.weight", f"{layer}.bias"} & renamed.keys():
             tensor = renamed[name]
+            if len(tensor) == rows and scores is not None and len(scores) > 2:
+                continue  # class-agnostic: no background to add
             renamed[name] = torch.cat([tensor.new_zeros((rows, *tensor.shape[1:])), tensor])
     return renamed
 

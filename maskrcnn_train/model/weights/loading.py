@@ -111,14 +111,27 @@ def _copy_layers(
         if width is None and value is not None and there == here and same_norm:
             tensor.copy_(value)
             report.loaded.append(layer)
-        elif width is not None and value is not None and rows is not None and tensor.shape[1:] == value.shape[1:]:
-            for row, found in enumerate(rows):
+        elif width and value is not None and rows and (taken := _rows_for(tensor, value, width, rows)):
+            for row, found in enumerate(taken):
                 if found is not None:
                     tensor[row * width : (row + 1) * width] = value[found * width : (found + 1) * width]
             report.adapted.append(layer)
         else:
             reason = _reason(layer, differing, theirs, no_rows=rows is None)
             report.reinitialized.append(Reinitialized(layer, here, there, reason))
+
+
+def _rows_for(tensor: Tensor, value: Tensor, width: int, rows: list[int | None]) -> list[int | None] | None:
+    """For each class in a predictor's layer, its row in `value`, the file's; None if they do not fit.
+
+    A class-agnostic layer has one row, which a file of one class has after that of the background. rows: without that.
+    """
+    if tensor.shape[1:] != value.shape[1:]:
+        return None
+    here, there = len(tensor) // width, len(value) // width
+    if here == 1:
+        return [there - 1] if there <= 2 else None
+    return rows if there > 1 else None
 
 
 def _match_classes(

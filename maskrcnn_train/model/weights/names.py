@@ -58,6 +58,7 @@ def implied_settings(layers: Mapping[str, Tensor], first: str) -> dict[str, Any]
             "mask_head.num_convs": _count(shapes, rf"{MASK}(\d+)\.0\.weight"),
             "mask_head.conv_dim": _size(shapes, "roi_heads.mask_predictor.conv5_mask.weight", 1),
             "mask_head.norm": _norm(shapes, MASK + "0.1"),
+            "mask_head.class_agnostic": _size(shapes, "roi_heads.mask_predictor.mask_fcn_logits.bias", 0) == 1,
         }
     return {key: value for key, value in implied.items() if value is not None}
 
@@ -69,6 +70,7 @@ def _implied_by_box_head(shapes: dict[str, tuple[int, ...]], channels: int | Non
         "roi_head.norm": _norm(shapes, BOX + "norm0"),
         "roi_head.num_fcs": _count(shapes, rf"{BOX}fc(\d+)\.weight"),
         "roi_head.fc_dim": _size(shapes, BOX + "fc0.weight", 0),
+        "roi_head.class_agnostic": _size(shapes, "roi_heads.box_predictor.bbox_pred.bias", 0) == 4,
     }
     first = BOX + "fc0.weight" if implied["roi_head.num_fcs"] else "roi_heads.box_predictor.cls_score.weight"
     pooled = _size(shapes, first, 1)
@@ -102,6 +104,7 @@ def is_batch_norm(layer: str, layers: Iterable[str]) -> bool:
     return f"{layer.rpartition('.')[0]}.running_mean" in layers
 
 
+_BOX_PREDICTOR = ("roi_head.fc_dim", "roi_head.num_fcs", "pooler.resolution")
 # pattern of the layer, the settings that decide whether it exists, and those that decide its shape
 _DEPENDS = (
     (rf"{BODY}.*(bn\d|downsample\.1)\.", ("backbone.norm", "backbone.name"), ("backbone.name", "backbone.norm")),
@@ -115,10 +118,12 @@ _DEPENDS = (
     (rf"{BOX}conv", ("roi_head.num_convs", "roi_head.norm"), ("roi_head.conv_dim",)),
     (rf"{BOX}fc0\.weight", ("roi_head.num_fcs",), ("roi_head.fc_dim", "pooler.resolution")),
     (rf"{BOX}fc", ("roi_head.num_fcs",), ("roi_head.fc_dim",)),
-    (r"roi_heads\.box_predictor\.", (), ("roi_head.fc_dim", "roi_head.num_fcs", "pooler.resolution")),
+    (r"roi_heads\.box_predictor\.bbox_pred\.", (), ("roi_head.class_agnostic", *_BOX_PREDICTOR)),
+    (r"roi_heads\.box_predictor\.", (), _BOX_PREDICTOR),
     (rf"{MASK}\d+\.1\.", ("mask_head.norm", "mask_head.num_convs"), ("mask_head.conv_dim", "mask_head.norm")),
     (rf"{MASK}0\.0", ("mask_head.num_convs", "mask_head.norm"), ("mask_head.conv_dim", "backbone.fpn_channels")),
     (MASK, ("mask_head.num_convs", "mask_head.norm"), ("mask_head.conv_dim",)),
+    (r"roi_heads\.mask_predictor\.mask_fcn", (), ("mask_head.class_agnostic", "mask_head.conv_dim")),
     (r"roi_heads\.mask_predictor\.", (), ("mask_head.conv_dim", "mask_head.num_convs", "backbone.fpn_channels")),
 )
 # the settings behind the width of the pooled features, which the first FC, or a predictor without FCs, takes

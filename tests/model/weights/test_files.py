@@ -110,6 +110,21 @@ def test_a_detectron2_pickle_gives_every_layer_in_our_conventions(tmp_path: Path
         assert torch.equal(here, tensor), name
 
 
+def test_a_class_agnostic_model_of_detectron2_has_no_row_for_the_background_to_add(tmp_path: Path) -> None:
+    keys = ("roi_head.class_agnostic=true", "mask_head.class_agnostic=true")
+    source, model = model_of(*keys), model_of(*keys, seed=4)
+    state = {detectron2_name(name): tensor.clone() for name, tensor in source.state_dict().items()}
+    assert len(state["roi_heads.box_predictor.bbox_pred.bias"]) == 4
+    scores = state["roi_heads.box_predictor.cls_score.bias"]
+    state["roi_heads.box_predictor.cls_score.bias"] = torch.cat([scores[1:], scores[:1]])
+    torch.save({"model": state}, tmp_path / "agnostic.pth")
+    report = load_weights(model, read_weights(tmp_path / "agnostic.pth", "detectron2"), small_config(*keys), NAMES)
+    assert not report.reinitialized
+    for layer in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits"):
+        name = f"roi_heads.{layer}.bias"
+        assert torch.equal(model.state_dict()[name], source.state_dict()[name])
+
+
 def test_frozen_norms_without_a_variance_have_one(tmp_path: Path) -> None:
     state = detectron2_state(model_of("backbone.norm=frozen"))
     state = {name: tensor for name, tensor in state.items() if not name.endswith("running_var")}

@@ -258,3 +258,28 @@ def test_channels_that_nothing_can_be_made_of_are_fresh_and_named(network: tuple
 def test_frozen_stages_with_random_weights_are_a_warning() -> None:
     _, report = load(into=("backbone.norm=group", "backbone.trainable_stages=3"))
     assert any("do not train" in warning for warning in report.warnings)
+
+
+AGNOSTIC = ("roi_head.class_agnostic=true", "mask_head.class_agnostic=true")
+
+
+def test_class_agnostic_heads_take_the_one_row_and_follow_the_classes_with_the_scores() -> None:
+    _, source = stored_model(*AGNOSTIC)
+    model, report = load(*AGNOSTIC, names=["tree", "car"])
+    assert not report.reinitialized
+    for layer in PREDICTORS:
+        for kind in ("weight", "bias"):
+            ours, theirs = model.state_dict()[f"{layer}.{kind}"], source.state_dict()[f"{layer}.{kind}"]
+            assert torch.equal(ours, theirs[[0, 3, 1]] if "cls_score" in layer else theirs)
+
+
+@pytest.mark.parametrize(("stored", "here"), [((), AGNOSTIC), (AGNOSTIC, ())])
+def test_class_agnostic_heads_and_those_of_a_class_name_the_setting_that_keeps_them_apart(
+    stored: tuple[str, ...], here: tuple[str, ...]
+) -> None:
+    off = () if here else tuple(each.replace("true", "false") for each in AGNOSTIC)
+    _, report = load(*stored, into=here or off)
+    head, mask_head = "roi_head.class_agnostic", "mask_head.class_agnostic"
+    layers = {"box_predictor.bbox_pred": head, "mask_predictor.mask_fcn_logits": mask_head}
+    reasons = {f"roi_heads.{layer}.{kind}": key for layer, key in layers.items() for kind in ("weight", "bias")}
+    assert reasons_of(report) == reasons
