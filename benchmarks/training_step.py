@@ -5,12 +5,15 @@ by hand; with RoIAlign and the optimizer tuned by hand too; ours at its default 
 the images is not part of a step. Peak memory is that of a process of its own for each side. Box heads: torchvision's
 of two FC layers, or 4 convs and 2 FC layers, the default here.
 
-    MASKRCNN_TRAIN_BENCH_DATA=FOLDER python benchmarks/training_step.py [--rounds 5] [--head fc2|conv4_fc2]
+`--shares` prints instead what part of each side's operations are convolutions and matrix products.
+
+    MASKRCNN_TRAIN_BENCH_DATA=FOLDER python benchmarks/training_step.py [--rounds 5] [--head fc2|conv4_fc2] [--shares]
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,6 +21,7 @@ from typing import Any
 
 import torch
 from sides import data_root, in_turn, machine, peak_mb, print_ratios
+from torch.profiler import ProfilerActivity, profile
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
@@ -88,10 +92,21 @@ SIDES: dict[str, Callable[[str], Callable[[], object]]] = {
 }
 
 
+def share_of_products(step: Callable[[], object]) -> float:
+    """What part of the time of a step's operations convolutions and matrix products take."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as trace:
+        step()
+    times = {each.key: each.self_cpu_time_total for each in trace.key_averages()}
+    products = [time for name, time in times.items() if re.fullmatch(r"aten::(\w*conv\w*|mm|bmm|b?addb?mm)", name)]
+    return sum(products) / sum(times.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--head", choices=["fc2", "conv4_fc2"], default="fc2")
+    parser.add_argument("--shares", action="store_true")
     parser.add_argument("--memory-of", choices=SIDES)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -102,6 +117,10 @@ def main() -> None:
         return
     data_root()
     print(machine())
+    if arguments.shares:
+        for name, build in SIDES.items():
+            print(f"{name}: {share_of_products(build(arguments.head)):.1%} are convolutions and matrix products")
+        return
     memory = {name: peak_mb(__file__, name, "--head", arguments.head) for name in SIDES}
     steps = {name: build(arguments.head) for name, build in SIDES.items()}
     print_ratios(in_turn(steps, arguments.rounds), "ours, default")
