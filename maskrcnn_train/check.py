@@ -155,7 +155,7 @@ def _write(
     write_json(folder / "findings.json", plain, indent=2)
     write_advice(findings, folder)
     counts = [sum(finding.severity == severity for finding in findings) for severity in SEVERITIES]
-    logger.info("%d errors, %d warnings, %d pieces of advice; all items: %s", *counts, folder / "findings.json")
+    logger.info("errors: %d, warnings: %d, pieces of advice: %d; all items: %s", *counts, folder / "findings.json")
 
 
 def run(config: CheckConfig, given: Sequence[str] | None = None) -> None:
