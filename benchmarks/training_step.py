@@ -97,7 +97,7 @@ def share_of_products(step: Callable[[], object]) -> float:
     step()
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         step()
-    times = {each.key: each.self_cpu_time_total for each in trace.key_averages()}
+    times: dict[str, float] = {each.key: each.self_cpu_time_total for each in trace.key_averages()}
     products = [time for name, time in times.items() if re.fullmatch(r"aten::(\w*conv\w*|mm|bmm|b?addb?mm)", name)]
     return sum(products) / sum(times.values())
 

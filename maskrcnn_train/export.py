@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ from maskrcnn_train.settings.errors import UserError
 if TYPE_CHECKING:
     from maskrcnn_train.data.channels import AnyImage
     from maskrcnn_train.data.dataset import CocoDataset
+    from maskrcnn_train.data.pixels import PixelReader
     from maskrcnn_train.exporting.comparing import Differences
     from maskrcnn_train.exporting.files import Runtime
     from maskrcnn_train.prediction.predictor import Predictor
@@ -67,7 +69,7 @@ def export(config: ExportConfig) -> Export:
     evaluated = is_graph and (config.evaluate or config.data is not None)
     dataset, paths = None, []
     if is_graph and config.num_images and config.images is not None:
-        paths = [path for path, _ in find_images(config.images)][: config.num_images]
+        paths = [each.path for each in find_images(config.images)][: config.num_images]
     if evaluated or (is_graph and config.num_images and config.images is None):
         # its faults are better known before anything is written
         predictor, split = on_split(predictor, config, num_workers=0)
@@ -136,8 +138,7 @@ def check_runtime(runtime: Runtime, predictor: Predictor, paths: list[Path], con
     from maskrcnn_train.exporting.comparing import Differences
 
     total, reader = Differences(), build_reader(predictor.config.data)
-    for path in paths:
-        image = reader.read(path)
+    for _, image in _readable(reader, [(path, None) for path in paths], skip=_skips(predictor)):
         windows = _windows(predictor, image)
         part = image.crop(windows[len(windows) // 2])
         total.add(*_both_sides(runtime, predictor, part), predictor.config, config.tolerance.scores)
@@ -148,6 +149,26 @@ def check_runtime(runtime: Runtime, predictor: Predictor, paths: list[Path], con
         *(total.images, total.detections, total.pixels, total.boxes, total.scores, masks, total.missing),
     )
     return total
+
+
+def _skips(predictor: Predictor) -> bool:
+    return predictor.config.data.on_bad_image == "skip"
+
+
+def _readable(
+    reader: PixelReader, files: Iterable[tuple[Path, tuple[int, int] | None]], *, skip: bool
+) -> Iterator[tuple[int, AnyImage]]:
+    """Position and image of each file, of the size (height, width) that is known of it. Those that cannot be read are
+    left out where `data.on_bad_image` says skip; else raises ImageError."""
+    from maskrcnn_train.data.images import ImageError
+
+    for position, (path, size) in enumerate(files):
+        try:
+            yield position, reader.read(path, expected=size)
+        except ImageError as error:
+            if not skip:
+                raise
+            logger.warning("skipped: %s", error)
 
 
 def _windows(predictor: Predictor, image: AnyImage) -> list[Window]:
@@ -182,20 +203,24 @@ def _too_large(differences: Differences, limits: ToleranceConfig) -> list[str]:
 
 def evaluate_runtime(runtime: Runtime, predictor: Predictor, dataset: CocoDataset) -> dict[str, dict[str, float]]:
     """COCO metrics of the `model` and of the `file` on the same images, each in tiles if the model is one of tiles."""
+    from maskrcnn_train.evaluation.coco.ground_truth import of_images
     from maskrcnn_train.evaluation.coco.metrics import score_coco
     from maskrcnn_train.prediction.tiling import merge_tiles
 
     truth, trained = dataset.ground_truth(), predictor.config
     results: dict[str, list[dict[str, Any]]] = {"model": [], "file": []}
-    for position, about in enumerate(truth["images"]):
-        size = about["height"], about["width"]
-        image = dataset.reader.read(Path(dataset.image_path(position)), expected=size)
+    sizes = [(about["height"], about["width"]) for about in truth["images"]]
+    paths = [Path(dataset.image_path(position)) for position in range(len(sizes))]
+    seen = []
+    for position, image in _readable(dataset.reader, zip(paths, sizes, strict=True), skip=_skips(predictor)):
+        image_id = truth["images"][position]["id"]
+        seen.append(image_id)
         windows = _windows(predictor, image)
         parts = [_both_sides(runtime, predictor, image.crop(window)) for window in windows]
         for own, found in zip(results.values(), zip(*parts, strict=True), strict=True):
             whole = found[0] if len(windows) == 1 else merge_tiles(windows, found, (image.height, image.width))
-            own += whole.to_coco(about["id"])
-    metrics = {}
+            own += whole.to_coco(image_id)
+    truth, metrics = of_images(truth, set(seen)), {}
     for side, own in results.items():
         metrics[side] = score_coco(truth, own, trained.evaluation, kinds=trained.kinds).metrics
         scores = "  ".join(f"{kind} {100 * metrics[side][f'{kind}/AP']:.2f}" for kind in trained.kinds)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
+
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
@@ -24,7 +26,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     Makes the folder. Raises OSError with the path when the disk is full; a file that was there stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{uuid.uuid4().hex[:8]}.part")  # as long as the name is, it may have the longest one
     try:
         yield aside
         os.replace(aside, path)
@@ -62,9 +64,9 @@ def unused_name(name: str, used: set[str]) -> str:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file in UTF-8; returns its path."""
+    """Write a text file in UTF-8; returns its path. Bytes of file names that are no UTF-8 become e.g. \\udcff."""
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, **TEXT)
     return path
 
 
@@ -82,7 +84,7 @@ def write_picture(path: Path, picture: Image, **options: Any) -> Path:
 
 def write_csv(path: Path, lines: Iterable[Sequence[object]]) -> Path:
     """Write lines of cells, the head first; returns the path."""
-    with written_aside(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+    with written_aside(path) as aside, open(aside, "w", newline="", **TEXT) as file:
         csv.writer(file).writerows([csv_cell(cell) for cell in line] for line in lines)
     return path
 

@@ -199,7 +199,7 @@ def _scene(judged: Judged) -> Scene:
     from maskrcnn_train.reporting.pages.gallery import Scene
 
     truth, config = judged.scored.ground_truth, judged.config
-    paths = [judged.split.images / image["file_name"] for image in truth["images"]]
+    paths = {image["id"]: judged.split.images / image["file_name"] for image in truth["images"]}
     most, reader = config.evaluation.max_detections[-1], build_reader(config.data)
     return Scene(truth, judged.scored.results, paths, reader, config.kinds[-1], most)
 

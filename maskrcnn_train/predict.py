@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskrcnn_train.cli.main import run_command
-from maskrcnn_train.data.sources import find_images
+from maskrcnn_train.data.sources import FoundImage, find_images
 from maskrcnn_train.prediction.memory import BUDGETS, advising_on_memory
 from maskrcnn_train.settings.command_rules import check_predict_rules
 from maskrcnn_train.settings.command_schema import PredictConfig
@@ -82,7 +82,7 @@ def _predictor(config: PredictConfig) -> Predictor:
     return predictor.lowered(config.score_threshold) if config.roi_head.score_threshold is None else predictor
 
 
-def _sources(found: list[tuple[Path, int | None]], video: Video | None) -> Iterator[Source]:
+def _sources(found: list[FoundImage], video: Video | None) -> Iterator[Source]:
     """The frames of a video, or the files that were found, with names of their own and ids."""
     from maskrcnn_train.prediction.files import unique_stems
     from maskrcnn_train.prediction.pipeline import Source
@@ -90,9 +90,9 @@ def _sources(found: list[tuple[Path, int | None]], video: Video | None) -> Itera
     if video is not None:
         for number, frame in enumerate(video.frames(), start=1):
             yield Source(frame, f"{video.path.stem}_{number:06d}", number)
-    names = unique_stems([path for path, _ in found])
-    for number, ((path, image_id), name) in enumerate(zip(found, names, strict=True), start=1):
-        yield Source(path, name, number if image_id is None else image_id)
+    names = unique_stems([each.path for each in found])
+    for number, (image, name) in enumerate(zip(found, names, strict=True), start=1):
+        yield Source(image.path, name, number if image.image_id is None else image.image_id, image.size)
 
 
 def run(config: PredictConfig) -> None:

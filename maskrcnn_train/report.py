@@ -55,7 +55,7 @@ def report_training(run_dir: Path, validation: Validation, metrics: dict[str, fl
     """The page at the end of a training, whose data, results and metrics are in memory."""
     from maskrcnn_train.reporting.pages.html import write_report
 
-    scene = _scene(validation.loader.dataset, validation.ground_truth, validation.results, validation.config)
+    scene = _scene(validation.loader.dataset, validation.scored, validation.results, validation.config)
     return write_report(run_dir, metrics=metrics, gallery=_gallery(scene, _usual_page()))
 
 
@@ -96,11 +96,12 @@ def _scene(
 ) -> Scene:
     from maskrcnn_train.reporting.pages.gallery import Scene
 
+    ids = dataset.split.index.image_ids[dataset.rows].tolist()
     return Scene(
         ground_truth=ground_truth,
         results=results,
         reader=dataset.reader,
-        paths=[Path(dataset.image_path(position)) for position in range(len(dataset.rows))],
+        paths={image_id: Path(dataset.image_path(position)) for position, image_id in enumerate(ids)},
         kind=trained.kinds[-1],
         max_detections=trained.evaluation.max_detections[-1],
     )

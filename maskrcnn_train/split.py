@@ -29,6 +29,7 @@ from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.command_rules import check_split_rules
 from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import override_value
 from maskrcnn_train.settings.rules import is_json
 from maskrcnn_train.structures.arrays import Ints
 
@@ -58,6 +59,7 @@ def split(config: SplitCommandConfig) -> SplitResult:
     """Cut as configured and write the parts; nothing of the JSON is lost. Raises UserError for a faulty JSON."""
     from maskrcnn_train.engine.run_folder import open_run_folder
     from maskrcnn_train.reporting.terminal.progress import setup_logging
+    from maskrcnn_train.reporting.terminal.tables import unused_table
 
     files = _files(config)
     content, index = _read(files)
@@ -70,11 +72,16 @@ def split(config: SplitCommandConfig) -> SplitResult:
     setup_logging(folder)
     for note in [*unused_notes(files), *choice_notes(index, config)]:
         logger.info("note: %s", note)
+    is_kept = config.format == "coco" and len(files) == 1 and files[0].format == "coco"  # faulty annotations too
+    if not is_kept and (unused := unused_table({"all": index.skipped})):
+        logger.info("%s", unused)
     chosen = chosen_categories(index, config)
     names = {chosen[each.id].id: chosen[each.id].name for each in index.categories if each.id in chosen}
     labels = {number: [*names].index(category.id) + 1 for number, category in chosen.items()}
     counts = count_objects(index, whole_split("all", index, labels, Path()).labels, len(names))
     groups = _groups(config, content["images"], images)
+    if (most := len(np.unique(groups))) < len(fractions):
+        raise UserError(f"{most} groups of images that stay together cannot be cut into {len(fractions)} parts")
     rows = stratify(counts, fractions, config.seed, groups, favour_first=config.folds is None)
     part_names = [f"fold_{number}" for number in range(len(rows))] if config.folds else list(NAMES)
     parts = dict(zip(part_names, rows, strict=False))
@@ -91,10 +98,11 @@ def split(config: SplitCommandConfig) -> SplitResult:
     _log_table([*names.values()], counts, parts, groups)
     logger.info("written to %s", folder)
     if not config.folds and config.format == "coco":
-        where = "FOLDER" if images is None else shlex.quote(str(images))
+        where = "FOLDER" if images is None else str(images)
         keys = [
-            f"data.{name}.annotations={shlex.quote(str(file))} data.{name}.images={where}"
+            shlex.quote(f"data.{name}.{key}={override_value(path)}")
             for name, file in written_files.items()
+            for key, path in (("annotations", str(file)), ("images", where))
         ]
         logger.info("train on them: data=custom %s", " ".join(keys))
     return SplitResult(folder, written_files, parts)
@@ -173,14 +181,16 @@ def _write_format(
     everything = replace(config, rename=None, merge=None, classes=None)
     classes, _ = build_class_map(index, everything)
     labels = whole_split("all", index, match_categories(classes, index, everything)[0], pictures).labels
-    folders = {name: folder / Path(name).parent for name in parts}
+    folders, left_out = {name: folder / Path(name).parent for name in parts}, 0
     for own in dict.fromkeys(folders.values()):
         images = {
             Path(name).name: labelled_images(index, rows, labels, classes, pictures)
             for name, rows in parts.items()
             if folders[name] == own
         }
-        write_labels(own, config.format, DataSet(classes.name_of_id, images), tolerance=config.tolerance)
+        left_out += write_labels(own, config.format, DataSet(classes.name_of_id, images), tolerance=config.tolerance)
+    if left_out:
+        logger.warning("%d crowd regions were left out: only COCO has them", left_out // (config.folds or 1))
     return folders
 
 

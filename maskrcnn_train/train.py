@@ -20,7 +20,7 @@ from maskrcnn_train.data.tile_layout import epoch_length
 from maskrcnn_train.engine import distributed, precision
 from maskrcnn_train.engine.activations import checkpoint_activations
 from maskrcnn_train.engine.capturing import capture_backbone
-from maskrcnn_train.engine.checkpoint import restore
+from maskrcnn_train.engine.checkpoint import check_classes, restore
 from maskrcnn_train.engine.compiling import compile_backbone
 from maskrcnn_train.engine.distributed import World
 from maskrcnn_train.engine.loop import fit
@@ -154,6 +154,7 @@ def _resume(state: TrainingState, run: Run, plan: Plan, world: World) -> dict[st
     training that is complete; one that is done but was killed before its results were written evaluates again.
     """
     content, trouble = distributed.broadcast(run.checkpoints.load_last() if world.is_main else None, world)
+    check_classes(run.classes, content["classes"])
     restore(state, content)
     if trouble:
         logger.warning("%s; going on from the checkpoint before it", trouble)
@@ -195,7 +196,7 @@ def _evaluate(
 
 
 def _write_diagnostics(validation: Validation, run: Run, step: int) -> None:
-    diagnostics = validation.diagnose(run.config.seed)
+    diagnostics = validation.diagnose(seed=0)  # the same for all seeds of a sweep, which are compared draw by draw
     for name, picture in write_diagnostics(run.folder / "study", diagnostics).items():
         run.writer.picture(step, f"study/{name}", picture)
 

@@ -55,8 +55,8 @@ def scene(folder: Path) -> Scene:
         thing(2, DOOR, 40, 90, 20, 20, score=0.94),
         thing(2, WINDOW, 110, 75, 20, 20, score=0.93),
     ]
-    paths = [folder / image["file_name"] for image in truth["images"]]
-    for number, path in enumerate(paths):
+    paths = {image["id"]: folder / image["file_name"] for image in truth["images"]}
+    for number, path in enumerate(paths.values()):
         Image.new("RGB", SIZE[::-1], (60 * number, 90, 120)).save(path)
     return Scene(truth, results, paths, RGB, "segm", 100)
 

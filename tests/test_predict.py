@@ -233,14 +233,14 @@ def test_lists_and_coco_files_name_their_images(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         Image.fromarray(pixels()).save(tmp_path / name)
     (tmp_path / "list.txt").write_text("b.jpg\n\na.jpg\n", encoding="utf-8-sig")  # as Notepad saves it
-    assert [path.name for path, _ in find_images(str(tmp_path / "list.txt"))] == ["b.jpg", "a.jpg"]
+    assert [each.path.name for each in find_images(str(tmp_path / "list.txt"))] == ["b.jpg", "a.jpg"]
     images = [{"id": 40, "file_name": "b.jpg", "width": 90, "height": 70}]
     content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
     (tmp_path / "coco.json").write_text(json.dumps(content))
-    assert find_images(str(tmp_path / "coco.json")) == [(tmp_path / "b.jpg", 40)]
+    assert find_images(str(tmp_path / "coco.json")) == [(tmp_path / "b.jpg", 40, (70, 90))]
     for name in ("coco.json", "list.txt"):
         (tmp_path / name).rename(tmp_path / name.upper())
-    assert find_images(str(tmp_path / "COCO.JSON")) == [(tmp_path / "b.jpg", 40)]
+    assert find_images(str(tmp_path / "COCO.JSON")) == [(tmp_path / "b.jpg", 40, (70, 90))]
     assert len(find_images(str(tmp_path / "LIST.TXT"))) == 2
     assert len(find_images(str(tmp_path / "*.jpg"))) == 2
 
@@ -463,3 +463,17 @@ def test_a_damaged_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> No
     copy.write_bytes(pickle.dumps(1))
     with pytest.raises(ValueError, match=r"copy\.pt"):
         load_checkpoint(copy)
+
+
+def test_a_json_tells_whether_a_turned_picture_is_meant_as_it_is_stored(checkpoint: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels()).save(tmp_path / "a.jpg", exif=exif)
+    height, width = pixels().shape[:2]
+    for size in ((height, width), (width, height)):
+        images = [{"id": 7, "file_name": "a.jpg", "height": size[0], "width": size[1]}]
+        content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+        (tmp_path / "coco.json").write_text(json.dumps(content))
+        (found,) = find_images(str(tmp_path / "coco.json"))
+        assert prepare(load_checkpoint(checkpoint, device="cpu").config, found.path, None, found.size).size == size
+        assert prepare(load_checkpoint(checkpoint, device="cpu").config, found.path).size == (width, height)

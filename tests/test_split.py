@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from maskrcnn_train.settings.command_rules import check_split_rules
 from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.compose import load_command_config, load_config
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.overrides import override_value
 from maskrcnn_train.split import SplitResult, split
 
 Coco = dict[str, Any]
@@ -108,6 +110,43 @@ def test_the_parts_train(source: Path, tmp_path: Path, monkeypatch: pytest.Monke
     splits = read_splits(load_config(["data=custom", *paths]))
     assert splits.test is not None
     assert len(splits.train) + len(splits.val) + len(splits.test) == 60
+
+
+def test_the_command_that_trains_on_the_parts_holds_any_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "o'ne (1), two"
+    folder.mkdir()
+    (folder / "all.json").write_text(json.dumps(scene()))
+    places = {"annotations": folder / "all.json", "images": folder, "output_dir": folder / "parts"}
+    result = split(configured(*(f"{key}={override_value(str(path))}" for key, path in places.items())))
+    said = capsys.readouterr().out.replace("\n", " ").partition("train on them: ")[2]
+    config = load_config(shlex.split(said)[:7])
+    assert (config.data.train.images, config.data.val.annotations) == (str(folder), str(result.files["val"]))
+
+
+def test_what_another_format_leaves_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = scene(6)
+    content["annotations"] = [
+        annotation(number, image["id"], 5, 5, 5, 8) for number, image in enumerate(content["images"], start=1)
+    ]
+    content["annotations"][0]["iscrowd"] = 1
+    content["annotations"][1] |= {"bbox": [5, 5, 0, 0], "segmentation": []}
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    cut(
+        tmp_path / "all.json",
+        f"images={write_images(tmp_path / 'images', content)}",
+        "format=yolo",
+        "fractions=[0.5,0.5]",
+    )
+    said = capsys.readouterr().out
+    assert "1 crowd regions were left out" in said
+    assert "box" in said.partition("left out")[0]
+
+
+def test_fewer_groups_than_parts_are_refused(source: Path) -> None:
+    with pytest.raises(UserError, match="7 groups of images that stay together cannot be cut into 8 parts"):
+        cut(source, "folds=8", "group_by=video")
 
 
 def test_seeds_decide(source: Path) -> None:

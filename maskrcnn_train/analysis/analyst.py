@@ -12,6 +12,7 @@ from maskrcnn_train.analysis.funnel import Funnel, FunnelTracer
 from maskrcnn_train.analysis.pareto import Outcome, outcomes, winners
 from maskrcnn_train.analysis.proposal_report import AnchorShares, ProposalRecall, ProposalReporter
 from maskrcnn_train.analysis.trace import ObjectsOfImages, Trace, trace_batches
+from maskrcnn_train.evaluation.coco.ground_truth import of_images
 from maskrcnn_train.evaluation.coco.metrics import score_coco
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.settings.command_schema import AnalyzeConfig
@@ -76,7 +77,7 @@ class Analyst:
         reporter = self._reporter() if "proposals" in what else None
         budgets = self._budget_tracer() if "budgets" in what else None
         results: list[Result] = []
-        done = 0
+        seen: list[int] = []
         for trace in trace_batches(self.model, loader, self.device, self.autocast):
             if funnel:
                 results += self._results(trace, funnel.add(trace))
@@ -84,19 +85,20 @@ class Analyst:
                 reporter.add(trace)
             if budgets:
                 budgets.add(trace)
-            done += len(trace.image_ids)
-            on_batch(done)
+            seen += trace.image_ids
+            on_batch(len(seen))
+        truth = of_images(self.ground_truth, set(seen))  # images that could not be read are left out, as in evaluate
         iou = self.trained.rpn.iou
-        analysis = Analysis(self.kind, done, Setting.of(self.trained), (iou.upper, iou.lower))
+        analysis = Analysis(self.kind, len(seen), Setting.of(self.trained), (iou.upper, iou.lower))
         if funnel:
-            analysis.funnel = funnel.finish(self.ground_truth, results, kind=self.kind)
+            analysis.funnel = funnel.finish(truth, results, kind=self.kind)
         if reporter:
             names = self.classes.name_of_id
             classes = [names[each["category_id"]] for each in self.ground_truth["annotations"]]
             analysis.recalls = reporter.recalls({"size": self.objects.sizes, "class": classes})
             analysis.shares = reporter.anchor_shares()
         if budgets:
-            self._add_budgets(analysis, budgets, loader)
+            self._add_budgets(analysis, budgets, truth, loader)
         return analysis
 
     def _results(self, trace: Trace, batch: list[Detections]) -> list[Result]:
@@ -121,8 +123,8 @@ class Analyst:
         settings = combinations(trained, options, most=section.most, seed=self.config.seed)
         return BudgetTracer(self.model, settings, classes=self.classes, pasting=self.pasting)
 
-    def _add_budgets(self, analysis: Analysis, tracer: BudgetTracer, loader: Loader) -> None:
-        found = outcomes(tracer, self.ground_truth, self.average_precision, seed=self.config.seed)
+    def _add_budgets(self, analysis: Analysis, tracer: BudgetTracer, truth: dict[str, Any], loader: Loader) -> None:
+        found = outcomes(tracer, truth, self.average_precision, seed=self.config.seed)
         analysis.outcomes, analysis.winners = found, winners(found, self.config.budgets.tolerance)
         if not analysis.winners:
             return

@@ -7,6 +7,16 @@ from typing import NoReturn
 from maskrcnn_train.settings.errors import UserError
 
 
+def visible_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """Files in a folder and those within, sorted. Not those that tools hide or leave behind: names that begin with a
+    dot (.ipynb_checkpoints, ._a.jpg of macOS), __MACOSX, and links that lead nowhere."""
+    return sorted(
+        path
+        for path in folder.rglob(pattern)
+        if path.is_file() and not any(part[0] == "." or part == "__MACOSX" for part in path.relative_to(folder).parts)
+    )
+
+
 def require_file(path: Path, hint: str) -> None:
     """Raise UserError unless `path` is a file that can be opened. hint: what to give instead."""
     if path.is_dir():

@@ -2,8 +2,10 @@
 
 import glob
 from pathlib import Path
+from typing import NamedTuple
 
 from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.paths import visible_files
 from maskrcnn_train.data.texts import read_lines
 from maskrcnn_train.settings.errors import UserError
 
@@ -16,12 +18,20 @@ def list_pictures(folder: Path) -> list[Path]:
 
     Beside pictures, arrays are mostly something else: masks, features.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = [path for path in visible_files(folder) if path.suffix.lower() in SUFFIXES]
     return [path for path in files if path.suffix.lower() in PICTURES] or files
 
 
-def find_images(given: str) -> list[tuple[Path, int | None]]:
-    """Image files in order and, from a COCO JSON, the id of each.
+class FoundImage(NamedTuple):
+    """image_id, size: (height, width), as a COCO JSON has them; None where there is no JSON."""
+
+    path: Path
+    image_id: int | None = None
+    size: tuple[int, int] | None = None
+
+
+def find_images(given: str) -> list[FoundImage]:
+    """Image files in order.
 
     given: a file, a folder (its pictures, those in sub-folders too), a glob, a .txt with a path a line, or a COCO JSON
     (paths relative to the file's folder). Raises UserError with one line if there are no images.
@@ -31,23 +41,26 @@ def find_images(given: str) -> list[tuple[Path, int | None]]:
         files = list_pictures(path)
         if not files:
             raise UserError(f"images={given} holds no pictures ({', '.join(SUFFIXES)})")
-        return [(each, None) for each in files]
+        return [FoundImage(each) for each in files]
     if path.suffix.lower() == ".json" and path.is_file():
         index = open_index(path)
         if not index.num_images:
             raise UserError(f"images={given} names no images")
-        return [(path.parent / index.file_name(row), int(index.image_ids[row])) for row in range(index.num_images)]
+        rows = range(index.num_images)
+        return [
+            FoundImage(path.parent / index.file_name(row), int(index.image_ids[row]), index.size(row)) for row in rows
+        ]
     if path.suffix.lower() == ".txt" and path.is_file():
         lines = [line for line in read_lines(path) if line]
         if not lines:
             raise UserError(f"images={given} is an empty list; write one path a line")
-        return [(path.parent / line, None) for line in lines]
+        return [FoundImage(path.parent / line) for line in lines]
     if path.is_file():
-        return [(path, None)]
+        return [FoundImage(path)]
     matches = sorted(Path(each) for each in glob.glob(str(path), recursive=True))
     if not matches:
         raise UserError(f"images={given} is no file, folder or glob that matches anything")
     files = [each for each in matches if each.is_file()]
     if not files:
         raise UserError(f"images={given} matches folders only; give one of them, or images='{path}/*.jpg'")
-    return [(each, None) for each in files]
+    return [FoundImage(each) for each in files]

@@ -179,12 +179,22 @@ def _load(path: Path, name: str) -> Any:
         raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
+def check_classes(ours: ClassMap, saved: dict[str, Any]) -> None:
+    """Raises UserError where the rows of the saved predictors mean other classes than those of the data."""
+    theirs = ClassMap.from_plain(saved)
+    if ours.names != theirs.names:
+        raise UserError(
+            f"the checkpoint was trained for {theirs}; the data now has {ours}. To start from its weights: weights=file"
+        )
+
+
 def restore(state: TrainingState, content: dict[str, Any]) -> None:
     """Put a saved state into freshly built objects. Raises UserError when the model or optimizer differs."""
     try:
         unwrap(state.model).load_state_dict(content["model"])
         _load_optimizer(state.optimizer, content["optimizer"])
-        state.scaler.load_state_dict(content["scaler"])
+        if content["scaler"]:  # empty where the training was not in fp16
+            state.scaler.load_state_dict(content["scaler"])
         if state.ema is not None:
             state.ema.model.load_state_dict(content["ema"] or content["model"])
         state.position = Position(**content["position"])

@@ -79,6 +79,9 @@ class Run:
                     part.unlink(missing_ok=True)
             with run._logging_end(world):
                 run.resumes = has_checkpoint(run.checkpoints, world)
+                if config.resume not in (None, "auto") and not run.resumes:
+                    lost = f"resume={config.resume}: {run.checkpoints.folder} has no last.pt to go on from"
+                    raise UserError(f"{lost}; to start from a best.pt: weights=file weights.path=FILE")
                 yield run
 
     @contextmanager

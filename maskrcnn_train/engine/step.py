@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import ALONE, World
 from maskrcnn_train.engine.precision import autocast, grad_scaler
+from maskrcnn_train.engine.state import RunningStatistics
 from maskrcnn_train.model.inputs import BadTarget
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
@@ -74,10 +75,11 @@ def training_step(
     if scaler is None and unscaled.is_enabled():
         raise UserError("training_step in fp16 needs scaler=torch.amp.GradScaler(), the same at every step")
     scaler = scaler or unscaled
-    losses = accumulate_gradients(model, batches, scaler, precision=precision, step=0)
-    norm = unscaled_norm(optimizer, scaler)
     try:
-        values, _ = check_step(losses, norm, model, batches, scaler, step=0)
+        with RunningStatistics(model).put_back_on_failure():
+            losses = accumulate_gradients(model, batches, scaler, precision=precision, step=0)
+            norm = unscaled_norm(optimizer, scaler)
+            values, _ = check_step(losses, norm, model, batches, scaler, step=0)
     except BadStep:
         optimizer.zero_grad(set_to_none=True)
         raise

@@ -50,7 +50,7 @@ def iou_loss(boxes: Tensor, gt_boxes: Tensor, kind: str) -> Tensor:
     loss = 1 - iou + centers_apart.square().sum(1) / (around.square().sum(1) + EPSILON)
     if kind == "diou":
         return loss
-    angles = torch.atan(gt_sizes[:, 0] / gt_sizes[:, 1]) - torch.atan(sizes[:, 0] / sizes[:, 1])
+    angles = torch.atan2(*gt_sizes.clamp(min=EPSILON).unbind(1)) - torch.atan2(*sizes.clamp(min=EPSILON).unbind(1))
     aspect = 4 / math.pi**2 * angles.square()
     with torch.no_grad():
         share = aspect / (1 - iou + aspect + EPSILON)

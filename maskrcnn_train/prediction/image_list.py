@@ -33,7 +33,7 @@ def with_ids_of(
     """Results with the image ids of a ground truth, matched by file name where the names beside `predictions` differ.
 
     Results of other programs, with no list beside them, and those whose ids agree are returned as they are. Raises
-    UserError for a file that has no image, or several, of its name in the ground truth.
+    UserError for a file that has no image, or several, of its name in the ground truth, or shares it with another file.
     """
     path = predictions.with_name(IMAGE_LIST)
     listed, theirs = _names(path), {image["id"]: image["file_name"] for image in ground_truth["images"]}
@@ -52,6 +52,13 @@ def with_ids_of(
             count = f"{len(found)} images" if found else "no image"
             raise UserError(f"{predictions}: {name} (id {image_id} in {IMAGE_LIST}) is {count} of {annotations}")
         new_ids[image_id] = found[0]
+    first: dict[int, int] = {}
+    for image_id, own in new_ids.items():
+        if (other := first.setdefault(own, image_id)) != image_id:
+            both = f"{listed[other]} (id {other} in {IMAGE_LIST}) and {listed[image_id]} (id {image_id})"
+            raise UserError(
+                f"{predictions}: {both} are both {theirs[own]} of {annotations}; it needs an image for each"
+            )
     logger.warning("%s: images are matched by file name: their ids are not those of %s", predictions, annotations)
     ids = [each["image_id"] for each in results]
     renamed: list[Any] = [new_ids[each] if isinstance(each, int) and each in used else each for each in ids]

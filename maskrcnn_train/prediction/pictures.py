@@ -36,10 +36,15 @@ class Prepared:
         return self.original.height, self.original.width
 
 
-def prepare(config: TrainConfig, picture: Picture, tiles: Tiles | None = None) -> Prepared:
-    """Decode one image and, unless it is to be cut into tiles, resize it. Raises ImageError."""
+def prepare(
+    config: TrainConfig, picture: Picture, tiles: Tiles | None = None, size: tuple[int, int] | None = None
+) -> Prepared:
+    """Decode one image and, unless it is to be cut into tiles, resize it. Raises ImageError.
+
+    size: (height, width) that a file should have. If it is that before rotation by EXIF, the picture stays unrotated.
+    """
     source = str(picture) if isinstance(picture, str | Path) else None
-    image = _open(build_reader(config.data), picture, MAX_PIXELS if tiles is None else MAX_TILED_PIXELS)
+    image = _open(build_reader(config.data), picture, MAX_PIXELS if tiles is None else MAX_TILED_PIXELS, size)
     windows = [] if tiles is None else tiles.windows((image.height, image.width))
     return Prepared(image, source, None, windows) if len(windows) > 1 else resize(config, image, source)
 
@@ -52,9 +57,9 @@ def resize(config: TrainConfig, image: AnyImage, source: str | None = None) -> P
     return Prepared(image, source, pixels, [])
 
 
-def _open(reader: PixelReader, picture: Picture, max_pixels: int) -> AnyImage:
+def _open(reader: PixelReader, picture: Picture, max_pixels: int, size: tuple[int, int] | None) -> AnyImage:
     if isinstance(picture, str | Path):
-        return reader.read(Path(picture), max_pixels=max_pixels)
+        return reader.read(Path(picture), expected=size, max_pixels=max_pixels)
     if isinstance(picture, Image.Image):
         return reader.from_pillow(picture)
     channels, kinds = reader.channels, {"uint8", reader.dtype.name}  # 8 bits deepen as those of files do

@@ -22,11 +22,13 @@ logger = logging.getLogger("maskrcnn_train")
 
 @dataclass
 class Source:
-    """An image to detect on. picture: a path, or a frame of a video; name: of its files; image_id: in the results."""
+    """An image to detect on. picture: a path, or a frame of a video; name: of its files; image_id: in the results;
+    size: (height, width) that a file should have, as its JSON says."""
 
     picture: Picture
     name: str
     image_id: int
+    size: tuple[int, int] | None = None
 
 
 Batch = list[tuple[Source, Prepared]]
@@ -89,7 +91,8 @@ class Pipeline:
         ahead: deque[tuple[Source, Future[Prepared]]] = deque()
         try:
             for source in sources:
-                ahead.append((source, decoders.submit(prepare, self.predictor.config, source.picture, self.tiles)))
+                given = self.predictor.config, source.picture, self.tiles, source.size
+                ahead.append((source, decoders.submit(prepare, *given)))
                 if len(ahead) > count:
                     yield ahead.popleft()
         except ImageError as error:  # a video that ends early; what came before it is done

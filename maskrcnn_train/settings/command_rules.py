@@ -197,7 +197,7 @@ def check_split_rules(config: schema.SplitCommandConfig) -> list[str]:
             re.compile(config.group_pattern)
         except re.error as error:
             raise UserError(f"group_pattern={config.group_pattern} is not a regular expression: {error}") from None
-    return []
+    return _idle(config, ("images",), f"with data={config.data.name}") if config.data is not None else []
 
 
 def check_export_rules(config: schema.ExportConfig) -> list[str]:

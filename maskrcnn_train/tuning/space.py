@@ -59,7 +59,7 @@ class Numbers:
         step = 1 if self.whole and self.step is None else self.step
         if step is None or (self.high - self.low) / step > MOST_VALUES:
             return None
-        numbers = [self.low + index * step for index in range(round((self.high - self.low) / step) + 1)]
+        numbers = [_rounded(self.low + index * step) for index in range(round((self.high - self.low) / step) + 1)]
         return [int(number) for number in numbers] if self.whole else list(numbers)
 
     def first(self, current: Any) -> Value:
@@ -70,7 +70,7 @@ class Numbers:
             return int(current) if self.whole else float(current)
         middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
         if self.step is not None:
-            middle = self.low + round((middle - self.low) / self.step) * self.step
+            middle = _rounded(self.low + round((middle - self.low) / self.step) * self.step)
         return round(middle) if self.whole else middle
 
     def suggest(self, trial: Trial) -> Value:
@@ -127,13 +127,18 @@ def read_dimension(text: str) -> Dimension:
     raise UserError(f"{text} cannot be searched; write A,B,... or range(...), interval(...), tag(log,interval(...))")
 
 
+def _rounded(number: float) -> float:
+    """0.3 for 0.1 + 2 * 0.1, as Optuna rounds: another number would be none of the range's."""
+    return float(f"{number:.12g}")
+
+
 def _from_range(text: str, key: str, start: float, stop: float, step: float) -> Numbers:
     """Like Python's range: the end is excluded."""
     count = math.ceil((stop - start) / step - 1e-9) if step else 0
     if count < 2 or step < 0:
         raise UserError(f"{text} has fewer than two rising values; write range(LOW,HIGH,S), HIGH not included")
     whole = all(isinstance(number, int) for number in (start, stop, step))
-    return Numbers(key, start, start + (count - 1) * step, step=step, whole=whole)
+    return Numbers(key, start, _rounded(start + (count - 1) * step), step=step, whole=whole)
 
 
 def _from_interval(text: str, key: str, low: float, high: float, tags: set[str]) -> Numbers:

@@ -68,12 +68,12 @@ class Trial:
 
     def report(self, progress: float, metrics: Mapping[str, float]) -> None:
         """Report an evaluation at a share of the training, 0..1. Raises Pruned if the trial should stop there."""
-        share, score = int(progress * SHARES), score_in(metrics, self._metrics[0])
+        share = int(progress * SHARES)
         if share in self._reported or progress >= 1 or len(self._metrics) > 1:
             return
         self._reported.add(share)
         try:
-            self._optuna.report(score, share)
+            self._optuna.report(score_in(metrics, self._metrics[0]), share)
         except UpdateFinishedTrialError:
             raise Pruned("this worker gave no sign for so long that another took the trial over") from None
         if self._optuna.should_prune():

@@ -163,6 +163,27 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_afresh(
     assert [line["step"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "lr" in line] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("path", ["run", "run/checkpoints/last.pt"])
+def test_a_run_without_its_last_checkpoint_is_not_begun_again(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, path: str
+) -> None:
+    train(tiny("trainer.max_steps=1"))
+    for name in ("last", "previous"):
+        (tmp_path / f"run/checkpoints/{name}.pt").unlink(missing_ok=True)
+    best = (tmp_path / "run/checkpoints/best.pt").read_bytes()
+    with pytest.raises(UserError, match=r"has no last\.pt to go on from"):
+        train(tiny("trainer.max_steps=2", f"resume={tmp_path / path}"))
+    assert (tmp_path / "run/checkpoints/best.pt").read_bytes() == best
+
+
+def test_a_run_does_not_go_on_with_other_classes(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(tiny("trainer.max_steps=1", "data.classes=[star,ring]"))
+    classes = (tmp_path / "run/classes.json").read_bytes()
+    with pytest.raises(UserError, match=r"was trained for .*; the data now has "):
+        train(tiny("trainer.max_steps=2", "data.classes=[ellipse,star]", f"resume={tmp_path / 'run'}"))
+    assert (tmp_path / "run/classes.json").read_bytes() == classes
+
+
 def test_a_run_goes_on_with_batches_so_large_that_none_of_its_epoch_is_left(
     tiny: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:

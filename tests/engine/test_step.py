@@ -49,6 +49,25 @@ def test_the_gradient_is_clipped_by_its_norm() -> None:
     assert model.weight.item() == pytest.approx(1.5, abs=1e-4)
 
 
+class NormedLine(Line):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, images: list[Tensor], targets: list[object]) -> dict[str, Tensor]:
+        self.norm(torch.arange(4.0)[:, None])
+        return super().forward(images, targets)
+
+
+def test_a_step_that_is_not_taken_leaves_the_statistics_of_norms_too() -> None:
+    model = NormedLine()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(BadStep):
+        training_step(model, optimizer, [torch.tensor(math.nan)], [{}], load_config(CONFIG))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_changes_nothing(factor: float) -> None:
     model = Line()

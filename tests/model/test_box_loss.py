@@ -53,3 +53,13 @@ def test_only_positives_count(kind: str) -> None:
     assert gradient.isfinite().all()
     assert (gradient.abs().sum(1) > 0).equal(positive)
     assert float(loss(slice(1, 2)).detach()) == 0
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_a_box_without_a_side_has_a_finite_loss(kind: str) -> None:
+    boxes = torch.tensor([[5.0, 5.0, 5.0, 5.0]], requires_grad=True)
+    loss = iou_loss(boxes, torch.tensor([[0.0, 0.0, 9.0, 4.0]]), kind).sum()
+    loss.backward()
+    assert loss.isfinite()
+    assert boxes.grad is not None
+    assert boxes.grad.isfinite().all()

@@ -99,6 +99,18 @@ def test_a_file_that_the_ground_truth_lacks_or_has_twice_is_named(folder: Path, 
         scored(folder, "out/predictions.json", tmp_path / "twice", str(tmp_path / "twice.json"))
 
 
+def test_two_files_of_one_image_are_named(folder: Path, tmp_path: Path) -> None:
+    truth = read(folder / "truth.json")
+    truth["images"][0]["file_name"] = "a.png"  # in/a.png and in/deep/a.png, which it had by another name
+    truth["images"] = [each for each in truth["images"] if each["file_name"] != "in/deep/a.png"]
+    truth["annotations"] = [each for each in truth["annotations"] if each["image_id"] != 20]
+    (tmp_path / "one.json").write_text(json.dumps(truth))
+    with pytest.raises(
+        UserError, match=r"in/a\.png \(id 1 in images\.json\) and .*deep/a\.png \(id 2\) are both a\.png"
+    ):
+        scored(folder, "out/predictions.json", tmp_path / "out", str(tmp_path / "one.json"))
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": [{"id": 1}]}', '{"images": 3}'])
 def test_another_file_of_this_name_is_not_read(content: str, folder: Path, tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / "images.json").write_text(content)

@@ -78,3 +78,11 @@ def test_values_become_overrides_and_plain_values() -> None:
         "a={b:'c'}": {"b": "c"},
     }
     assert {text: plain_value(text) for text in values} == values
+
+
+def test_the_values_of_a_range_are_those_that_optuna_takes() -> None:
+    """0.1 + 2 * 0.1 is 0.30000000000000004, which its distribution does not contain."""
+    found = read_dimension("roi_head.nms_threshold=range(0.1,0.4,0.1)")
+    assert isinstance(found, Numbers)
+    assert found.values == [0.1, 0.2, 0.3]
+    assert found.ends == [0.1, 0.3]

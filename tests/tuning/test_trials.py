@@ -147,6 +147,13 @@ def test_a_bad_trial_is_pruned_but_not_early_and_not_the_first_ones(tmp_path: Pa
     assert [each.state for each in trials.records()] == ["complete", "complete", "pruned", "running", "running"]
 
 
+def test_of_several_metrics_none_is_reported_on_the_way(tmp_path: Path) -> None:
+    """An evaluation in mid-training has no latency."""
+    trial = Trials(tmp_path, search("metric=[latency,segm/AP]")).begin()
+    assert trial is not None
+    trial.report(0.5, {"segm/AP": 0.5})
+
+
 def test_records_are_sorted_by_the_metric_and_losses_upwards(tmp_path: Path) -> None:
     scores = (0.3, 0.9, 0.5)
     for name, options, order in (

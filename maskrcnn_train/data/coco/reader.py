@@ -3,6 +3,8 @@
 This module never imports torch: a wrong file must be reported at once.
 """
 
+import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
@@ -21,6 +23,7 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Flags, Ints
 
 MAX_SIDE = 2**20  # of an image, pixels
+_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 
 
 def open_index(path: Path, faults: Faults | None = None) -> AnnotationIndex:
@@ -98,6 +101,7 @@ def _read_file(path: Path, block_size: int, faults: Faults) -> tuple[dict[str, A
     """The JSON, and its annotations as columns."""
     text = read_text(path)
     if len(text) > block_size:
+        before = copy.deepcopy(dict(faults))  # of other files
         try:
             content, blocks = in_blocks(text, block_size)
             columns: list[RawAnnotations] = []
@@ -109,6 +113,7 @@ def _read_file(path: Path, block_size: int, faults: Faults) -> tuple[dict[str, A
             return content, join(columns)
         except NotInBlocks:
             faults.clear()  # then whole, which takes more memory
+            faults.update(before)
     content = parse_json(path)
     return content, _whole(content, faults)
 
@@ -125,8 +130,8 @@ def _list(content: dict[str, Any], key: str, faults: Faults) -> list[Any]:
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text that can be written to a file; half a surrogate pair cannot."""
-    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= sign <= "\udfff" for sign in value)
+    """Whether it is a text that files and pages can hold: no half surrogate pair, no character that XML forbids."""
+    return isinstance(value, str) and bool(value.strip()) and not _UNWRITABLE.search(value)
 
 
 def _category_problem(item: dict[str, Any]) -> Problem:

@@ -12,6 +12,7 @@ from maskrcnn_train.data.coco.skipped import SkippedTable
 from maskrcnn_train.data.formats.coco import image_entry
 from maskrcnn_train.data.formats.joining import join_indices
 from maskrcnn_train.data.formats.labelled import LabelFiles, LabelledObject, Reader
+from maskrcnn_train.data.formats.pictures import is_file
 from maskrcnn_train.data.formats.registry import FORMATS
 from maskrcnn_train.settings.errors import UserError
 
@@ -40,7 +41,9 @@ def _open(files: LabelFiles, faults: Faults | None) -> AnnotationIndex:
     index = _read(files, reader, found)
     if faults is None and found:
         raise UserError(found.in_order[0].message)
-    return index if found else save_index(index, folder)
+    complete = all(is_file(files.images / index.file_name(row)) for row in range(index.num_images))
+    # a picture that is still missing may come under another name, which the labels' own files do not tell
+    return save_index(index, folder) if complete and not found else index
 
 
 def _state(files: LabelFiles, reader: Reader) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
 from maskrcnn_train.data.formats.pictures import find_mask_folders, opened_mask, picture_size, with_own_stems
+from maskrcnn_train.data.paths import visible_files
 from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.data.texts import names_file, read_names, write_lines
 from maskrcnn_train.files import write_picture
@@ -33,7 +34,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
 
 
 def _has_pairs(images: Path, masks: Path) -> bool:
-    stems = {path.relative_to(masks).with_suffix("") for path in masks.rglob("*.png")}
+    stems = {path.relative_to(masks).with_suffix("") for path in visible_files(masks, "*.png")}
     return any(path.relative_to(images).with_suffix("") in stems for path in list_pictures(images))
 
 

@@ -34,6 +34,7 @@ from maskrcnn_train.data.formats.pictures import (
     with_own_stems,
 )
 from maskrcnn_train.data.images import FAULTS
+from maskrcnn_train.data.paths import visible_files
 from maskrcnn_train.data.texts import read_json
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.errors import UserError
@@ -67,7 +68,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
 
 
 def _jsons(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.json"))
+    return visible_files(folder, "*.json")
 
 
 def _read_labels(path: Path) -> dict[str, Any]:

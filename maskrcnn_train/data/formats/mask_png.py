@@ -22,6 +22,7 @@ from maskrcnn_train.data.formats.pictures import (
     split_folders,
     with_own_stems,
 )
+from maskrcnn_train.data.paths import visible_files
 from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.data.texts import names_file, read_names, write_lines
 from maskrcnn_train.files import write_picture
@@ -49,11 +50,11 @@ class MaskPngReader(Reader):
         pictures, masks = list_pictures(self.files.images), self.files.annotations
         if masks == self.files.images:  # a bowl
             pictures = [each for each in pictures if each.parent.name == "images"]
-            found = {each: sorted((each.parent.parent / "masks").glob("*.png")) for each in pictures}
+            found = {each: visible_files(each.parent.parent / "masks", "*.png") for each in pictures}
             return {each: [(path, _class(path.stem)) for path in own] for each, own in found.items()}
         stems = {each.relative_to(self.files.images).with_suffix("").as_posix(): each for each in pictures}
         owned: dict[Path, list[tuple[Path, str]]] = {each: [] for each in pictures}
-        for path in sorted(masks.rglob("*.png")):
+        for path in visible_files(masks, "*.png"):
             stem, folder = path.relative_to(masks).with_suffix("").as_posix(), path.parent.relative_to(masks).as_posix()
             if folder in stems:
                 owned[stems[folder]].append((path, _class(path.stem)))

@@ -15,6 +15,7 @@ from maskrcnn_train.data.coco.masks import MAX_PIXELS
 from maskrcnn_train.data.coco.reader import MAX_SIDE
 from maskrcnn_train.data.formats.labelled import LabelledImage
 from maskrcnn_train.data.images import ORIENTATION, ImageError, named_errors, opened
+from maskrcnn_train.data.paths import visible_files
 from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.files import unused_name
 from maskrcnn_train.settings.errors import UserError
@@ -133,4 +134,4 @@ def find_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     if "train" in found and inside and not tops:
         masks = found["train"][1]
         found = {name: (folder, masks / folder.name) for name, folder in inside.items()}
-    return {name: pair for name, pair in found.items() if any(pair[1].rglob("*.png"))}
+    return {name: pair for name, pair in found.items() if visible_files(pair[1], "*.png")}

@@ -16,6 +16,7 @@ from PIL import Image
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
 from maskrcnn_train.data.formats.pictures import find_picture, opened_mask, picture_size, split_name, with_own_stems
+from maskrcnn_train.data.paths import visible_files
 from maskrcnn_train.data.texts import read_lines, write_lines
 from maskrcnn_train.files import write_picture
 from maskrcnn_train.settings.errors import UserError
@@ -91,7 +92,7 @@ class VocReader(Reader):
         """The pictures' names without an ending."""
         path = self.files.annotations
         if path.is_dir():
-            return sorted(each.relative_to(path).with_suffix("").as_posix() for each in path.rglob("*.png"))
+            return sorted(each.relative_to(path).with_suffix("").as_posix() for each in visible_files(path, "*.png"))
         found = [line for line in read_lines(path) if line]
         flagged = [FLAGGED.fullmatch(line) for line in found] if path.parent.name == "Main" else []
         pairs = [match.groups() for match in flagged if match is not None]
@@ -199,11 +200,13 @@ def _packed(colors: Ints | Bytes) -> Ints:
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
     """JPEGImages, SegmentationObject, SegmentationClass, ImageSets and labelmap.txt; later objects cover earlier ones.
 
-    Raises UserError for more classes or objects in an image than the 254 colours.
+    Raises UserError for more classes or objects in an image than the 254 colours, and for a name that it cannot hold.
     """
     colors = palette()
     if len(data.names) >= BORDER:
         raise UserError(f"VOC has colours for {BORDER - 1} classes; there are {len(data.names)}")
+    if wrong := [name for name in data.names.values() if name.startswith("#") or ":" in name or name == "background"]:
+        raise UserError(f"VOC's labelmap.txt cannot name a class {wrong[0]!r}; rename it: data.rename")
     used: set[str] = set()
     for part, images in data.parts.items():
         names = []

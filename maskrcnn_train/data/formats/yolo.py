@@ -6,6 +6,7 @@ data.yaml: https://docs.ultralytics.com/datasets/segment. Parts of one object, a
 width, as Ultralytics' own converters write them.
 """
 
+from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -87,7 +88,10 @@ class YoloReader(Reader):
         items = [*names.items()] if isinstance(names, dict) else [*enumerate(names if isinstance(names, list) else [])]
         if not items or not all(type(number) is int and number >= 0 for number, _ in items):
             raise UserError(f"{path}: `names` should be a list, or a name for each number from 0")
-        return {number: str(name) for number, name in items}
+        found = {number: str(name) for number, name in items}
+        if repeated := [name for name, count in Counter(found.values()).items() if count > 1]:
+            raise UserError(f"{path}: `names` has {repeated[0]} twice; give each class a name of its own")
+        return found
 
     @cached_property
     def pictures(self) -> list[Path]:
@@ -111,7 +115,7 @@ class YoloReader(Reader):
         if place.is_dir():
             return list_pictures(place)
         found = []
-        for line in read_lines(place):  # CVAT writes data/ before each path
+        for line in filter(None, read_lines(place)):  # CVAT writes data/ before each path
             options = [each / line for each in (base, place.parent)]
             options += [each / line.partition("/")[2] for each in (base, place.parent)]
             found.append(next((each for each in options if each.is_file()), options[0]))

@@ -111,7 +111,7 @@ def _copy_layers(
         if width is None and value is not None and there == here and same_norm:
             tensor.copy_(value)
             report.loaded.append(layer)
-        elif width and value is not None and rows and (taken := _rows_for(tensor, value, width, rows)):
+        elif width and value is not None and (taken := _rows_for(tensor, value, width, rows)):
             for row, found in enumerate(taken):
                 if found is not None:
                     tensor[row * width : (row + 1) * width] = value[found * width : (found + 1) * width]
@@ -121,7 +121,7 @@ def _copy_layers(
             report.reinitialized.append(Reinitialized(layer, here, there, reason))
 
 
-def _rows_for(tensor: Tensor, value: Tensor, width: int, rows: list[int | None]) -> list[int | None] | None:
+def _rows_for(tensor: Tensor, value: Tensor, width: int, rows: list[int | None] | None) -> list[int | None] | None:
     """For each class in a predictor's layer, its row in `value`, the file's; None if they do not fit.
 
     A class-agnostic layer has one row, which a file of one class has after that of the background. rows: without that.
@@ -197,7 +197,8 @@ def _fit_first_conv(
     if weight is None:
         return
     if stored.settings is not None:
-        std, known = config.numerics.pixel_std, torch.tensor(stored.settings["numerics"]["pixel_std"])
+        std = config.numerics.pixel_std
+        known = torch.tensor(stored.settings["numerics"].get("pixel_std", std))
         goal = "numerics.pixel_std"
         if not _same_pixels(config, stored.settings):  # then values that vary by 1 are all that both have in common
             photos = _pixels(stored.settings) == PHOTO_PIXELS
@@ -247,6 +248,7 @@ def _warn_of_numerics(
     if not _same_pixels(config, settings):
         keys.remove("numerics.pixel_mean")
     ours, theirs = flat_settings(asdict(config)), flat_settings(dict(settings))
+    keys = [key for key in keys if key in ours and key in theirs]  # another version may have others
     if differing := [f"{key}={ours[key]} (weights: {theirs[key]})" for key in keys if ours[key] != theirs[key]]:
         report.warnings.append(
             f"the weights were trained with other numerics than the model has: {', '.join(differing)}; "

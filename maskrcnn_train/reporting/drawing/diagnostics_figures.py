@@ -6,7 +6,16 @@ from matplotlib.figure import Figure
 from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS
 from maskrcnn_train.evaluation.diagnostics.curves import best_cut
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics
-from maskrcnn_train.reporting.drawing.figures import INK, LIGHT, MUTED, SERIES, add_legend, add_line, new_axes
+from maskrcnn_train.reporting.drawing.figures import (
+    INK,
+    LIGHT,
+    MUTED,
+    SERIES,
+    add_legend,
+    add_line,
+    new_axes,
+    shortened,
+)
 from maskrcnn_train.structures.arrays import Ints
 
 MOST_CLASSES = 10  # drawn in colours of their own; more are grey
@@ -64,6 +73,7 @@ def confusion_figure(found: Diagnostics) -> Figure:
     Of many classes those with most objects have a row of their own, the others share one.
     """
     matrix, names = most_frequent(found)
+    names = [shortened(name, 30) for name in names]
     side = 3.2 + 0.42 * len(names)
     figure = Figure(figsize=(side + 0.8, side))
     axes = figure.add_subplot()

@@ -72,12 +72,16 @@ def new_axes(
     return figure, axes
 
 
+def shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def add_legend(figure: Figure) -> None:
     """Below the chart, for the labels that don't begin with "_"; the figure grows by its rows."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if not labels:
         return
-    labels = [label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 1]}…" for label in labels]
+    labels = [shortened(label, MOST_LETTERS) for label in labels]
     columns = min(len(labels), max(1, int(figure.get_figwidth() / (0.09 * max(map(len, labels)) + 0.4))))
     figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
     style: dict[str, Any] = {"frameon": False, "fontsize": TEXT, "labelcolor": INK, "handlelength": 1.4}
@@ -121,6 +125,8 @@ def add_line(axes: Axes, xs: Sequence[float], ys: Sequence[float], label: str, *
     if thin:
         axes.plot(xs, ys, color=MUTED, linewidth=0.8, alpha=0.4, label=f"_{label}")
         return
+    if label.startswith("_"):  # a class may; matplotlib hides such labels
+        label = f"\u200b{label}"
     number = sum(not str(line.get_label()).startswith("_") for line in axes.lines)
     marker = "o" if len(xs) <= MOST_MARKS else ""
     dashed = "--" if number >= len(SERIES) else "-"

@@ -25,14 +25,14 @@ KINDS = ERROR_KINDS | {RIGHT: "the right class, overlapping enough"}
 
 @dataclass
 class Scene:
-    """A validation as it can be looked at: COCO ground truth (its images in the order of `paths`) and COCO results.
+    """A validation as it can be looked at: COCO ground truth and COCO results.
 
-    reader: of the files.
+    paths: of the images, by id. reader: of the files.
     """
 
     ground_truth: dict[str, Any]
     results: list[dict[str, Any]]
-    paths: list[Path]
+    paths: dict[int, Path]
     reader: PixelReader
     kind: str
     max_detections: int
@@ -129,9 +129,9 @@ def _card(scene: Scene, row: int, grade: ImageGrade, rank: int, size: int) -> Ca
     whole = (image["height"], image["width"])
     scale = min(1.0, size / max(whole))
     height, width = (max(1, round(side * scale)) for side in whole)
-    picture = scene.reader.show(scene.reader.read(scene.paths[row], expected=whole, smallest=(height, width)))
+    picture = scene.reader.show(scene.reader.read(scene.paths[image["id"]], expected=whole, smallest=(height, width)))
     return Card(
-        name=Path(image.get("file_name") or scene.paths[row].name).name,
+        name=Path(image.get("file_name") or scene.paths[image["id"]].name).name,
         address=jpeg_address(picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)),
         width=width,
         height=height,

@@ -77,7 +77,7 @@ def _piece(scene: Scene, row: int, entry: Mapping[str, Any], doubt: Doubt) -> Pi
     x0, y0, x1, y1 = _window([each["bbox"] for each in (*labels, *found)], whole)
     scale = min(PICTURE_SIDE / max(x1 - x0, y1 - y0), MOST_ENLARGED)
     width, height = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
-    picture = scene.reader.show(scene.reader.read(scene.paths[row], expected=whole)).crop((x0, y0, x1, y1))
+    picture = scene.reader.show(scene.reader.read(scene.paths[image["id"]], expected=whole)).crop((x0, y0, x1, y1))
     return Piece(
         entry,
         jpeg_address(picture.resize((width, height), Image.Resampling.BICUBIC)),

@@ -38,7 +38,7 @@ def setup_logging(run_dir: Path | None = None, *, console: Console | None = None
     logger.addHandler(_console_handler(console))
     if run_dir is not None:
         Path(run_dir).mkdir(parents=True, exist_ok=True)
-        file_handler = _LogFile(Path(run_dir) / "train.log", encoding="utf-8")
+        file_handler = _LogFile(Path(run_dir) / "train.log", encoding="utf-8", errors="backslashreplace")
         file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file_handler)
     return console

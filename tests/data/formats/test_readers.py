@@ -20,6 +20,7 @@ from maskrcnn_train.data.formats.masks import bitmap_of
 from maskrcnn_train.data.formats.voc import palette
 from maskrcnn_train.data.splits.splitting import read_parts, read_splits
 from maskrcnn_train.settings.compose import default_config
+from maskrcnn_train.settings.errors import UserError
 
 SIZE = (40, 60)
 
@@ -106,6 +107,24 @@ def test_yolo_written_here_is_read_from_any_folder(tmp_path: Path) -> None:
     assert "path" not in yaml.safe_load((written / "data.yaml").read_text())  # Ultralytics: from the folder it runs in
 
 
+def test_yolo_refuses_a_name_for_two_classes(tmp_path: Path) -> None:
+    root = yolo(tmp_path, "0 0.5 0.5 0.2 0.4")
+    (root / "data.yaml").write_text("train: images/train\nnames: [car, car]\n")
+    with pytest.raises(UserError, match="`names` has car twice"):
+        read_one("yolo", root)
+
+
+def test_what_other_tools_leave_in_folders_is_no_data(tmp_path: Path) -> None:
+    root = yolo(tmp_path / "yolo", "0 0.5 0.5 0.2 0.4")
+    picture(root / "images/train/.ipynb_checkpoints/a-checkpoint.png")
+    (root / "images/train/._a.png").write_bytes(b"of macOS")
+    assert read_one("yolo", root)[0].file_name == "a.png"
+    root = labelme(tmp_path / "labelme", shape("rectangle", [1, 1], [9, 9]))
+    (root / "._a.json").write_bytes(b"\0of macOS")
+    (root / "b.json").symlink_to(root / "nowhere.json")
+    assert read_one("labelme", root)[0].file_name == "a.png"
+
+
 def labelme(root: Path, *shapes: dict, **more: object) -> Path:
     picture(root / "a.png")
     content = {"shapes": list(shapes), "imagePath": "a.png", "imageHeight": SIZE[0], "imageWidth": SIZE[1], **more}
@@ -115,6 +134,21 @@ def labelme(root: Path, *shapes: dict, **more: object) -> Path:
 
 def shape(kind: str, *points: list[float], label: str = "door", **more: object) -> dict:
     return {"label": label, "shape_type": kind, "points": list(points), **more}
+
+
+def test_a_picture_that_comes_later_is_found(tmp_path: Path) -> None:
+    root = labelme(tmp_path, shape("rectangle", [1, 1], [9, 9]), imagePath="a.jpg")
+    (root / "a.png").unlink()
+    assert read_one("labelme", root)[0].file_name == "a.jpg"
+    picture(root / "a.png")
+    assert read_one("labelme", root)[0].file_name == "a.png"
+
+
+@pytest.mark.parametrize("name", ["#door", "a:b", "background"])
+def test_voc_refuses_names_that_its_file_cannot_hold(tmp_path: Path, name: str) -> None:
+    root = labelme(tmp_path, shape("rectangle", [1, 1], [9, 9], label=name))
+    with pytest.raises(UserError, match=f"cannot name a class '{name}'"):
+        write(parts_of("labelme", root), "voc", tmp_path / "out", tolerance=0)
 
 
 def test_labelme_reads_every_shape_with_an_area(tmp_path: Path) -> None:

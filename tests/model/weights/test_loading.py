@@ -283,3 +283,20 @@ def test_class_agnostic_heads_and_those_of_a_class_name_the_setting_that_keeps_t
     layers = {"box_predictor.bbox_pred": head, "mask_predictor.mask_fcn_logits": mask_head}
     reasons = {f"roi_heads.{layer}.{kind}": key for layer, key in layers.items() for kind in ("weight", "bias")}
     assert reasons_of(report) == reasons
+
+
+def test_the_one_row_of_class_agnostic_heads_needs_no_names() -> None:
+    _, report = load(*AGNOSTIC, names=["a", "b"], rows=None)
+    assert set(reasons_of(report)) == {f"roi_heads.box_predictor.cls_score.{kind}" for kind in ("weight", "bias")}
+
+
+def test_weights_of_another_version_may_have_other_settings() -> None:
+    content = stored()
+    assert content.settings is not None
+    plain = {key: dict(each) if isinstance(each, dict) else each for key, each in content.settings.items()}
+    del plain["backbone"]["norm_eps"], plain["numerics"]["pixel_std"]
+    plain["numerics"]["former_key"] = True
+    config = small_config("roi_head=fc2")
+    model = build_model(config, len(CLASSES) + 1)
+    other = StoredWeights("old.pt", content.layers, content.class_names, plain)
+    assert not load_weights(model, other, config, CLASSES).reinitialized

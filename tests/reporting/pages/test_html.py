@@ -179,7 +179,7 @@ def test_the_best_pictures_are_of_images_with_objects(tmp_path):
     found = scene(tmp_path)
     for number in (5, 6):  # empty, and nothing found: as good as can be
         found.ground_truth["images"].append({"id": number, "height": 120, "width": 160, "file_name": f"{number}.png"})
-        found.paths.append(found.paths[0])
+        found.paths[number] = found.paths[4]
     gallery = build_gallery(found, worst=1, best=3, size=80)
     assert [card.name for card in gallery.cards] == ["2.png", "1.png"]
 
@@ -203,7 +203,7 @@ def test_the_step_of_the_scores_and_of_an_analysis_is_named(tmp_path):
 
 def test_an_unreadable_picture_is_named(tmp_path):
     found = scene(tmp_path)
-    found.paths[0].write_text("no picture")
+    found.paths[4].write_text("no picture")
     gallery = build_gallery(found, worst=3, best=0, size=80)
     assert len(gallery.cards) == 2
     assert "4.png" in gallery.unreadable[0]

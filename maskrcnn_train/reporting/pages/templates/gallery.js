@@ -8,7 +8,7 @@
   for (const card of cards) {
     const [annotated, predicted] = card.querySelectorAll(".side");
     const image = annotated.querySelector("img").cloneNode();
-    image.alt = image.alt.replace(/ with .*/, ` with ${predicted.querySelectorAll("path").length} objects as predicted`);
+    image.alt = image.alt.replace(/ with \d+ objects as annotated$/, ` with ${predicted.querySelectorAll("path").length} objects as predicted`);
     predicted.querySelector("b").after(image);
     card.objects = [...card.querySelectorAll("path")];
     card.errors = card.objects.filter(each => each.dataset.k !== "right").length;
