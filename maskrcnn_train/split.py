@@ -80,11 +80,12 @@ def split(config: SplitCommandConfig) -> SplitResult:
     labels = {number: [*names].index(category.id) + 1 for number, category in chosen.items()}
     counts = count_objects(index, whole_split("all", index, labels, Path()).labels, len(names))
     groups = _groups(config, content["images"], images)
-    if (most := len(np.unique(groups))) < len(fractions):
-        raise UserError(f"{most} groups of images that stay together cannot be cut into {len(fractions)} parts")
     rows = stratify(counts, fractions, config.seed, groups, favour_first=config.folds is None)
     part_names = [f"fold_{number}" for number in range(len(rows))] if config.folds else list(NAMES)
     parts = dict(zip(part_names, rows, strict=False))
+    if empty := [name for name, own in parts.items() if len(own) == 0]:
+        what = "%s without images: the %d groups that stay together are too few, or too large"
+        logger.warning(what, ", ".join(empty), len(np.unique(groups)))
     written = parts
     if config.folds:  # of each fold its images as val.json, and all others as train.json
         everything = np.arange(index.num_images)
