@@ -190,6 +190,9 @@ def check_classes(ours: ClassMap, saved: dict[str, Any]) -> None:
 
 def restore(state: TrainingState, content: dict[str, Any]) -> None:
     """Put a saved state into freshly built objects. Raises UserError when the model or optimizer differs."""
+    ours, saved = (each.get("param_groups") for each in (state.optimizer.state_dict(), content["optimizer"]))
+    if ours and saved and ("betas" in ours[0]) != ("betas" in saved[0]):
+        raise UserError("the checkpoint was trained with another optimizer; go on with its own, without optimizer=")
     try:
         unwrap(state.model).load_state_dict(content["model"])
         _load_optimizer(state.optimizer, content["optimizer"])

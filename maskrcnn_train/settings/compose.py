@@ -163,6 +163,7 @@ def to_dataclass(
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+    _names_as_text(composed)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(base or schema), composed)
         config = cast(Schema, OmegaConf.to_object(merged))
@@ -177,11 +178,31 @@ def to_dataclass(
             message = f"{key} is a list; write {key}=[A,B]"
         elif "is not a subclass of" in reason and group in groups() and group != key:
             message = f"{key} is a section with presets; write {group}={OmegaConf.select(composed, key)}"
+        elif "is not a subclass of Dict" in reason:  # OmegaConf does not say of which key
+            message = (
+                f"a list or value stands where names do{key and f', in {key}'}; write e.g. data.rename={{car: auto}}"
+            )
+        elif "NoneType is not a subclass of" in reason:
+            message = f"{key} is null; leave it out"
         elif "is not a subclass of" in reason:
             message = f"{key} is a section, not a value; set its keys: {key}.KEY=VALUE"
         raise UserError(message) from error
     check_values(config)
     return config, check_rules(config)
+
+
+def _names_as_text(composed: DictConfig) -> None:
+    """Classes may be called 1, 2, ...: data.rename={1: door}, data.merge={odd: [1,3]}."""
+    from omegaconf import DictConfig, OmegaConf
+
+    def text(name: Any) -> Any:
+        return str(name) if isinstance(name, int) else name
+
+    for key in ("data.rename", "data.merge"):
+        if isinstance(given := OmegaConf.select(composed, key), DictConfig):
+            plain: Any = OmegaConf.to_container(given)
+            named = {text(name): list(map(text, own)) if isinstance(own, list) else own for name, own in plain.items()}
+            OmegaConf.update(composed, key, named, merge=False, force_add=True)
 
 
 def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, error: Exception) -> str:

@@ -114,7 +114,10 @@ class Detections:
         return results
 
     def to_torchvision(self) -> dict[str, Tensor]:
-        """boxes, labels, scores and, with masks, masks [N, 1, M, M]: what torchvision's detection models return."""
+        """boxes, labels, scores and masks [N, 1, M, M]: what torchvision's detection models return.
+
+        Without masks where the model has none, or where tiles were joined, whose masks are pasted already.
+        """
         output = {"boxes": self.boxes, "labels": self.labels, "scores": self.scores}
         return output if self.probabilities is None else {**output, "masks": self.probabilities}
 

@@ -179,6 +179,14 @@ def test_a_restored_optimizer_has_the_moments_of_the_file_and_the_settings_of_no
     assert len(fresh.optimizer.state) == 2
 
 
+def test_another_optimizer_is_named(checkpoints: Checkpoints) -> None:
+    checkpoints.save_last(state(1))
+    fresh = state(1)
+    fresh.optimizer = torch.optim.AdamW(fresh.model.parameters())
+    with pytest.raises(UserError, match="trained with another optimizer"):
+        restore(fresh, checkpoints.load_last()[0])
+
+
 def test_a_position_of_another_form_does_not_fit(checkpoints: Checkpoints) -> None:
     checkpoints.save_last(state(1))
     content, _ = checkpoints.load_last()

@@ -304,3 +304,9 @@ def test_two_values_for_one_key_are_a_warning() -> None:
     both = ["experiment=finetune", "seed=1", "experiment=scratch", "seed=1", "data.root=."]
     assert warnings(*both) == ["experiment is given 2 times; the last counts: experiment=scratch"]
     assert warnings("seed=1", "seed=2", "resume=runs/old") == []  # those of the run resumed come first
+
+
+def test_classes_may_be_called_by_numbers() -> None:
+    data = load_config(["data.rename={1:door}", "data.merge={2:[3,4],odd:[5,x]}", "data.classes=[2,odd]"]).data
+    assert (data.rename, data.merge) == ({"1": "door"}, {"2": ["3", "4"], "odd": ["5", "x"]})
+    assert data.classes == ["2", "odd"]

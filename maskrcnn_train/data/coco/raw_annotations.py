@@ -81,8 +81,7 @@ def read_items(items: list[Any], faults: Faults, first: int = 0) -> RawAnnotatio
     if not all(_are_whole(entries.items, key) for key in ("image_id", "category_id")):
         entries.check(_reference_problem)
     items = entries.items
-    ids = [item.get("id") for item in items]
-    usable = [number if type(number) is int and abs(number) < TOO_LARGE else NO_ID for number in ids]
+    usable = [_whole_id(item.get("id")) for item in items]
     crowd = [item.get("iscrowd") or 0 for item in items]
     boxes, box_states = _read_boxes([item.get("bbox") for item in items])
     masks_given = [_normalised(item.get("segmentation")) for item in items]
@@ -100,6 +99,13 @@ def read_items(items: list[Any], faults: Faults, first: int = 0) -> RawAnnotatio
         **_read_polygons(masks_given, kinds),
         **_read_codes(masks_given, kinds),
     )
+
+
+def _whole_id(number: Any) -> int:
+    """An id, which may be 100.0 as those of images; NO_ID where it is no whole number."""
+    if type(number) is float and number.is_integer():
+        number = int(number)
+    return number if type(number) is int and abs(number) < TOO_LARGE else NO_ID
 
 
 def _are_whole(items: list[Any], key: str) -> bool:

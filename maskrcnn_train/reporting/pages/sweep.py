@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
@@ -158,7 +159,7 @@ def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Pat
         latencies=any(LATENCY in job.metrics for job in sweep.jobs),
         charts=_job_charts(folder, sweep),
         title=folder.resolve().name,
-        prefix="" if to_jobs == "." else f"{Path(to_jobs).as_posix()}/",
+        prefix="" if to_jobs == "." else f"{quote(Path(to_jobs).as_posix())}/",
         table_file=TABLE_FILE,
     )
     return write_text(path, page)

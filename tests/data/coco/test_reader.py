@@ -177,6 +177,12 @@ def test_repeated_and_missing_annotation_ids_are_replaced(tmp_path: Path) -> Non
     }
 
 
+def test_an_annotation_id_may_be_a_whole_float(tmp_path: Path) -> None:
+    index = read(tmp_path, changed(id=100.0))
+    assert 100 in index.annotation_ids.tolist()
+    assert not reasons(index)
+
+
 def test_compressed_and_listed_rle_give_the_same_runs(tmp_path: Path) -> None:
     bitmap = np.zeros((40, 60), dtype=np.uint8, order="F")
     bitmap[5:17, 3:15] = 1

@@ -99,6 +99,8 @@ def test_the_cut_of_one_json_knows_the_choice(configure: Configure) -> None:
         ("data.merge={door:[car,bus]}", "calls two classes door"),
         ("data.rename={cra:auto}", r"data\.rename names cra.*did you mean car"),
         ("data.rename={car:bus}", "calls two classes bus"),
+        ("data.rename=[car]", r"write e\.g\. data\.rename=\{car: auto\}"),
+        ("data.classes=[null]", r"data\.classes\[0\] is null; leave it out"),
     ],
 )
 def test_a_choice_that_cannot_be_is_told(configure: Configure, choice: str, message: str) -> None:
