@@ -138,7 +138,8 @@ def _from_range(text: str, key: str, start: float, stop: float, step: float) -> 
     if count < 2 or step < 0:
         raise UserError(f"{text} has fewer than two rising values; write range(LOW,HIGH,S), HIGH not included")
     whole = all(isinstance(number, int) for number in (start, stop, step))
-    return Numbers(key, start, _rounded(start + (count - 1) * step), step=step, whole=whole)
+    last = start + (count - 1) * step
+    return Numbers(key, start, last if whole else _rounded(last), step=step, whole=whole)
 
 
 def _from_interval(text: str, key: str, low: float, high: float, tags: set[str]) -> Numbers:

@@ -52,6 +52,15 @@ def test_a_faulty_dimension_is_one_clear_line(text: str, complaint: str) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_the_ends_of_whole_numbers_are_whole() -> None:
+    """2e+06 would be no value of a whole setting."""
+    found = read_dimension("trainer.max_steps=range(500000,2000001,500000)")
+    assert [override_of("trainer.max_steps", each) for each in found.ends] == [
+        "trainer.max_steps=500000",
+        "trainer.max_steps=2000000",
+    ]
+
+
 def test_overrides_with_several_values_are_told_from_the_others() -> None:
     given = ["backbone=resnet18", "seed=1,2", "rpn.anchors.sizes=[1,2,3,4,5]", "optimizer.lr=interval(0.1,1)", "a=("]
     assert divided(given) == ([given[0], given[2], given[4]], [given[1], given[3]])
