@@ -5,7 +5,7 @@ from pathlib import Path
 
 from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.data.formats.labelled import DataSet
-from maskrcnn_train.data.formats.writing import labelled_images, write_labels
+from maskrcnn_train.data.formats.writing import labelled_images, tell_left_out, write_labels
 from maskrcnn_train.data.splits.splitting import read_parts
 from maskrcnn_train.settings.command_rules import check_convert_rules
 from maskrcnn_train.settings.command_schema import ConvertConfig
@@ -37,9 +37,7 @@ def convert(config: ConvertConfig) -> Path:
         name: labelled_images(part.index, part.rows, part.labels, classes, part.images) for name, part in parts.items()
     }
     data = DataSet(classes.name_of_id, images, copies=config.copy_images)
-    left_out = write_labels(folder, config.format, data, tolerance=config.tolerance)
-    if left_out:
-        logger.warning("%d crowd regions were left out: only COCO has them", left_out)
+    tell_left_out(write_labels(folder, config.format, data, tolerance=config.tolerance))
     logger.info("written as %s to %s: %s", config.format, folder, ", ".join(f"{n} {len(p)}" for n, p in parts.items()))
     return folder
 

@@ -20,7 +20,6 @@ from maskrcnn_train.settings.errors import UserError
 if TYPE_CHECKING:
     from maskrcnn_train.data.channels import AnyImage
     from maskrcnn_train.data.dataset import CocoDataset
-    from maskrcnn_train.data.pixels import PixelReader
     from maskrcnn_train.exporting.comparing import Differences
     from maskrcnn_train.exporting.files import Runtime
     from maskrcnn_train.prediction.predictor import Predictor
@@ -134,11 +133,10 @@ def check_runtime(runtime: Runtime, predictor: Predictor, paths: list[Path], con
 
     Raises ImageError.
     """
-    from maskrcnn_train.data.pixels import build_reader
     from maskrcnn_train.exporting.comparing import Differences
 
-    total, reader = Differences(), build_reader(predictor.config.data)
-    for _, image in _readable(reader, [(path, None) for path in paths], skip=_skips(predictor)):
+    total = Differences()
+    for _, image in _readable(predictor, [(path, None) for path in paths]):
         windows = _windows(predictor, image)
         part = image.crop(windows[len(windows) // 2])
         total.add(*_both_sides(runtime, predictor, part), predictor.config, config.tolerance.scores)
@@ -151,22 +149,21 @@ def check_runtime(runtime: Runtime, predictor: Predictor, paths: list[Path], con
     return total
 
 
-def _skips(predictor: Predictor) -> bool:
-    return predictor.config.data.on_bad_image == "skip"
-
-
 def _readable(
-    reader: PixelReader, files: Iterable[tuple[Path, tuple[int, int] | None]], *, skip: bool
+    predictor: Predictor, files: Iterable[tuple[Path, tuple[int, int] | None]]
 ) -> Iterator[tuple[int, AnyImage]]:
     """Position and image of each file, of the size (height, width) that is known of it. Those that cannot be read are
     left out where `data.on_bad_image` says skip; else raises ImageError."""
     from maskrcnn_train.data.images import ImageError
+    from maskrcnn_train.data.pixels import build_reader
 
+    data = predictor.config.data
+    reader = build_reader(data)
     for position, (path, size) in enumerate(files):
         try:
             yield position, reader.read(path, expected=size)
         except ImageError as error:
-            if not skip:
+            if data.on_bad_image != "skip":
                 raise
             logger.warning("skipped: %s", error)
 
@@ -212,7 +209,7 @@ def evaluate_runtime(runtime: Runtime, predictor: Predictor, dataset: CocoDatase
     sizes = [(about["height"], about["width"]) for about in truth["images"]]
     paths = [Path(dataset.image_path(position)) for position in range(len(sizes))]
     seen = []
-    for position, image in _readable(dataset.reader, zip(paths, sizes, strict=True), skip=_skips(predictor)):
+    for position, image in _readable(predictor, zip(paths, sizes, strict=True)):
         image_id = truth["images"][position]["id"]
         seen.append(image_id)
         windows = _windows(predictor, image)

@@ -16,7 +16,7 @@ from maskrcnn_train.data.coco.results import coco_content
 from maskrcnn_train.data.formats.coco import NAMES
 from maskrcnn_train.data.formats.indexing import open_labels
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles
-from maskrcnn_train.data.formats.writing import labelled_images, write_labels
+from maskrcnn_train.data.formats.writing import labelled_images, tell_left_out, write_labels
 from maskrcnn_train.data.paths import require_folder
 from maskrcnn_train.data.pixels import RGB, build_reader
 from maskrcnn_train.data.splits.choosing import check_choice, choice_notes, chosen_categories
@@ -99,14 +99,15 @@ def split(config: SplitCommandConfig) -> SplitResult:
     _log_table([*names.values()], counts, parts, groups)
     logger.info("written to %s", folder)
     if not config.folds and config.format == "coco":
-        where = "FOLDER" if images is None else str(images)
-        keys = [
-            shlex.quote(f"data.{name}.{key}={override_value(path)}")
-            for name, file in written_files.items()
-            for key, path in (("annotations", str(file)), ("images", where))
-        ]
-        logger.info("train on them: data=custom %s", " ".join(keys))
+        _log_command(written_files, images)
     return SplitResult(folder, written_files, parts)
+
+
+def _log_command(files: dict[str, Path], images: Path | None) -> None:
+    places = [(f"data.{name}.annotations", file) for name, file in files.items()]
+    places += [(f"data.{name}.images", images or Path("FOLDER")) for name in files]
+    settings = shlex.join(f"{key}={override_value(str(path))}" for key, path in places)
+    logger.info("train on them: data=custom %s", settings)
 
 
 def _files(config: SplitCommandConfig) -> list[LabelFiles]:
@@ -190,8 +191,7 @@ def _write_format(
             if folders[name] == own
         }
         left_out += write_labels(own, config.format, DataSet(classes.name_of_id, images), tolerance=config.tolerance)
-    if left_out:
-        logger.warning("%d crowd regions were left out: only COCO has them", left_out // (config.folds or 1))
+    tell_left_out(left_out // (config.folds or 1))
     return folders
 
 

@@ -1,20 +1,21 @@
 """Files and folders that a person names: there, of the right kind and readable, or one line that says which not."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from maskrcnn_train.settings.errors import UserError
 
 
-def visible_files(folder: Path, pattern: str = "*") -> list[Path]:
-    """Files in a folder and those within, sorted. Not those that tools hide or leave behind: names that begin with a
-    dot (.ipynb_checkpoints, ._a.jpg of macOS), __MACOSX, and links that lead nowhere."""
-    return sorted(
-        path
-        for path in folder.rglob(pattern)
-        if path.is_file() and not any(part[0] == "." or part == "__MACOSX" for part in path.relative_to(folder).parts)
-    )
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a tool hides or leaves it behind in the folder: .ipynb_checkpoints, ._a.jpg of macOS, __MACOSX."""
+    return any(part[0] == "." or part == "__MACOSX" for part in path.relative_to(folder).parts)
+
+
+def visible_files(folder: Path, pattern: str) -> Iterator[Path]:
+    """Files in a folder and those within, in no order; neither hidden ones nor links that lead nowhere."""
+    return (path for path in folder.rglob(pattern) if not is_hidden(path, folder) and path.is_file())
 
 
 def require_file(path: Path, hint: str) -> None:

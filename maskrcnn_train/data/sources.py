@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskrcnn_train.data.coco.reader import open_index
-from maskrcnn_train.data.paths import visible_files
+from maskrcnn_train.data.paths import is_hidden
 from maskrcnn_train.data.texts import read_lines
 from maskrcnn_train.settings.errors import UserError
 
@@ -18,7 +18,11 @@ def list_pictures(folder: Path) -> list[Path]:
 
     Beside pictures, arrays are mostly something else: masks, features.
     """
-    files = [path for path in visible_files(folder) if path.suffix.lower() in SUFFIXES]
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not is_hidden(path, folder) and path.is_file()
+    )
     return [path for path in files if path.suffix.lower() in PICTURES] or files
 
 

@@ -190,9 +190,6 @@ def check_classes(ours: ClassMap, saved: dict[str, Any]) -> None:
 
 def restore(state: TrainingState, content: dict[str, Any]) -> None:
     """Put a saved state into freshly built objects. Raises UserError when the model or optimizer differs."""
-    ours, saved = (each.get("param_groups") for each in (state.optimizer.state_dict(), content["optimizer"]))
-    if ours and saved and ("betas" in ours[0]) != ("betas" in saved[0]):
-        raise UserError("the checkpoint was trained with another optimizer; go on with its own, without optimizer=")
     try:
         unwrap(state.model).load_state_dict(content["model"])
         _load_optimizer(state.optimizer, content["optimizer"])
@@ -208,6 +205,8 @@ def restore(state: TrainingState, content: dict[str, Any]) -> None:
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Moments and counts from the file; momentum, weight decay and the like as they are configured now."""
+    if ("betas" in optimizer.param_groups[0]) != ("betas" in saved["param_groups"][0]):
+        raise UserError("it was trained with another optimizer; go on with its own, without optimizer=")
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, configured in zip(optimizer.param_groups, options, strict=True):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn_train.model.boxes import BoxCoder
+from maskrcnn_train.model.boxes import BoxCoder, sizes_and_centers
 
 EPSILON = 1e-7  # of torchvision's losses: no division by an area of 0
 
@@ -37,7 +37,7 @@ def iou_loss(boxes: Tensor, gt_boxes: Tensor, kind: str) -> Tensor:
 
     torchvision's losses give the same, but wait for the GPU at each of their masks.
     """
-    sizes, gt_sizes = _sizes(boxes), _sizes(gt_boxes)
+    (sizes, centers), (gt_sizes, gt_centers) = sizes_and_centers(boxes), sizes_and_centers(gt_boxes)
     inside = torch.minimum(boxes[:, 2:], gt_boxes[:, 2:]) - torch.maximum(boxes[:, :2], gt_boxes[:, :2])
     around = torch.maximum(boxes[:, 2:], gt_boxes[:, 2:]) - torch.minimum(boxes[:, :2], gt_boxes[:, :2])
     intersections = inside.clamp(min=0).prod(1)
@@ -46,8 +46,7 @@ def iou_loss(boxes: Tensor, gt_boxes: Tensor, kind: str) -> Tensor:
     if kind == "giou":
         enclosing = around.prod(1)
         return 1 - iou + (enclosing - unions) / (enclosing + EPSILON)
-    centers_apart = (boxes[:, :2] + boxes[:, 2:] - gt_boxes[:, :2] - gt_boxes[:, 2:]) / 2
-    loss = 1 - iou + centers_apart.square().sum(1) / (around.square().sum(1) + EPSILON)
+    loss = 1 - iou + (centers - gt_centers).square().sum(1) / (around.square().sum(1) + EPSILON)
     if kind == "diou":
         return loss
     angles = torch.atan2(*gt_sizes.clamp(min=EPSILON).unbind(1)) - torch.atan2(*sizes.clamp(min=EPSILON).unbind(1))
@@ -55,7 +54,3 @@ def iou_loss(boxes: Tensor, gt_boxes: Tensor, kind: str) -> Tensor:
     with torch.no_grad():
         share = aspect / (1 - iou + aspect + EPSILON)
     return loss + share * aspect
-
-
-def _sizes(boxes: Tensor) -> Tensor:
-    return boxes[:, 2:] - boxes[:, :2]

@@ -23,22 +23,23 @@ class BoxCoder:
 
     def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
         """Deltas [..., 4] that turn `references` [..., 4] into `boxes` [..., 4]."""
-        sizes, centers = _sizes_and_centers(boxes)
-        reference_sizes, reference_centers = _sizes_and_centers(references)
+        sizes, centers = sizes_and_centers(boxes)
+        reference_sizes, reference_centers = sizes_and_centers(references)
         shifts = _times(self.shift_weight, centers - reference_centers) / reference_sizes
         scales = _times(self.scale_weight, torch.log(sizes / reference_sizes))
         return torch.cat((shifts, scales), dim=-1)
 
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
         """Boxes [..., 4] from deltas [..., 4] and the boxes [..., 4] they refer to, in float32."""
-        sizes, centers = _sizes_and_centers(references)
+        sizes, centers = sizes_and_centers(references)
         shifts, scales = deltas.float().split(2, dim=-1)
         centers = _over(self.shift_weight, shifts) * sizes + centers
         sizes = torch.exp(_over(self.scale_weight, scales).clamp(max=MAX_LOG_RATIO)) * sizes
         return torch.cat((centers.sub(sizes, alpha=0.5), centers.add(sizes, alpha=0.5)), dim=-1)
 
 
-def _sizes_and_centers(boxes: Tensor) -> tuple[Tensor, Tensor]:
+def sizes_and_centers(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Width and height, and centre, [..., 2] each."""
     sizes = boxes[..., 2:] - boxes[..., :2]
     return sizes, boxes[..., :2].add(sizes, alpha=0.5)
 

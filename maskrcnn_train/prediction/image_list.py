@@ -43,7 +43,7 @@ def with_ids_of(
     by_name: dict[str, list[int]] = defaultdict(list)
     for image_id, name in theirs.items():
         by_name[PurePath(name).name].append(image_id)
-    new_ids: dict[int, int] = {}
+    file_of: dict[int, int] = {}  # our id of each of their images
     for image_id in used:
         name = listed[image_id]
         found = [each for each in by_name[PurePath(name).name] if _same_file(name, theirs[each])]
@@ -51,14 +51,11 @@ def with_ids_of(
         if len(found) != 1:
             count = f"{len(found)} images" if found else "no image"
             raise UserError(f"{predictions}: {name} (id {image_id} in {IMAGE_LIST}) is {count} of {annotations}")
-        new_ids[image_id] = found[0]
-    first: dict[int, int] = {}
-    for image_id, own in new_ids.items():
-        if (other := first.setdefault(own, image_id)) != image_id:
-            both = f"{listed[other]} (id {other} in {IMAGE_LIST}) and {listed[image_id]} (id {image_id})"
-            raise UserError(
-                f"{predictions}: {both} are both {theirs[own]} of {annotations}; it needs an image for each"
-            )
+        if (other := file_of.setdefault(found[0], image_id)) != image_id:
+            both = f"{listed[other]} (id {other} in {IMAGE_LIST}) and {name} (id {image_id})"
+            both = f"{both} are both {theirs[found[0]]} of {annotations}"
+            raise UserError(f"{predictions}: {both}; it needs an image for each")
+    new_ids = {image_id: own for own, image_id in file_of.items()}
     logger.warning("%s: images are matched by file name: their ids are not those of %s", predictions, annotations)
     ids = [each["image_id"] for each in results]
     renamed: list[Any] = [new_ids[each] if isinstance(each, int) and each in used else each for each in ids]

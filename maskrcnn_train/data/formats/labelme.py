@@ -68,7 +68,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
 
 
 def _jsons(folder: Path) -> list[Path]:
-    return visible_files(folder, "*.json")
+    return sorted(visible_files(folder, "*.json"))
 
 
 def _read_labels(path: Path) -> dict[str, Any]:

@@ -50,11 +50,11 @@ class MaskPngReader(Reader):
         pictures, masks = list_pictures(self.files.images), self.files.annotations
         if masks == self.files.images:  # a bowl
             pictures = [each for each in pictures if each.parent.name == "images"]
-            found = {each: visible_files(each.parent.parent / "masks", "*.png") for each in pictures}
+            found = {each: sorted(visible_files(each.parent.parent / "masks", "*.png")) for each in pictures}
             return {each: [(path, _class(path.stem)) for path in own] for each, own in found.items()}
         stems = {each.relative_to(self.files.images).with_suffix("").as_posix(): each for each in pictures}
         owned: dict[Path, list[tuple[Path, str]]] = {each: [] for each in pictures}
-        for path in visible_files(masks, "*.png"):
+        for path in sorted(visible_files(masks, "*.png")):
             stem, folder = path.relative_to(masks).with_suffix("").as_posix(), path.parent.relative_to(masks).as_posix()
             if folder in stems:
                 owned[stems[folder]].append((path, _class(path.stem)))

@@ -134,4 +134,4 @@ def find_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     if "train" in found and inside and not tops:
         masks = found["train"][1]
         found = {name: (folder, masks / folder.name) for name, folder in inside.items()}
-    return {name: pair for name, pair in found.items() if visible_files(pair[1], "*.png")}
+    return {name: pair for name, pair in found.items() if any(visible_files(pair[1], "*.png"))}

@@ -1,5 +1,6 @@
 """Writes checked labels as a data set of any format."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, Labelle
 from maskrcnn_train.data.formats.registry import FORMATS
 from maskrcnn_train.structures.arrays import Ints
 from maskrcnn_train.structures.classes import ClassMap
+
+logger = logging.getLogger("maskrcnn_train")
 
 
 def labelled_images(
@@ -29,6 +32,12 @@ def labelled_images(
                 crowd = bool(index.crowd[each])
                 image.objects.append(LabelledObject(classes.name_of(int(labels[each])), shape, box, crowd))
         yield image
+
+
+def tell_left_out(count: int) -> None:
+    """Of crowd regions, for whoever asked for another format than COCO's."""
+    if count:
+        logger.warning("%d crowd regions were left out: only COCO has them", count)
 
 
 def write_labels(folder: Path, format_: str, data: DataSet, *, tolerance: float) -> int:
