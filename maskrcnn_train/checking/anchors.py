@@ -106,15 +106,15 @@ def check_anchors(objects: NetworkObjects, fit: AnchorFit, config: TrainConfig) 
     if poor.sum() > POOR_SHARE * len(objects):
         what = f"{percent(int(poor.sum()), len(objects))} of the objects meet no anchor at IoU {iou.lower}"
         fix = "" if better else f"smaller or larger rpn.anchors.sizes, or another {size_key(config)}"
-        ids = objects.ids_of(poor)
-        yield Finding("warning", "anchors-poor", what, "train", "annotation", ids, better, fix)
+        items = objects.items(poor)
+        yield Finding("warning", "anchors-poor", what, "train", "annotation", items, better, fix)
     if better:
         what = (
             f"{percent(int(saved.sum()), len(objects))} of the objects have only their best anchor; other anchors "
             f"raise the mean best IoU from {fit.best.mean():.2f} to {gained:.2f}"
         )
-        ids = objects.ids_of(saved)
-        yield Finding("advice", "anchors-better", what, "train", "annotation", ids, better)
+        items = objects.items(saved)
+        yield Finding("advice", "anchors-better", what, "train", "annotation", items, better)
 
 
 def _better_anchors(objects: NetworkObjects, config: TrainConfig) -> tuple[dict[str, Any], float]:
@@ -123,7 +123,7 @@ def _better_anchors(objects: NetworkObjects, config: TrainConfig) -> tuple[dict[
     With published weights the ratios stay: another number of them would reinitialize the RPN's predictors.
     """
     sample = np.random.default_rng(0).permutation(len(objects))[:SAMPLE]
-    some = replace(objects, ids=objects.ids[sample], boxes=objects.boxes[sample], sizes=objects.sizes[sample])
+    some = replace(objects, rows=objects.rows[sample], boxes=objects.boxes[sample], sizes=objects.sizes[sample])
 
     def score(sizes: list[float], ratios: list[float]) -> float:
         fit = fit_anchors(some, sizes, ratios, config.numerics)

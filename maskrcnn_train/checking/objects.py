@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_train.checking.findings import Finding, percent
+from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.tile_layout import lay_out
 from maskrcnn_train.data.transforms import MIN_SIDE
@@ -28,13 +29,14 @@ CROPS = 9  # shapes of random crops that are looked at
 class NetworkObjects:
     """N objects of the images of a split, crowd regions aside; of tiles, as often as a tile shows them.
 
-    ids: int64 [N] annotation ids. boxes: float64 [N, 4] x1 y1 x2 y2, network pixels. sizes: int64 [N, 2], (height,
-    width) of each object's image, network pixels. Of the images, or tiles: per_image, int64 [images], their objects;
-    scales, float64 [images], network pixels for one image pixel; sources, int64 [images, 2], (height, width) in image
-    pixels; files, int64 [images], their images in the index.
+    rows: int64 [N], their annotations in the index. boxes: float64 [N, 4] x1 y1 x2 y2, network pixels. sizes: int64
+    [N, 2], (height, width) of each object's image, network pixels. Of the images, or tiles: per_image, int64 [images],
+    their objects; scales, float64 [images], network pixels for one image pixel; sources, int64 [images, 2], (height,
+    width) in image pixels; files, int64 [images], their images in the index.
     """
 
-    ids: Ints
+    index: AnnotationIndex
+    rows: Ints
     boxes: Floats
     sizes: Ints
     per_image: Ints
@@ -43,11 +45,11 @@ class NetworkObjects:
     files: Ints
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.rows)
 
-    def ids_of(self, which: Flags) -> list[int]:
-        """The ids of some objects, each once."""
-        return list(dict.fromkeys(self.ids[which].tolist()))
+    def items(self, which: Flags) -> list[int | str]:
+        """What a person finds some objects by, each once."""
+        return [self.index.item(row) for row in dict.fromkeys(self.rows[which].tolist())]
 
     @property
     def lengths(self) -> Floats:
@@ -88,7 +90,8 @@ def network_objects(split: Split, config: TrainConfig) -> NetworkObjects:
     low, high = (np.tile(corner, 2) for corner in np.split(layout.windows[layout.tiles], 2, axis=1))
     boxes = np.clip(xywh_to_xyxy(np.asarray(index.boxes)[layout.objects]), low, high) - low
     return NetworkObjects(
-        ids=np.asarray(index.annotation_ids[layout.objects]),
+        index=index,
+        rows=layout.objects,
         boxes=boxes * np.tile((resized / layout.sizes)[layout.tiles, ::-1], 2),
         sizes=resized[layout.tiles],
         per_image=layout.num_objects,
@@ -162,21 +165,22 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
     if short <= current and long <= longest:
         larger = {}
     if vanishing.any():
-        what, ids = "objects thinner than a network pixel: left out of training", objects.ids_of(vanishing)
+        what, items = "objects thinner than a network pixel: left out of training", objects.items(vanishing)
         many = vanishing.sum() > VANISHING_SHARE * len(objects)
         override, fix = (larger, "") if many and larger else ({}, "look at them; if they matter, set data.tile.size")
-        yield Finding("warning", "object-vanishes", what, split.name, "annotation", ids, override, fix)
+        yield Finding("warning", "object-vanishes", what, split.name, "annotation", items, override, fix)
     if small.sum() > SMALL_SHARE * len(objects):
         what = f"{percent(int(small.sum()), len(objects))} of the objects are smaller than {SMALL:.0f} network pixels"
-        fix, ids = "" if larger else f"larger {size_key(config)}, or data.tile.size", objects.ids_of(small)
-        yield Finding("advice", "objects-small", what, split.name, "annotation", ids, larger, fix)
-    never = np.setdiff1d(split.index.annotation_ids[split.is_object], objects.ids)
-    if len(never):
+        fix, items = "" if larger else f"larger {size_key(config)}, or data.tile.size", objects.items(small)
+        yield Finding("advice", "objects-small", what, split.name, "annotation", items, larger, fix)
+    never = np.setdiff1d(np.flatnonzero(split.is_object), objects.rows).tolist()
+    if never:
         what = (
             f"objects of which no tile shows data.tile.min_visible={config.data.tile.min_visible:g}: never trained on"
         )
+        items = [split.index.item(row) for row in never]
         fix = "a larger data.tile.size or data.tile.overlap, or a smaller data.tile.min_visible"
-        yield Finding("warning", "tiles-too-small", what, split.name, "annotation", never.tolist(), fix=fix)
+        yield Finding("warning", "tiles-too-small", what, split.name, "annotation", items, fix=fix)
     if config.mask_head.enabled:
         yield from _coarse_masks(split, objects, config)
     factor = float(np.median(objects.scales)) if len(objects.scales) else 1.0
@@ -194,5 +198,5 @@ def _coarse_masks(split: Split, objects: NetworkObjects, config: TrainConfig) ->
             f"{percent(int(coarse.sum()), len(objects))} of the objects are so large that a pixel of their "
             f"{resolution} x {resolution} mask covers more than {MASK_PIXEL:.0f} network pixels"
         )
-        override, ids = {"mask_head.pooler.resolution": resolution}, objects.ids_of(coarse)
-        yield Finding("advice", "masks-coarse", what, split.name, "annotation", ids, override)
+        override, items = {"mask_head.pooler.resolution": resolution}, objects.items(coarse)
+        yield Finding("advice", "masks-coarse", what, split.name, "annotation", items, override)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from maskrcnn_train import load_config
 from maskrcnn_train.checking.anchors import anchor_table, check_anchors, fit_anchors
 from maskrcnn_train.checking.objects import NetworkObjects
+from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.model.anchors import AnchorGrid
 from maskrcnn_train.model.boxes import pairwise_iou
 
@@ -21,7 +24,10 @@ def random_objects(count: int, size: tuple[int, int], seed: int = 0, longest: fl
     corners = rng.uniform(0, 1, (count, 2)) * np.maximum(1, np.array(size[::-1]) - sides)
     boxes = np.concatenate([corners, np.minimum(corners + sides, np.array(size[::-1]))], axis=1)
     sizes = np.tile(np.array(size), (count, 1))
-    return NetworkObjects(np.arange(count), boxes, sizes, np.array([count]), np.ones(1), sizes[:1], np.zeros(1, int))
+    index = cast(AnnotationIndex, SimpleNamespace(item=int))
+    return NetworkObjects(
+        index, np.arange(count), boxes, sizes, np.array([count]), np.ones(1), sizes[:1], np.zeros(1, int)
+    )
 
 
 @pytest.mark.parametrize(("rounding", "strides"), [(True, "inferred"), (False, "fixed")])

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from labelled_data import few_shapes, write
 from small_coco import roboflow, small_coco
 
 from maskrcnn_train import load_config
-from maskrcnn_train.checking.objects import largest_size
+from maskrcnn_train.checking.objects import check_object_sizes, largest_size, network_objects
 from maskrcnn_train.data.loading import build_loaders
 from maskrcnn_train.data.splits.splitting import read_splits
 
@@ -47,3 +49,15 @@ def test_memory_is_forecast_for_the_largest_batch_that_comes(
         met += [images.pixels.shape[2:] for images, _ in loader]
     highest = max(height * width for height, width in met)
     assert 0.8 * expected[0] * expected[1] <= highest <= expected[0] * expected[1]
+
+
+def test_objects_of_other_files_than_a_json_are_named_by_their_place(tmp_path: Path) -> None:
+    folder = write(few_shapes(tmp_path / "shapes"), "yolo", tmp_path / "yolo", tolerance=0.5)
+    config = load_config(["data=yolo", f"data.root={folder}", "data.min_size=40", "data.max_size=40"])
+    split = read_splits(config).train
+    (small,) = (
+        finding
+        for finding in check_object_sizes(split, network_objects(split, config), config)
+        if finding.kind == "objects-small"
+    )
+    assert all(".txt line " in str(item) for item in small.items)
