@@ -299,6 +299,13 @@ def test_an_overlap_without_tiles_is_told_to_have_no_effect() -> None:
     assert load_command_config("predict", PredictConfig, check_predict_rules, [*given, "tile.size=64"])[1] == []
 
 
+def test_settings_of_labels_without_a_format_are_told_to_have_no_effect() -> None:
+    given = ["checkpoint=a.pt", "images=b", "save.tolerance=0.3"]
+    _, warnings = load_command_config("predict", PredictConfig, check_predict_rules, given)
+    assert warnings == ["save.tolerance has no effect with save.formats=[]"]
+    assert load_command_config("predict", PredictConfig, check_predict_rules, [*given, "save.formats=[coco]"])[1] == []
+
+
 def test_tiles_give_one_set_of_detections_in_image_pixels(checkpoint: Path, tmp_path: Path) -> None:
     Image.fromarray(pixels(150, 210)).save(tmp_path / "a.png")
     done = run(checkpoint, tmp_path / "a.png", tmp_path / "out", "tile.size=100", "tile.overlap=0.3", "batch_size=4")

@@ -9,7 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class Trial:
     alive: BaseHeartbeatThread
     _optuna: optuna.Trial
     _metrics: Sequence[str]
-    _reported: set[int] = field(default_factory=set)
+    _reported: set[int]
 
     def report(self, progress: float, metrics: Mapping[str, float]) -> None:
         """Report an evaluation at a share of the training, 0..1. Raises Pruned if the trial should stop there."""
@@ -158,7 +158,8 @@ class Trials:
                 trial.set_user_attr(name, value)
             self.storage.record_heartbeat(trial._trial_id)
         alive = get_heartbeat_thread(trial._trial_id, self.storage)
-        return Trial(overrides, self.folder / str(number), alive, trial, self.search.metrics)
+        reported = set(self.storage.get_trial(trial._trial_id).intermediate_values)
+        return Trial(overrides, self.folder / str(number), alive, trial, self.search.metrics, reported)
 
     def _next(self) -> optuna.Trial | None:
         known, config = self.study.get_trials(deepcopy=False), self.search.config
@@ -207,8 +208,9 @@ class Trials:
         """Queue a trial that was stopped by a signal; the next worker continues it."""
         with self.lock:
             ended = self.study.tell(trial._optuna, state=TrialState.FAIL)
-            kept = {name: getattr(ended, name) for name in ("params", "distributions", "user_attrs", "system_attrs")}
-            self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, **kept))
+            kept = ("params", "distributions", "user_attrs", "system_attrs", "intermediate_values")
+            given = {name: getattr(ended, name) for name in kept}
+            self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, **given))
 
     def records(self) -> list[TrialRecord]:
         return read_records(self.study, self.search.metrics)

@@ -100,9 +100,12 @@ def test_a_trial_that_is_stopped_in_order_goes_on_however_often(tmp_path: Path) 
         trial = trials.begin()
         assert trial is not None
         assert trial.folder == tmp_path / "0"
+        trial.report(0.5, {"segm/AP": 0.25})
         trials.hand_back(trial)
     last = trials.begin()
     assert last is not None
+    kept = trials.study.get_trials()[-1].intermediate_values
+    assert kept == {SHARES // 2: 0.25}  # which the trials beside it are compared with
     trials.end(last, scores=[0.5])
     assert trials.begin() is None
 
