@@ -102,7 +102,7 @@ def forecast_memory(model: MaskRCNN, config: TrainConfig, size: tuple[int, int])
     number = 4 if resolve_precision(config.trainer.precision, device) == "fp32" else 2
     weights = sum(each.nbytes for each in model.parameters())
     trained = sum(each.nbytes for each in model.parameters() if each.requires_grad)
-    moments = {"sgd": 1, "adamw": 2}[config.optimizer.name]
+    moments = {"sgd": 1, "adamw": 2, "muon": 1}[config.optimizer.name]
     fixed = weights * (2 if config.trainer.ema else 1) + trained * (1 + moments)
     size = (max(SMALLEST, size[0]), max(SMALLEST, size[1]))
     step = fixed + WORKSPACE * number * _kept_numbers(model.to("meta").train(), config, size)

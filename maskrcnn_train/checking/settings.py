@@ -14,7 +14,7 @@ from maskrcnn_train.model.weights.published import nearest_published
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
 
-HIGHEST_LR = {"sgd": 0.04, "adamw": 1e-3}  # sgd: for 16 images a step; twice the usual
+HIGHEST_LR = {"sgd": 0.04, "adamw": 1e-3, "muon": 4e-3}  # sgd: for 16 images a step; twice the usual
 FROM_NOTHING = 2000  # training images, below which pretrained weights help much
 
 
@@ -76,7 +76,7 @@ def _learning_rate(config: TrainConfig) -> Iterator[Finding]:
     for_16 = section.lr * 16 / reference if section.name == "sgd" else section.lr
     limit = HIGHEST_LR[section.name]
     if for_16 > limit:
-        lr = limit / 2 * (1 if section.name == "adamw" else reference / 16)
+        lr = limit / 2 * (reference / 16 if section.name == "sgd" else 1)
         what = f"learning rate {section.lr:g} for {reference} images a step is far above the usual {lr:.2g}"
         yield Finding("warning", "learning-rate-high", what, override={"optimizer.lr": float(f"{lr:.3g}")})
 

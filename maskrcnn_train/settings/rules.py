@@ -220,7 +220,7 @@ def check_train_rules(config: TrainConfig, splits: Sequence[str] = ("train", "va
     _check_smallest_images(config)
     _check_sampling(config)
     betas = config.optimizer.betas
-    if config.optimizer.name == "adamw" and (len(betas) != 2 or max(betas) >= 1):
+    if config.optimizer.name != "sgd" and (len(betas) != 2 or max(betas) >= 1):
         raise UserError(f"optimizer.betas={betas} must be two numbers below 1, e.g. [0.9,0.999]")
     if config.trainer.device not in ("auto", "cpu", "cuda") and not config.trainer.device.startswith("cuda:"):
         raise UserError(f"trainer.device={config.trainer.device} is not a device; use auto, cpu, cuda or cuda:N")

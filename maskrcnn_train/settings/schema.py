@@ -199,7 +199,7 @@ class AugmentationConfig(Section):
 
 
 class OptimizerConfig(Section):
-    name: str = one_of("sgd", "adamw")
+    name: str = one_of("sgd", "adamw", "muon")
     lr: float = positive()
     weight_decay: float = between(0)
     norm_weight_decay: Optional[float] = between(0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_train.engine.muon import Muon
 from maskrcnn_train.engine.optimizer import build_optimizer, parameter_groups, scaled_lr, set_lr, train_body
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.schema import OptimizerConfig
@@ -15,7 +16,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1, bias=False))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("muon", Muon)])
 def test_every_optimizer_steps(name: str, kind: type) -> None:
     model = network()
     before = model[0].weight.clone()

@@ -139,9 +139,10 @@ def test_losses_wait_twice_and_detection_twice_and_once_an_image(settings: str, 
             assert counted.reads == [f"read of ({1 + num_images},)", f"read of ({num_images},)", *nms]
 
 
-def test_a_whole_training_step_waits_three_times() -> None:
+@pytest.mark.parametrize("optimizer_name", ["sgd", "muon"])
+def test_a_whole_training_step_waits_three_times(optimizer_name: str) -> None:
     with counted_waits("cpu") as counted:
-        config = small_config("trainer.precision=bf16")
+        config = small_config("trainer.precision=bf16", f"optimizer={optimizer_name}")
         model = build_model(config, 4, path_for=always_fixed).train()
         optimizer = build_optimizer(config.optimizer, model, images_per_step=2)
         losses = training_step(model, optimizer, images_on_the_device(2), host_targets(2), config)
