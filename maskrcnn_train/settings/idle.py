@@ -7,7 +7,8 @@ from typing import Any
 from maskrcnn_train.settings.overrides import override_value
 
 NO_KEY = object()  # a setting that a command does not have
-IDLE = (  # keys without effect, or the start of such keys; the setting, and its values, that make them so
+# keys without effect, or the start of such keys; the setting, and its values, that make them so
+IDLE: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("optimizer.momentum", "optimizer.name", ("adamw",)),
     ("optimizer.betas", "optimizer.name", ("sgd",)),
     ("optimizer.reference_batch_size", "optimizer.scale_lr", (False,)),

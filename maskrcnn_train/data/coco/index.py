@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco.skipped import SkippedRow, SkippedTable
 from maskrcnn_train.files import folder_written_aside
 
-FORMAT_VERSION = 7  # raise it when columns, meta.json or what is read from a file change: older caches are then rebuilt
+FORMAT_VERSION = 8  # raise it when columns, meta.json or what is read from a file change: older caches are then rebuilt
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
-JOINED = " + "  # between the paths of joined files in `source`
+JOINED = " + "  # between the names of joined files
 SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that are hashed, and bytes of each
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Category:
 class AnnotationIndex:
     """M images and A annotations, annotations sorted by image; all lengths in image pixels.
 
+    sources: its file, or the files that were joined.
     image_ids int64 [M]; image_sizes int64 [M, 2] height, width; names uint8, utf-8, image i at
     name_offsets[i]:name_offsets[i+1]; annotations of image i are rows first[i]:first[i+1].
     boxes float64 [A, 4] x y w h, clipped to the image; written_boxes as in the JSON, which scores are measured
@@ -52,7 +53,7 @@ class AnnotationIndex:
     JSON both are empty.
     """
 
-    source: str
+    sources: list[Path]
     categories: list[Category]
     skipped: SkippedTable
     image_ids: NDArray[np.int64]
@@ -87,9 +88,9 @@ class AnnotationIndex:
         return len(self.annotation_ids)
 
     @property
-    def sources(self) -> list[Path]:
-        """Its file, or the files that were joined."""
-        return [Path(each) for each in self.source.split(JOINED)]
+    def source(self) -> str:
+        """Its file in words, or the files that were joined."""
+        return JOINED.join(map(str, self.sources))
 
     @property
     def short_name(self) -> str:
@@ -158,7 +159,7 @@ class AnnotationIndex:
 
 
 def _column_names() -> list[str]:
-    return [item.name for item in fields(AnnotationIndex)[3:-1]]  # all but source, categories, skipped and folder
+    return [item.name for item in fields(AnnotationIndex)[3:-1]]  # all but sources, categories, skipped and folder
 
 
 def cache_folder(annotations: Path) -> Path:
@@ -218,7 +219,7 @@ def load_index(folder: Path) -> AnnotationIndex:
             if meta["columns"][name] != _form(column):
                 raise BrokenIndex(f"{name} has the form {_form(column)}, not {meta['columns'][name]}")
         return AnnotationIndex(
-            source=meta["source"],
+            sources=[Path(each) for each in meta["sources"]],
             categories=[Category(**category) for category in meta["categories"]],
             skipped=SkippedTable({reason: SkippedRow(**row) for reason, row in meta["skipped"].items()}),
             folder=folder,
@@ -254,7 +255,7 @@ def _write(index: AnnotationIndex, folder: Path) -> None:
     for name, column in columns.items():
         np.save(folder / f"{name}.npy", column)
     meta = {
-        "source": index.source,
+        "sources": [str(each) for each in index.sources],
         "categories": index.categories,
         "skipped": index.skipped.rows,
         "columns": {name: _form(column) for name, column in columns.items()},

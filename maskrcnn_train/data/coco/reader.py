@@ -84,7 +84,7 @@ def build_index(
     _drop_unknown(raw, raw.category_ids, category_ids, categories, sound)
     columns = check_annotations(raw, image_ids, sizes, sound, skipped, places)
     return AnnotationIndex(
-        source=source,
+        sources=[Path(source)],
         categories=[_category(item) for item in categories.items],
         skipped=skipped,
         image_ids=image_ids,

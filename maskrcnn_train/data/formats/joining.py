@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_train.data.coco.annotations import packed_places, packed_texts
-from maskrcnn_train.data.coco.index import JOINED, AnnotationIndex, Category, open_saved, save_index, state_folder
+from maskrcnn_train.data.coco.index import AnnotationIndex, Category, open_saved, save_index, state_folder
 from maskrcnn_train.data.coco.skipped import SkippedTable
 from maskrcnn_train.structures.arrays import Ints
 
@@ -51,8 +51,8 @@ def _join(indices: Sequence[AnnotationIndex], prefixes: Sequence[Path]) -> Annot
     places = (_place(index, row) for index in indices for row in range(index.num_annotations))
     columns |= packed_places(None if all(index.from_json for index in indices) else places)
     categories, columns["category_ids"] = _join_categories(indices)
-    source = JOINED.join(index.source for index in indices)
-    return AnnotationIndex(source, categories, _join_skipped(indices), folder=None, **columns)
+    sources = [each for index in indices for each in index.sources]
+    return AnnotationIndex(sources, categories, _join_skipped(indices), folder=None, **columns)
 
 
 def _place(index: AnnotationIndex, row: int) -> str:

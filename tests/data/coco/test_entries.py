@@ -49,7 +49,7 @@ def test_the_sound_rest_is_read_as_if_the_faulty_entries_were_not_there(tmp_path
         "annotation-image-unknown": [93, "number 16"],
         "annotation-category-id": [92],
     }
-    index.source = str(tmp_path / "sound.json")
+    index.sources = [tmp_path / "sound.json"]
     assert_equal(index, read_coco(write_json(tmp_path / "sound.json", sound)))
 
 

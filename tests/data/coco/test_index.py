@@ -34,6 +34,12 @@ def test_the_second_start_does_not_read_the_json(tmp_path: Path, monkeypatch: py
     assert_equal(second, read_coco(path))
 
 
+def test_a_path_may_look_like_several(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "doors + windows" / "train.json", small_coco())
+    for _ in range(2):  # read, and opened again
+        assert open_index(path).sources == [path]
+
+
 def test_columns_are_mapped_from_the_file(tmp_path: Path) -> None:
     index = open_index(write_json(tmp_path / "train.json", small_coco()))
     assert isinstance(index.coordinates.base, np.memmap)
