@@ -148,7 +148,8 @@ class VocReader(Reader):
         with opened_mask(path, size) as image:
             if _is_indexed(image):
                 indices = np.asarray(image).astype(np.int64)
-                return np.where(indices == BORDER, 0, indices)
+                wide = indices.max(initial=0) > BORDER  # of 16 bits: 255 is an object like any other
+                return indices if wide else np.where(indices == BORDER, 0, indices)
             colors = _packed(np.asarray(image.convert("RGB")))
         indices = self.table[colors].astype(np.int64)
         if (_packed(palette())[indices] == colors).all():

@@ -300,6 +300,17 @@ def test_voc_reads_numbers_or_colours_and_leaves_borders_out(tmp_path: Path, col
     ]
 
 
+def test_an_object_of_voc_in_16_bits_may_have_number_255(tmp_path: Path) -> None:
+    ids, kinds = np.zeros(SIZE, np.uint16), np.zeros(SIZE, np.uint8)
+    ids[2:12, 2:12], ids[20:30, 20:25], kinds[2:30, 2:30] = 255, 300, 15
+    picture(tmp_path / "JPEGImages/a.jpg")
+    for folder, values in (("SegmentationObject", ids), ("SegmentationClass", kinds)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(values).save(tmp_path / folder / "a.png")
+    image, _ = read_one("voc", tmp_path)
+    assert areas(image) == [100, 50]
+
+
 @pytest.mark.parametrize(
     ("names", "list_", "lines", "found"),
     [
