@@ -15,7 +15,7 @@ from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import Target
 from maskrcnn_train.structures.pasting import MaskPasting, paste_masks
 
-SMALL = ["backbone=resnet18", "backbone.fpn_channels=32", "roi_head.conv_dim=16", "roi_head.fc_dim=32"]
+SMALL = ["backbone=resnet10", "backbone.fpn_channels=32", "roi_head.conv_dim=16", "roi_head.fc_dim=32"]
 SMALL += ["mask_head.conv_dim=16", "data.min_size=64", "data.max_size=96"]
 
 

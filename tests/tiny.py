@@ -7,6 +7,7 @@ from pathlib import Path
 
 TINY = [
     "experiment=shapes",
+    "backbone=resnet10",
     "data.shapes.num_train=12",
     "data.shapes.num_val=2",
     "data.shapes.num_test=1",

@@ -24,7 +24,7 @@ from pathlib import Path
 from small_coco import small_coco, write_images, write_json
 from tiny import TINY
 
-SMALL = ["backbone=resnet18", "data.min_size=64", "data.max_size=64", "trainer.max_steps=2", "trainer.num_workers=0"]
+SMALL = ["backbone=resnet10", "data.min_size=64", "data.max_size=64", "trainer.max_steps=2", "trainer.num_workers=0"]
 SMALL += ["roi_head=fc2", "rpn.nms.post_train=50", "rpn.nms.post_test=50", "evaluation.bootstrap=0"]
 OFFLINE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}  # nobody listens there
 

@@ -14,7 +14,7 @@ def model_and_batch():
     torch.manual_seed(0)
     config = load_config(
         [
-            "backbone=resnet18",
+            "backbone=resnet10",
             "backbone.fpn_channels=32",
             "roi_head=fc2",
             "roi_head.fc_dim=64",
