@@ -187,7 +187,7 @@ def test_the_printed_command_is_the_training_with_the_advice(tmp_path: Path) -> 
     typed = check(configured(*given, *own), [*given, *own])
     settings = checked(tmp_path / "settings", *given, "decode=false")  # without a command line to repeat
     advice = combined(typed.findings)
-    assert advice["optimizer.lr"] == 0.0005
+    assert advice["optimizer.lr"] == 0.002
     assert typed.command is not None
     assert settings.command is not None
     assert "experiment=scratch" in typed.command

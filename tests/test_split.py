@@ -171,6 +171,18 @@ def test_classes_are_shared_out_better_than_by_chance(source: Path) -> None:
     assert max(ours) < np.quantile(chance, 0.2)
 
 
+def test_settings_that_change_nothing_are_told() -> None:
+    given = ["annotations=a.json", "folds=4", "fractions=[0.5,0.5]", "duplicate_distance=4"]
+    _, warnings = load_command_config("split", SplitCommandConfig, check_split_rules, given)
+    assert warnings == [
+        "fractions has no effect with folds=4",
+        "duplicate_distance has no effect with duplicates=false",
+    ]
+    assert (
+        load_command_config("split", SplitCommandConfig, check_split_rules, ["annotations=a.json", "folds=4"])[1] == []
+    )
+
+
 def test_folds_show_every_image_once_as_val(source: Path) -> None:
     parts = contents(cut(source, "folds=4"))
     assert set(parts) == {f"fold_{number}/{name}" for number in range(4) for name in ("train", "val")}

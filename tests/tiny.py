@@ -7,7 +7,6 @@ from pathlib import Path
 
 TINY = [
     "experiment=shapes",
-    "backbone=resnet10",
     "data.shapes.num_train=12",
     "data.shapes.num_val=2",
     "data.shapes.num_test=1",
@@ -24,6 +23,7 @@ TINY = [
     "trainer.log_every=1",
     "evaluation.pictures=0",
     "evaluation.study=false",
+    "backbone=resnet10",
 ]
 
 

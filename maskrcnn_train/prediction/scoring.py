@@ -13,7 +13,7 @@ from maskrcnn_train.data.loading import DetectionLoader, ScaledLoader, evaluatio
 from maskrcnn_train.data.splits.choosing import with_choice
 from maskrcnn_train.data.splits.splitting import Split, read_split
 from maskrcnn_train.engine.distributed import ALONE
-from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS, CocoResult, score_coco
+from maskrcnn_train.evaluation.coco.metrics import KIND_WORDS, MEASURES, CocoResult, score_coco
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics, diagnose
 from maskrcnn_train.model.tta import TestTimeAugmentation
 from maskrcnn_train.prediction.cost import slow_box_head
@@ -34,7 +34,6 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import EvaluationConfig
 
 logger = logging.getLogger("maskrcnn_train")
-MEASURES = ("max_detections", "iou_thresholds", "size_limits")  # what scores mean; equal backends give equal ones
 KEYS = {"bbox": "bbox", "segm": "segmentation"}  # where a result has each kind
 
 

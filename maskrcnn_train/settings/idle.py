@@ -7,6 +7,7 @@ from typing import Any
 from maskrcnn_train.settings.overrides import override_value
 
 NO_KEY = object()  # a setting that a command does not have
+SET = object()  # any value but null
 # keys without effect, or the start of such keys; the setting, and its values, that make them so
 IDLE: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("optimizer.momentum", "optimizer.name", ("adamw",)),
@@ -23,6 +24,7 @@ IDLE: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("draw.", "save.pictures", (False,)),
     ("save.tolerance", "save.formats", ([],)),
     ("save.copy_images", "save.formats", ([],)),
+    ("fractions", "folds", (SET,)),
     ("duplicate_distance", "duplicates", (False,)),
     ("workers", "duplicates", (False,)),
     ("duplicate_distance", "decode", (False,)),
@@ -53,5 +55,6 @@ def idle_keys(config: Any, given: Sequence[str]) -> list[str]:
         f"{key} has no effect with {cause.removesuffix('.name')}={override_value(current[cause])}"
         for key in given
         for start, cause, values in IDLE
-        if key != cause and (key == start or (start[-1] == "." and key.startswith(start))) and current[cause] in values
+        if key != cause and (key == start or (start[-1] == "." and key.startswith(start)))
+        if current[cause] in values or (SET in values and current[cause] not in (None, NO_KEY))
     ]

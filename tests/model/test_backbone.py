@@ -50,7 +50,7 @@ def test_trainable_stages_count_from_the_top_as_torchvisions() -> None:
     assert trained_stages(backbone("backbone.trainable_stages=4", "backbone.norm=batch"))[0] == "layer1"
     assert trained_stages(backbone())[:2] == ["conv1", "bn1"]
     theirs = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=2, norm_layer=nn.BatchNorm2d)
-    ours = backbone("backbone.trainable_stages=2", "backbone.norm=batch")
+    ours = backbone("backbone=resnet18", "backbone.trainable_stages=2", "backbone.norm=batch")
     assert {n: p.requires_grad for n, p in ours.named_parameters()} == {
         n: p.requires_grad for n, p in theirs.named_parameters()
     }

@@ -12,6 +12,7 @@ from maskrcnn_train.evaluation.coco.ground_truth import Coco, check_results, com
 from maskrcnn_train.settings.schema import EvaluationConfig
 from maskrcnn_train.structures.arrays import Floats
 
+MEASURES = ("max_detections", "iou_thresholds", "size_limits")  # keys of `evaluation` that decide what scores mean
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # COCO's
 SIZE_LIMITS = (32, 96)  # COCO's: square roots of the areas where medium and large objects begin, image pixels
 KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
@@ -96,8 +97,13 @@ def score_coco(
     ground_truth: Coco, results: list[Coco], section: EvaluationConfig, *, kinds: Sequence[str]
 ) -> CocoResult:
     """`evaluate_coco` as the `evaluation` section says."""
-    limits = {name: getattr(section, name) for name in ("backend", "max_detections", "iou_thresholds", "size_limits")}
+    limits = {name: getattr(section, name) for name in ("backend", *MEASURES)}
     return evaluate_coco(ground_truth, results, **limits, kinds=kinds)
+
+
+def single_ious(iou_thresholds: Sequence[float]) -> list[tuple[int, float]]:
+    """Row and value of the IoUs that are also looked at alone, 0.5 and 0.75, where they are among the thresholds."""
+    return [(row, iou) for row, iou in enumerate(iou_thresholds) if round(iou, 6) in (0.5, 0.75)]
 
 
 def summarize(
@@ -108,9 +114,8 @@ def summarize(
     AP50 and AP75 are there if their IoU is one of `iou_thresholds`.
     """
     metrics = {"AP": mean_present(precision[..., 0, -1])}
-    for row, iou in enumerate(iou_thresholds):
-        if round(iou, 6) in (0.5, 0.75):
-            metrics[f"AP{100 * iou:.0f}"] = mean_present(precision[row, ..., 0, -1])
+    for row, iou in single_ious(iou_thresholds):
+        metrics[f"AP{100 * iou:.0f}"] = mean_present(precision[row, ..., 0, -1])
     for area, name in enumerate(AREA_NAMES[1:], start=1):
         metrics[f"AP{name[0]}"] = mean_present(precision[..., area, -1])
     for index, limit in enumerate(max_detections):

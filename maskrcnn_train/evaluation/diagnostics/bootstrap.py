@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, CocoResult, area_ranges
+from maskrcnn_train.evaluation.coco.metrics import AREA_NAMES, CocoResult, area_ranges, single_ious
 from maskrcnn_train.evaluation.diagnostics.matches import Matches, average_precision, match_detections
 from maskrcnn_train.evaluation.diagnostics.overlaps import ImageOverlaps
 from maskrcnn_train.structures.arrays import Floats, Ints
@@ -92,9 +92,8 @@ def headline_draws(overlaps: Sequence[ImageOverlaps], result: CocoResult, draws:
     )
     of_all = drawn_scores(everything, draws)
     scores = {"AP": of_all.mean(axis=1)}
-    for row, iou in enumerate(result.iou_thresholds):
-        if round(iou, 6) in (0.5, 0.75):
-            scores[f"AP{100 * iou:.0f}"] = of_all[:, row]
+    for row, iou in single_ious(result.iou_thresholds):
+        scores[f"AP{100 * iou:.0f}"] = of_all[:, row]
     for name, matches in zip(AREA_NAMES[1:], sizes, strict=True):
         scores[f"AP{name[0]}"] = drawn_scores(matches, draws).mean(axis=1)
     scores[f"AR{result.max_detections[-1]}"] = drawn_scores(everything, draws, recall=True).mean(axis=1)

@@ -4,12 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from maskrcnn_train.evaluation.coco.metrics import CocoResult
+from maskrcnn_train.evaluation.coco.metrics import CocoResult, single_ious
 from maskrcnn_train.evaluation.diagnostics.matches import Matches
 from maskrcnn_train.structures.arrays import Floats, Ints
 
 NUM_CUTS = 101  # scores at which the curves are drawn
-IOUS = (0.5, 0.75)  # at which precision is drawn over recall
 
 
 @dataclass
@@ -44,14 +43,14 @@ class ConfidenceCurve:
 
 
 def precision_recall_curves(result: CocoResult, *, kind: str) -> list[PrecisionRecall]:
-    """A curve for each class with objects and each of IOUS that was evaluated, at the most detections."""
+    """A curve for each class with objects and each of IoU 0.5 and 0.75 that was evaluated, at the most detections."""
     recall = np.linspace(0, 1, 101).tolist()
     precision = result.precision[kind][..., 0, -1]
     return [
         PrecisionRecall(name, iou, recall, precision[row, :, index].tolist())
         for index, name in enumerate(result.class_names.values())
-        for row, iou in enumerate(result.iou_thresholds)
-        if round(iou, 6) in IOUS and precision[row, 0, index] >= 0
+        for row, iou in single_ious(result.iou_thresholds)
+        if precision[row, 0, index] >= 0
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_train.evaluation.coco.metrics import MEASURES
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Difference, difference
 from maskrcnn_train.reporting.diagnostics import DRAWS_FILE
 from maskrcnn_train.reporting.forms import fitted
@@ -17,7 +18,7 @@ from maskrcnn_train.reporting.runs import DATA_FILE, read_json
 from maskrcnn_train.settings.overrides import saved_overrides
 
 SEED = "seed"
-MEASURES = ("evaluation.iou_thresholds=", "evaluation.max_detections=")
+MEASURES_GIVEN = tuple(f"evaluation.{name}=" for name in MEASURES)
 # Student's t, 97.5 %, for 1 to 9 degrees of freedom; with more seeds the last, which is a little wide
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -52,7 +53,7 @@ def _draws(folder: Path, score: str) -> list[float]:
 
 def _scoring(folder: Path) -> tuple[Any, list[str]]:
     """The validation split, and what AP is the mean of where that is not the default."""
-    measures = [text for text in saved_overrides(folder) if text.startswith(MEASURES)]
+    measures = [text for text in saved_overrides(folder) if text.startswith(MEASURES_GIVEN)]
     return read_json(folder / DATA_FILE).get("splits", {}).get("val"), measures
 
 

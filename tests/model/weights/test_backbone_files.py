@@ -21,7 +21,7 @@ TIMM = ["backbone=timm", "backbone.timm_name=convnext_atto"]
 
 def start(path: Path, *overrides: str) -> tuple[dict[str, Tensor], WeightsReport]:
     """The model's state after it was started from the file, and the report."""
-    config = load_config([*SMALL, "weights=file", f"weights.path={path}", *overrides])
+    config = load_config([*SMALL, "backbone=resnet18", "weights=file", f"weights.path={path}", *overrides])
     model = build_model(config, 3)
     report = start_from_weights(model, config, ["door", "window"])
     assert report is not None
