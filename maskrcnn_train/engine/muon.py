@@ -19,8 +19,7 @@ class Muon(torch.optim.AdamW):
     """Muon for groups with `matrices=True`, AdamW for the others. momentum: of the matrices; Nesterov's."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, *, momentum: float, betas: tuple[float, float]) -> None:
-        self.momentum = momentum
-        super().__init__(groups, lr=lr, betas=betas, fused=True)
+        super().__init__([group | {"momentum": momentum} for group in groups], lr=lr, betas=betas, fused=True)
         # with fp16 the scaler itself then leaves out a step whose gradients are not finite
         self._step_supports_amp_scaling = False
 
@@ -45,9 +44,9 @@ class Muon(torch.optim.AdamW):
         for shape, weights in by_shape.items():
             gradients: list[Tensor] = [each.grad for each in weights if each.grad is not None]
             averages = [self._average(each) for each in weights]
-            torch._foreach_mul_(averages, self.momentum)
+            torch._foreach_mul_(averages, group["momentum"])
             torch._foreach_add_(averages, gradients)
-            ahead = torch._foreach_add(gradients, averages, alpha=self.momentum)
+            ahead = torch._foreach_add(gradients, averages, alpha=group["momentum"])
             updates = orthogonal(torch.stack([each.reshape(shape) for each in ahead]))
             changes = [update.view_as(each) for update, each in zip(updates, weights, strict=True)]
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
