@@ -41,7 +41,7 @@ def _duplicates(split: Split) -> Iterator[Finding]:
         ("object-two-classes", "the same box with two classes", _repeats(boxes) & ~twice),
     ):
         if which.any():
-            ids = [index.item(row) for row in rows[which].tolist()]
+            ids = index.items(rows[which])
             yield Finding("warning", kind, what, split.name, "annotation", ids, fix="delete one of each")
 
 

@@ -49,7 +49,7 @@ class NetworkObjects:
 
     def items(self, which: Flags) -> list[int | str]:
         """What a person finds some objects by, each once."""
-        return [self.index.item(row) for row in dict.fromkeys(self.rows[which].tolist())]
+        return self.index.items(dict.fromkeys(self.rows[which].tolist()))
 
     @property
     def lengths(self) -> Floats:
@@ -173,12 +173,12 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
         what = f"{percent(int(small.sum()), len(objects))} of the objects are smaller than {SMALL:.0f} network pixels"
         fix, items = "" if larger else f"larger {size_key(config)}, or data.tile.size", objects.items(small)
         yield Finding("advice", "objects-small", what, split.name, "annotation", items, larger, fix)
-    never = np.setdiff1d(np.flatnonzero(split.is_object), objects.rows).tolist()
-    if never:
+    never = np.setdiff1d(np.flatnonzero(split.is_object), objects.rows)
+    if len(never):
         what = (
             f"objects of which no tile shows data.tile.min_visible={config.data.tile.min_visible:g}: never trained on"
         )
-        items = [split.index.item(row) for row in never]
+        items = split.index.items(never)
         fix = "a larger data.tile.size or data.tile.overlap, or a smaller data.tile.min_visible"
         yield Finding("warning", "tiles-too-small", what, split.name, "annotation", items, fix=fix)
     if config.mask_head.enabled:

@@ -148,5 +148,5 @@ def _content(split: Split, *, with_masks: bool) -> Iterator[Finding]:
     if with_masks and bare.any():
         share = "all objects are" if bare.sum() == split.is_object.sum() else "objects"
         what, fix = f"{share} without segmentation", "add the masks, or train boxes only"
-        ids = [split.index.item(row) for row in np.flatnonzero(bare).tolist()]
+        ids = split.index.items(np.flatnonzero(bare))
         yield Finding("error", "no-masks", what, split.name, "annotation", ids, {"mask_head.name": "none"}, fix)

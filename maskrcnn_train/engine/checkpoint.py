@@ -205,7 +205,7 @@ def restore(state: TrainingState, content: dict[str, Any]) -> None:
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Moments and counts from the file; momentum, weight decay and the like as they are configured now."""
-    kinds = [{"betas", "matrices"} & groups[0].keys() for groups in (optimizer.param_groups, saved["param_groups"])]
+    kinds = [{"betas", "momentum"} & groups[0].keys() for groups in (optimizer.param_groups, saved["param_groups"])]
     if kinds[0] != kinds[1]:
         raise UserError("it was trained with another optimizer; go on with its own, without optimizer=")
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]

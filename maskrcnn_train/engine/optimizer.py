@@ -37,7 +37,7 @@ def scaled_lr(section: OptimizerConfig, images_per_step: int) -> float:
 def parameter_groups(model: nn.Module, section: OptimizerConfig) -> list[dict[str, Any]]:
     """Body of the backbone and the rest, each with weights and (with `norm_weight_decay`) norms and biases apart.
 
-    Each group says its `lr_factor` and whether it is `body`; for Muon also whether its parameters are `matrices`, the
+    Each group says its `lr_factor`, whether it is `body`, and whether its parameters are `matrices`: for Muon, the
     weights of hidden layers.
     """
     norm_names = {
@@ -59,7 +59,7 @@ def parameter_groups(model: nn.Module, section: OptimizerConfig) -> list[dict[st
             "weight_decay": section.norm_weight_decay if small else section.weight_decay,
             "lr_factor": section.backbone_lr_factor if body else 1.0,
             "body": body,
-            **({"matrices": matrix} if section.name == "muon" else {}),
+            "matrices": matrix,
         }
         for (body, small, matrix), parameters in split.items()
     ]

@@ -24,7 +24,7 @@ def random_objects(count: int, size: tuple[int, int], seed: int = 0, longest: fl
     corners = rng.uniform(0, 1, (count, 2)) * np.maximum(1, np.array(size[::-1]) - sides)
     boxes = np.concatenate([corners, np.minimum(corners + sides, np.array(size[::-1]))], axis=1)
     sizes = np.tile(np.array(size), (count, 1))
-    index = cast(AnnotationIndex, SimpleNamespace(item=int))
+    index = cast(AnnotationIndex, SimpleNamespace(items=list))
     return NetworkObjects(
         index, np.arange(count), boxes, sizes, np.array([count]), np.ones(1), sizes[:1], np.zeros(1, int)
     )

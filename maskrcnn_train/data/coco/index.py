@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -112,6 +113,10 @@ class AnnotationIndex:
         if self.from_json:
             return int(self.annotation_ids[row])
         return self.places[self.place_offsets[row] : self.place_offsets[row + 1]].tobytes().decode()
+
+    def items(self, rows: Iterable[int]) -> list[int | str]:
+        """`item` of several annotations."""
+        return [self.item(row) for row in rows]
 
     def file_name(self, row: int) -> str:
         """`file_name` of image `row`, relative to the folder of images."""
