@@ -157,8 +157,9 @@ class AnnotationIndex:
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # a worker that is not forked opens the files again instead of receiving a copy
-        if self.folder is not None:
+        # a worker that is not forked opens the files again instead of receiving a copy; a command that read a newer
+        # state of the JSON may have deleted them
+        if self.folder is not None and self.folder.is_dir():
             return load_index, (self.folder,)
         return AnnotationIndex, tuple(getattr(self, item.name) for item in fields(self))
 

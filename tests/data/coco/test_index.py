@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,6 +161,9 @@ def test_a_pickled_index_is_a_path_not_a_copy(tmp_path: Path) -> None:
     assert len(pickle.dumps(mapped)) < 500
     assert_equal(pickle.loads(pickle.dumps(mapped)), mapped)
     assert_equal(pickle.loads(pickle.dumps(in_memory)), mapped)
+    assert mapped.folder is not None
+    shutil.rmtree(mapped.folder)  # as a command does that reads a newer state of the JSON
+    assert_equal(pickle.loads(pickle.dumps(mapped)), in_memory)
 
 
 def test_the_table_lists_losses_first_and_names_every_id() -> None:
