@@ -90,6 +90,7 @@ class _Objects:
             x0, y0, _, _ = self.crop_boxes[i].tolist()
             self.crops[i] = self.crops[i][: max(0, height - y0), : max(0, width - x0)]
         self.crop_boxes = np.minimum(self.crop_boxes, limits)
+        self.boxes = np.minimum(self.boxes, limits.astype(np.float32))  # one may be wider than its mask
         self.cut |= beyond
 
     def cover(self, box: masks.Box, inside: NDArray[np.bool_]) -> None:

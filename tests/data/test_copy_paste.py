@@ -82,6 +82,19 @@ def test_pasted_objects_are_cut_at_the_border() -> None:
     assert paste([], [[62, 45, 70, 55]], size=(60, 80))[1]["boxes"].shape == (0, 4)
 
 
+def test_a_box_wider_than_its_mask_ends_at_the_border_too() -> None:
+    donor = rectangles([[50, 30, 58, 38]], (60, 80))
+    donor["boxes"] = torch.tensor([[48.0, 28, 64, 44]])
+    target = paste_objects(
+        np.zeros((40, 60, 3), np.uint8),
+        rectangles([]),
+        np.zeros((60, 80, 3), np.uint8),
+        donor,
+        np.random.default_rng(0),
+    )
+    assert target["boxes"].tolist() == [[48, 28, 60, 40]]
+
+
 def test_the_first_target_is_not_changed() -> None:
     own = rectangles([[10, 10, 30, 30]])
     before = dense(own).copy()
