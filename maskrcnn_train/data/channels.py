@@ -100,7 +100,7 @@ def numpy_layout(path: Path) -> tuple[Values, Size]:
 
 
 def read_tiff(path: Path, check: Callable[[Size, int], None]) -> Values:
-    """Samples of the only page, or pages of one sample each, as [H, W, C]; smaller copies of the image are left out.
+    """The samples of all pages, one after another, as [H, W, C]; smaller copies of the image are left out.
 
     check: hears (height, width) and the number of channels before the pixels are decoded. Raises ValueError for a
     palette, for a picture that lies on its side, and for damaged bytes.
@@ -112,12 +112,15 @@ def read_tiff(path: Path, check: Callable[[Size, int], None]) -> Values:
             raise ValueError("its pixels are numbers of colours in a palette; save the colours")
         if first.tags.valueof("Orientation", UPRIGHT) != UPRIGHT:
             raise ValueError("its tags say that it lies on its side or mirrored; save it upright")
-        values: Values = first.asarray(maxworkers=1)
-        if others:
-            return np.stack([values, *(page.asarray(maxworkers=1) for page in others)], axis=-1)
-        if first.samplesperpixel == 1:
-            return values[..., None]
-        return np.moveaxis(values, 0, -1) if first.axes.startswith("S") else values
+        return np.concatenate([_samples(page) for page in (first, *others)], axis=-1)
+
+
+def _samples(page: Any) -> Values:
+    """Of one page: [H, W, C]."""
+    values: Values = page.asarray(maxworkers=1)
+    if page.samplesperpixel == 1:
+        return values[..., None]
+    return np.moveaxis(values, 0, -1) if page.axes.startswith("S") else values
 
 
 def tiff_size(path: Path) -> Size:

@@ -64,6 +64,14 @@ def test_every_kind_of_file_gives_all_values_of_all_channels(kind: str, bits: in
     assert picture_size(path) == SIZE
 
 
+def test_the_samples_of_several_pages_are_channels_one_after_another(tmp_path: Path) -> None:
+    values = noise(6)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for page in (values[..., :3], values[..., 3:]):
+            file.write(page, photometric="rgb", contiguous=False)
+    np.testing.assert_array_equal(np.asarray(reader(6).read(tmp_path / "a.tif", expected=SIZE)), values)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "I;16"])
 def test_a_picture_gives_its_bands(mode: str, tmp_path: Path) -> None:
     picture = Image.fromarray(noise(1, 16)[..., 0]) if mode == "I;16" else Image.fromarray(noise(3)).convert(mode)
