@@ -20,7 +20,7 @@ from maskrcnn_train.engine.precision import wait_for
 from maskrcnn_train.engine.state import Position, TrainingState
 from maskrcnn_train.files import write_json, written_aside
 from maskrcnn_train.model.weights.files import read_torch
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.errors import UserError, first_line
 from maskrcnn_train.structures.classes import ClassMap
 
 FORMAT = "maskrcnn_train/1"
@@ -132,7 +132,7 @@ def save_plain(content: dict[str, Any], path: Path, *, previous: Path | None = N
             if previous is not None and path.exists():
                 os.replace(path, previous)
     except (OSError, RuntimeError) as error:  # torch's zip writer hides the OSError of a full disk
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         kept = "; the file that was there is intact" if path.exists() else ""
         raise UserError(f"cannot write {path}: {reason}; is the disk full?{kept}") from error
 
@@ -176,7 +176,7 @@ def _load(path: Path, name: str) -> Any:
     except zipfile.BadZipFile as error:
         raise UserError(f"{name} is damaged or not a torch file") from error
     except Exception as error:
-        raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{name} cannot be read: {first_line(error)}") from error
 
 
 def check_classes(ours: ClassMap, saved: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def resize_list(
     """Images float [C, h, w] in 0..1 normalised, resized and padded as torchvision's detection models do."""
     resized: list[Tensor] = []
     for image in images:
-        if image.dim() != 3 or not image.is_floating_point():
+        if image.dim() != 3 or len(image) != len(mean) or not image.is_floating_point():
             raise ValueError(
                 f"images in a list must be float [{len(mean)}, height, width] in 0..1, got {image.dtype} "
                 f"{tuple(image.shape)}; divide uint8 images by 255, or pass an ImageBatch"

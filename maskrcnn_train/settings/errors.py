@@ -69,6 +69,11 @@ def naming_memory_faults(fault: Callable[[], UserError]) -> Iterator[None]:
         raise fault() from error
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of the message; the kind of the error where it has none, as MemoryError and assert."""
+    return str(error).split("\n", 1)[0] or type(error).__name__
+
+
 def one_line(error: BaseException) -> str:
     """The message without line breaks."""
     return " ".join(str(error).split())

@@ -135,6 +135,8 @@ def test_a_list_of_images_is_resized_to_the_configured_sides(small_model: Build,
     assert small_model("data.min_size=32").prepare(images((64, 64))).sizes == [(32, 32)]
     with pytest.raises(ValueError, match="divide uint8 images by 255"):
         small_model().prepare([torch.zeros(3, 8, 8, dtype=torch.uint8)])
+    with pytest.raises(ValueError, match=r"must be float \[3, height, width\] in 0..1, got torch.float32 \(1, 8, 8\)"):
+        small_model().prepare([torch.zeros(1, 8, 8)])
 
 
 @pytest.mark.parametrize(

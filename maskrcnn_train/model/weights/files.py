@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maskrcnn_train.files import written_aside
 from maskrcnn_train.model.weights.detectron2 import from_detectron2, is_detectron2
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.errors import UserError, first_line
 from maskrcnn_train.structures.classes import ClassMap
 
 Layers = dict[str, Tensor]
@@ -71,7 +71,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
         content = _read_pickle(path) if path.suffix == ".pkl" else read_torch(path, str(path))
     except (SafetensorError, OSError, EOFError, RuntimeError, MemoryError) as error:
-        raise UserError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} cannot be read as weights: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not named weights")
     return content, content
@@ -152,8 +152,10 @@ def _read_pickle(path: Path) -> Any:
             f"{path} is refused: it holds {error}, which could run code; "
             "a pickle may hold numpy arrays and plain containers only"
         ) from error
-    except (ValueError, TypeError, AttributeError, IndexError, KeyError, ImportError) as error:
-        raise UserError(f"{path} is not a readable pickle: {str(error).splitlines()[0]}") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes raise errors of every kind in numpy's and Python's reader
+        raise UserError(f"{path} is not a readable pickle: {first_line(error)}") from error
 
 
 def _tensors(content: dict[str, Any], path: Path) -> Layers:

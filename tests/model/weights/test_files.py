@@ -171,7 +171,13 @@ def test_a_checkpoint_that_would_run_code_is_refused_without_advice_to_run_it(tm
 
 
 @pytest.mark.parametrize("name", ["a.pkl", "a.pth", "a.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights at all", b"\x80\x02}q\x00(X\x01"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"no weights at all", b"\x80\x02}q\x00(X\x01"),
+        *(b"\x80\x04\x8e" + length.to_bytes(8, "little") for length in (2**62, 2**63)),  # of bytes that are not there
+    ],
+)
 def test_a_damaged_file_is_one_line(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name) as refusal:
