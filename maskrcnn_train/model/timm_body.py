@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.errors import UserError, first_line
 
 STRIDES = (4, 8, 16, 32)
 PROBE_SECONDS = 3
@@ -60,7 +60,7 @@ def create_features(name: str, *, pretrained: bool, **options: Any) -> Any:
     try:
         reductions = cast(Any, timm.create_model(name, features_only=True)).feature_info.reduction()
     except (RuntimeError, AttributeError, TypeError) as error:
-        raise UserError(f"backbone.timm_name={name} gives no feature maps ({str(error).splitlines()[0]})") from error
+        raise UserError(f"backbone.timm_name={name} gives no feature maps ({first_line(error)})") from error
     if not set(STRIDES) <= set(reductions) or len(set(reductions)) != len(reductions):
         raise UserError(
             f"backbone.timm_name={name} has maps of strides {reductions}; an FPN needs 4, 8, 16 and 32, one each"
@@ -79,9 +79,7 @@ def _is_channels_last(features: nn.Module, name: str, widths: list[int], in_chan
         with torch.no_grad():
             maps = features.eval()(torch.zeros(1, in_channels, 64, 96))
     except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"backbone.timm_name={name} does not take images of any size ({str(error).splitlines()[0]})"
-        ) from error
+        raise UserError(f"backbone.timm_name={name} does not take images of any size ({first_line(error)})") from error
     features.train(training)
     sizes = {tuple(each.shape[1:]) for each in maps}
     expected = {(width, 64 // stride, 96 // stride) for width, stride in zip(widths, STRIDES, strict=True)}
@@ -94,8 +92,8 @@ def _stages(features: Any) -> tuple[tuple[str, ...], ...]:
     """Children of the body by stage, from the top; what comes before the first map's module is the stem."""
     ends = [name.replace(".", "_") for name in features.feature_info.module_name()]
     names = [name for name, _ in features.named_children()]
-    if not all(end in names for end in ends):  # a model that is kept whole: it trains, or not, as one
-        return (), (), (), (), tuple(f"features.{name}" for name in names)
+    if not all(end in names for end in ends):  # a model that is kept whole trains as one, unless no stage does
+        return tuple(f"features.{name}" for name in names), (), (), (), ()
     first, *others = (names.index(end) for end in ends)
     bounds = [0, first, first + 1, *(index + 1 for index in others)]
     stages = [tuple(f"features.{name}" for name in names[start:end]) for start, end in pairwise(bounds)]

@@ -43,6 +43,13 @@ def test_stages_freeze_from_the_stem_up() -> None:
     assert frozen == {"stem_0", "stem_1", "stages_0", "stages_1"}
 
 
+@pytest.mark.parametrize("stages", [0, 3])
+def test_a_model_whose_stages_cannot_be_told_apart_trains_whole_or_not_at_all(stages: int) -> None:
+    settings = ["backbone=timm", "backbone.timm_name=mobilenetv3_small_050", f"backbone.trainable_stages={stages}"]
+    body = build_model(small_config(*settings), 3).backbone.body
+    assert {each.requires_grad for each in body.parameters()} == {stages > 0}
+
+
 @pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050", "regnety_002"])
 def test_maps_are_channels_first_at_strides_4_to_32(name: str) -> None:
     body, widths, stages = build_timm_body(name, in_channels=3, frozen_norm=False)
@@ -60,7 +67,12 @@ def test_frozen_norms_are_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("convnext_tinny", "is not a model of timm"), ("vit_tiny_patch16_224", "strides")]
+    ("name", "said"),
+    [
+        ("convnext_tinny", "is not a model of timm"),
+        ("vit_tiny_patch16_224", "strides"),
+        ("halonet26t", r"does not take images of any size \(AssertionError\)"),
+    ],
 )
 def test_what_cannot_be_a_backbone_is_refused(name: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
