@@ -217,6 +217,12 @@ def check_train_rules(config: TrainConfig, splits: Sequence[str] = ("train", "va
     warnings = check_model_rules(config)
     check_data_rules(config.data, splits)
     warnings += _check_weights(config) + _check_augmentation(config)
+    if max(mean := config.numerics.pixel_mean) > 1:
+        highest = 2**config.data.bits - 1
+        raise UserError(
+            f"numerics.pixel_mean={mean} exceeds 1, as which the highest pixel value counts; "
+            f"divide numerics.pixel_mean and numerics.pixel_std by {highest}"
+        )
     _check_smallest_images(config)
     _check_sampling(config)
     betas = config.optimizer.betas

@@ -50,6 +50,7 @@ def test_every_option_composes(option: str) -> None:
         (["data.bits=12"], ["data.bits=12", "8, 16"]),
         (["data.channels=5"], ["numerics.pixel_mean has 3 values for data.channels=5", "maskrcnn_train.check"]),
         (["numerics.pixel_std=[0.2]"], ["numerics.pixel_std has 1 values for data.channels=3"]),
+        (["numerics.pixel_mean=[123.7,116.3,103.5]"], ["numerics.pixel_mean=[123.7", "divide", "by 255"]),
         (["data.picture_channels=[1,2]"], ["data.picture_channels=[1, 2]", "one or three"]),
         (["data.picture_channels=[1,2,4]"], ["data.picture_channels=[1, 2, 4]", "from 1 to 3"]),
         (["rpn.iou.upper=1.5"], ["rpn.iou.upper=1.5", "from 0 to 1"]),
