@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import evaluated
+from tiny import untrained_checkpoint
 
 from maskrcnn_train.analysis.funnel import FOUND
 from maskrcnn_train.analyze import analyze
@@ -73,6 +74,20 @@ def test_the_funnel_adds_up_and_agrees_with_the_evaluation(analysis, checkpoint:
         stages = [int(value) for key, value in row.items() if key not in ("by", "group", "objects")]
         assert sum(stages) == int(row["objects"])
     assert len(list(csv.DictReader((folder / "objects.csv").read_text().splitlines()))) == counts.total()
+
+
+def test_objects_of_an_image_that_cannot_be_read_are_left_out_of_the_funnel(tmp_path: Path) -> None:
+    checkpoint = untrained_checkpoint(tmp_path, "data.shapes.num_val=4", "data.on_bad_image=skip")
+    found = {}
+    for name in ("whole", "damaged"):
+        given = [f"checkpoint={checkpoint}", f"output_dir={tmp_path / name}", "num_workers=0", "what=[funnel]"]
+        config, _ = load_command_config("analyze", AnalyzeConfig, check_analyze_rules, given)
+        funnel = analyze(config).funnel
+        assert funnel is not None
+        found[name] = funnel.objects
+        next(tmp_path.glob("shapes/*/val/000001.jpg")).write_text("damaged")
+    assert {each.image_id for each in found["whole"]} == {1, 2, 3, 4}
+    assert found["damaged"] == [each for each in found["whole"] if each.image_id != 1]
 
 
 def test_predicted_budgets_are_those_of_a_real_evaluation(analysis, checkpoint: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class Analyst:
         iou = self.trained.rpn.iou
         analysis = Analysis(self.kind, len(seen), Setting.of(self.trained), (iou.upper, iou.lower))
         if funnel:
-            analysis.funnel = funnel.finish(truth, results, kind=self.kind)
+            analysis.funnel = funnel.finish(self.ground_truth, results, kind=self.kind)
         if reporter:
             names = self.classes.name_of_id
             classes = [names[each["category_id"]] for each in self.ground_truth["annotations"]]
