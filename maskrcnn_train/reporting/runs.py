@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,9 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_scores(folder: Path) -> dict[str, float]:
-    """metrics.json: the numbers in it."""
+    """metrics.json: the finite numbers in it; a validation loss may be NaN."""
     metrics = read_json(folder / SCORES_FILE)
-    return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+    return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float)) and isfinite(value)}
 
 
 def read_json(path: Path) -> dict[str, Any]:

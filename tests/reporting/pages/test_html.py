@@ -257,6 +257,20 @@ def test_the_page_of_a_search_goes_by_its_metric_and_says_what_mattered(tmp_path
     assert list(csv.reader((tmp_path / "sweep.csv").read_text().splitlines()))[1][0] == order[0]
 
 
+def test_a_trial_whose_loss_is_not_a_number_comes_last(tmp_path):
+    records = []
+    for job, loss in enumerate([float("nan"), 0.3, 0.2, 0.4]):
+        settings = [f"optimizer.lr={job + 1}", f"trainer.epochs={job + 1}"]
+        write_run(tmp_path / str(job), 0.5, settings)
+        file = tmp_path / str(job) / "metrics.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"val_loss/total": loss}))
+        records.append(TrialRecord(job, "complete" if job else "failed", loss if job else None, settings, 1.0, ""))
+    write_trials(tmp_path, records, {}, metrics=["val_loss/total"])
+    write_sweep_report(tmp_path)
+    rows = csv.reader((tmp_path / "sweep.csv").read_text().splitlines()[1:])
+    assert [row[0] for row in rows] == ["2", "1", "3", "0"]
+
+
 def test_the_page_of_a_search_that_learnt_nothing_says_so(tmp_path):
     for score, expected in ((0.0, True), (0.1, False)):
         write_run(tmp_path / f"{score}" / "0", score)
