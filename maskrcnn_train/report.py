@@ -77,6 +77,7 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
     from maskrcnn_train.data.loading import evaluation_loader
     from maskrcnn_train.data.splits.choosing import with_choice
     from maskrcnn_train.data.splits.splitting import read_split
+    from maskrcnn_train.labelling.folds import readable
     from maskrcnn_train.reporting.runs import read_json, read_yaml
     from maskrcnn_train.structures.classes import ClassMap
 
@@ -88,7 +89,10 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
     data = with_choice(config.data, trained.data)
     split, _ = read_split(data, "val", classes, with_masks=trained.mask_head.enabled)
     dataset = evaluation_loader(trained, split, classes).dataset
-    return _scene(dataset, dataset.ground_truth(), read_results(folder / "predictions.json"), trained)
+    truth = dataset.ground_truth()
+    if trained.data.on_bad_image == "skip":
+        truth = readable(truth, split.images, max(trained.trainer.num_workers, 1), dataset.reader)
+    return _scene(dataset, truth, read_results(folder / "predictions.json"), trained)
 
 
 def _scene(

@@ -39,6 +39,28 @@ def test_the_command_makes_the_page_of_the_training(run: Path) -> None:
     assert path.read_text() == made_by_training
 
 
+def test_an_image_that_cannot_be_read_is_left_out_of_the_page_as_of_the_scores(run: Path, tmp_path: Path) -> None:
+    """As in the training, where it has no results and no place among the worst images."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    source = locate(config_from_plain(config).data, "val")
+    assert source is not None
+    images, annotations = shutil.copytree(source.images, tmp_path / "val"), source.files[0].annotations
+    name = json.loads(annotations.read_text())["images"][0]["file_name"]
+    (images / name).write_text("damaged")
+    config["data"]["on_bad_image"] = "skip"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    results = json.loads((run / "predictions.json").read_text())
+    (run / "predictions.json").write_text(json.dumps([each for each in results if each["image_id"] != 1]))
+    given = [
+        f"data.{split}.{key}={path}"
+        for split in ("train", "val")
+        for key, path in (("images", images), ("annotations", annotations))
+    ]
+    path, reason = report(configured(f"run={run}", "data=custom", *given))
+    assert reason == ""
+    assert "All 3 images" in path.read_text()
+
+
 def test_the_data_of_the_run_are_counted(run: Path) -> None:
     data = json.loads((run / "data.json").read_text())
     assert {name: split["images"] for name, split in data["splits"].items()} == {"train": 12, "val": 4, "test": 1}
