@@ -69,12 +69,12 @@ def _fault(result: Coco, sizes: dict[int, list[int]], categories: set[int], kind
     except TypeError:  # a list or an object
         return f"has image_id {shown(image_id)} and category_id {shown(category_id)}; both are whole numbers"
     if size is None:
-        if isinstance(image_id, str) and image_id.lstrip("-").isdigit() and int(image_id) in sizes:
+        if isinstance(image_id, str) and image_id in map(str, sizes):
             return f"has image_id {shown(image_id)} as text; the ground truth has the number {image_id}"
         return f"has image_id {shown(image_id)}, which the ground truth lacks; were the results made on another split?"
     if not known:
         return f"has category_id {shown(category_id)}; the ground truth has {_shortened(sorted(categories))}"
-    if not isinstance(score, int | float) or not math.isfinite(score):
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
         return f"(image {image_id}) has score {shown(score)}; it must be a finite number"
     if "bbox" in kinds and not _is_box(result.get("bbox")):
         expected = "[x, y, width, height], finite, with sides from 0"
