@@ -126,7 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """An object; empty where the file is absent. Raises UserError for a damaged one."""
     try:
         found = json.loads(_text(path) or "{}")
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); was its run cut short? Remove it or make it again") from None
     return found if isinstance(found, dict) else {}
 

@@ -69,7 +69,7 @@ def class_rows(run: RunFiles) -> tuple[list[str], list[dict[str, Any]]]:
     curves = run.diagnostics[kinds[-1]].confidence if kinds and kinds[-1] in run.diagnostics else []
     best = {
         curve.class_name: [
-            f"{curve.best_threshold:.2f}",
+            f"{curve.best_threshold:.2f}" if curve.best_f1 > 0 else "-",  # never right
             *map(percent, (curve.best_f1, curve.best_precision, curve.best_recall)),
         ]
         for curve in curves

@@ -131,7 +131,7 @@ def _write_table(folder: Path, sweep: Sweep) -> None:
     with_reasons = any(job.reason for job in sweep.jobs)
     rows = [
         {"job": job.name}
-        | {key: job.settings.get(key, "") for key in sweep.varied}
+        | {key: job.settings[key] for key in sweep.varied}
         | {key: job.metrics.get(key, "") for key in metrics}
         | {"minutes": "" if job.minutes is None else round(job.minutes, 2)}
         | {head: getattr(job.difference, name, "") for head, name in DIFFERENCE.items()}
@@ -175,7 +175,7 @@ def _job_charts(folder: Path, sweep: Sweep) -> list[Chart]:
     """Loss and main score over the steps, of the best jobs; settings and score of all."""
     histories = {}
     for job in sweep.jobs[:MOST_CURVES]:
-        settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings.get(key, '-')}" for key in sweep.varied[:2])
+        settings = ", ".join(f"{key.rsplit('.', 1)[-1]}={job.settings[key] or '-'}" for key in sweep.varied[:2])
         histories[f"{job.name}: {settings}" if settings else job.name] = read_metrics(folder / job.name / METRICS_FILE)
     series = {f"{key}, x 100": {n: points_of(h, key, 100) for n, h in histories.items()} for key in sweep.columns[:1]}
     series["Loss"] = {name: points_of(history, "loss/total") for name, history in histories.items()}
@@ -187,7 +187,7 @@ def _settings_figure(sweep: Sweep) -> Figure | None:
     """The settings that vary beside the score that the jobs are sorted by."""
     scale, title = (100, f"{sweep.score}, x 100") if is_score(sweep.score) else (1, sweep.score)
     rows = [
-        (f"job {job.name}", [job.settings.get(key, "") for key in sweep.varied], scale * job.metrics[sweep.score])
+        (f"job {job.name}", [job.settings[key] for key in sweep.varied], scale * job.metrics[sweep.score])
         for job in sweep.jobs
         if sweep.score in job.metrics
     ]

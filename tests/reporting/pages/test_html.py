@@ -11,8 +11,11 @@ from scenes import analysis, full_run, scene
 from maskrcnn_train.evaluation.coco.metrics import IOU_THRESHOLDS
 from maskrcnn_train.reporting.pages.gallery import build_gallery
 from maskrcnn_train.reporting.pages.html import write_report
+from maskrcnn_train.reporting.pages.scores import class_rows
 from maskrcnn_train.reporting.pages.searches import write_trials
 from maskrcnn_train.reporting.pages.sweep import write_sweep_report
+from maskrcnn_train.reporting.runs import read_run
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.tuning.records import TrialRecord
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
@@ -140,6 +143,26 @@ def test_a_report_shows_the_diagnostics_the_data_and_the_pictures(tmp_path):
     assert "win<dow>" not in text
 
 
+def test_a_class_that_is_never_right_has_no_best_threshold(tmp_path):
+    full_run(tmp_path / "run")
+    path = tmp_path / "run/study/study.json"
+    study = json.loads(path.read_text())
+    study["segm"]["confidence"][0] |= {"best_threshold": 0.87, "best_f1": 0.0}
+    path.write_text(json.dumps(study))
+    rows = {row["name"]: row["texts"] for row in class_rows(read_run(tmp_path / "run"))[1]}
+    never = study["segm"]["confidence"].pop(0)["class_name"]
+    assert rows[never][2:4] == ["-", "0.0"]
+    assert {rows[each["class_name"]][2] for each in study["segm"]["confidence"]} != {"-"}
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000])
+def test_a_file_of_a_run_that_is_not_json_is_named(tmp_path, content):
+    write_run(tmp_path / "run")
+    (tmp_path / "run/data.json").write_text(content)
+    with pytest.raises(UserError, match=r"data\.json is not JSON"):
+        write_report(tmp_path / "run")
+
+
 def test_a_page_of_hundreds_of_classes_shows_the_confusion_of_the_most_frequent(tmp_path):
     full_run(tmp_path / "run")
     file = tmp_path / "run/study/study.json"
@@ -225,6 +248,7 @@ def test_a_sweep_is_sorted_and_links_to_its_jobs(tmp_path):
     tags = parse(write_sweep_report(tmp_path))
     assert [link["href"] for link in tags.of("a")] == ["sweep.csv", "1/report.html"]
     rows = list(csv.reader((tmp_path / "sweep.csv").read_text().splitlines()))
+    assert (tmp_path / "report.html").read_text().count('<td class="text"><code>-</code></td>') == 1  # of job 10
     assert rows[0][:3] == ["job", "rpn.nms.post_train", "segm/AP"]
     assert [row[:3] for row in rows[1:]] == [
         ["1", "1000", "0.4"],
