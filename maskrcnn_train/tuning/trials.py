@@ -32,6 +32,7 @@ from maskrcnn_train.tuning.space import Value, override_of
 from maskrcnn_train.tuning.storages import LOCKS, open_storage, patience
 
 STUDY_FILE = "study.txt"  # the search's name in its storage
+OWN_DRAWS, ALL_DRAWS = 3, 100  # for one trial: by the sampler, and then at random, until its values are new
 
 logger = logging.getLogger("maskrcnn_train")
 
@@ -147,11 +148,16 @@ class Trials:
     def _begin(self) -> Trial | None:
         with self.lock:
             fail_stale_trials(self.study)  # and queues them again
-            while (trial := self._next()) is not None:
+            for draw in range(ALL_DRAWS):
+                # one that has converged draws the same values for ever
+                trial = self._next(self.search.config.sampler if draw < OWN_DRAWS else "random")
+                if trial is None:
+                    return None
                 overrides = [override_of(each.key, each.suggest(trial)) for each in self.search.space]
                 if "overrides" in trial.user_attrs or not self._repeats(trial, overrides):
                     break
             else:
+                logger.info("%d draws gave no new values, of six digits each: the search ends here", ALL_DRAWS)
                 return None
             number = folder_number(trial)
             for name, value in {"overrides": overrides, "number": number}.items():
@@ -161,7 +167,8 @@ class Trials:
         reported = set(self.storage.get_trial(trial._trial_id).intermediate_values)
         return Trial(overrides, self.folder / str(number), alive, trial, self.search.metrics, reported)
 
-    def _next(self) -> optuna.Trial | None:
+    def _next(self, sampler: str) -> optuna.Trial | None:
+        """A trial to be given values by the sampler, or one that waits with its own; None when all are given out."""
         known, config = self.study.get_trials(deepcopy=False), self.search.config
         if all(trial.state != TrialState.WAITING for trial in known):
             # one that failed before it had a number was a repetition
@@ -174,10 +181,10 @@ class Trials:
             if untried == []:
                 logger.info("every combination of values has been tried")
                 return None
-            if untried and config.sampler == "grid":
+            if untried and sampler == "grid":
                 self.study.enqueue_trial(untried[0])
         # the draws depend on the seed and on the trials before, not on the worker
-        self.study.sampler = build_sampler(config.sampler, (config.seed * 100_003 + len(known)) % (MAX_SEED + 1))
+        self.study.sampler = build_sampler(sampler, (config.seed * 100_003 + len(known)) % (MAX_SEED + 1))
         return self.study.ask()
 
     def _untried(self) -> list[dict[str, Value]] | None:

@@ -8,9 +8,11 @@ import pytest
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
+from optuna.samplers import BaseSampler, PartialFixedSampler
 from searches import SPACE, search
 
-from maskrcnn_train.tuning.methods import EARLIEST, SHARES
+from maskrcnn_train.tuning import trials as module
+from maskrcnn_train.tuning.methods import EARLIEST, SHARES, build_sampler
 from maskrcnn_train.tuning.records import importances
 from maskrcnn_train.tuning.storages import MAX_ATTEMPTS, FileLocks
 from maskrcnn_train.tuning.trials import Pruned, Trials, score_in
@@ -118,6 +120,31 @@ def test_no_combination_is_trained_twice_and_a_small_space_ends(tmp_path: Path) 
         trials.end(trial, scores=[float(len(seen))])
     assert len(seen) == len(set(seen)) == 8
     assert len(trials.records()) == 8
+
+
+def test_a_sampler_that_has_converged_is_helped_out_by_random_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As sampler=gp does at the end of an interval that scores best."""
+
+    def converged(name: str, seed: int) -> BaseSampler:
+        random = build_sampler("random", seed)
+        return random if name == "random" else PartialFixedSampler({"trainer.clip_norm": 10.0}, random)
+
+    monkeypatch.setattr(module, "build_sampler", converged)
+    trials, seen = Trials(tmp_path, search("trials=5", "sampler=gp", space=("trainer.clip_norm=interval(0,10)",))), []
+    while trial := trials.begin():
+        seen.append(trial.overrides[0])
+        trials.end(trial, scores=[0.5])
+    assert len(seen) == len(set(seen)) == 5
+    assert "trainer.clip_norm=10" in seen
+
+
+def test_an_interval_with_hardly_any_values_ends_the_search(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, search(space=("optimizer.lr=interval(0.1,0.1000001)",)))
+    while trial := trials.begin():
+        trials.end(trial, scores=[0.5])
+    assert [each.overrides for each in trials.records()] == [["optimizer.lr=0.1"]]
 
 
 @pytest.mark.parametrize(("score", "said"), [(float("nan"), "is nan"), (-1.0, "no such object"), (None, "has no")])
