@@ -33,7 +33,8 @@ def test_it_detects_what_it_did() -> None:
 
 def test_it_goes_on_as_it_would_have(tmp_path: Path) -> None:
     run = shutil.copytree(OLD_RUN, tmp_path / "run")
-    overrides = resumed_overrides([f"resume={run}", f"data.root={tmp_path / 'data'}", "trainer.max_steps=4"])
+    given = [f"resume={run}", f"data.root={tmp_path / 'data'}", "trainer.max_steps=4"]
+    overrides = [*resumed_overrides(given), *given]
     metrics = train(load_config(overrides)).metrics
     taken = [values for values in read_metrics(run / "metrics.jsonl") if "loss/total" in values]
     assert [values["step"] for values in taken] == [3, 4]

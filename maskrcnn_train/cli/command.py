@@ -63,11 +63,11 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
 
 
 def resumed_overrides(overrides: list[str]) -> list[str]:
-    """With resume=PATH: the settings of that run first, so that they need not be given again."""
+    """With resume=PATH: the settings of that run, which need not be given again."""
     paths = [plain_value(text) for text in overrides if text.startswith("resume=")]
     if not paths or paths[-1] in ("auto", None):
-        return overrides
-    return [*saved_overrides(run_of(Path(str(paths[-1])))), *overrides]
+        return []
+    return saved_overrides(run_of(Path(str(paths[-1]))))
 
 
 def refuse_missing_files(config: Any) -> None:

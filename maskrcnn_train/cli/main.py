@@ -23,7 +23,7 @@ from maskrcnn_train.cli.command import (
 from maskrcnn_train.cli.help import help_page
 from maskrcnn_train.cli.sweep import run_sweep
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.settings.compose import Schema, load_command_config
+from maskrcnn_train.settings.compose import Schema, load_command_config, overruled_presets
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 
 USER_ERROR = 2  # exit code for the person's mistakes
@@ -95,6 +95,9 @@ def _dispatch(command: Command) -> None:
     elif arguments.multirun:
         run_sweep(command, arguments.overrides, arguments.config_dir)
     else:
-        config = command.compose(resumed_overrides(arguments.overrides), arguments.config_dir)
+        saved, given = resumed_overrides(arguments.overrides), arguments.overrides
+        if saved:
+            command.warn(overruled_presets(command.name, command.schema, saved, given, arguments.config_dir))
+        config = command.compose([*saved, *given], arguments.config_dir)
         refuse_missing_files(config)
         command.run(config)

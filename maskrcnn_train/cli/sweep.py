@@ -66,6 +66,9 @@ def _check_jobs(command: Command, overrides: list[str], config_dir: str | None) 
     command.warn(repeated_keys(overrides))  # of which Hydra gives its jobs the last
     jobs = jobs_of(command.name, command.schema, overrides, config_dir)[:MAX_CHECKED_JOBS]
     configs = [command.compose(job, config_dir) for job in jobs]
+    for resume in (getattr(config, "resume", None) for config in configs):
+        if resume not in (None, "auto"):  # all jobs would train that one run
+            raise UserError(f"resume={resume} is for one training; a sweep goes on with -m and its output_dir=FOLDER")
     return [getattr(getattr(config, "trainer", config), "device", "cpu") for config in configs]
 
 

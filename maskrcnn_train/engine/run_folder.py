@@ -49,6 +49,11 @@ def find_run(config: TrainConfig, runs: Path) -> Path | None:
         folder = run_of(Path(config.resume))
         if not (folder / "checkpoints").is_dir():
             raise UserError(f"resume={config.resume} names no run: {folder / 'checkpoints'} does not exist")
+        if config.output_dir is not None and Path(config.output_dir).resolve() != folder.resolve():
+            raise UserError(
+                f"resume={config.resume} goes on in its own folder, not in output_dir={config.output_dir}; leave "
+                "output_dir out, or copy the run there and resume the copy"
+            )
         return folder
     if config.output_dir is not None:
         folder = Path(config.output_dir)

@@ -133,6 +133,23 @@ def _overruled(composed: DictConfig, given: dict[str, str], options: dict[str, l
     return warnings
 
 
+def overruled_presets(
+    name: str, schema: type[Any], saved: list[str], given: list[str], config_dir: str | None
+) -> list[str]:
+    """A warning for each preset that is given beside a run to resume, and does not change what the run itself set."""
+    from omegaconf import OmegaConf
+
+    warnings, options = [], groups(config_dir)
+    for preset in (text for text in given if text.split("=", 1)[0] in options):
+        start = preset.split("=", 1)[0].replace("/", ".") + "."
+        both, alone = (_compose(name, schema, [*before, *given], config_dir) for before in (saved, []))
+        own = {key: text for key, text in ((text.split("=", 1)[0], text) for text in saved) if key.startswith(start)}
+        if kept := [text for key, text in own.items() if OmegaConf.select(both, key) != OmegaConf.select(alone, key)]:
+            shown = ", ".join(kept)
+            warnings.append(f"beside {preset} the run keeps its own values: {shown}; give those to change as KEY=VALUE")
+    return warnings
+
+
 def repeated_keys(overrides: list[str]) -> list[str]:
     """A warning for each key or group with two values."""
     values: dict[str, list[str]] = {}

@@ -104,6 +104,16 @@ def test_a_sweep_in_a_file_is_checked_whole_and_run(swept: Sweep, tmp_path: Path
     assert [job[:2] for job in jobs] == [["seed=3", "optimizer.lr=0.1"], ["seed=3", "optimizer.lr=0.2"]]
 
 
+def test_a_sweep_does_not_train_one_run_for_all_its_jobs(
+    swept: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        swept("seed=0,1", f"resume={tmp_path}/run")
+    assert end.value.code == 2
+    assert "is for one training; a sweep goes on with -m and its output_dir" in capsys.readouterr().err
+    assert not (tmp_path / "jobs").exists()
+
+
 def test_the_folder_of_a_sweep_may_be_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trained: list[TrainConfig] = []
     folder = tmp_path / "my sweep"

@@ -11,9 +11,10 @@ import yaml
 from maskrcnn_train.cli.command import resumed_overrides
 from maskrcnn_train.engine.run_folder import find_run, open_run_folder
 from maskrcnn_train.files import write_text
-from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.compose import load_config, overruled_presets
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import overrides_of
+from maskrcnn_train.settings.schema import TrainConfig
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
@@ -60,6 +61,28 @@ def test_a_resume_path_that_is_no_run_is_refused(tmp_path: Path) -> None:
         find_run(load_config([f"resume={tmp_path}"]), tmp_path)
 
 
+def test_a_run_is_not_resumed_in_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    given = [f"resume={tmp_path}/run/checkpoints/last.pt"]
+    assert find_run(load_config([*given, f"output_dir={tmp_path}/other/../run"]), tmp_path) == tmp_path / "run"
+    with pytest.raises(UserError, match=r"its own folder, not in output_dir=.*copy the run there"):
+        find_run(load_config([*given, f"output_dir={tmp_path}/other"]), tmp_path)
+
+
+def test_a_preset_that_a_resumed_run_overrules_is_told() -> None:
+    config = load_config(["schedule=cosine", "augmentation=strong", "optimizer=adamw", "schedule.warmup_steps=9"])
+    saved = overrides_of(config, load_config())
+
+    def told(*given: str) -> list[str]:
+        return overruled_presets("train", TrainConfig, saved, list(given), None)
+
+    assert told("optimizer=adamw", "schedule=cosine", "schedule.warmup_steps=9", "trainer.epochs=9") == []
+    (warning,) = told("schedule=multistep")
+    assert "beside schedule=multistep the run keeps its own values: schedule.name=cosine, schedule.warm" in warning
+    (warning,) = told("augmentation=none", "augmentation.min_crop=1")
+    assert "augmentation.rotation=5, augmentation.color_jitter=0.5; give" in warning
+
+
 def test_overrides_rebuild_the_configuration() -> None:
     given = [
         "backbone=resnet18",
@@ -78,8 +101,8 @@ def test_resuming_a_path_takes_the_settings_of_that_run_and_the_given_ones_on_to
     run = tmp_path / "my run"
     write_text(run / "overrides.yaml", yaml.safe_dump(["seed=5", "trainer.epochs=3"]))
     for resume in (f"resume={run}/checkpoints/last.pt", f"resume='{run}'"):
-        config = load_config(resumed_overrides([resume, "trainer.epochs=9"]))
+        config = load_config([*resumed_overrides([resume]), "trainer.epochs=9"])
         assert (config.seed, config.trainer.epochs) == (5, 9)
-    assert resumed_overrides(["resume=auto"]) == ["resume=auto"]
+    assert resumed_overrides(["resume=auto"]) == []
     with pytest.raises(UserError, match=r"goes on from its last\.pt; give resume=.*my run, or .* weights\.path=.*best"):
         resumed_overrides([f"resume={run}/checkpoints/best.pt"])
