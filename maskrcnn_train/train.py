@@ -146,6 +146,8 @@ def _make_ready(state: TrainingState, config: TrainConfig, world: World) -> None
         capture_backbone(model.backbone)  # type: ignore[arg-type]
     elif trainer.capture:
         logger.warning("trainer.capture=true has no effect here: it needs a GPU and a single process")
+    if trainer.sync_batchnorm and world.size == 1:
+        logger.warning("trainer.sync_batchnorm=true has no effect here: it needs several processes")
     state.model = distributed.wrap(model, world, device, sync_batchnorm=trainer.sync_batchnorm)
 
 

@@ -110,6 +110,12 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_weights(run_dir: Path, sha
     assert lines == [1, 2, 3, 4]
 
 
+def test_synchronised_batch_norms_of_a_single_process_are_told(shapes: str, tmp_path: Path) -> None:
+    settings = ["trainer.max_steps=1", "trainer.sync_batchnorm=true", f"output_dir={tmp_path / 'run'}"]
+    train(load_config([*SMALLEST, shapes, *settings]))
+    assert "trainer.sync_batchnorm=true has no effect here" in (tmp_path / "run/train.log").read_text()
+
+
 def test_a_finished_run_is_left_alone(run_dir: Path, shapes: str) -> None:
     before = (run_dir / "checkpoints/last.pt").stat().st_mtime_ns
     result = train(load_config([*TINY, shapes, "trainer.max_steps=4", f"resume={run_dir}"]))

@@ -15,6 +15,7 @@ IDLE: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("optimizer.reference_batch_size", "optimizer.scale_lr", (False,)),
     ("schedule.milestones", "schedule.name", ("cosine", "constant")),
     ("schedule.gamma", "schedule.name", ("cosine", "constant")),
+    ("schedule.gamma", "schedule.milestones", ([],)),
     ("schedule.final_factor", "schedule.name", ("multistep", "constant")),
     ("schedule.warmup_factor", "schedule.warmup_steps", (0,)),
     ("roi_head.conv_dim", "roi_head.num_convs", (0,)),

@@ -132,6 +132,7 @@ def test_a_mistake_is_one_clear_line(overrides: list[str], said: list[str]) -> N
         (["mask_head=none", "mask_head.num_convs=2"], "mask_head.num_convs has no effect with mask_head=none"),
         (["optimizer=adamw", "optimizer.momentum=0.9"], "optimizer.momentum has no effect with optimizer=adamw"),
         (["schedule=cosine", "schedule.milestones=[0.5]"], "schedule.milestones has no effect with schedule=cosine"),
+        (["schedule.milestones=[]", "schedule.gamma=0.5"], "schedule.gamma has no effect with schedule.milestones=[]"),
         (["schedule.final_factor=0.1"], "schedule.final_factor has no effect with schedule=multistep"),
         (
             ["roi_head.box_loss=giou", "numerics.roi_smooth_l1_beta=0"],
