@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from labelled_data import images_of, parts_of
+from labelled_data import differences, images_of, objects_of, parts_of
+from PIL import Image
 from small_coco import annotation, roboflow, small_coco
 
 from maskrcnn_train.convert import convert
+from maskrcnn_train.data.formats.pictures import picture_size
 from maskrcnn_train.data.formats.registry import FORMATS
+from maskrcnn_train.data.images import ORIENTATION
 from maskrcnn_train.settings.command_rules import check_convert_rules
 from maskrcnn_train.settings.command_schema import ConvertConfig
 from maskrcnn_train.settings.compose import load_command_config
@@ -125,3 +129,22 @@ def test_a_mistake_is_one_line(source: Path, tmp_path: Path) -> None:
         converted(source, tmp_path / "out", "format=xml")
     with pytest.raises(ValueError, match=r"data\.min_size is a setting of the training and has no effect here"):
         converted(source, tmp_path / "out", "format=coco", "data.min_size=64")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_objects_of_a_picture_labelled_as_it_is_stored_stay_on_it(format_: str, suffix: str, tmp_path: Path) -> None:
+    content = small_coco(1)
+    content["images"][0]["file_name"] = f"1{suffix}"
+    source = roboflow(tmp_path / "data", content)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6  # other programs, which read no size from the labels, show it upright: 40 x 60
+    Image.fromarray(pixels).save(source / "train" / f"1{suffix}", exif=turned, lossless=True)
+    expected = parts_of("roboflow", source)
+    again = parts_of("auto", converted(source, tmp_path / "out", f"format={format_}", "tolerance=0"))
+    assert differences(objects_of(expected), objects_of(again)) == (1.0, 0.0)
+    (before,), (after,) = (list(images_of(parts)["train"]) for parts in (expected, again))
+    assert picture_size(after.path) == after.size == before.size
+    with Image.open(before.path) as old, Image.open(after.path) as new:
+        assert (np.asarray(old) == np.asarray(new)).all()

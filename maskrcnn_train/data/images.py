@@ -21,6 +21,7 @@ MAX_TILED_PIXELS = 2 * MAX_PIXELS  # of an image that is detected in tiles; Pill
 CUT = "cut it into smaller files"
 FLOATING = "has floating-point pixels; convert it to 8 or 16 bits"
 ORIENTATION = 0x0112  # EXIF tag
+SIDEWAYS = (5, 6, 7, 8)  # orientations of pictures that are stored with width and height exchanged
 TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -100,7 +101,7 @@ def upright(
         image.load()  # Pillow rotates a TIFF while loading; only then tag and size are right
     turn = _orientation(image, name, expected)
     if smallest is not None and isinstance(image, ImageFile.ImageFile):
-        height, width = smallest[::-1] if turn in (5, 6, 7, 8) else smallest
+        height, width = smallest[::-1] if turn in SIDEWAYS else smallest
         needed = (max(1, int(width * SHRINK_MARGIN)), max(1, int(height * SHRINK_MARGIN)))
         if needed[0] * 2 <= image.size[0] and needed[1] * 2 <= image.size[1]:
             image.draft("RGB", needed)
@@ -113,7 +114,7 @@ def _orientation(image: Image.Image, name: str, expected: Size | None) -> int:
     """The EXIF orientation to undo; 1 where the annotations belong to the picture as stored."""
     width, height = image.size
     turn = image.getexif().get(ORIENTATION, 1)
-    size = (width, height) if turn in (5, 6, 7, 8) else (height, width)
+    size = (width, height) if turn in SIDEWAYS else (height, width)
     if expected == (height, width) != size:
         return 1
     check_size(name, size, expected)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from maskrcnn_train.data.images import ORIENTATION, SIDEWAYS, ImageError, opened
 from maskrcnn_train.files import written_aside
 from maskrcnn_train.structures.arrays import Size
 
@@ -85,8 +86,32 @@ class DataSet:
             picture = folder / image.file_name
             if self.copies and image.path is not None:
                 with written_aside(picture) as aside:
-                    shutil.copyfile(image.path, aside)
+                    _copy(image.path, aside, image.size)
             yield image, picture
+
+
+def _copy(picture: Path, to: Path, size: Size) -> None:
+    """Copy a picture; without metadata if its labels belong to it as stored, and others would turn it by its EXIF tag.
+
+    size: (height, width) that the labels belong to. A picture that cannot be read is copied as it is.
+    """
+    try:
+        with opened(picture) as image:
+            # Pillow itself turns a TIFF; one of equal sides is taken as upright, like everywhere
+            is_turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in SIDEWAYS
+            if is_turned and image.width != image.height and image.size == size[::-1]:
+                if (segments := getattr(image, "applist", None)) is None:
+                    image.info = {}
+                    image.save(to, format=image.format, lossless=True)
+                    return
+                content = picture.read_bytes()  # of a JPEG: its pixels stay as they are
+                for data in (data for name, data in segments if name == "APP1"):  # EXIF, XMP
+                    content = content.replace(b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data, b"", 1)
+                to.write_bytes(content)
+                return
+    except ImageError:
+        pass
+    shutil.copyfile(picture, to)
 
 
 class Reader(ABC):

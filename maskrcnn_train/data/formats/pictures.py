@@ -14,7 +14,7 @@ from maskrcnn_train.data.channels import NUMPY, TIFF, numpy_layout, tiff_size
 from maskrcnn_train.data.coco.masks import MAX_PIXELS
 from maskrcnn_train.data.coco.reader import MAX_SIDE
 from maskrcnn_train.data.formats.labelled import LabelledImage
-from maskrcnn_train.data.images import ORIENTATION, ImageError, named_errors, opened
+from maskrcnn_train.data.images import ORIENTATION, SIDEWAYS, ImageError, named_errors, opened
 from maskrcnn_train.data.paths import visible_files
 from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.files import unused_name
@@ -38,7 +38,7 @@ def picture_size(path: Path) -> Size:
     try:
         with opened(path) as image:
             width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and image.format != "TIFF"
+            turned = image.getexif().get(ORIENTATION) in SIDEWAYS and image.format != "TIFF"
             return (width, height) if turned else (height, width)
     except ImageError:
         if kind not in TIFF or not find_spec("tifffile"):
