@@ -17,6 +17,7 @@ from maskrcnn_train.data.images import ORIENTATION
 from maskrcnn_train.settings.command_rules import check_convert_rules
 from maskrcnn_train.settings.command_schema import ConvertConfig
 from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.structures.outlines import signed_area
 
 
 def converted(root: Path, to: Path, *overrides: str) -> Path:
@@ -63,6 +64,30 @@ def test_images_that_differ_only_in_their_ending_keep_their_own_labels(format_: 
         assert all(each.path is not None and each.path.is_file() for each in images)
         names = sorted(sorted(each.name for each in image.objects) for image in images)
         assert names == [["door"], ["door"], ["door", "window"], ["window"]]
+
+
+def test_areas_are_those_of_the_json_and_survive_cuts(tmp_path: Path) -> None:
+    content = small_coco(1)
+    content["annotations"] = [annotation(1, 1, 3, 5, 5, 30, area=201.5)]
+    squares = [[5, 5, 15, 5, 15, 15, 5, 15], [25, 5, 25, 15, 35, 15, 35, 5]]  # that turn different ways
+    content["annotations"][0] |= {"segmentation": squares, "bbox": [5, 5, 30, 10]}
+    source = roboflow(tmp_path / "data", content)
+    for format_, area in (("coco", 201.5), ("yolo", 200), ("label_studio", 200)):
+        folder = converted(source, tmp_path / format_, f"format={format_}")
+        assert parts_of("auto", folder)[0]["train"].index.areas.tolist() == [area]
+    # by its points alone, as other programs compute it
+    numbers = np.array((tmp_path / "yolo/labels/train/1.txt").read_text().split()[1:], float).reshape(-1, 2) * (60, 40)
+    assert signed_area(numbers) == pytest.approx(200)
+
+
+@pytest.mark.parametrize(("format_", "is_told"), [("yolo", True), ("mask_png", True), ("labelme", False)])
+def test_images_that_a_format_does_not_find_by_their_ending_are_told(
+    format_: str, is_told: bool, tmp_path: Path
+) -> None:
+    content = small_coco(2)
+    content["images"][1]["file_name"] = "2.gif"
+    log = converted(roboflow(tmp_path / "data", content), tmp_path / "out", f"format={format_}") / "train.log"
+    assert ("2 images cannot be found" in log.read_text()) is is_told  # one of train, one of val
 
 
 @pytest.mark.parametrize("format_", ["mask_png", "instance_png", "voc"])

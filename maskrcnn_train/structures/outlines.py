@@ -64,6 +64,12 @@ def _distances(points: Floats, first: Floats, last: Floats) -> Floats:
     return np.asarray(np.sqrt(((points - first - share[:, None] * along) ** 2).sum(axis=1)))
 
 
+def signed_area(loop: Floats) -> float:
+    """Of a closed loop: above 0 for the loops around the regions of `trace`, below 0 for those around holes."""
+    after = np.roll(loop, -1, axis=0)
+    return float((loop[:, 0] * after[:, 1] - after[:, 0] * loop[:, 1]).sum()) / 2
+
+
 def joined(loops: Sequence[Floats]) -> Floats:
     """One closed line through several loops, parts or holes, along cuts without width.
 

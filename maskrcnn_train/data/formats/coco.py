@@ -9,6 +9,7 @@ import orjson
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject
 from maskrcnn_train.data.formats.masks import bitmap_of, needs_bitmap, object_regions
 from maskrcnn_train.data.formats.pictures import SPLIT_FOLDERS
+from maskrcnn_train.data.texts import BYTE_ORDER_MARK
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Size
@@ -46,7 +47,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
     parts: dict[str, list[LabelFiles]] = {}
     for path in dict.fromkeys(path for pattern in DEPTH for path in sorted(root.glob(pattern))[:MOST]):
         if _is_coco(path):
-            words = {*path.stem.lower().replace("-", "_").split("_"), path.parent.name.lower()}
+            words = {*re.findall("[a-z]+", path.stem.lower()), path.parent.name.lower()}
             name = next((name for name, folders in SPLIT_FOLDERS.items() if words & {*folders}), "train")
             parts.setdefault(name, []).append(LabelFiles("coco", _images_of(path, root, name, path.parent), path))
     return {name: _only(name, found) for name, found in parts.items()}
@@ -63,11 +64,11 @@ def _only(name: str, found: list[LabelFiles]) -> LabelFiles:
 
 def _is_coco(path: Path) -> bool:
     """Whether a JSON has two of COCO's words in what is looked at of it, which may lie inside its two long lists."""
-    if path.suffix.lower() != ".json":
+    if path.suffix.lower() != ".json" or not path.is_file():
         return False
     text = _ends(path)
-    is_labelme = b'"shapes"' in text[: 2**12]
-    return not is_labelme and sum(word in text for word in WORDS) >= 2
+    is_other = b'"shapes"' in text[: 2**12] or text.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] == b"["
+    return not is_other and sum(word in text for word in WORDS) >= 2
 
 
 def _ends(path: Path) -> bytes:
@@ -124,7 +125,7 @@ def object_entry(each: LabelledObject, size: Size, tolerance: float) -> dict[str
         assert crop is not None
         x0, y0, bitmap = crop
         box = [x0, y0, bitmap.shape[1], bitmap.shape[0]]
-    found: dict[str, Any] = {"iscrowd": int(each.crowd), "bbox": box, "area": area or box[2] * box[3]}
+    found: dict[str, Any] = {"iscrowd": int(each.crowd), "bbox": box, "area": each.area or area or box[2] * box[3]}
     if crop is not None:
         found["segmentation"] = _segmentation(each, size, tolerance)
     return found if each.score is None else {**found, "score": each.score}

@@ -12,9 +12,11 @@ from maskrcnn_train.data.coco.skipped import SkippedTable
 from maskrcnn_train.data.formats.coco import image_entry
 from maskrcnn_train.data.formats.joining import join_indices
 from maskrcnn_train.data.formats.labelled import LabelFiles, LabelledObject, Reader
+from maskrcnn_train.data.formats.masks import area_of_cut
 from maskrcnn_train.data.formats.pictures import is_file
 from maskrcnn_train.data.formats.registry import FORMATS
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.structures.arrays import Size
 
 BLOCK = 5000  # annotations that are Python objects at one time
 
@@ -77,7 +79,7 @@ def _read(files: LabelFiles, reader: Reader, faults: Faults) -> AnnotationIndex:
             owners.append(each.name)
             places.append(each.place)
             category = names.setdefault(each.name, len(names) + 1)
-            pending.append(_annotation_entry(each, len(places), len(images), category))
+            pending.append(_annotation_entry(each, image.size, len(places), len(images), category))
         if len(pending) >= BLOCK:
             blocks.append(read_items(pending, faults))
             pending = []
@@ -96,7 +98,7 @@ def _renumber(raw: RawAnnotations, names: dict[str, int], classes: dict[int, str
     raw.category_ids[:] = [table[number] for number in raw.category_ids.tolist()]
 
 
-def _annotation_entry(each: LabelledObject, number: int, image: int, category: int) -> dict[str, Any]:
-    """As a COCO JSON has it, without the area, which is computed."""
+def _annotation_entry(each: LabelledObject, size: Size, number: int, image: int, category: int) -> dict[str, Any]:
+    """As a COCO JSON has it; an area that is None is computed later."""
     found = {"id": number, "image_id": image, "category_id": category, "iscrowd": int(each.crowd)}
-    return {**found, "bbox": each.box, "segmentation": each.segmentation}
+    return {**found, "bbox": each.box, "segmentation": each.segmentation, "area": area_of_cut(each, size)}

@@ -17,7 +17,8 @@ class LabelledObject:
     """One object in pixels of its image.
 
     segmentation: as in COCO, a list of polygons [x, y, x, y, ...] or run lengths {"size", "counts"}; None: only the box
-    is known. box: x y width height; None: that of the segmentation. place: where it is written, for messages.
+    is known. box: x y width height; None: that of the segmentation. area: square pixels, None: those of the
+    segmentation. place: where it is written, for messages.
     """
 
     name: str
@@ -25,6 +26,7 @@ class LabelledObject:
     box: list[float] | None = None
     crowd: bool = False
     score: float | None = None
+    area: float | None = None
     place: str = ""
 
 

@@ -18,7 +18,7 @@ from maskrcnn_train.data.coco.masks import (
 )
 from maskrcnn_train.data.formats.labelled import LabelledImage, LabelledObject
 from maskrcnn_train.structures.arrays import Bytes, Flags, Floats, Ints, Size
-from maskrcnn_train.structures.outlines import simplified, trace
+from maskrcnn_train.structures.outlines import signed_area, simplified, trace
 from maskrcnn_train.structures.rle import crop_runs
 
 Crop = tuple[int, int, Bytes]  # x0, y0, bitmap [h, w], inside the image
@@ -108,12 +108,32 @@ def object_regions(each: LabelledObject, size: Size, tolerance: float) -> list[R
 
 
 def disjoint_regions(each: LabelledObject, size: Size, tolerance: float) -> list[Region]:
-    """`object_regions` that do not overlap: polygons that do are traced as one mask."""
+    """`object_regions` that do not overlap, for `joined`: polygons that do are traced as one mask.
+
+    All turn the way of `trace`, so that the areas of parts add up in one line through them.
+    """
     if isinstance(each.segmentation, list) and len(each.segmentation) > 1:
         codes = coco_mask.frPyObjects(each.segmentation, *size)
         if int(coco_mask.area(coco_mask.merge(codes))) < int(coco_mask.area(codes).sum()):
             return _traced(each, size, tolerance)
-    return object_regions(each, size, tolerance)
+    return [
+        [loop if signed_area(loop) > 0 else loop[::-1], *holes]
+        for loop, *holes in object_regions(each, size, tolerance)
+    ]
+
+
+def area_of_cut(each: LabelledObject, size: Size) -> int | None:
+    """Pixels of an outline that comes back to one of its points, as along cuts between parts; None for another.
+
+    The area that follows from its points would be too small where parts of it turn different ways.
+    """
+    if not isinstance(each.segmentation, list) or len(each.segmentation) != 1:
+        return None
+    points = [*zip(each.segmentation[0][::2], each.segmentation[0][1::2], strict=False)]
+    if len({*points}) >= len(points) - (points[0] == points[-1]) or polygon_fault(each.segmentation[0], size):
+        return None
+    crop = bitmap_of(each, size)
+    return None if crop is None else int(crop[2].sum()) or None
 
 
 def _traced(each: LabelledObject, size: Size, tolerance: float) -> list[Region]:

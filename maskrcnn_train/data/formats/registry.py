@@ -17,7 +17,8 @@ class Writer(Protocol):
 class Format(NamedTuple):
     """find: the parts of a data set in a folder or file, none if it is of another format. title: for people.
 
-    images_apart: the images may be in any folder, which a person then names.
+    images_apart: the images may be in any folder, which a person then names. by_ending: images are found by their
+    ending (`data/sources.py`), not by the name that the labels give.
     """
 
     title: str
@@ -25,21 +26,27 @@ class Format(NamedTuple):
     reader: Callable[[LabelFiles], Reader] | None
     write: Writer
     images_apart: bool = False
+    by_ending: bool = False
 
 
 FORMATS = {  # `detect` tries them in this order: what has a file of its own before what is told by names of folders
     "coco": Format("COCO JSON", coco.find, None, coco.write, True),
-    "yolo": Format("YOLO segmentation", yolo.find, yolo.YoloReader, yolo.write),
+    "yolo": Format("YOLO segmentation", yolo.find, yolo.YoloReader, yolo.write, by_ending=True),
     "cvat": Format("CVAT for images 1.1", cvat.find, cvat.CvatReader, cvat.write, True),
     "label_studio": Format(
         "Label Studio's tasks", label_studio.find, label_studio.LabelStudioReader, label_studio.write, True
     ),
-    "voc": Format("Pascal VOC", voc.find, voc.VocReader, voc.write),
+    "voc": Format("Pascal VOC", voc.find, voc.VocReader, voc.write, by_ending=True),
     "labelme": Format("LabelMe", labelme.find, labelme.LabelmeReader, labelme.write),
     "instance_png": Format(
-        "one PNG of instances an image", instance_png.find, instance_png.InstancePngReader, instance_png.write, True
+        "one PNG of instances an image",
+        instance_png.find,
+        instance_png.InstancePngReader,
+        instance_png.write,
+        True,
+        True,
     ),
-    "mask_png": Format("one PNG a mask", mask_png.find, mask_png.MaskPngReader, mask_png.write, True),
+    "mask_png": Format("one PNG a mask", mask_png.find, mask_png.MaskPngReader, mask_png.write, True, True),
 }
 
 

@@ -9,6 +9,7 @@ from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.coco.results import segmentation_of
 from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
 from maskrcnn_train.data.formats.registry import FORMATS
+from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.structures.arrays import Ints
 from maskrcnn_train.structures.classes import ClassMap
 
@@ -29,8 +30,9 @@ def labelled_images(
         for each in range(own.start, own.stop):
             if labels[each]:
                 shape, box = segmentation_of(index, each), index.written_boxes[each].tolist()
-                crowd = bool(index.crowd[each])
-                image.objects.append(LabelledObject(classes.name_of(int(labels[each])), shape, box, crowd))
+                class_name = classes.name_of(int(labels[each]))
+                crowd, area = bool(index.crowd[each]), float(index.areas[each])
+                image.objects.append(LabelledObject(class_name, shape, box, crowd, area=area))
         yield image
 
 
@@ -45,11 +47,13 @@ def write_labels(folder: Path, format_: str, data: DataSet, *, tolerance: float)
 
     tolerance: pixels by which the outlines of bitmaps may be off; 0: they stay bitmaps where the format has them.
     """
-    left_out = 0
+    chosen, left_out, lost = FORMATS[format_], 0, list[str]()
 
     def without_crowd(images: Iterable[LabelledImage]) -> Iterator[LabelledImage]:
         nonlocal left_out
         for image in images:
+            if chosen.by_ending and not image.file_name.lower().endswith(SUFFIXES):
+                lost.append(image.file_name)
             objects = [each for each in image.objects if not each.crowd]
             left_out += len(image.objects) - len(objects)
             image.objects = objects
@@ -57,5 +61,8 @@ def write_labels(folder: Path, format_: str, data: DataSet, *, tolerance: float)
 
     if format_ != "coco":
         data = replace(data, parts={part: without_crowd(own) for part, own in data.parts.items()})
-    FORMATS[format_].write(folder, data, tolerance=tolerance)
+    chosen.write(folder, data, tolerance=tolerance)
+    if lost:
+        what = "%d images cannot be found beside their labels by the ending of their names, first: %s. Save them as PNG"
+        logger.warning(what, len(lost), lost[0])
     return left_out

@@ -30,6 +30,12 @@ def test_coco_jsons_are_found_by_their_names_and_their_images_where_they_are(tmp
         parts_of("auto", tmp_path)
 
 
+def test_a_year_belongs_to_no_name_of_a_part(tmp_path: Path) -> None:
+    for name in ("instances_train2017", "instances_val2017"):
+        write_json(tmp_path / f"{name}.json", small_coco(2))
+    assert [*parts_of("auto", tmp_path)[0]] == ["train", "val"]
+
+
 @pytest.mark.parametrize(
     ("json", "images"),
     [

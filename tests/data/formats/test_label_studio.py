@@ -110,6 +110,12 @@ def test_the_picture_is_found_by_the_end_of_its_address(address: str, name: str,
     assert [image.file_name for image in read(root)[0]] == [name]
 
 
+def test_tasks_whose_picture_is_called_images_are_no_coco_json(tmp_path: Path) -> None:
+    square = region("polygon", SQUARE)
+    root = tasks(tmp_path, task("", square) | {"data": {"images": "/upload/a.png"}})
+    assert [image.file_name for image in images_of(parts_of("auto", root))["train"]] == ["a.png"]
+
+
 def test_skipped_and_open_tasks_are_not_used_and_named(tmp_path: Path) -> None:
     skipped, opened = task("b.png", was_cancelled=True), {"data": {"image": "c.png"}, "annotations": []}
     used = task("a.png", region("polygon", SQUARE)), task("d.png")
