@@ -116,9 +116,7 @@ class CvatReader(Reader):
     def _file_name(self, name: str, subset: str | None) -> str:
         """In a project, pictures of a subset may be in a folder of its name."""
         inside = f"{subset}/{name}"
-        if subset and not is_file(self.files.images / name) and is_file(self.files.images / inside):
-            return inside
-        return name
+        return inside if subset and is_file(self.files.images / inside) else name
 
 
 def _reason(error: Exception, tag: str) -> str:

@@ -42,7 +42,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
     """The parts by the names of the JSONs: train.json, val.json, test.json; of another name it is train."""
     found: dict[str, LabelFiles] = {}
     for path in [root] if root.is_file() else sorted(root.glob("*.json")):
-        if path.suffix.lower() == ".json" and _holds_tasks(path):
+        if path.suffix.lower() == ".json" and path.is_file() and _holds_tasks(path):
             part = split_name(path.stem) or "train"
             if part in found:
                 both = f"data=label_studio data.{part}.annotations=[{found[part].annotations},{path}]"

@@ -41,6 +41,7 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Bytes, Size
 from maskrcnn_train.structures.outlines import ellipse
 
+LOOKED_AT = 20  # JSONs of a folder, of which one shows that they are LabelMe's
 VERSION = "5.5.0"  # of LabelMe, whose form is written
 ANY = range(2, 2**30, 2)
 POINTS = {"polygon": ANY, "rectangle": (4, 8), "rotation": (8,), "circle": (4,), "mask": ANY}  # how many numbers
@@ -52,17 +53,11 @@ def find(root: Path) -> dict[str, LabelFiles]:
     parts = {name: folder for name, folder in (folders or {"train": root}).items() if any(_jsons(folder))}
     found = {}
     for name, folder in parts.items():
-        first = _jsons(folder)[0]
-        try:
-            content = _read_labels(first)
-        except UserError:
+        first = next(filter(None, map(_picture_of, _jsons(folder)[:LOOKED_AT])), None)
+        if first is None:
             return {}
-        picture = _picture(first, content)
-        images = (
-            folder
-            if picture.resolve().is_relative_to(folder.resolve())
-            else common_folder([first.resolve(), picture.resolve()])
-        )
+        top = Path(os.path.abspath(folder))
+        images = folder if first.is_relative_to(top) else common_folder([top / "json", first])
         found[name] = LabelFiles("labelme", images, folder)
     return found
 
@@ -78,14 +73,21 @@ def _read_labels(path: Path) -> dict[str, Any]:
     return content
 
 
+def _picture_of(path: Path) -> Path | None:
+    """The picture of a JSON; None where it is none of LabelMe's."""
+    try:
+        return _picture(path, _read_labels(path))
+    except UserError:
+        return None
+
+
 def _picture(path: Path, content: dict[str, Any]) -> Path:
-    """The picture of a JSON: as it says, or beside it with the same name."""
+    """The absolute path of a JSON's picture: as it says, or beside it with the same name. Links are kept."""
     given = content.get("imagePath")
     named = path.parent / given.replace("\\", "/") if isinstance(given, str) and given and "\0" not in given else None
-    if named is not None and is_file(named):
-        return named
-    beside = find_picture(path.with_suffix(""))
-    return beside or named or path.with_suffix(".jpg")
+    if named is None or not is_file(named):
+        named = find_picture(path.with_suffix("")) or named or path.with_suffix(".jpg")
+    return Path(os.path.abspath(named))
 
 
 class LabelmeReader(Reader):
@@ -102,7 +104,7 @@ class LabelmeReader(Reader):
         content = _read_labels(path)
         picture = _picture(path, content)
         try:
-            name = picture.resolve().relative_to(self.files.images.resolve()).as_posix()
+            name = picture.relative_to(os.path.abspath(self.files.images)).as_posix()
         except ValueError:
             raise UserError(f"{path}: its picture {picture} lies outside {self.files.images}") from None
         height, width = content.get("imageHeight"), content.get("imageWidth")

@@ -80,9 +80,11 @@ class MaskPngReader(Reader):
         image = LabelledImage(picture.relative_to(self.files.images).as_posix(), size)
         for path, name in self.masks[picture]:
             with opened_mask(path, size) as mask:
-                box = mask.getbbox()  # of what is not black
+                box = mask.getbbox()  # of what is not black, or transparent
                 crop = mask if box is None else mask.crop(box)
-                bitmap = np.asarray(crop if crop.mode.startswith("I") else crop.convert("L"))
+                # a pixel of the object is neither black nor transparent
+                pixels = np.asarray(crop if crop.mode.startswith("I") else crop.convert("LA"))
+                bitmap = pixels if pixels.ndim == 2 else pixels.min(axis=2)
             if self.classes is not None and name not in self.classes.values():
                 raise UserError(f"{path} is of class {name!r}, which classes.txt does not name")
             code = run_lengths((bitmap > 0).astype(np.uint8), *(box or (0, 0))[:2], size)

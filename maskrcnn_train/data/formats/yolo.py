@@ -6,6 +6,7 @@ data.yaml: https://docs.ultralytics.com/datasets/segment. Parts of one object, a
 width, as Ultralytics' own converters write them.
 """
 
+import os
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
@@ -32,10 +33,10 @@ KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("te
 
 def find(root: Path) -> dict[str, LabelFiles]:
     """The parts of a folder with data.yaml, or with names in classes.txt and labels/; none if it is no YOLO data."""
-    if root.suffix in (".yaml", ".yml"):
-        return _parts_of(root)
-    for path in [root / name for name in YAMLS if (root / name).is_file()] or sorted(root.glob("*.y*ml")):
-        if parts := _parts_of(path):
+    if root.is_file():
+        return _parts_of(root) if root.suffix.lower() in (".yaml", ".yml") else {}
+    for path in [root / name for name in YAMLS] + sorted(root.glob("*.y*ml")):
+        if path.is_file() and (parts := _parts_of(path)):
             return parts
     names = next((root / name for name in NAME_LISTS if (root / name).is_file()), None)
     if names is None or not any((root / "labels").rglob("*.txt")):
@@ -47,8 +48,12 @@ def _parts_of(path: Path) -> dict[str, LabelFiles]:
     content = _read_yaml(path)
     if "names" not in content:
         return {}
-    found = {}
-    for name in [name for name in KEYS if _given(content, name)]:
+    found: dict[str, LabelFiles] = {}
+    given = {name: pictures for name in KEYS if (pictures := _given(content, name))}
+    for name, pictures in given.items():
+        if name != "train" and pictures == given.get("train"):  # Ultralytics requires `val`, so `write` names it too
+            found["train"] = replace(found["train"], note=f"{path}: {name} is no part: it names the images of train")
+            continue
         reader = YoloReader(LabelFiles("yolo", path.parent, path, name))
         try:
             found[name] = replace(reader.files, images=reader.folder())
@@ -96,13 +101,13 @@ class YoloReader(Reader):
     @cached_property
     def pictures(self) -> list[Path]:
         if not self.content:
-            return list_pictures(self.files.images)
+            return [each.absolute() for each in list_pictures(self.files.images)]
         given = _given(self.content, str(self.files.part))
         sources = given if isinstance(given, list) else [given]
         found = [picture for source in sources for picture in self._pictures_in(str(source))]
         if not found:
             raise UserError(f"{self.files.annotations}: {self.files.part}: {given} holds no pictures")
-        return sorted(set(found))
+        return sorted({Path(os.path.abspath(picture)) for picture in found})  # lists may name ../images
 
     def _pictures_in(self, source: str) -> list[Path]:
         """The pictures of a folder, or of a list of paths; where they are not, also below this folder."""
@@ -123,7 +128,7 @@ class YoloReader(Reader):
 
     def folder(self) -> Path:
         """What file names are relative to: the deepest folder that holds all pictures of the part."""
-        return common_folder([picture.absolute() for picture in self.pictures])
+        return common_folder(self.pictures)
 
     def depends(self) -> list[Path]:
         found = [self.files.annotations, *self.pictures, *map(label_path, self.pictures)]
@@ -134,7 +139,7 @@ class YoloReader(Reader):
 
     def read(self, picture: Path) -> LabelledImage:
         size, label = picture_size(picture), label_path(picture)
-        image = LabelledImage(picture.absolute().relative_to(self.files.images.absolute()).as_posix(), size)
+        image = LabelledImage(picture.relative_to(os.path.abspath(self.files.images)).as_posix(), size)
         for number, line in enumerate(read_lines(label) if label.is_file() else [], start=1):
             if line:
                 self._add(image, line, f"{label} line {number}")

@@ -114,6 +114,36 @@ def test_yolo_refuses_a_name_for_two_classes(tmp_path: Path) -> None:
         read_one("yolo", root)
 
 
+def test_a_part_of_yolo_with_the_images_of_train_is_none(tmp_path: Path) -> None:
+    written = write(
+        parts_of("yolo", yolo(tmp_path / "data", "1 0.5 0.5 0.2 0.4")), "yolo", tmp_path / "out", tolerance=0
+    )
+    assert yaml.safe_load((written / "data.yaml").read_text())["val"] == "images/train"  # Ultralytics needs the key
+    data = replace(default_config().data, name="auto", root=str(written))
+    parts, _, notes = read_parts(data, with_images=True)
+    assert [*parts] == ["train"]
+    assert f"{written}/data.yaml: val is no part: it names the images of train" in notes
+
+
+def test_lists_of_yolo_may_leave_their_folder(tmp_path: Path) -> None:
+    root = yolo(tmp_path / "data", "0 0.5 0.5 0.2 0.4")
+    picture(tmp_path / "data/more/b.png")
+    (root / "data.yaml").write_text("train: train.txt\nnames: [door]\n")
+    (root / "train.txt").write_text("./images/train/a.png\n../data/more/b.png\n../data/images/train/a.png\n")
+    (images,) = (list(own) for own in images_of(parts_of("yolo", root)).values())
+    assert [(each.file_name, len(each.objects)) for each in images] == [("images/train/a.png", 1), ("more/b.png", 0)]
+
+
+def test_the_area_of_an_outline_with_a_cut_is_that_of_its_pixels(tmp_path: Path) -> None:
+    # two squares that turn different ways, hanging together as Ultralytics converts COCO's parts
+    line = [(6, 4), (16, 4), (16, 14), (6, 14), (6, 4), (30, 4), (30, 14), (40, 14), (40, 5), (30, 4), (6, 4)]
+    text = " ".join(f"{x / 60} {y / 40}" for x, y in line)
+    parts = parts_of("yolo", yolo(tmp_path, f"0 {text}"))
+    (image,) = images_of(parts)["train"]
+    assert parts[0]["train"].index.areas.tolist() == areas(image)
+    assert 180 < areas(image)[0] < 200
+
+
 def test_what_other_tools_leave_in_folders_is_no_data(tmp_path: Path) -> None:
     root = yolo(tmp_path / "yolo", "0 0.5 0.5 0.2 0.4")
     picture(root / "images/train/.ipynb_checkpoints/a-checkpoint.png")
@@ -220,6 +250,33 @@ def cvat(root: Path, *shapes: str) -> Path:
     labels = "".join(f"<label><name>{name}</name></label>" for name in ("door", "window"))
     (root / "annotations.xml").write_text(CVAT.format(labels=labels, shapes="".join(shapes)))
     return root
+
+
+def test_pictures_of_labelme_may_be_links(tmp_path: Path) -> None:
+    root = labelme(tmp_path / "data", shape("rectangle", [1, 1], [9, 9]))
+    (root / "a.png").rename(tmp_path / "stored")
+    (root / "a.png").symlink_to(tmp_path / "stored")
+    assert read_one("labelme", root)[0].file_name == "a.png"
+
+
+def test_a_damaged_file_of_labelme_is_named_whichever_it_is(tmp_path: Path) -> None:
+    root = labelme(tmp_path, shape("rectangle", [1, 1], [9, 9]))
+    (root / "0.json").write_text('{"shapes": [')
+    with pytest.raises(UserError, match=r"0\.json is not JSON"):
+        read_one("auto", root)
+
+
+def test_a_picture_of_cvat_is_first_looked_for_in_the_folder_of_its_subset(tmp_path: Path) -> None:
+    head = f'width="{SIZE[1]}" height="{SIZE[0]}" subset="train"'
+    for name in ("a.png", "train/a.png"):
+        picture(tmp_path / "images/train" / name)
+    images = "".join(
+        f'<image id="{number}" name="{name}" {head}/>' for number, name in enumerate(("a.png", "train/a.png"))
+    )
+    meta = "<meta><task><labels><label><name>door</name></label></labels></task></meta>"
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{meta}{images}</annotations>")
+    found = images_of(parts_of("cvat", tmp_path))["train"]
+    assert [each.file_name for each in found] == ["train/a.png", "train/train/a.png"]
 
 
 def test_cvat_reads_every_shape_with_an_area(tmp_path: Path) -> None:
@@ -389,4 +446,20 @@ def test_a_mask_of_another_size_than_its_picture_is_refused(tmp_path: Path) -> N
     (tmp_path / "masks").mkdir()
     Image.new("L", (30, 40)).save(tmp_path / "masks/a.png")
     with pytest.raises(ValueError, match=r"masks/a\.png has 30 x 40 pixels, its picture 60 x 40"):
+        parts_of("auto", tmp_path)
+
+
+def test_a_transparent_pixel_is_outside_the_mask(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    pixels = np.full((*SIZE, 4), 255, np.uint8)
+    pixels[..., 3] = np.triu(np.ones(SIZE)) * 255
+    (tmp_path / "masks/a").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "masks/a/1.png")
+    assert areas(read_one("mask_png", tmp_path)[0]) == [int(np.triu(np.ones(SIZE)).sum())]
+
+
+def test_folders_with_the_ending_of_a_file_are_none(tmp_path: Path) -> None:
+    for name in ("a.json", "a.xml", "a.yaml", "data.yaml"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="is in none of the known formats"):
         parts_of("auto", tmp_path)
