@@ -225,7 +225,7 @@ def _log_start(config: TrainConfig, splits: Splits, state: TrainingState, plan: 
     if config.data.tile.size is not None:
         images += f", {epoch_length(splits.train, config.data)} tiles an epoch"
     how = f"{config.backbone.name} on {device} in {precision.resolve_precision(config.trainer.precision, device)}"
-    length = f"up to {plan.steps} steps of {images_per_step(config.trainer, world_size)} images"
+    length = f"up to {plan.steps(state.position)} steps of {images_per_step(config.trainer, world_size)} images"
     logger.info("%s; %s; %s; learning rate %.3g", images, how, length, state.optimizer.defaults["lr"])
 
 

@@ -15,6 +15,7 @@ from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.tile_layout import epoch_length
 from maskrcnn_train.engine import precision
 from maskrcnn_train.engine.plan import Plan
+from maskrcnn_train.engine.state import Position
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.prediction.cost import box_head_gflops
 from maskrcnn_train.reporting.terminal.progress import duration
@@ -71,7 +72,7 @@ def forecast_time(model: MaskRCNN, config: TrainConfig, train: Split, num_val: i
     shrunk = min(1.0, step / sum(alone.values()))
     per_step = trainer.batch_size * trainer.accumulate
     plan = Plan.of(trainer, math.ceil(epoch_length(train, config.data) / trainer.batch_size))
-    training = min(plan.steps * step * per_step, plan.seconds or math.inf)
+    training = min(plan.steps(Position()) * step * per_step, plan.seconds or math.inf)
     return TimeForecast(
         step=step * per_step,
         training=training,

@@ -75,7 +75,7 @@ def fit(
                 epoch_ended = state.count_step(len(batches), len(loader))
                 position.seconds, signal = distributed.largest([time.perf_counter() - clock, stop.number or 0], world)
                 run.after_step()
-                if position.step % trainer.log_every == 0 or position.step == plan.steps:
+                if position.step % trainer.log_every == 0 or plan.is_done(position):
                     _log(state, config, plan, run, meter, world)
                 evaluates = is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended)
                 if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
@@ -97,7 +97,7 @@ def fit(
 
 def _percent_of_size(batch: int, position: Position, plan: Plan, config: TrainConfig) -> int:
     """Of the images of this batch of the epoch, which is drawn some steps before it is trained on."""
-    return percent_of_size(config.augmentation, plan.progress_at(batch, position, config.trainer.accumulate))
+    return percent_of_size(config.augmentation, plan.progress_at(batch, position))
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def _log(state: TrainingState, config: TrainConfig, plan: Plan, run: Run, meter:
     position, device = state.position, next(state.model.parameters()).device
     values = meter.means(world.size) | {"memory/peak_mb": peak_memory_mb(device)} | _model_statistics(state.model)
     run.writer.scalars(position.step, values)
-    total = plan.steps if plan.seconds is None else None  # a training by the clock has no last step
+    total = plan.steps(position) if plan.seconds is None else None  # a training by the clock has no last step
     waiting = values["time/data"] / max(values["time/step"], 1e-9)
     run.progress.update(position.step, total, _fields(values, position, plan, waiting))
     if position.seconds > SETTLED and not meter.told_length:

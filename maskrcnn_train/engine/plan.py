@@ -12,32 +12,50 @@ from maskrcnn_train.settings.schema import TrainerConfig
 
 @dataclass
 class Plan:
-    """How long a training is: in steps, and in seconds if trainer.max_minutes is set.
+    """How long a training is: some passes over the data, and at most `max_steps` steps and `seconds` if they are given.
 
+    An epoch has `epoch_steps` steps of `accumulate` batches each. A training that is resumed with other batches has
+    taken other numbers of steps for the passes that it has made, and still makes `epochs` of them.
     patience: evaluations without a better result after which it stops early; 0: never.
     """
 
-    steps: int
-    seconds: float | None
+    epochs: int
+    epoch_steps: int
+    accumulate: int = 1
+    max_steps: int | None = None
+    seconds: float | None = None
     patience: int = 0
 
     @classmethod
     def of(cls, trainer: TrainerConfig, batches_per_epoch: int) -> Plan:
-        steps = trainer.epochs * math.ceil(batches_per_epoch / trainer.accumulate)
-        if trainer.max_steps is not None:
-            steps = min(steps, trainer.max_steps)
-        seconds = None if trainer.max_minutes is None else trainer.max_minutes * 60
-        return cls(steps, seconds, trainer.early_stopping)
+        return cls(
+            epochs=trainer.epochs,
+            epoch_steps=math.ceil(batches_per_epoch / trainer.accumulate),
+            accumulate=trainer.accumulate,
+            max_steps=trainer.max_steps,
+            seconds=None if trainer.max_minutes is None else trainer.max_minutes * 60,
+            patience=trainer.early_stopping,
+        )
+
+    def steps(self, position: Position) -> int:
+        """The number of the last step, if no clock and no evaluation ends the training before."""
+        by_passes = position.step + self.epochs * self.epoch_steps - self._passed(position)
+        return by_passes if self.max_steps is None else min(by_passes, self.max_steps)
+
+    def _passed(self, position: Position) -> int:
+        """Steps that what is done of the passes takes with today's batches."""
+        return position.epoch * self.epoch_steps + math.ceil(position.batch / self.accumulate)
 
     def progress(self, position: Position) -> float:
         """Share of the training done, 0..1."""
         by_time = 0.0 if self.seconds is None else position.seconds / self.seconds
-        return max(position.step / self.steps, by_time)
+        by_steps = 0.0 if self.max_steps is None else position.step / self.max_steps
+        return max(self._passed(position) / (self.epochs * self.epoch_steps), by_steps, by_time)
 
-    def progress_at(self, batch: int, position: Position, accumulate: int) -> float:
+    def progress_at(self, batch: int, position: Position) -> float:
         """The same when this batch of the epoch comes, which may be loaded some steps before."""
-        steps_ahead = (batch - position.batch) // accumulate
-        return self.progress(replace(position, step=position.step + steps_ahead))
+        step = position.step + (batch - position.batch) // self.accumulate
+        return self.progress(replace(position, step=step, batch=batch))
 
     def is_done(self, position: Position) -> bool:
         """Whether the training has reached its end, or stops early."""
@@ -46,8 +64,9 @@ class Plan:
     def forecast(self, position: Position) -> str:
         """How long the training takes at the speed so far, or where the clock ends it, in words."""
         a_step = position.seconds / position.step
-        if self.seconds is None or self.steps * a_step <= self.seconds:
-            return f"{self.steps} steps take about {duration(self.steps * a_step)}, {a_step:.2g} s each"
+        steps = self.steps(position)
+        if self.seconds is None or steps * a_step <= self.seconds:
+            return f"{steps} steps take about {duration(steps * a_step)}, {a_step:.2g} s each"
         last = int(self.seconds / a_step)
         return (
             f"the clock, trainer.max_minutes={self.seconds / 60:g}, ends it at about step {last}, {a_step:.2g} s each"

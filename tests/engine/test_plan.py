@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from maskrcnn_train import load_config
@@ -21,6 +23,17 @@ def test_the_length_is_forecast_from_the_first_steps(minutes: str, said: str) ->
 
 def test_the_progress_of_a_batch_that_is_loaded_ahead_is_that_of_its_step() -> None:
     position = Position(step=20, epoch=1, batch=4, seconds=6.0)
-    assert Plan(100, None).progress_at(10, position, accumulate=1) == 0.26
-    assert Plan(100, None).progress_at(10, position, accumulate=2) == 0.23
-    assert Plan(100, 12.0).progress_at(10, position, accumulate=1) == 0.5  # by the clock: of now
+    plan = Plan(epochs=5, epoch_steps=16, max_steps=100)
+    assert plan.progress_at(10, position) == 26 / 80
+    assert replace(plan, max_steps=50).progress_at(10, position) == 26 / 50
+    assert replace(plan, epoch_steps=8, accumulate=2).progress_at(10, position) == (8 + 5) / 40
+    assert replace(plan, seconds=12.0).progress_at(10, position) == 0.5  # by the clock: of now
+
+
+def test_a_training_that_goes_on_with_other_batches_makes_as_many_passes() -> None:
+    position = Position(step=200, epoch=4, batch=0)  # 4 passes of 50 steps
+    smaller, larger = Plan(epochs=8, epoch_steps=100), Plan(epochs=8, epoch_steps=25)
+    for plan, steps in ((Plan(epochs=8, epoch_steps=50), 400), (smaller, 600), (larger, 300)):
+        assert (plan.progress(position), plan.steps(position), plan.is_done(position)) == (0.5, steps, False)
+        assert replace(plan, max_steps=210).steps(position) == 210
+        assert plan.is_done(replace(position, epoch=8))
