@@ -20,6 +20,7 @@ from maskrcnn_train.structures.batch import ImageBatch, to_device
 from maskrcnn_train.structures.waits import read
 
 Batch = tuple[Any, list[Any]]
+SMALLEST_SCALE = 1.0  # of fp16's losses; DeepSpeed's `min_loss_scale`
 
 
 class BadStep(UserError):
@@ -80,7 +81,7 @@ def training_step(
             losses = accumulate_gradients(model, batches, scaler, precision=precision, step=0)
             norm = unscaled_norm(optimizer, scaler)
             values, _ = check_step(losses, norm, model, batches, scaler, step=0)
-    except BadStep:
+    except Exception:
         optimizer.zero_grad(set_to_none=True)
         raise
     apply_gradients(optimizer, scaler, norm=norm, clip_norm=config.trainer.clip_norm)
@@ -151,7 +152,8 @@ def check_step(
     world: World = ALONE,
 ) -> tuple[dict[str, float], float]:
     """The losses and the gradient norm as numbers, read together. Raises BadStep, on every rank, for a loss that is not
-    finite, or a gradient; with fp16 the scaler skips steps of such gradients itself, and is told of other ones."""
+    finite, or a gradient; with fp16 the scaler skips steps of such gradients itself, as long as a smaller scale may help,
+    and is told of other ones."""
     *numbers, norm_value = read(torch.stack([*losses.values(), norm.float()]))
     values = dict(zip(losses, numbers, strict=True))
     finite = all(math.isfinite(value) for value in numbers)
@@ -160,7 +162,8 @@ def check_step(
         reason = "another process met a fault" if finite else f"the loss is not finite ({parts})"
         scaler.update()  # ends its step: it takes no other one before
         raise BadStep(reason, step, batches, values, {})
-    if not scaler.is_enabled() and not math.isfinite(norm_value):
+    if not math.isfinite(norm_value) and not (scaler.is_enabled() and scaler.get_scale() >= SMALLEST_SCALE):
+        scaler.update()
         modules = {name: part for name, part in distributed.unwrap(model).named_modules() if name.count(".") == 1}
         norms = {name: float(total_gradient_norm(part.parameters())) for name, part in modules.items()}
         bad = [name for name, value in norms.items() if not math.isfinite(value)]

@@ -116,6 +116,17 @@ def test_in_fp16_the_step_after_one_without_a_finite_loss_is_taken(factor: float
     assert model.weight.item() == pytest.approx(1.9)
 
 
+def test_in_fp16_a_gradient_that_no_scale_makes_finite_is_a_bad_step() -> None:
+    model, config, scaler = Root(), load_config(CONFIG), torch.amp.GradScaler("cpu", init_scale=2.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for scale in (1.0, 0.5):
+        training_step(model, optimizer, [torch.tensor(1.0)], [{}], config, scaler)
+        assert scaler.get_scale() == scale
+    with pytest.raises(BadStep, match="the gradient is not finite"):
+        training_step(model, optimizer, [torch.tensor(1.0)], [{}], config, scaler)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def state_of(model: nn.Module, scaler: torch.amp.GradScaler, *, body: bool = False) -> TrainingState:
     groups = [{"params": list(model.parameters()), "lr_factor": 1.0, "body": body}]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
