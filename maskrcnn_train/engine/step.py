@@ -152,8 +152,8 @@ def check_step(
     world: World = ALONE,
 ) -> tuple[dict[str, float], float]:
     """The losses and the gradient norm as numbers, read together. Raises BadStep, on every rank, for a loss that is not
-    finite, or a gradient; with fp16 the scaler skips steps of such gradients itself, as long as a smaller scale may help,
-    and is told of other ones."""
+    finite, or a gradient; with fp16 the scaler skips steps of such gradients itself, as long as a smaller scale may
+    help, and is told of other ones."""
     *numbers, norm_value = read(torch.stack([*losses.values(), norm.float()]))
     values = dict(zip(losses, numbers, strict=True))
     finite = all(math.isfinite(value) for value in numbers)
