@@ -92,7 +92,7 @@ def walk_1(folder: Path) -> None:
     (command,) = re.findall(r"^python -m maskrcnn_train (.*)$", text, flags=re.MULTILINE)
     words = shlex.split(command)
     assert "experiment=scratch" in words
-    assert "optimizer.lr=0.0005" in words
+    assert "optimizer.lr=0.002" in words
     assert "is given 2 times" not in good("", *words, f"output_dir={folder / 'advised'}")
     assert "is given 2 times" in good("", *given, "seed=1", "seed=2", f"output_dir={folder / 'twice'}")
 
