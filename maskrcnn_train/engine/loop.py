@@ -60,8 +60,7 @@ def fit(
     """
     trainer, position = config.trainer, state.position
     clock = time.perf_counter() - position.seconds
-    metrics: dict[str, float] = {}
-    evaluated_at, meter = -1, Meter()
+    evaluated_at, metrics, meter = -1, dict[str, float](), Meter()
 
     with _saving_first(state, run, world):
         if position.evaluating:
