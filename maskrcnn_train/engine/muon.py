@@ -5,6 +5,7 @@ convolution is the matrix of its outputs by its inputs, as there. `torch.optim.M
 computes in bf16, which is slow on processors without it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,20 +38,19 @@ class Muon(torch.optim.AdamW):
             self.param_groups = groups
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
-        by_shape: dict[tuple[int, int], list[Tensor]] = {}
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                by_shape.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
-        for shape, weights in by_shape.items():
-            gradients: list[Tensor] = [each.grad for each in weights if each.grad is not None]
-            averages = [self._average(each) for each in weights]
-            torch._foreach_mul_(averages, group["momentum"])
-            torch._foreach_add_(averages, gradients)
-            ahead = torch._foreach_add(gradients, averages, alpha=group["momentum"])
-            updates = orthogonal(torch.stack([each.reshape(shape) for each in ahead]))
-            changes = [update.view_as(each) for update, each in zip(updates, weights, strict=True)]
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(weights, changes, alpha=-group["lr"] * ADAMW_SIZE * max(shape) ** 0.5)
+        weights: list[Tensor] = [each for each in group["params"] if each.grad is not None]
+        if not weights:
+            return
+        gradients: list[Tensor] = [each.grad for each in weights if each.grad is not None]
+        averages = [self._average(each) for each in weights]
+        torch._foreach_mul_(averages, group["momentum"])
+        torch._foreach_add_(averages, gradients)
+        ahead = torch._foreach_add(gradients, averages, alpha=group["momentum"])
+        updates = orthogonal([_matrix(each) for each in ahead])
+        torch._foreach_mul_(updates, [max(each.shape) ** 0.5 for each in updates])
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        changes = list(map(_shaped, updates, weights))
+        torch._foreach_add_(weights, changes, alpha=-group["lr"] * ADAMW_SIZE)
 
     def _average(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
@@ -60,27 +60,51 @@ class Muon(torch.optim.AdamW):
         return average
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest orthogonal matrices, about: singular values of 0.7 to 1.2. float [N, rows, columns].
+def _matrix(weight: Tensor) -> Tensor:
+    """Outputs by inputs. A convolution's inputs are in the order of channels_last, which then needs no copy."""
+    return weight.movedim(1, -1).flatten(1)
 
-    The polynomials are multiplied as matrices of the shorter side, which are smaller than `matrices`.
+
+def _shaped(matrix: Tensor, weight: Tensor) -> Tensor:
+    """A change of a weight's matrix in the form of the weight."""
+    last: Tensor = matrix.unflatten(1, weight.movedim(1, -1).shape[1:])
+    return last.movedim(-1, 1)
+
+
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The nearest orthogonal matrices, about: singular values of 0.7 to 1.2. Each float [rows, columns].
+
+    The polynomials are multiplied as matrices of the shorter side, which are smaller than `matrices`, and together for
+    all whose shorter side is the same.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
-    wide: Tensor = matrices.mT if tall else matrices
-    wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + 1e-7)
-    gram = wide @ wide.mT
+    by_side: dict[int, dict[torch.Size, list[int]]] = {}
+    for index, each in enumerate(matrices):
+        by_side.setdefault(min(each.shape), {}).setdefault(each.shape, []).append(index)
+    found: dict[int, Tensor] = {}
+    for by_shape in by_side.values():
+        stacks = [torch.stack([matrices[index] for index in own]) for own in by_shape.values()]
+        wide = [each.mT if each.shape[1] > each.shape[2] else each for each in stacks]
+        wide = [each / (torch.linalg.matrix_norm(each, keepdim=True) + 1e-7) for each in wide]
+        products = _products(torch.cat([each @ each.mT for each in wide])).split([len(each) for each in wide])
+        for (shape, own), each, product in zip(by_shape.items(), wide, products, strict=True):
+            changed = product @ each
+            found.update(zip(own, changed if changed.shape[1:] == shape else changed.mT, strict=True))
+    return [found[index] for index in range(len(matrices))]
+
+
+def _products(gram: Tensor) -> Tensor:
+    """What all iterations together multiply matrices by whose products with themselves are `gram` [N, n, n]."""
     product = factor = _factor(gram)
     for _ in range(ITERATIONS - 1):
         gram = factor @ gram @ factor
         factor = _factor(gram)
         product = factor @ product
-    wide = product @ wide
-    return wide.mT if tall else wide
+    return product
 
 
 def _factor(gram: Tensor) -> Tensor:
     """What one iteration multiplies the matrices by: a + b G + c G^2."""
     a, b, c = COEFFICIENTS
-    factor = b * gram + c * (gram @ gram)
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal(dim1=1, dim2=2).add_(a)
     return factor

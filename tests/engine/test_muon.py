@@ -31,7 +31,7 @@ def test_the_orthogonal_matrix_is_that_of_the_iteration_in_its_papers_form(rows:
     for matrix, orthogonalized in zip(matrices.double(), found, strict=True):
         expected = newton_schulz(matrix) if rows <= columns else newton_schulz(matrix.T).T
         torch.testing.assert_close(orthogonalized.double(), expected, atol=1e-4, rtol=1e-3)
-    values = torch.linalg.svdvals(orthogonal(torch.randn(1, 32, 288)))
+    values = torch.linalg.svdvals(orthogonal([torch.randn(32, 288)])[0])
     assert 0.6 < values.min() <= values.max() < 1.3
 
 
@@ -72,6 +72,19 @@ def test_matrices_move_along_the_nesterov_momentum_made_orthogonal_and_the_rest_
     for index, name in ((0, "bias"), (1, "weight"), (3, "weight")):
         torch.testing.assert_close(getattr(model[index], name), getattr(reference[index], name))
     assert not torch.equal(model[0].weight, reference[0].weight)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_with_more_outputs_than_inputs_moves_too(memory_format: torch.memory_format) -> None:
+    conv = nn.Conv2d(2, 32, 3, bias=False).to(memory_format=memory_format)
+    gradients(conv)
+    before, gradient = conv.weight.detach().double(), conv.weight.grad.double().flatten(1)
+    expected = newton_schulz(gradient.T).T.reshape(32, 2, 3, 3)
+    Muon(
+        [{"params": [conv.weight], "matrices": True, "weight_decay": 0.0}], 0.01, momentum=0.9, betas=(0.9, 0.99)
+    ).step()
+    torch.testing.assert_close((before - conv.weight.double()) / (0.01 * 0.2 * 32**0.5), expected, atol=1e-3, rtol=1e-2)
+    assert conv.weight.is_contiguous(memory_format=memory_format)
 
 
 def test_a_restored_state_goes_on_alike() -> None:
