@@ -139,6 +139,8 @@ def _train_on(
     set_lr(state.optimizer, meter.lr, heads_only=heads_only)
     if world.size == 1:
         train_body(state.optimizer, enabled=not heads_only)
+    if position.step <= config.trainer.heads_only_steps:
+        distributed.unwrap(state.model).backbone.keep_body_statistics(heads_only)  # type: ignore[union-attr, operator]
     try:
         losses, norm = take_step(state, batches, config.trainer, world)
     except BadStep as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import resnet
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FeaturePyramidNetwork
@@ -48,12 +49,20 @@ class Backbone(nn.Module):
         self.frozen_stages = [name for stage in stages[trainable_stages:] for name in stage]
         for name in self.frozen_stages:
             body.get_submodule(name).requires_grad_(False)
+        self.train()  # a module begins in training mode, and nobody calls this for it
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
         for name in self.frozen_stages:
             self.body.get_submodule(name).eval()
         return self
+
+    def keep_body_statistics(self, keep: bool) -> None:
+        """Whether the batch norms of the body leave their statistics alone, as those of frozen stages always do."""
+        frozen = tuple(f"{name}." for name in self.frozen_stages)
+        for name, module in self.body.named_modules():
+            if isinstance(module, _BatchNorm):
+                module.train(not (keep or f"{name}.".startswith(frozen)))
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Five maps [N, channels, H / s, W / s] for s = 4, 8, 16, 32, 64 of pixels [N, C, H, W]."""

@@ -70,7 +70,7 @@ def test_frozen_norm_and_frozen_stages_do_not_drift() -> None:
         (("backbone.norm=frozen",), [""]),
         (("backbone.norm=batch", "backbone.trainable_stages=2"), ["body.bn1", "body.layer1", "body.layer2"]),
     ):
-        model = backbone(*overrides).train()
+        model = backbone(*overrides)  # as a training takes it
         before = {name: value.clone() for name, value in model.state_dict().items()}
         for _ in range(2):
             model(torch.rand(2, 3, 64, 64))
@@ -131,3 +131,20 @@ def test_other_resnets_give_the_five_levels(name: str) -> None:
     with torch.no_grad():
         levels = backbone(f"backbone={name}")(torch.rand(2, 3, 64, 64))
     assert [tuple(level.shape[1:]) for level in levels] == [(32, s, s) for s in (16, 8, 4, 2, 1)]
+
+
+def test_a_body_that_waits_keeps_its_statistics_and_frozen_stages_always_do() -> None:
+    model = backbone("backbone.norm=batch", "backbone.fpn_norm=batch", "backbone.trainable_stages=2")
+
+    def moved() -> set[str]:
+        before = {name: each.clone() for name, each in model.named_buffers() if name.endswith("running_mean")}
+        model(torch.randn(2, 3, 64, 64))
+        changed = {name for name, each in before.items() if not torch.equal(each, model.get_buffer(name))}
+        return {".".join(name.split(".")[:2]) for name in changed}
+
+    everything = moved()
+    assert everything == {"body.layer3", "body.layer4", "fpn.inner_blocks", "fpn.layer_blocks"}
+    model.keep_body_statistics(True)
+    assert moved() == {"fpn.inner_blocks", "fpn.layer_blocks"}
+    model.keep_body_statistics(False)
+    assert moved() == everything
