@@ -158,8 +158,9 @@ def _write_results(trials: Trials, search: Search) -> None:
 
 
 def _write_best(folder: Path, best: TrialRecord, search: Search) -> None:
-    """Write all settings of the best trial, including those of its presets."""
+    """Write all settings of the best trial, including those of its presets, but not the GPU of this worker."""
     settings = changed_settings(search.training(best.overrides), default_config())
+    settings.pop("trainer.device", None)
     head = [
         f"Trial {best.number}, best of a search: {search.metric} {best.score:.4f} on the images that it was chosen on.",
         f"use: python -m maskrcnn_train --config-dir {shlex.quote(str(folder))} experiment=best",

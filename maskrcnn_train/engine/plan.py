@@ -75,7 +75,10 @@ class Plan:
     def to_train_longer(self, position: Position) -> str:
         """What to change about a training that is done."""
         if self.progress(position) >= 1:
-            return "Train longer with e.g. trainer.epochs"
+            by_time = self.seconds is not None and position.seconds >= self.seconds
+            by_steps = self.max_steps is not None and position.step >= self.max_steps
+            keys = ["max_minutes"] * by_time + ["max_steps"] * by_steps or ["epochs"]
+            return f"Train longer with a larger {' and '.join(f'trainer.{key}' for key in keys)}"
         worse = position.stale_evaluations
         return f"It stopped early, after {worse} evaluations without a better result; raise trainer.early_stopping"
 

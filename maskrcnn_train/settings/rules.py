@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.schema import FPN_LEVELS, DataConfig, EvaluationConfig, TrainConfig
+from maskrcnn_train.settings.schema import FPN_LEVELS, DataConfig, EvaluationConfig, TrainConfig, TrainerConfig
 
 if TYPE_CHECKING:
     from maskrcnn_train.settings.command_schema import MeasuresConfig
@@ -234,7 +234,18 @@ def check_train_rules(config: TrainConfig, splits: Sequence[str] = ("train", "va
         beside = "accumulate=1" if config.trainer.accumulate > 1 else "checkpoint_activations=false"
         raise UserError(f"trainer.capture=true needs trainer.{beside}")
     check_measures(config.evaluation)
-    return warnings
+    return warnings + _every_step(config.trainer)
+
+
+def _every_step(trainer: TrainerConfig) -> list[str]:
+    """Warnings of intervals that were meant as epochs, most likely: 1 is their default."""
+    if trainer.interval_unit == "epoch":
+        return []
+    keys = [key for key in ("evaluate_every", "checkpoint_every") if getattr(trainer, key) == 1]
+    return [
+        f"trainer.{key}=1 with trainer.interval_unit=step is after every step; set e.g. trainer.{key}=500"
+        for key in keys
+    ]
 
 
 def _check_smallest_images(config: TrainConfig) -> None:

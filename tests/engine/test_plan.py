@@ -37,3 +37,15 @@ def test_a_training_that_goes_on_with_other_batches_makes_as_many_passes() -> No
         assert (plan.progress(position), plan.steps(position), plan.is_done(position)) == (0.5, steps, False)
         assert replace(plan, max_steps=210).steps(position) == 210
         assert plan.is_done(replace(position, epoch=8))
+
+
+def test_a_training_that_is_done_names_the_limit_that_ended_it() -> None:
+    plan = Plan(epochs=5, epoch_steps=10)
+    assert "trainer.epochs" in plan.to_train_longer(Position(step=50, epoch=5))
+    by_steps, by_time = replace(plan, max_steps=7), replace(plan, seconds=60.0)
+    assert plan.to_train_longer(Position(step=50, epoch=5)) == "Train longer with a larger trainer.epochs"
+    assert by_steps.to_train_longer(Position(step=7, batch=7)) == "Train longer with a larger trainer.max_steps"
+    assert (
+        by_time.to_train_longer(Position(step=7, batch=7, seconds=61))
+        == "Train longer with a larger trainer.max_minutes"
+    )

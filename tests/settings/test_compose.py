@@ -312,3 +312,12 @@ def test_classes_may_be_called_by_numbers() -> None:
     data = load_config(["data.rename={1:door}", "data.merge={2:[3,4],odd:[5,x]}", "data.classes=[2,odd]"]).data
     assert (data.rename, data.merge) == ({"1": "door"}, {"2": ["3", "4"], "odd": ["5", "x"]})
     assert data.classes == ["2", "odd"]
+
+
+def test_intervals_of_a_step_are_a_warning() -> None:
+    def warnings(*overrides: str) -> list[str]:
+        return load_command_config("train", TrainConfig, check_train_rules, list(overrides))[1]
+
+    (warning,) = warnings("trainer.interval_unit=step", "trainer.checkpoint_every=500")
+    assert warning.startswith("trainer.evaluate_every=1 with trainer.interval_unit=step is after every step")
+    assert warnings("trainer.interval_unit=step", "trainer.checkpoint_every=500", "trainer.evaluate_every=0") == []
