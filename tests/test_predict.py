@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import pickle
 import shutil
 import subprocess
@@ -413,6 +414,9 @@ def test_a_pil_image_gives_the_detections_of_its_file(checkpoint: Path, tmp_path
         ([pixels().astype(float)], "an image array must be uint8"),
         ([torch.zeros(90, 70, 3)], "an image tensor must be uint8, or float"),
         ([torch.zeros(3, 90, 70, dtype=torch.int64)], "an image tensor must be uint8, or float"),
+        ([torch.full((3, 90, 70), 200.0)], "an image tensor of floats must be in 0..1, .*, not from 200 to 200"),
+        ([torch.full((3, 90, 70), -2.0)], "an image tensor of floats must be in 0..1"),
+        ([torch.full((3, 90, 70), math.nan)], "an image tensor of floats must be in 0..1"),
         ("a.png", "images is one image; give a list"),
         (Image.new("RGB", (9, 9)), "images is one image; give a list"),
     ],
@@ -484,3 +488,8 @@ def test_a_json_tells_whether_a_turned_picture_is_meant_as_it_is_stored(checkpoi
         (found,) = find_images(str(tmp_path / "coco.json"))
         assert prepare(load_checkpoint(checkpoint, device="cpu").config, found.path, None, found.size).size == size
         assert prepare(load_checkpoint(checkpoint, device="cpu").config, found.path).size == (width, height)
+
+
+def test_an_unknown_precision_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"^trainer.precision=fp8 is not an option; choose one of auto, fp32"):
+        load_checkpoint(checkpoint, device="cpu", precision="fp8")

@@ -18,6 +18,7 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.tiles import Tiles, Window
 
+STRAY = 0.5  # a resize leaves values a little outside 0..1; other scales are further away
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor
 
 
@@ -71,6 +72,9 @@ def _open(reader: PixelReader, picture: Picture, max_pixels: int, size: tuple[in
             what = f"an image tensor must be {named}, or float in 0..1, [{channels}, height, width]"
             raise UserError(f"{what}, not {picture.dtype} {tuple(picture.shape)}")
         values = (picture.float() if floating else picture).permute(1, 2, 0).cpu().numpy()
+        if floating and values.size and not (values.min() > -STRAY and values.max() < 1 + STRAY):  # nor NaN
+            found = f"from {values.min():.4g} to {values.max():.4g}"
+            raise UserError(f"an image tensor of floats must be in 0..1, not normalised, not {found}")
         picture = np.rint(values.clip(0, 1) * reader.highest).astype(reader.dtype) if floating else values
     if picture.dtype.name not in kinds or picture.ndim != 3 or picture.shape[2] != channels:
         what = f"an image array must be {named} [height, width, {channels}]"

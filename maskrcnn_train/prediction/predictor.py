@@ -23,6 +23,7 @@ from maskrcnn_train.prediction.tiling import merge_tiles
 from maskrcnn_train.settings.command_schema import TestSettings
 from maskrcnn_train.settings.compose import config_from_plain
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.rules import check_values
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.batch import ImageBatch, ImageVersions
 from maskrcnn_train.structures.classes import ClassMap
@@ -96,8 +97,8 @@ def load_checkpoint(
     """The model of a checkpoint, with the moving average of its weights if there is one.
 
     precision: a value of `trainer.precision`; None for that of the training. settings: budgets and thresholds that
-    replace those in the checkpoint. Raises UserError for a file that is missing, damaged or no checkpoint, and for a
-    device that is not there.
+    replace those in the checkpoint. Raises UserError for a file that is missing, damaged or no checkpoint, for a
+    device that is not there, and for another precision.
     """
     content = read_checkpoint(Path(path))
     config = config_from_plain(content["config"])
@@ -112,6 +113,7 @@ def load_checkpoint(
             logger.warning("mask_head.threshold has no effect: the model of %s finds boxes only", path)
     if precision is not None:
         config = replace(config, trainer=replace(config.trainer, precision=precision))
+        check_values(config.trainer, "trainer.")
     classes = ClassMap.from_plain(content["classes"])
     model = build_model(config, classes.num_classes, objects=classes.objects)
     model.load_state_dict(content.get("ema") or content["model"])
