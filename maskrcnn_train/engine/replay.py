@@ -49,7 +49,8 @@ def replay(path: Path) -> Replay:
     model = precision.to_device(model, device, channels_last=config.trainer.channels_last)
     model.load_state_dict(content["model"])
     watch = _Watch(model)
-    failure = _repeat(content, model.train(), config)
+    model.backbone.keep_body_statistics(content["step"] < config.trainer.heads_only_steps)
+    failure = _repeat(content, model, config)
     reason = failure.reason if failure is not None else content["reason"]
     cause, other_draws = _cause(content, model, watch, failure), on_gpu and device.type == "cpu"
     return Replay(content["step"], failure is not None, reason, watch.first, cause, other_draws)
