@@ -75,8 +75,10 @@ def validation_losses(predictor: Predictor, loader: Loader) -> dict[str, float]:
     sums: dict[str, float] = {"images": 0.0}
     model, device = predictor.model, predictor.device
     with evaluating(model), torch.random.fork_rng(devices=[]), torch.inference_mode(), predictor.autocast():
-        torch.manual_seed(0)
         for images, targets in loader:
+            torch.manual_seed(
+                int(sums["images"])
+            )  # here, because a loader draws as it begins, or with workers only once
             losses = model.losses(to_device(images, device), to_device(targets, device))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(images)

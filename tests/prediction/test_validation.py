@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +29,13 @@ def test_a_rank_without_images_leaves_the_losses_to_the_others(tmp_path: Path, m
     monkeypatch.setattr(validation.distributed, "gather", gathered)
     shared = Validation(three[0], predictor.config, World(0, 3))._losses(predictor)
     assert shared == pytest.approx({name: alone[name] for name in alone if name.startswith("val_loss/")}, rel=0.5)
+
+
+def test_losses_are_the_same_with_and_without_workers(tmp_path: Path) -> None:
+    predictor = load_checkpoint(untrained_checkpoint(tmp_path, "evaluation.loss=true"), device="cpu")
+    found = []
+    for num_workers in (0, 1):
+        config = replace(predictor.config, trainer=replace(predictor.config.trainer, num_workers=num_workers))
+        with closing(build_loaders(config)) as loaders:
+            found.append(Validation(loaders.val, config, ALONE).evaluate_predictor(predictor))
+    assert found[0] == found[1]
