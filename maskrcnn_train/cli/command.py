@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from maskrcnn_train.engine.run_folder import run_of
 from maskrcnn_train.settings.compose import conf_dir
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.overrides import plain_value, saved_overrides
 
 RETRY = "sweep.retry_failed"  # a setting of all commands, but only with -m
 FOR_SWEEPS = (RETRY, "hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.")
@@ -60,14 +58,6 @@ def read_arguments(words: list[str]) -> argparse.Namespace:
         if text == "output_dir=":
             raise UserError("output_dir is empty; write output_dir=FOLDER, or leave it out")
     return arguments
-
-
-def resumed_overrides(overrides: list[str]) -> list[str]:
-    """With resume=PATH: the settings of that run, which need not be given again."""
-    paths = [plain_value(text) for text in overrides if text.startswith("resume=")]
-    if not paths or paths[-1] in ("auto", None):
-        return []
-    return saved_overrides(run_of(Path(str(paths[-1]))))
 
 
 def refuse_missing_files(config: Any) -> None:

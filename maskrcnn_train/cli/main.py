@@ -18,13 +18,13 @@ from maskrcnn_train.cli.command import (
     hydra_main,
     read_arguments,
     refuse_missing_files,
-    resumed_overrides,
 )
 from maskrcnn_train.cli.help import help_page
 from maskrcnn_train.cli.sweep import run_sweep
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.settings.compose import Schema, load_command_config, overruled_presets
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
+from maskrcnn_train.settings.overrides import resumed_overrides
 
 USER_ERROR = 2  # exit code for the person's mistakes
 SIGPIPE = 13  # Windows has pipes that break, but no signal for it

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN
+from maskrcnn_train.settings.overrides import NOT_PART_OF_A_RUN, run_of
 from maskrcnn_train.settings.schema import TrainConfig
 
 LOG_FILE = "train.log"  # the first file of a training
@@ -64,16 +64,6 @@ def find_run(config: TrainConfig, runs: Path) -> Path | None:
         if isinstance(settings, dict) and settings | free == ours | free:
             return path.parent
     return None
-
-
-def run_of(path: Path) -> Path:
-    """The run's folder that holds its last checkpoint; a folder is taken as it is. Raises UserError for another one."""
-    if path.suffix != ".pt":
-        return path
-    if path.name != "last.pt":
-        start = f"to start from these weights: weights=file weights.path={path}"
-        raise UserError(f"resume={path}: a run goes on from its last.pt; give resume={path.parent.parent}, or {start}")
-    return path.parent.parent
 
 
 def _settings_in(path: Path) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.idle import idle_keys
-from maskrcnn_train.settings.overrides import flat_settings, quoted
+from maskrcnn_train.settings.overrides import flat_settings, quoted, resumed_overrides
 from maskrcnn_train.settings.rules import check_model_rules, check_train_rules, check_values
 from maskrcnn_train.settings.schema import TrainConfig
 
@@ -34,13 +34,15 @@ def conf_dir() -> Path:
 def load_config(overrides: list[str] | None = None) -> TrainConfig:
     """Compose and check the configuration of a training.
 
-    overrides: as on the command line, e.g. ["backbone=resnet18", "rpn.nms.post_train=500"].
+    overrides: as on the command line, e.g. ["backbone=resnet18", "rpn.nms.post_train=500"]; with resume=PATH the run's
+    own settings come first, as there.
     Raises UserError with one line that says what, where and what is allowed.
 
     >>> load_config(["backbone=resnet18"]).backbone.name
     'resnet18'
     """
-    return load_command_config("train", TrainConfig, check_train_rules, overrides or [])[0]
+    given = overrides or []
+    return load_command_config("train", TrainConfig, check_train_rules, [*resumed_overrides(given), *given])[0]
 
 
 @functools.cache

@@ -40,6 +40,24 @@ def saved_overrides(run: Path) -> list[str]:
     return overrides
 
 
+def resumed_overrides(overrides: list[str]) -> list[str]:
+    """With resume=PATH: the settings of that run, which need not be given again."""
+    paths = [plain_value(text) for text in overrides if text.startswith("resume=")]
+    if not paths or paths[-1] in ("auto", None):
+        return []
+    return saved_overrides(run_of(Path(str(paths[-1]))))
+
+
+def run_of(path: Path) -> Path:
+    """The run's folder that holds its last checkpoint; a folder is taken as it is. Raises UserError for another one."""
+    if path.suffix != ".pt":
+        return path
+    if path.name != "last.pt":
+        start = f"to start from these weights: weights=file weights.path={path}"
+        raise UserError(f"resume={path}: a run goes on from its last.pt; give resume={path.parent.parent}, or {start}")
+    return path.parent.parent
+
+
 def option_text(head: Sequence[str], settings: Mapping[str, Any]) -> str:
     """The YAML of an option of the group `experiment`. head: lines of its comment. settings: values by dotted key."""
     tree: dict[str, Any] = {}

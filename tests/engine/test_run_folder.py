@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maskrcnn_train.cli.command import resumed_overrides
 from maskrcnn_train.engine.run_folder import find_run, open_run_folder
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.compose import load_config, overruled_presets
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.overrides import overrides_of
+from maskrcnn_train.settings.overrides import overrides_of, resumed_overrides
 from maskrcnn_train.settings.schema import TrainConfig
 
 
@@ -101,7 +100,7 @@ def test_resuming_a_path_takes_the_settings_of_that_run_and_the_given_ones_on_to
     run = tmp_path / "my run"
     write_text(run / "overrides.yaml", yaml.safe_dump(["seed=5", "trainer.epochs=3"]))
     for resume in (f"resume={run}/checkpoints/last.pt", f"resume='{run}'"):
-        config = load_config([*resumed_overrides([resume]), "trainer.epochs=9"])
+        config = load_config([resume, "trainer.epochs=9"])
         assert (config.seed, config.trainer.epochs) == (5, 9)
     assert resumed_overrides(["resume=auto"]) == []
     with pytest.raises(UserError, match=r"goes on from its last\.pt; give resume=.*my run, or .* weights\.path=.*best"):
