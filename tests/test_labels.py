@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,17 @@ def test_a_folder_of_other_settings_or_other_labels_is_refused(
     whole, _, _ = read_training_split(load_config([*TINY, shapes]))
     remember(tmp_path, whole, ["seed=1"])
     remember(tmp_path, whole, ["seed=1"])
-    whole.labels = whole.labels.copy()
-    whole.labels[0] = 0
-    with pytest.raises(UserError, match="the data has changed"):
-        remember(tmp_path, whole, ["seed=1"])
+    labels, index = whole.labels.copy(), whole.index
+    labels[0] = 0
+    names = [replace(each, name=f"{each.name}s") for each in index.categories]
+    for other in (
+        replace(whole, labels=labels),
+        replace(whole, index=replace(index, crowd=~index.crowd)),
+        replace(whole, index=replace(index, coordinates=index.coordinates + 1)),  # a mask redrawn within its box
+        replace(whole, index=replace(index, categories=names)),
+    ):
+        with pytest.raises(UserError, match="the data has changed"):
+            remember(tmp_path, other, ["seed=1"])
     (tmp_path / "folds.json").write_text("[]")
     with pytest.raises(UserError, match="is damaged"):
         remember(tmp_path, whole, ["seed=1"])

@@ -73,8 +73,8 @@ def readable(truth: dict[str, Any], folder: Path, workers: int, reader: PixelRea
 
 def _fingerprint(whole: Split) -> str:
     """Another text for other images or labels."""
-    found = hashlib.sha256()
     index = whole.index
-    for column in (whole.rows, whole.labels, index.image_ids, index.annotation_ids, index.boxes, index.areas):
+    found = hashlib.sha256(repr(index.categories).encode())
+    for column in (whole.rows, whole.labels, *index.columns().values()):
         found.update(np.ascontiguousarray(column).tobytes())
     return found.hexdigest()[:16]

@@ -118,6 +118,10 @@ class AnnotationIndex:
         """`item` of several annotations."""
         return [self.item(row) for row in rows]
 
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """All columns by name."""
+        return {name: getattr(self, name) for name in _column_names()}
+
     def file_name(self, row: int) -> str:
         """`file_name` of image `row`, relative to the folder of images."""
         return self.names[self.name_offsets[row] : self.name_offsets[row + 1]].tobytes().decode()
@@ -257,7 +261,7 @@ def save_index(index: AnnotationIndex, folder: Path) -> AnnotationIndex:
 
 
 def _write(index: AnnotationIndex, folder: Path) -> None:
-    columns = {name: getattr(index, name) for name in _column_names()}
+    columns = index.columns()
     for name, column in columns.items():
         np.save(folder / f"{name}.npy", column)
     meta = {

@@ -88,7 +88,7 @@ def _images_of(path: Path, root: Path, name: str, usual: Path) -> Path:
         first = ""
     if not first or "\0" in first or len(first) > LONGEST_NAME:
         return usual
-    names = [usual.name, *SPLIT_FOLDERS[name]]
+    names = [usual.name, *SPLIT_FOLDERS[name], path.stem.removeprefix("instances_")]  # the last as `write` has it
     folders = [usual, path.parent, root / "images", root, *(root / "images" / each for each in names)]
     folders += [root / each for each in SPLIT_FOLDERS[name]]
     return next((folder for folder in folders if (folder / first).is_file()), usual)

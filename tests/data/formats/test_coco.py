@@ -58,6 +58,12 @@ def test_images_of_a_usual_layout_may_be_elsewhere(tmp_path: Path, json: str, im
     }
 
 
+def test_the_images_of_detections_that_predict_writes_are_found(tmp_path: Path) -> None:
+    write_json(tmp_path / "annotations/instances_predictions.json", small_coco(2))
+    write_images(tmp_path / "images/predictions", small_coco(2))
+    assert coco_format.find(tmp_path)["train"].images == tmp_path / "images/predictions"
+
+
 def test_a_large_coco_json_is_known_by_its_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coco_format, "LOOKED_AT", 600)
     coco = small_coco(40)
