@@ -87,7 +87,7 @@ def _read_scene(folder: Path, config: ReportConfig) -> Scene:
     trained = config_from_plain(read_yaml(folder / "config.yaml"))
     classes = ClassMap.from_plain(read_json(folder / "classes.json"))
     data = with_choice(config.data, trained.data)
-    split, _ = read_split(data, "val", classes, with_masks=trained.mask_head.enabled)
+    split, _ = read_split(data, "val", classes, trained=trained.data, with_masks=trained.mask_head.enabled)
     dataset = evaluation_loader(trained, split, classes).dataset
     truth = dataset.ground_truth()
     if trained.data.on_bad_image == "skip":

@@ -18,11 +18,13 @@ from commands import evaluated
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from small_coco import small_coco, write_images, write_json
 from tiny import TINY, untrained_checkpoint
 
 from maskrcnn_train import load_config
 from maskrcnn_train.data.splits.splitting import read_splits
-from maskrcnn_train.prediction.predictor import load_checkpoint
+from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint
+from maskrcnn_train.prediction.scoring import on_split
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.reporting.terminal.progress import close_logging
 from maskrcnn_train.settings.command_rules import check_evaluate_rules
@@ -357,3 +359,19 @@ def test_trainings_that_were_scored_in_different_ways_are_compared_by_one(
     scores = json.loads((tmp_path / "given/comparison.json").read_text())["scores"]
     assert "bbox/AR3" in {each["name"] for each in scores}
     assert "by the default" not in next((tmp_path / "given").glob("*.log")).read_text()
+
+
+def test_a_choice_of_classes_does_not_give_images_of_train_to_other_parts(tmp_path: Path) -> None:
+    coco = small_coco(30)
+    coco["annotations"] = [each for each in coco["annotations"] if each["category_id"] == 7 or each["image_id"] % 3]
+    given = ["data=custom", f"data.train.annotations={write_json(tmp_path / 'all.json', coco)}"]
+    given += [f"data.train.images={write_images(tmp_path / 'images', coco)}", "data.split.fractions=[0.6,0.2,0.2]"]
+    config = load_config(given)
+    splits = read_splits(config)
+    assert splits.test is not None
+    model: Any = None  # it is not asked
+    arguments = ["checkpoint=best.pt", "split=test", "data.classes=[door]", *given]
+    command, _ = load_command_config("evaluate", EvaluateConfig, check_evaluate_rules, arguments)
+    _, split = on_split(Predictor(model, splits.classes, config), command, num_workers=0)
+    assert split.rows.tolist() == splits.test.rows.tolist()
+    assert set(split.labels.tolist()) == {0, 1}

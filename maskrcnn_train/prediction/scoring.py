@@ -86,7 +86,13 @@ def on_split(
         evaluation=with_given(trained.evaluation, config.evaluation),
         trainer=replace(trained.trainer, num_workers=num_workers),
     )
-    split, notes = read_split(trained.data, config.split, predictor.classes, with_masks=trained.mask_head.enabled)
+    split, notes = read_split(
+        trained.data,
+        config.split,
+        predictor.classes,
+        trained=predictor.config.data,
+        with_masks=trained.mask_head.enabled,
+    )
     for note in notes:
         logger.warning("%s", note)
     _tell_unused(split.name, split.skipped)

@@ -154,10 +154,14 @@ def cut_by_fractions(splits: dict[str, Split], num_classes: int, section: SplitC
     }
 
 
-def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bool) -> tuple[Split, list[str]]:
+def read_split(
+    data: DataConfig, name: str, classes: ClassMap, *, with_masks: bool, trained: DataConfig | None = None
+) -> tuple[Split, list[str]]:
     """One split of a data set, labelled by the classes of a trained model; and notes.
 
-    Raises UserError with one line for the first fault, or where the data set has no such split.
+    trained: the data of its training, if not `data`. Its choice of classes decides where `data.split.fractions` cuts:
+    another choice would give images of train to the other parts. Raises UserError with one line for the first fault, or
+    where the data set has no such split.
     """
     fractions = data.split.fractions
     if fractions is not None and name not in NAMES[: len(fractions)]:
@@ -170,7 +174,9 @@ def read_split(data: DataConfig, name: str, classes: ClassMap, *, with_masks: bo
     index = _open(source)
     labels, notes = map_categories(classes, index, data, "the model")
     whole = whole_split(located, index, labels, source.images)
-    split = cut_by_fractions({located: whole}, len(classes.names), data.split)[name]
+    as_trained = whole_split(located, index, match_categories(classes, index, trained or data)[0], source.images)
+    cut = cut_by_fractions({located: as_trained}, len(classes.names), data.split)
+    split = replace(cut[name], labels=whole.labels)
     _check(split, data, with_masks)
     return split, notes
 
