@@ -12,6 +12,7 @@ from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.settings.errors import UserError
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
+MISSING = 2  # seconds at the end that may be without a frame: the last frame may be shown for long
 CODECS = ("libx264", "mpeg4")  # the first that this PyAV has
 
 
@@ -43,18 +44,31 @@ class Video:
         self.num_frames = int(self._stream.frames) or None
 
     def frames(self) -> Iterator[Image.Image]:
-        """R G B frames in order, upright. Raises ImageError where the file is damaged."""
-        number = 0
+        """R G B frames in order, upright. Raises ImageError where the file is damaged, or ends too early."""
+        number, end = 0, 0.0
         try:
             for frame in self._container.decode(self._stream):
+                if frame.is_corrupt:  # FFmpeg goes on, with frames missing
+                    raise ImageError(f"{self.path} is damaged after frame {number}")
                 number += 1
+                end = max(end, frame.time or 0)
                 picture: Image.Image = frame.to_image()
                 turn = getattr(frame, "rotation", 0) % 360
                 yield picture.rotate(turn, expand=True) if turn else picture
+            if end + MISSING < self._last_second():  # FFmpeg takes a file that was cut off for a shorter one
+                raise ImageError(f"{self.path} ends after frame {number}, {end:.1f} s, before its end: it is damaged")
         except self._av.error.FFmpegError as error:
             raise ImageError(f"{self.path} is damaged after frame {number}: {error.strerror}") from error
         finally:
             self._container.close()
+
+    def _last_second(self) -> float:
+        """When the pictures end, as the file says; 0 where it says nothing of them alone."""
+        if self._stream.duration is not None:
+            return float(((self._stream.start_time or 0) + self._stream.duration) * self._stream.time_base)
+        if len(self._container.streams) > 1 or self._container.duration is None:  # sound may go on longer
+            return 0.0
+        return float(((self._container.start_time or 0) + self._container.duration) / self._av.time_base)
 
 
 class VideoWriter:

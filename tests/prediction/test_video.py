@@ -15,6 +15,7 @@ from commands import predicted as run
 from PIL import Image
 from tiny import untrained_checkpoint
 
+from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.prediction.video import Video, VideoWriter
 from maskrcnn_train.settings.errors import UserError
 
@@ -112,6 +113,28 @@ def test_a_damaged_video_is_done_as_far_as_it_goes(
     assert {result["image_id"] for result in done.results} == {1, 2}
     assert len(done.failed) == 1
     assert "damaged after frame 2: Invalid data" in done.failed[0]
+
+
+def noisy(path: Path, frames: int) -> bytes:
+    """A clip in which every frame takes as many bytes."""
+    rng = np.random.default_rng(0)
+    with closing(VideoWriter(path, 10)) as writer:
+        for _ in range(frames):
+            writer.add(Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)))
+    return path.read_bytes()
+
+
+def test_a_video_that_was_cut_off_or_overwritten_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    content = noisy(path, 60)
+    assert len(list(Video(path).frames())) == 60
+    half = len(content) // 2
+    for damaged in (content[:half], content[:half] + bytes(2000) + content[half + 2000 :]):
+        path.write_bytes(damaged)
+        seen: list[Image.Image] = []
+        with pytest.raises(ImageError, match=r"clip\.mkv .*after frame"):
+            seen.extend(Video(path).frames())
+        assert 10 < len(seen) < 50
 
 
 def test_what_is_no_video_is_one_line(clip: Path) -> None:
