@@ -76,9 +76,8 @@ def validation_losses(predictor: Predictor, loader: Loader) -> dict[str, float]:
     model, device = predictor.model, predictor.device
     with evaluating(model), torch.random.fork_rng(devices=[]), torch.inference_mode(), predictor.autocast():
         for images, targets in loader:
-            torch.manual_seed(
-                int(sums["images"])
-            )  # here, because a loader draws as it begins, or with workers only once
+            # for each batch, because a loader without workers draws whenever it begins, one with workers only once
+            torch.manual_seed(int(sums["images"]))
             losses = model.losses(to_device(images, device), to_device(targets, device))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(images)
