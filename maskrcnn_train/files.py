@@ -56,10 +56,13 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
 
 
 def unused_name(name: str, used: set[str]) -> str:
-    """The name, with a number where it is among `used`; what is returned is added there."""
+    """The name, with a number where a file of that name would be one of `used`; it is added there in small letters.
+
+    On macOS and Windows A.png and a.png are one file.
+    """
     numbered = (f"{name}_{number}" for number in itertools.count(2))
-    found = next(each for each in itertools.chain([name], numbered) if each not in used)
-    used.add(found)
+    found = next(each for each in itertools.chain([name], numbered) if each.casefold() not in used)
+    used.add(found.casefold())
     return found
 
 

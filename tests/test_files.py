@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn_train.files import write_csv, write_text
+from maskrcnn_train.files import unused_name, write_csv, write_text
 
 
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +29,8 @@ def test_a_file_may_have_the_longest_name_and_text_that_is_no_utf8(tmp_path: Pat
     path = write_text(tmp_path / ("a" * 251 + ".txt"), os.fsdecode(b"b\xff.png"))
     assert path.read_text() == "b\\udcff.png"
     assert write_csv(tmp_path / "rows.csv", [[os.fsdecode(b"b\xff.png")]]).read_text() == "b\\udcff.png\n"
+
+
+def test_names_that_differ_in_case_alone_are_told_apart() -> None:
+    used: set[str] = set()
+    assert [unused_name(name, used) for name in ("Cat", "cat", "dog", "CAT")] == ["Cat", "cat_2", "dog", "CAT_3"]

@@ -6,6 +6,8 @@ shell completion go through Hydra's own main.
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import signal
 import sys
@@ -44,6 +46,10 @@ def run_command(
     run: returns the number that a sweeper optimises. load: composes what `run` takes, and warnings. Exits with 2 after
     a UserError, with 128 + n after signal n. Every other error keeps its traceback, and the exit code is 1.
     """
+    codecs.register_error("spelled", _spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="spelled")
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, _terminate)):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -66,6 +72,14 @@ def run_command(
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one line on each machine
             print(f"error: {one_line(user_error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    """For letters that the output's encoding lacks: a pipe on Windows has not even the rules of our tables."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end].replace("\u2500", "-")
+    return letters.encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
 def _terminate(number: int, _: Any) -> NoReturn:

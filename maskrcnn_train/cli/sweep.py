@@ -153,7 +153,7 @@ def _run_in(folder: Path, command: Command, config: Any) -> Any:
 def _give_memory_back() -> None:
     """To the system, after a job: glibc keeps what was freed in pieces, hundreds of megabytes in a long sweep."""
     gc.collect()
-    with suppress(AttributeError, OSError):  # another C library
+    with suppress(AttributeError, OSError, TypeError):  # another C library; on Windows none is called None
         ctypes.CDLL(None).malloc_trim(0)
 
 

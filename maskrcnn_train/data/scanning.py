@@ -20,6 +20,7 @@ from maskrcnn_train.structures.arrays import Bytes, Ints
 
 ENOUGH = (96, 96)  # a JPEG is decoded at a fraction of its size, but all of its data is
 CHUNK = 16  # images that a process takes at a time
+MOST_PROCESSES = 61  # of a pool on Windows
 HASH_BYTES = 16
 BITS_SET = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 PAIRS = 2_000_000  # compared at a time
@@ -66,7 +67,7 @@ def _scan(files: Sequence[File], workers: int, scan: Callable[[File], ImageFacts
         yield from map(scan, files)
         return
     # spawn: a fork would copy the locks of other libraries' threads
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(workers, MOST_PROCESSES), mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield from pool.map(scan, files, chunksize=CHUNK)
         except BrokenProcessPool:

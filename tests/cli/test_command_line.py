@@ -66,6 +66,16 @@ def test_a_reader_that_left_ends_a_command_quietly(before: str) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_letters_that_an_output_lacks_are_spelled(tmp_path: Path) -> None:
+    script = (
+        "import maskrcnn_train.cli.main as cli; cli._dispatch = lambda command: print('caf\xe9 \u2500\u2500 \u7a97'); "
+        "cli.run_command('train', None, None, None, 'help')"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}  # of a pipe on Windows
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, env=environment)
+    assert (done.stdout.strip(), done.stderr) == (b"caf\xe9 -- \\u7a97", b"")
+
+
 @pytest.mark.slow
 def test_a_user_error_in_a_sweep_is_one_line_and_ends_no_other_job(shapes: str, tmp_path: Path) -> None:
     settings = [*TINY, shapes, "trainer.max_steps=2", f"output_dir={tmp_path / 'runs'}", "schedule.warmup_steps=0"]

@@ -158,3 +158,11 @@ def test_a_killed_sweep_repeats_no_finished_job_and_loses_no_step(shapes: str, t
     assert {row["job"] for row in rows} == {"0", "1"}
     single = train(load_config([*same, "optimizer.lr=1e-4", f"output_dir={tmp_path / 'single'}"]))
     assert json.loads((tmp_path / "sweep/1/metrics.json").read_text()) == single.metrics
+
+
+def test_a_sweep_needs_no_c_library_of_linux(swept: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_windows(name: str | None) -> None:
+        "/" in name  # type: ignore[operator] # noqa: B015: as ctypes does there
+
+    monkeypatch.setattr("ctypes.CDLL", of_windows)
+    assert len(swept("seed=1,2")) == 2

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from maskrcnn_train.data import scanning
 from maskrcnn_train.data.scanning import find_near, group_pairs, perceptual_hash, scan_images
 
 
@@ -62,3 +64,18 @@ def test_processes_report_every_file_in_order(tmp_path: Path) -> None:
     assert alone == together
     assert [row for row, fact in enumerate(alone) if fact.fault] == [7, 9]
     assert [fact.wrong_size for fact in alone if fact.fault] == [True, False]
+
+
+def test_windows_has_no_more_than_61_processes_in_a_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(0, (30, 20)).save(tmp_path / "a.png")
+    files = [(tmp_path / "a.png", (20, 30))] * 17
+    asked = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int, **_: object) -> None:
+            asked.append(workers)
+            super().__init__(1)
+
+    monkeypatch.setattr(scanning, "ProcessPoolExecutor", Pool)
+    assert len(scan_images(files, 96, lambda done, total: None)) == 17
+    assert asked == [61]

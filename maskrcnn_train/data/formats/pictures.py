@@ -116,7 +116,7 @@ def with_own_stems(
     for image in images:
         path = PurePosixPath(image.file_name)
         name = path.with_suffix("").as_posix()
-        name = unused_name(f"{prefix}{name}" if name in used else name, used)
+        name = unused_name(f"{prefix}{name}" if name.casefold() in used else name, used)
         yield replace(image, file_name=name + path.suffix)
 
 
