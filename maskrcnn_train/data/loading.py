@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -189,6 +190,11 @@ class DetectionLoader(DataLoader[Any]):
     def __init__(
         self, dataset: CocoDataset, batches: Sampler[list[Any]], *, num_workers: int = 0, pin_memory: bool = False
     ) -> None:
+        if num_workers > 0 and getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise UserError(  # a process that loads images, which imports the script that started it
+                "a Python script whose processes load images must begin its work below `if __name__ == "
+                "'__main__':`, or set num_workers=0 (a training: trainer.num_workers=0)"
+            )
         super().__init__(
             dataset,
             batch_sampler=batches,

@@ -1,7 +1,7 @@
 """Files and folders that a person names: there, of the right kind and readable, or one line that says which not."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +16,24 @@ def is_hidden(path: Path, folder: Path) -> bool:
 def visible_files(folder: Path, pattern: str) -> Iterator[Path]:
     """Files in a folder and those within, in no order; neither hidden ones nor links that lead nowhere."""
     return (path for path in folder.rglob(pattern) if not is_hidden(path, folder) and path.is_file())
+
+
+def common_folder(folders: Iterable[Path]) -> Path:
+    """The deepest folder that holds all of these. Raises UserError where there is none: on two drives of Windows."""
+    places = [folder.absolute() for folder in folders]
+    try:
+        return Path(os.path.commonpath(places))
+    except ValueError:
+        drives = ", ".join(sorted({place.anchor for place in places}))
+        raise UserError(f"images on several drives ({drives}) have no folder in common; bring them to one") from None
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """The way from a folder to a path; the whole path where there is none: to another drive of Windows."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:
+        return os.path.abspath(path)
 
 
 def require_file(path: Path, hint: str) -> None:

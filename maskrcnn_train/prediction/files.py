@@ -11,8 +11,8 @@ from PIL import Image
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
 from maskrcnn_train.data.formats.masks import has_pixels
-from maskrcnn_train.data.formats.pictures import common_folder
 from maskrcnn_train.data.formats.writing import write_labels
+from maskrcnn_train.data.paths import common_folder
 from maskrcnn_train.data.pixels import PixelReader
 from maskrcnn_train.files import unused_name, write_csv, write_json, write_picture
 from maskrcnn_train.prediction.image_list import write_image_list
@@ -94,7 +94,7 @@ class PredictionFiles:
                 LabelledObject(names[each["category_id"]], shape, each["bbox"], False, score)
             )
         paths = {image_id: Path(name).absolute() for image_id, (name, _, _) in self.images.items()}
-        folder = common_folder([*paths.values()]) if paths else Path()
+        folder = common_folder(path.parent for path in paths.values()) if paths else Path()
         for image_id, path in paths.items():
             file_name, size = path.relative_to(folder).as_posix(), self.images[image_id][1:]
             objects = [each for each in found[image_id] if has_pixels(each)]

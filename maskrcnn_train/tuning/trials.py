@@ -92,6 +92,14 @@ class Trials:
         (folder / LOCKS).mkdir(exist_ok=True)
         self.lock = FileLock(folder / LOCKS / "search")
         self.storage = open_storage(search.config.storage, folder)
+        try:
+            with self.lock:
+                pass
+        except OSError as error:  # such as some network file systems
+            raise UserError(
+                f"{folder} is on a file system without locks ({error.strerror}), by which workers share a search; "
+                "give an output_dir on another"
+            ) from error
         with self.lock:
             self.study = self._open_study()
             self._refuse_another_search()

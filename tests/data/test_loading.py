@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from small_coco import Configure, roboflow, small_coco
+from tiny import TINY
 
 from maskrcnn_train import build_model
 from maskrcnn_train.data.images import ImageError
@@ -216,6 +217,28 @@ def test_an_unreadable_image_is_one_line_wherever_it_was_read(
     with closing(loaders), pytest.raises(ImageError) as error:
         collect(loaders.train)
     assert str(error.value) == f"{tmp_path / 'data/train/2.png'} cannot be read as an image: cannot identify image file"
+
+
+SCRIPT = """
+import multiprocessing, sys
+multiprocessing.set_start_method("spawn", force=True)
+from maskrcnn_train import load_config, train
+train(load_config(sys.argv[1:]))
+"""
+
+
+def test_a_script_that_spawned_workers_import_is_told_to_guard_its_work(shapes: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "script.py", *TINY, shapes, "trainer.num_workers=1", "trainer.max_steps=1"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "must begin its work below `if __name__ == '__main__':`" in done.stderr
+    assert len(list((tmp_path / "runs/train").iterdir())) == 1  # the worker made none
 
 
 def test_closed_loaders_leave_no_process_and_can_be_read_again(tmp_path: Path, configure: Configure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ntpath
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from small_coco import Configure, roboflow, small_coco
 from maskrcnn_train.data.coco.reader import open_index, read_coco
 from maskrcnn_train.data.coco.results import read_results
 from maskrcnn_train.data.images import ImageError, decode
-from maskrcnn_train.data.paths import require_file, require_folder
+from maskrcnn_train.data.paths import common_folder, relative_path, require_file, require_folder
 from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.settings.errors import UserError
 
@@ -57,3 +58,13 @@ def test_a_folder_given_for_a_picture_is_named_as_one(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").mkdir()
     with pytest.raises(ImageError, match=r"a\.jpg cannot be read as an image: Is a directory$"):
         decode(tmp_path / "a.jpg")
+
+
+def test_paths_may_lie_on_two_drives_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert common_folder([Path("/d/a/b"), Path("/d/c")]) == Path("/d")
+    assert relative_path(Path("/d/a"), Path("/d/c")) == "../a"
+    monkeypatch.setattr(os.path, "relpath", lambda *_: ntpath.relpath(r"D:\a", r"C:\b"))
+    monkeypatch.setattr(os.path, "commonpath", lambda _: ntpath.commonpath([r"D:\a", r"C:\b"]))
+    assert relative_path(Path("/d/a"), Path("/c/b")) == "/d/a"
+    with pytest.raises(UserError, match="have no folder in common"):
+        common_folder([Path("/d/a"), Path("/c/b")])

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from maskrcnn_train.data import scanning
@@ -68,7 +69,7 @@ def test_processes_report_every_file_in_order(tmp_path: Path) -> None:
 
 def test_windows_has_no_more_than_61_processes_in_a_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(0, (30, 20)).save(tmp_path / "a.png")
-    files = [(tmp_path / "a.png", (20, 30))] * 17
+    files = [(tmp_path / "a.png", (20, 30)) for _ in range(17)]
     asked = []
 
     class Pool(ThreadPoolExecutor):

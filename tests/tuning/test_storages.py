@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sqlite3
 import subprocess
@@ -128,3 +129,12 @@ def test_a_journal_whose_last_line_was_cut_short_goes_on(kept: int, tmp_path: Pa
     trial = Trials(tmp_path, search("trials=1")).begin()
     assert trial is not None
     assert trial.folder == tmp_path / "0"
+
+
+def test_a_folder_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match=r"is on a file system without locks \(No locks available\)"):
+        Trials(tmp_path, search("trials=1"))

@@ -12,18 +12,14 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco.annotations import packed_places, packed_texts
 from maskrcnn_train.data.coco.index import AnnotationIndex, Category, open_saved, save_index, state_folder
 from maskrcnn_train.data.coco.skipped import SkippedTable
+from maskrcnn_train.data.paths import common_folder
 from maskrcnn_train.structures.arrays import Ints
 
 PLAIN = ("image_sizes", "boxes", "written_boxes", "areas", "crowd", "kinds", "extents", "coordinates", "runs")
 
 
-def joined_folder(folders: Sequence[Path]) -> Path:
-    """The folder that file names of joined indices are relative to."""
-    return Path(os.path.commonpath([folder.absolute() for folder in folders]))
-
-
 def join_indices(indices: Sequence[AnnotationIndex], folders: Sequence[Path]) -> AnnotationIndex:
-    """One index of all images, cached like each of them.
+    """One index of all images, whose file names are relative to the common folder, cached like each of them.
 
     folders: of the images of each; file names become relative to the folder that holds all of them. Ids that occur
     twice are replaced by new ones above the largest. Categories are matched by name: the first file's ids stay.
@@ -33,7 +29,7 @@ def join_indices(indices: Sequence[AnnotationIndex], folders: Sequence[Path]) ->
     saved = None if any(index.folder is None for index in indices) else open_saved(folder)
     if saved is not None:
         return saved
-    joined = _join(indices, [Path(os.path.relpath(each.absolute(), joined_folder(folders))) for each in folders])
+    joined = _join(indices, [Path(os.path.relpath(each.absolute(), common_folder(folders))) for each in folders])
     return joined if any(index.folder is None for index in indices) else save_index(joined, folder)
 
 

@@ -26,7 +26,6 @@ from maskrcnn_train.data.formats.masks import (
     run_lengths,
 )
 from maskrcnn_train.data.formats.pictures import (
-    common_folder,
     find_picture,
     given_size,
     is_file,
@@ -34,7 +33,7 @@ from maskrcnn_train.data.formats.pictures import (
     with_own_stems,
 )
 from maskrcnn_train.data.images import FAULTS
-from maskrcnn_train.data.paths import visible_files
+from maskrcnn_train.data.paths import common_folder, relative_path, visible_files
 from maskrcnn_train.data.texts import read_json
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.errors import UserError
@@ -57,7 +56,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
         if first is None:
             return {}
         top = Path(os.path.abspath(folder))
-        images = folder if first.is_relative_to(top) else common_folder([top / "json", first])
+        images = folder if first.is_relative_to(top) else common_folder([top, first.parent])
         found[name] = LabelFiles("labelme", images, folder)
     return found
 
@@ -174,7 +173,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
             for number, each in enumerate(image.objects, start=1):
                 shapes += _shapes(each, image.size, tolerance, number)
             height, width = image.size
-            name = picture.name if data.copies or image.path is None else os.path.relpath(image.path, picture.parent)
+            name = picture.name if data.copies or image.path is None else relative_path(image.path, picture.parent)
             content: dict[str, Any] = {"version": VERSION, "flags": {}, "shapes": shapes, "imagePath": name}
             content |= {"imageData": None, "imageHeight": height, "imageWidth": width}
             write_json(picture.with_suffix(".json"), content, indent=2)

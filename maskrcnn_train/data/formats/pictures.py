@@ -1,6 +1,5 @@
 """The pictures of a data set: where they are, what size they have, and copies of them."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -98,11 +97,6 @@ def split_folders(root: Path) -> dict[str, Path]:
 def split_name(text: str) -> str | None:
     """The part that a tool's name of it means: "Validation" is val."""
     return next((name for name, folders in SPLIT_FOLDERS.items() if text.lower() in folders), None)
-
-
-def common_folder(paths: list[Path]) -> Path:
-    """The deepest folder that holds all these files."""
-    return Path(os.path.commonpath([path.parent for path in paths]))
 
 
 def with_own_stems(

@@ -18,7 +18,8 @@ import yaml
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import disjoint_regions, rounded
-from maskrcnn_train.data.formats.pictures import common_folder, picture_size, with_own_stems
+from maskrcnn_train.data.formats.pictures import picture_size, with_own_stems
+from maskrcnn_train.data.paths import common_folder
 from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.data.texts import read_lines, write_lines
 from maskrcnn_train.files import write_text
@@ -128,7 +129,7 @@ class YoloReader(Reader):
 
     def folder(self) -> Path:
         """What file names are relative to: the deepest folder that holds all pictures of the part."""
-        return common_folder(self.pictures)
+        return common_folder(picture.parent for picture in self.pictures)
 
     def depends(self) -> list[Path]:
         found = [self.files.annotations, *self.pictures, *map(label_path, self.pictures)]

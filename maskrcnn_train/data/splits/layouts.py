@@ -7,10 +7,9 @@ from typing import Any
 
 from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.formats.coco import LAYOUTS, NAMES
-from maskrcnn_train.data.formats.joining import joined_folder
 from maskrcnn_train.data.formats.labelled import LabelFiles
 from maskrcnn_train.data.formats.registry import FORMATS, find_parts
-from maskrcnn_train.data.paths import require_file, require_folder
+from maskrcnn_train.data.paths import common_folder, require_file, require_folder
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, SplitPathsConfig
 
@@ -24,7 +23,7 @@ class Source:
     @property
     def images(self) -> Path:
         """The folder that file names are relative to."""
-        return self.files[0].images if len(self.files) == 1 else joined_folder([each.images for each in self.files])
+        return self.files[0].images if len(self.files) == 1 else common_folder([each.images for each in self.files])
 
     def require_images(self) -> None:
         """Raise UserError unless the folders of images are there."""

@@ -1,6 +1,5 @@
 """The jobs of a sweep side by side: a table, and a page that links to each job's own."""
 
-import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +8,7 @@ from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
+from maskrcnn_train.data.paths import relative_path
 from maskrcnn_train.evaluation.coco.evaluators import ABSENT
 from maskrcnn_train.evaluation.coco.metrics import KINDS
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Difference
@@ -150,7 +150,7 @@ def write_sweep_report(sweep_dir: Path | str, output: Path | None = None) -> Pat
     sweep = read_sweep(folder)
     _write_table(folder, sweep)
     path = output or folder / REPORT_FILE
-    to_jobs = os.path.relpath(folder.resolve(), path.resolve().parent)
+    to_jobs = relative_path(folder.resolve(), path.resolve().parent)
     page = render(
         "sweep.html.j2",
         sweep=sweep,
