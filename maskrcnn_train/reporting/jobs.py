@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Optional
+
+from filelock import FileLock
 
 from maskrcnn_train.files import write_json
 from maskrcnn_train.settings.errors import UserError
@@ -47,10 +50,18 @@ def read_jobs(sweep_dir: Path) -> list[JobRecord]:
 def find_job(sweep_dir: Path, settings: dict[str, Any], overrides: Sequence[str], number: int) -> JobRecord:
     """The job with these settings, whatever its number; a new one gets `number`, or the next that is free."""
     plain = json.loads(json.dumps(settings))
-    for job in read_jobs(sweep_dir):
-        if job.settings == plain:
-            return job
     (sweep_dir / JOBS).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(sweep_dir / JOBS / ".lock")  # two commands that begin at once must not both make the job
+    with suppress(OSError):  # a file system without locks
+        lock.acquire()
+    try:
+        known = next((job for job in read_jobs(sweep_dir) if job.settings == plain), None)
+        return known or _new_job(sweep_dir, plain, overrides, number)
+    finally:
+        lock.release()
+
+
+def _new_job(sweep_dir: Path, plain: dict[str, Any], overrides: Sequence[str], number: int) -> JobRecord:
     job = JobRecord(next(free for free in count(number) if _claim(sweep_dir, free)), plain, list(overrides))
     try:
         save_job(sweep_dir, job)

@@ -6,8 +6,10 @@ import csv
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from maskrcnn_train import load_config, train
 from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.cli.sweep import jobs_of
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.reporting.jobs import read_jobs
+from maskrcnn_train.reporting.jobs import find_job, read_jobs
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
@@ -166,3 +168,16 @@ def test_a_sweep_needs_no_c_library_of_linux(swept: Sweep, monkeypatch: pytest.M
 
     monkeypatch.setattr("ctypes.CDLL", of_windows)
     assert len(swept("seed=1,2")) == 2
+
+
+def test_two_commands_that_begin_at_once_make_a_job_once(tmp_path: Path) -> None:
+    for attempt in range(60):
+        together = threading.Barrier(2)
+
+        def find(folder: Path = tmp_path / str(attempt), together: threading.Barrier = together) -> int:
+            together.wait()
+            return find_job(folder, {"seed": 1}, [], 0).number
+
+        with ThreadPoolExecutor(2) as pool:
+            assert [pool.submit(find) for _ in range(2)][1].result() == 0
+        assert len(read_jobs(tmp_path / str(attempt))) == 1
