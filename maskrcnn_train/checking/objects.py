@@ -12,6 +12,7 @@ from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.tile_layout import lay_out
 from maskrcnn_train.data.transforms import MIN_SIDE
+from maskrcnn_train.settings.rules import least_side
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.arrays import Flags, Floats, Ints
 from maskrcnn_train.structures.corners import xywh_to_xyxy
@@ -185,9 +186,19 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
         yield from _coarse_masks(split, objects, config)
     factor = float(np.median(objects.scales)) if len(objects.scales) else 1.0
     if factor > UPSCALED and (objects.sides < 2 * SMALL).mean() <= SMALL_SHARE:
-        what = f"images are enlarged {factor:.1f} times, which costs time and adds nothing to see"
-        smaller = at_min_size(config, max(16, short)) | {"data.max_size": max(16, long)}
-        yield Finding("advice", "images-enlarged", what, split.name, override=smaller)
+        what, least = (
+            f"images are enlarged {factor:.1f} times, which costs time and adds nothing to see",
+            _least(config),
+        )
+        if max(least, short) < current:
+            smaller = at_min_size(config, max(least, short)) | {"data.max_size": max(least, long)}
+            yield Finding("advice", "images-enlarged", what, split.name, override=smaller)
+
+
+def _least(config: TrainConfig) -> int:
+    """The smallest size to advise: smaller images would be refused, or are too small for any network."""
+    smallest = min(config.augmentation.min_sizes or [config.data.min_size]) / training_min_size(config)
+    return max(16, math.ceil((least_side(config) + 1) / (smallest * config.augmentation.start_scale)))
 
 
 def _coarse_masks(split: Split, objects: NetworkObjects, config: TrainConfig) -> Iterator[Finding]:

@@ -16,6 +16,8 @@ from maskrcnn_train.settings.schema import FPN_LEVELS, DataConfig, EvaluationCon
 if TYPE_CHECKING:
     from maskrcnn_train.settings.command_schema import MeasuresConfig
 
+DEEPEST = 32  # stride of the backbone's deepest level
+
 
 def check_values(section: Any, prefix: str = "") -> None:
     """Raises UserError for the first value outside its options or range, naming its full key."""
@@ -249,21 +251,28 @@ def _every_step(trainer: TrainerConfig) -> list[str]:
 
 
 def _check_smallest_images(config: TrainConfig) -> None:
-    """Raises UserError where a norm of the deepest level, at a stride of 32, may get one value a channel.
+    """Raises UserError where a norm of the deepest level may get one value a channel.
 
     The last batch of an epoch may have one image, and so has a prediction.
     """
-    side = min(min(config.augmentation.min_sizes or [config.data.min_size]), config.data.max_size)
-    side = round(side * config.augmentation.start_scale)
-    fpn = config.backbone.fpn_norm
-    if side > 32:
-        return
-    for key, norm in (("norm", backbone_norm(config)), ("fpn_norm", fpn)):
+    scale = config.augmentation.start_scale
+    side = round(scale * min(*(config.augmentation.min_sizes or [config.data.min_size]), config.data.max_size))
+    if side <= least_side(config):
+        least = f"data.min_size and data.max_size to at least {round(2 * DEEPEST / scale)}"
+        raise UserError(f"images of {side} pixels leave {_norm_over_pixels(config)} one value a channel; set {least}")
+
+
+def least_side(config: TrainConfig) -> int:
+    """The side that all images must exceed when they are smallest, so that each norm has several values a channel."""
+    return DEEPEST if _norm_over_pixels(config) else 0
+
+
+def _norm_over_pixels(config: TrainConfig) -> str | None:
+    """The key and value of a norm whose statistics are of the pixels of a channel, or of a few channels."""
+    for key, norm in (("norm", backbone_norm(config)), ("fpn_norm", config.backbone.fpn_norm)):
         if norm == "batch" or (key == "fpn_norm" and norm == "group" and config.backbone.fpn_channels <= 32):
-            raise UserError(
-                f"images of {side} pixels leave backbone.{key}={norm} one value a channel; "
-                f"set data.min_size and data.max_size to at least {round(64 / config.augmentation.start_scale)}"
-            )
+            return f"backbone.{key}={norm}"
+    return None
 
 
 def _check_sampling(config: TrainConfig) -> None:

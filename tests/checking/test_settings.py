@@ -49,6 +49,16 @@ def kinds(overrides: list[str]) -> dict[str, Finding]:
             {"data.min_size": 40, "data.max_size": 60},
         ),
         (
+            [
+                "data.min_size=200",
+                "data.max_size=300",
+                "augmentation.min_sizes=[160,200]",
+                "augmentation.start_scale=0.5",
+            ],
+            "images-enlarged",  # not 40: the first images would have 16 pixels, one value a channel for batch norms
+            {"data.min_size": 83, "data.max_size": 83, "augmentation.min_sizes": [66, 83]},
+        ),
+        (
             ["data.min_size=200", "data.max_size=300", "augmentation.min_sizes=[180,220,200]"],
             "images-enlarged",
             {"data.min_size": 40, "data.max_size": 60, "augmentation.min_sizes": [36, 44, 40]},
