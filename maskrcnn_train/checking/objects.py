@@ -186,10 +186,8 @@ def check_object_sizes(split: Split, objects: NetworkObjects, config: TrainConfi
         yield from _coarse_masks(split, objects, config)
     factor = float(np.median(objects.scales)) if len(objects.scales) else 1.0
     if factor > UPSCALED and (objects.sides < 2 * SMALL).mean() <= SMALL_SHARE:
-        what, least = (
-            f"images are enlarged {factor:.1f} times, which costs time and adds nothing to see",
-            _least(config),
-        )
+        what = f"images are enlarged {factor:.1f} times, which costs time and adds nothing to see"
+        least = _least(config)
         if max(least, short) < current:
             smaller = at_min_size(config, max(least, short)) | {"data.max_size": max(least, long)}
             yield Finding("advice", "images-enlarged", what, split.name, override=smaller)

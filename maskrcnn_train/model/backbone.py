@@ -59,10 +59,10 @@ class Backbone(nn.Module):
 
     def keep_body_statistics(self, keep: bool) -> None:
         """Whether the batch norms of the body leave their statistics alone, as those of frozen stages always do."""
-        frozen = tuple(f"{name}." for name in self.frozen_stages)
-        for name, module in self.body.named_modules():
+        self.train()
+        for module in self.body.modules() if keep else ():
             if isinstance(module, _BatchNorm):
-                module.train(not (keep or f"{name}.".startswith(frozen)))
+                module.eval()
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Five maps [N, channels, H / s, W / s] for s = 4, 8, 16, 32, 64 of pixels [N, C, H, W]."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
-from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.errors import UserError, first_line
 from maskrcnn_train.settings.idle import idle_keys
 from maskrcnn_train.settings.overrides import flat_settings, quoted, resumed_overrides
 from maskrcnn_train.settings.rules import check_model_rules, check_train_rules, check_values
@@ -142,9 +142,12 @@ def overruled_presets(
     from omegaconf import OmegaConf
 
     warnings, options = [], groups(config_dir)
-    for preset in (text for text in given if text.split("=", 1)[0] in options):
+    presets = [text for text in given if text.split("=", 1)[0] in options]
+    if not presets:
+        return []
+    both, alone = (_compose(name, schema, [*before, *given], config_dir) for before in (saved, []))
+    for preset in presets:
         start = preset.split("=", 1)[0].replace("/", ".") + "."
-        both, alone = (_compose(name, schema, [*before, *given], config_dir) for before in (saved, []))
         own = {key: text for key, text in ((text.split("=", 1)[0], text) for text in saved) if key.startswith(start)}
         if kept := [text for key, text in own.items() if OmegaConf.select(both, key) != OmegaConf.select(alone, key)]:
             shown = ", ".join(kept)
@@ -187,7 +190,7 @@ def to_dataclass(
         merged = OmegaConf.merge(OmegaConf.structured(base or schema), composed)
         config = cast(Schema, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        key, reason = str(error.full_key), str(error).split("\n", 1)[0]
+        key, reason = str(error.full_key), first_line(error)
         message, group = f"{key}: {reason[:1].lower()}{reason[1:]}", key.replace(".", "/")
         if isinstance(error, ConfigKeyError):
             message = f"{key} is not a setting{_nearest(key, _schema_keys(schema))}"
@@ -255,7 +258,7 @@ def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, er
         may_be_none = type(None) in get_args(get_type_hints(schema).get(group))
         if inside and group in options_of and may_be_none and not any(t.startswith(f"{group}=") for t in overrides):
             return f"{key} needs {group}=OPTION beside it; choose one of {', '.join(options_of[group])}"
-    return str(error).split("\n", 1)[0]
+    return first_line(error)
 
 
 def _refuse_idle(schema: type[Any], overrides: list[str]) -> None:

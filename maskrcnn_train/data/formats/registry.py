@@ -43,10 +43,12 @@ FORMATS = {  # `detect` tries them in this order: what has a file of its own bef
         instance_png.find,
         instance_png.InstancePngReader,
         instance_png.write,
-        True,
-        True,
+        images_apart=True,
+        by_ending=True,
     ),
-    "mask_png": Format("one PNG a mask", mask_png.find, mask_png.MaskPngReader, mask_png.write, True, True),
+    "mask_png": Format(
+        "one PNG a mask", mask_png.find, mask_png.MaskPngReader, mask_png.write, images_apart=True, by_ending=True
+    ),
 }
 
 

@@ -174,9 +174,10 @@ def read_split(
     index = _open(source)
     labels, notes = map_categories(classes, index, data, "the model")
     whole = whole_split(located, index, labels, source.images)
-    as_trained = whole_split(located, index, match_categories(classes, index, trained or data)[0], source.images)
-    cut = cut_by_fractions({located: as_trained}, len(classes.names), data.split)
-    split = replace(cut[name], labels=whole.labels)
+    to_cut = whole
+    if fractions is not None and trained is not None:
+        to_cut = whole_split(located, index, match_categories(classes, index, trained)[0], source.images)
+    split = replace(cut_by_fractions({located: to_cut}, len(classes.names), data.split)[name], labels=whole.labels)
     _check(split, data, with_masks)
     return split, notes
 
