@@ -34,7 +34,7 @@ from maskrcnn_train.files import write_rows
 from maskrcnn_train.reporting.jobs import JobRecord, find_job, read_jobs, save_job
 from maskrcnn_train.reporting.pages.sweep import training_minutes
 from maskrcnn_train.reporting.runs import read_json, read_scores
-from maskrcnn_train.settings.compose import conf_dir
+from maskrcnn_train.settings.presets import conf_dir
 
 ADVICE = conf_dir() / "experiment" / "advice"
 SCORES = ("bbox/AP", "segm/AP")

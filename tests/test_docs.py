@@ -33,7 +33,8 @@ from worked_example import SMALL, example_folder
 from maskrcnn_train.cli.command import RETRY
 from maskrcnn_train.cli.sweep import jobs_of
 from maskrcnn_train.prediction.video import VideoWriter
-from maskrcnn_train.settings.compose import _schema_keys, groups
+from maskrcnn_train.settings.compose import _schema_keys
+from maskrcnn_train.settings.presets import groups
 
 DOCUMENTED = documented()
 FILE_ENDINGS = ("csv", "png", "json", "jsonl", "py", "pt", "yaml", "txt", "html", "md", "log", "pkl", "onnx", "weight")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from maskrcnn_train.settings.compose import conf_dir
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.presets import conf_dir
 
 RETRY = "sweep.retry_failed"  # a setting of all commands, but only with -m
 FOR_SWEEPS = (RETRY, "hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.")

@@ -2,7 +2,7 @@
 
 import re
 
-from maskrcnn_train.settings.compose import conf_dir, groups
+from maskrcnn_train.settings.presets import conf_dir, groups
 
 COMMON_KEYS = (
     ("data=coco data.root=DIR", "your data: auto looks what it is; coco, yolo, labelme, cvat, ..."),

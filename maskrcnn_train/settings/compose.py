@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from maskrcnn_train.settings.errors import UserError, first_line
 from maskrcnn_train.settings.idle import idle_keys
-from maskrcnn_train.settings.overrides import flat_settings, quoted, resumed_overrides
+from maskrcnn_train.settings.overrides import flat_settings, resumed_overrides
+from maskrcnn_train.settings.presets import compose_files, compose_overrides, conf_dir, groups
 from maskrcnn_train.settings.rules import check_model_rules, check_train_rules, check_values
 from maskrcnn_train.settings.schema import TrainConfig
 
@@ -23,12 +25,6 @@ if TYPE_CHECKING:
 
 Schema = TypeVar("Schema")
 COMMANDS = ("evaluate", "predict", "check", "split", "convert", "export", "analyze", "report", "tune", "labels")
-
-
-def conf_dir() -> Path:
-    """The folder of YAML values: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 def load_config(overrides: list[str] | None = None) -> TrainConfig:
@@ -75,45 +71,28 @@ def swept_in_files(name: str, schema: type[Any], overrides: list[str], config_di
 
     It is hydra.sweeper.params, which Hydra puts before the overrides of the command line. Raises UserError.
     """
-    composed = _compose(name, schema, overrides, config_dir, return_hydra_config=True)
+    with _explained(schema, overrides, config_dir):
+        composed = compose_files(name, overrides, config_dir, return_hydra_config=True)
     return [f"{key}={values}" for key, values in (composed.hydra.sweeper.get("params") or {}).items()]
 
 
-def _compose(
-    name: str, schema: type[Any], overrides: list[str], config_dir: str | None, *, return_hydra_config: bool = False
-) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+def _compose(name: str, schema: type[Any], overrides: list[str], config_dir: str | None) -> DictConfig:
+    with _explained(schema, overrides, config_dir):
+        return compose_overrides(name, overrides, config_dir)
+
+
+@contextmanager
+def _explained(schema: type[Any], overrides: list[str], config_dir: str | None) -> Iterator[None]:
+    """What Hydra refuses becomes a UserError."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir} does not exist")
-    path = [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"]
-    outer = GlobalHydra.instance().hydra  # a sweep's own; composing must not end it
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose(name, [*overrides, *path], return_hydra_config=return_hydra_config)
+        yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: pooler=3, a group
         raise UserError(_explain(schema, overrides, config_dir, error)) from error
-    finally:
-        GlobalHydra.instance().clear()
-        if outer is not None:
-            GlobalHydra.instance().initialize(outer)
-
-
-def with_values(config: Schema, values: Mapping[str, Any], check_rules: Callable[[Schema], list[str]]) -> Schema:
-    """The settings with other values of some keys: as if composed with them, but many times faster. Raises UserError.
-
-    values: by dotted key; no config groups.
-    """
-    from omegaconf import OmegaConf
-
-    changes = OmegaConf.create()
-    for key, value in values.items():
-        OmegaConf.update(changes, key, value)
-    return to_dataclass(changes, type(config), check_rules, base=config)[0]
 
 
 def _overruled(composed: DictConfig, given: dict[str, str], options: dict[str, list[str]]) -> list[str]:
@@ -178,16 +157,14 @@ def to_dataclass(
     composed: DictConfig,
     schema: type[Schema],
     check_rules: Callable[[Schema], list[str]],
-    *,
-    base: Schema | None = None,
 ) -> tuple[Schema, list[str]]:
-    """The one conversion: DictConfig -> checked dataclass and warnings. base: has keys it lacks. Raises UserError."""
+    """The one conversion: DictConfig -> checked dataclass and warnings. Raises UserError."""
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
     _names_as_text(composed)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(base or schema), composed)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
         config = cast(Schema, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key, reason = str(error.full_key), first_line(error)
@@ -284,17 +261,4 @@ def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
         sections = filter(is_dataclass, (kind, *get_args(kind)))  # one that may be None is a union
         inside = [key for each in sections for key in _schema_keys(cast(type[Any], each), f"{prefix}{name}.")]
         found += [prefix + name, *inside]
-    return found
-
-
-def groups(config_dir: str | None = None) -> dict[str, list[str]]:
-    """Config groups and their options, from conf/ and from the folder given by `--config-dir`, without Hydra's own."""
-    found: dict[str, list[str]] = {}
-    for root in (conf_dir(), *([] if config_dir is None else [Path(config_dir)])):
-        for path in sorted(root.rglob("*.yaml")):
-            group, name = path.parent.relative_to(root).as_posix(), path.stem
-            if group.startswith("experiment/"):  # folders of experiments are no groups: experiment=FOLDER/NAME
-                group, name = "experiment", f"{group.removeprefix('experiment/')}/{name}"
-            if group != "." and not group.startswith("hydra/") and not path.stem.startswith("_"):
-                found.setdefault(group, []).append(name)
     return found

@@ -9,10 +9,8 @@ from typing import Any
 
 from maskrcnn_train.settings.command_rules import metric_names
 from maskrcnn_train.settings.command_schema import TuneConfig, training_of
-from maskrcnn_train.settings.compose import groups, load_command_config, with_values
+from maskrcnn_train.settings.compose import load_command_config
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.idle import idle_keys
-from maskrcnn_train.settings.overrides import plain_value
 from maskrcnn_train.settings.schema import LATENCY, TrainConfig
 from maskrcnn_train.tuning.space import (
     MOST_VALUES,
@@ -49,7 +47,6 @@ class Search:
     space: list[Dimension]
     config_dir: str | None
     check_rules: Rules
-    _composed: dict[tuple[str, ...], tuple[TuneConfig, list[str]]]  # by the chosen presets
 
     @property
     def metrics(self) -> list[str]:
@@ -92,15 +89,8 @@ class Search:
 
     def compose(self, varied: Sequence[str]) -> tuple[TuneConfig, list[str]]:
         """The settings with the given values, and warnings. Rules between settings are not checked, only values."""
-        options = groups(self.config_dir)
-        chosen = tuple(text for text in varied if text.split("=", 1)[0] in options)
-        if chosen not in self._composed:
-            given = [*self.fixed, *chosen]
-            self._composed[chosen] = load_command_config("tune", TuneConfig, lambda _: [], given, self.config_dir)
-        config, warnings = self._composed[chosen]
-        values = {text.split("=", 1)[0]: plain_value(text) for text in varied if text not in chosen}
-        config = with_values(config, values, lambda _: [])
-        return config, [*warnings, *idle_keys(config, list(values))]
+        given = [*self.fixed, *varied]
+        return load_command_config("tune", TuneConfig, lambda _: [], given, self.config_dir)
 
 
 def load_search(
@@ -114,7 +104,7 @@ def load_search(
     config, warnings = load_command_config(name, schema, check_rules, fixed, config_dir)
     space = [_in_whole_numbers(read_dimension(text), config) for text in [*config.space, *varied]]
     _check_keys(space, fixed)
-    search = Search(config, overrides, fixed, space, config_dir, check_rules, {(): (config, warnings[:])})
+    search = Search(config, overrides, fixed, space, config_dir, check_rules)
     for metric in search.metrics:
         if metric.startswith("segm/") and search.varies_masks:
             raise UserError(f"metric={metric} needs masks, which not all trials have; use metric=bbox/AP")

@@ -16,8 +16,9 @@ from maskrcnn_train.cli.help import help_page
 from maskrcnn_train.cli.main import run_command
 from maskrcnn_train.settings.command_rules import check_evaluate_rules
 from maskrcnn_train.settings.command_schema import EvaluateConfig
-from maskrcnn_train.settings.compose import config_from_plain, groups, load_command_config, load_config
+from maskrcnn_train.settings.compose import config_from_plain, load_command_config, load_config
 from maskrcnn_train.settings.errors import UserError
+from maskrcnn_train.settings.presets import groups
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
 

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 from tiny import TINY
 
 from maskrcnn_train import load_checkpoint, load_config, predict, train
-from maskrcnn_train.settings.compose import config_from_plain, default_config, groups
+from maskrcnn_train.settings.compose import config_from_plain, default_config
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import override_value, overrides_of
+from maskrcnn_train.settings.presets import groups
 from maskrcnn_train.settings.schema import TrainConfig
 
 SMALLEST = [*TINY, "data.shapes.num_train=4", "trainer.batch_size=2", "trainer.max_steps=2"]
