@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import os
 import shutil
@@ -55,14 +54,17 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def unused_name(name: str, used: set[str]) -> str:
-    """The name, with a number where a file of that name would be one of `used`; it is added there in small letters.
+def unused_name(name: str, used: dict[str, int]) -> str:
+    """The name, with a number where a file of that name would be one of `used`.
 
-    On macOS and Windows A.png and a.png are one file.
+    used: names in small letters, because on macOS and Windows A.png and a.png are one file, each with the next number
+    to try. The name is added.
     """
-    numbered = (f"{name}_{number}" for number in itertools.count(2))
-    found = next(each for each in itertools.chain([name], numbered) if each.casefold() not in used)
-    used.add(found.casefold())
+    found, number = name, used.get(name.casefold(), 2)
+    while found.casefold() in used:
+        found, number = f"{name}_{number}", number + 1
+    used[name.casefold()] = number
+    used.setdefault(found.casefold(), 2)
     return found
 
 

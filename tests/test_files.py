@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -32,5 +33,13 @@ def test_a_file_may_have_the_longest_name_and_text_that_is_no_utf8(tmp_path: Pat
 
 
 def test_names_that_differ_in_case_alone_are_told_apart() -> None:
-    used: set[str] = set()
+    used: dict[str, int] = {}
     assert [unused_name(name, used) for name in ("Cat", "cat", "dog", "CAT")] == ["Cat", "cat_2", "dog", "CAT_3"]
+    assert [unused_name(name, used) for name in ("dog_2", "dog", "dog_2")] == ["dog_2", "dog_3", "dog_2_2"]
+
+
+def test_many_files_of_one_name_take_no_longer_each() -> None:
+    used: dict[str, int] = {}
+    began = time.process_time()
+    assert [unused_name("image", used) for _ in range(20_000)][-1] == "image_20000"
+    assert time.process_time() - began < 5  # when each looked at all names before it: minutes

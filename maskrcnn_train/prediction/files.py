@@ -122,5 +122,5 @@ def draw_detections(image: Image.Image, found: Detections, class_names: list[str
 
 def unique_stems(paths: list[Path]) -> list[str]:
     """The stem of each file, with a number where several files have it."""
-    used: set[str] = set()
+    used: dict[str, int] = {}
     return [unused_name(path.stem, used) for path in paths]

@@ -100,13 +100,13 @@ def split_name(text: str) -> str | None:
 
 
 def with_own_stems(
-    images: Iterable[LabelledImage], used: set[str] | None = None, prefix: str = ""
+    images: Iterable[LabelledImage], used: dict[str, int] | None = None, prefix: str = ""
 ) -> Iterator[LabelledImage]:
     """The images of a folder for formats that pair images and labels by name, without the ending: some renamed.
 
     used: the names there so far; those of these images are added. prefix: of names that are used already.
     """
-    used = set() if used is None else used
+    used = {} if used is None else used
     for image in images:
         path = PurePosixPath(image.file_name)
         name = path.with_suffix("").as_posix()

@@ -208,7 +208,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
         raise UserError(f"VOC has colours for {BORDER - 1} classes; there are {len(data.names)}")
     if wrong := [name for name in data.names.values() if name.startswith("#") or ":" in name or name == "background"]:
         raise UserError(f"VOC's labelmap.txt cannot name a class {wrong[0]!r}; rename it: data.rename")
-    used: set[str] = set()
+    used: dict[str, int] = {}
     for part, images in data.parts.items():
         names = []
         for image, _ in data.copied(with_own_stems(images, used, f"{part}_"), folder / "JPEGImages"):
