@@ -109,6 +109,41 @@ def test_crowd_regions_that_a_format_has_not_are_counted(source: Path, tmp_path:
     assert parts["train"].index.crowd.sum() == 1
 
 
+@pytest.mark.parametrize("format_", ["voc", "instance_png"])
+def test_objects_that_others_hide_wholly_are_counted(format_: str, tmp_path: Path) -> None:
+    content = small_coco(2)
+    content["annotations"] += [annotation(30 + number, 1, 3, 2, 4, 30) for number in range(3)]  # only the last is seen
+    folder = converted(roboflow(tmp_path / "data", content, small_coco(1)), tmp_path / "out", f"format={format_}")
+    said = f"{format_}: 2 objects hidden by others, without a pixel of their own, were left out; first: 1.png"
+    assert said in (folder / "train.log").read_text()
+    assert [len(names) for names in names_of(folder)["train"]] == [3, 2]
+
+
+def test_pictures_of_another_size_than_their_labels_say_are_counted(source: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    for number, size, more in ((1, (61, 40), {}), (2, (60, 40), {}), (3, (40, 60), {"exif": exif})):  # 3 is turned
+        Image.new("RGB", size).save(source / f"train/{number}.png", **more)
+    log = (converted(source, tmp_path / "out", "format=yolo") / "train.log").read_text()
+    assert "yolo: 2 pictures have another size than their labels say; first: 1.png" in log
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("several", [True, False])
+def test_pictures_of_one_name_in_nested_folders_are_told_apart(format_: str, several: bool, tmp_path: Path) -> None:
+    content, names = small_coco(4), ["a.png", "images/a.png", "images/train/a.png", "train/a.png"]
+    for image, name in zip(content["images"], names, strict=True):
+        image["file_name"] = name
+    source = roboflow(tmp_path / "data", content)
+    json = f"{source}/train/_annotations.coco.json"
+    only = ["data=custom", f"data.train.annotations={json}", f"data.train.images={source}/train"]
+    folder = converted(source, tmp_path / "out", f"format={format_}", *([] if several else only))
+    parts, _ = parts_of("auto", folder)
+    assert len(parts) == 1 + several
+    found = sorted(map(parts["train"].index.file_name, range(4)))
+    assert [name.removeprefix("train/" if several and format_ == "cvat" else "") for name in found] == names
+
+
 def test_only_the_chosen_classes_and_parts_are_written(source: Path, tmp_path: Path) -> None:
     settings = ["data.rename={door: gate}", "data.classes=[gate]", "data.split.fractions=[0.5,0.5]"]
     found = names_of(converted(source, tmp_path / "out", "format=yolo", *settings))

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
-from maskrcnn_train.data.formats.masks import has_pixels
 from maskrcnn_train.data.formats.writing import write_labels
 from maskrcnn_train.data.paths import common_folder
 from maskrcnn_train.data.pixels import PixelReader
@@ -97,8 +96,7 @@ class PredictionFiles:
         folder = common_folder(path.parent for path in paths.values()) if paths else Path()
         for image_id, path in paths.items():
             file_name, size = path.relative_to(folder).as_posix(), self.images[image_id][1:]
-            objects = [each for each in found[image_id] if has_pixels(each)]
-            yield LabelledImage(file_name, size, objects, path=path, id=image_id)
+            yield LabelledImage(file_name, size, found[image_id], path=path, id=image_id)
 
 
 def draw_detections(image: Image.Image, found: Detections, class_names: list[str], section: DrawConfig) -> Image.Image:

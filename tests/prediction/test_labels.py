@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from labelled_data import images_of, parts_of
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.writing import write_labels
 from maskrcnn_train.structures.rle import compressed
 
 
@@ -47,6 +50,15 @@ def test_a_data_set_for_label_tools_reads_back_to_the_same_masks(
         codes = [compressed(each.segmentation, image.size) for each in image.objects]
         assert len(own) == len(codes)
         assert all(coco_mask.iou([a], [b], [0])[0, 0] > 0.98 for a, b in zip(own, codes, strict=True))
+
+
+def test_detections_without_a_pixel_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    empty, one = ({"size": [70, 90], "counts": counts} for counts in ([70 * 90], [5, 1, 70 * 90 - 6]))
+    objects = [LabelledObject("door", code, [0, 5, 1, 1], score=0.9) for code in (empty, one, empty)]
+    data = DataSet({1: "door"}, {"predictions": [LabelledImage("a.jpg", (70, 90), objects)]}, copies=False)
+    with caplog.at_level(logging.WARNING, logger="maskrcnn_train"):
+        write_labels(tmp_path, "coco", data, tolerance=0)
+    assert caplog.messages == ["coco: 2 objects without a pixel were left out; first: a.jpg"]
 
 
 def test_labels_beside_other_pictures_are_found_without_copies(checkpoint: Path, photos: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def _open(files: LabelFiles, faults: Faults | None) -> AnnotationIndex:
 def _state(files: LabelFiles, reader: Reader) -> str:
     """Another text for every state of the files, by names, sizes and times of the last change."""
     state = hashlib.sha256(f"{files}".encode())
-    for path in reader.depends():
+    for path in [*reader.depends(), *reader.strays()]:
         stat = path.stat()
         state.update(f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())
     return state.hexdigest()
@@ -65,6 +65,8 @@ def _read(files: LabelFiles, reader: Reader, faults: Faults) -> AnnotationIndex:
     places: list[str] = []
     blocks: list[RawAnnotations] = []
     skipped, pending = SkippedTable(), list[dict[str, Any]]()
+    for path in map(str, reader.strays()):
+        skipped.add("label file that belongs to no picture", path, path)
     for item in reader.items():
         try:
             image = reader.read(item)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
-from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
+from maskrcnn_train.data.formats.masks import instances, painted, run_lengths, tell_hidden
 from maskrcnn_train.data.formats.pictures import find_mask_folders, opened_mask, picture_size, with_own_stems
 from maskrcnn_train.data.paths import visible_files
 from maskrcnn_train.data.sources import list_pictures
@@ -60,6 +60,10 @@ class InstancePngReader(Reader):
         paths = [path for picture in self.pictures for path in (picture, self._mask(picture)) if path.is_file()]
         return [*paths, *filter(None, [names_file(self.files.annotations)])]
 
+    def strays(self) -> list[Path]:
+        used = {*map(self._mask, self.pictures)}
+        return sorted(path for path in visible_files(self.files.annotations, "*.png") if path not in used)
+
     def items(self) -> list[Path]:
         return self.pictures
 
@@ -98,6 +102,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                         f"{image.file_name}: 16 bits hold 65 classes and 1000 objects of each; use mask_png"
                     )
                 ids[window][inside] = value
+            tell_hidden(data, image, ids)
             path = (folder / "masks" / part / image.file_name).with_suffix(".png")
             write_picture(path, Image.fromarray(ids.astype(np.uint16)))
     write_lines(folder / "classes.txt", data.names.values())

@@ -121,7 +121,10 @@ class LabelStudioReader(Reader):
         return image
 
     def _file_name(self, task: Task) -> str:
-        """The picture of a task: the longest end of its address that is a file below the folder of images."""
+        """The picture of a task: the longest end of its address that is a file below the folder of images.
+
+        It may start at the JSON: as `write` has it, images/train/a.png is a.png in images/train, not train/a.png there.
+        """
         address = _address(task.get("data"))
         parts = PurePosixPath(address.replace("\\", "/")).parts
         parts = tuple(part for part in parts if part not in ("/", ".."))
@@ -129,7 +132,10 @@ class LabelStudioReader(Reader):
             raise UserError(f"{self.files.annotations} has a task (id {task.get('id')}) whose data names no picture")
         ends = ["/".join(parts[start:]) for start in range(len(parts))]
         ends.append(UPLOAD.sub("", parts[-1]))
-        return next((end for end in ends if is_file(self.files.images / end)), ends[-1])
+        top = self.files.annotations.parent
+        places = [place for end in ends for place in (top / end, self.files.images / end)]
+        found = (each for each in places if each.is_relative_to(self.files.images) and is_file(each))
+        return next((each.relative_to(self.files.images).as_posix() for each in found), ends[-1])
 
     def _size(self, name: str, results: list[dict[str, Any]], place: str) -> Size:
         first = next((each for each in results if "original_height" in each), {})

@@ -2,14 +2,19 @@
 
 import shutil
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from maskrcnn_train.data.images import ORIENTATION, SIDEWAYS, ImageError, opened
 from maskrcnn_train.files import written_aside
 from maskrcnn_train.structures.arrays import Size
+
+OTHER_SIZE = "pictures have another size than their labels say"
 
 
 @dataclass
@@ -70,13 +75,15 @@ class DataSet:
     """What a writer writes.
 
     names: class name of each category id. parts: images by name of the part, read once. copies: whether pictures are
-    copied beside their labels. detected: the objects are a model's, for people to correct.
+    copied beside their labels. detected: the objects are a model's, for people to correct. remarks: what people should
+    know of the written files, and the file name of each image, or of the image of each object, that it is about.
     """
 
     names: dict[int, str]
     parts: Mapping[str, Iterable[LabelledImage]]
     copies: bool = True
     detected: bool = False
+    remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def number(self, name: str) -> int:
         """The place of a class in the order of the ids, from 0."""
@@ -88,32 +95,42 @@ class DataSet:
             picture = folder / image.file_name
             if self.copies and image.path is not None:
                 with written_aside(picture) as aside:
-                    _copy(image.path, aside, image.size)
+                    if not _copy(image.path, aside, image.size):
+                        self.remarks[OTHER_SIZE].append(image.file_name)
             yield image, picture
 
 
-def _copy(picture: Path, to: Path, size: Size) -> None:
+def _copy(picture: Path, to: Path, size: Size) -> bool:
     """Copy a picture; without metadata if its labels belong to it as stored, and others would turn it by its EXIF tag.
 
-    size: (height, width) that the labels belong to. A picture that cannot be read is copied as it is.
+    size: (height, width) that the labels belong to; returns whether the picture has it. A picture that cannot be read
+    is copied as it is.
     """
+    fits = True
     try:
         with opened(picture) as image:
+            is_stored, is_turned = size == image.size[::-1], image.getexif().get(ORIENTATION) in SIDEWAYS
+            fits = is_stored or (is_turned and size == image.size)
             # Pillow itself turns a TIFF; one of equal sides is taken as upright, like everywhere
-            is_turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in SIDEWAYS
-            if is_turned and image.width != image.height and image.size == size[::-1]:
-                if (segments := getattr(image, "applist", None)) is None:
-                    image.info = {}
-                    image.save(to, format=image.format, lossless=True)
-                    return
-                content = picture.read_bytes()  # of a JPEG: its pixels stay as they are
-                for data in (data for name, data in segments if name == "APP1"):  # EXIF, XMP
-                    content = content.replace(b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data, b"", 1)
-                to.write_bytes(content)
-                return
+            if is_turned and is_stored and image.width != image.height and image.format != "TIFF":
+                _copy_bare(picture, image, to)
+                return True
     except ImageError:
         pass
     shutil.copyfile(picture, to)
+    return fits
+
+
+def _copy_bare(picture: Path, image: Image.Image, to: Path) -> None:
+    """Copy an opened picture without its metadata."""
+    if (segments := getattr(image, "applist", None)) is None:
+        image.info = {}
+        image.save(to, format=image.format, lossless=True)
+        return
+    content = picture.read_bytes()  # of a JPEG: its pixels stay as they are
+    for data in (data for name, data in segments if name == "APP1"):  # EXIF, XMP
+        content = content.replace(b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data, b"", 1)
+    to.write_bytes(content)
 
 
 class Reader(ABC):
@@ -130,6 +147,10 @@ class Reader(ABC):
     def depends(self) -> list[Path]:
         """Every file that the labels are read from."""
         return [self.files.annotations]
+
+    def strays(self) -> list[Path]:
+        """Files of labels that belong to no picture."""
+        return []
 
     @abstractmethod
     def items(self) -> Iterable[Any]:

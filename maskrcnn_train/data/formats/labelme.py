@@ -47,8 +47,15 @@ POINTS = {"polygon": ANY, "rectangle": (4, 8), "rotation": (8,), "circle": (4,),
 
 
 def find(root: Path) -> dict[str, LabelFiles]:
-    """The folders of LabelMe's JSONs: train, val, test where there are such, else all of it."""
+    """The folders of LabelMe's JSONs: train, val, test where there are such, else all of it.
+
+    One of these alone, beside pictures that are in none, is a folder like any other.
+    """
     folders = split_folders(root) if root.is_dir() else {}
+    outside = [each for each in _jsons(root) if folders and not any(map(each.is_relative_to, folders.values()))]
+    loose = next(filter(_picture_of, outside), None)
+    folders = {} if loose and len(folders) == 1 else folders
+    note = f"LabelMe's files outside of {', '.join(folders)} are not used; first: {loose}" if loose and folders else ""
     parts = {name: folder for name, folder in (folders or {"train": root}).items() if any(_jsons(folder))}
     found = {}
     for name, folder in parts.items():
@@ -57,7 +64,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
             return {}
         top = Path(os.path.abspath(folder))
         images = folder if first.is_relative_to(top) else common_folder([top, first.parent])
-        found[name] = LabelFiles("labelme", images, folder)
+        found[name] = LabelFiles("labelme", images, folder, note=note)
     return found
 
 

@@ -70,6 +70,12 @@ class MaskPngReader(Reader):
         paths = [path for picture, own in self.masks.items() for path in (picture, *(each for each, _ in own))]
         return [*paths, *filter(None, [names_file(self.files.annotations)])]
 
+    def strays(self) -> list[Path]:
+        if self.files.annotations == self.files.images:  # a bowl
+            return []
+        used = {path for own in self.masks.values() for path, _ in own}
+        return sorted(path for path in visible_files(self.files.annotations, "*.png") if path not in used)
+
     def items(self) -> list[Path]:
         if not any(self.masks.values()):
             raise UserError(f"{self.files.annotations} holds no PNG with the name of a picture in {self.files.images}")

@@ -16,11 +16,12 @@ from maskrcnn_train.data.coco.masks import (
     runs_crop,
     runs_extent,
 )
-from maskrcnn_train.data.formats.labelled import LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
 from maskrcnn_train.structures.arrays import Bytes, Flags, Floats, Ints, Size
 from maskrcnn_train.structures.outlines import signed_area, simplified, trace
 from maskrcnn_train.structures.rle import crop_runs
 
+HIDDEN = "objects hidden by others, without a pixel of their own, were left out"
 Crop = tuple[int, int, Bytes]  # x0, y0, bitmap [h, w], inside the image
 Window = tuple[slice, slice]
 Region = list[Floats]  # the loop around it, then those around its holes: [n, 2] each
@@ -95,6 +96,12 @@ def painted(image: LabelledImage) -> Iterator[tuple[LabelledObject, Window, Flag
     crops = [(each, *filled_box(each, image.size)) for each in image.objects]
     for each, x0, y0, bitmap in sorted(crops, key=lambda crop: -int(crop[3].sum())):
         yield each, (slice(y0, y0 + bitmap.shape[0]), slice(x0, x0 + bitmap.shape[1])), bitmap > 0
+
+
+def tell_hidden(data: DataSet, image: LabelledImage, ids: Ints | Bytes) -> None:
+    """Note the objects without a pixel in a map of objects [height, width]."""
+    visible = np.count_nonzero(np.bincount(ids.ravel())[1:])
+    data.remarks[HIDDEN] += [image.file_name] * (len(image.objects) - int(visible))
 
 
 def object_regions(each: LabelledObject, size: Size, tolerance: float) -> list[Region]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
-from maskrcnn_train.data.formats.masks import instances, painted, run_lengths
+from maskrcnn_train.data.formats.masks import instances, painted, run_lengths, tell_hidden
 from maskrcnn_train.data.formats.pictures import find_picture, opened_mask, picture_size, split_name, with_own_stems
 from maskrcnn_train.data.paths import visible_files
 from maskrcnn_train.data.texts import read_lines, write_lines
@@ -220,6 +220,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
             for number, (each, window, inside) in enumerate(painted(image), start=1):
                 ids[window][inside] = number
                 kinds[window][inside] = data.number(each.name) + 1
+            tell_hidden(data, image, ids)
             for place, values in (("SegmentationObject", ids), ("SegmentationClass", kinds)):
                 picture = Image.fromarray(values)
                 picture.putpalette(colors.tobytes())

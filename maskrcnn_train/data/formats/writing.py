@@ -8,11 +8,14 @@ from pathlib import Path
 from maskrcnn_train.data.coco.index import AnnotationIndex
 from maskrcnn_train.data.coco.results import segmentation_of
 from maskrcnn_train.data.formats.labelled import DataSet, LabelledImage, LabelledObject
+from maskrcnn_train.data.formats.masks import has_pixels
 from maskrcnn_train.data.formats.registry import FORMATS
 from maskrcnn_train.data.sources import SUFFIXES
 from maskrcnn_train.structures.arrays import Ints
 from maskrcnn_train.structures.classes import ClassMap
 
+ENDING = "images cannot be found beside their labels by the ending of their names (save them as PNG)"
+EMPTY = "objects without a pixel were left out"
 logger = logging.getLogger("maskrcnn_train")
 
 
@@ -47,22 +50,22 @@ def write_labels(folder: Path, format_: str, data: DataSet, *, tolerance: float)
 
     tolerance: pixels by which the outlines of bitmaps may be off; 0: they stay bitmaps where the format has them.
     """
-    chosen, left_out, lost = FORMATS[format_], 0, list[str]()
+    chosen, left_out = FORMATS[format_], 0
 
-    def without_crowd(images: Iterable[LabelledImage]) -> Iterator[LabelledImage]:
+    def storable(images: Iterable[LabelledImage]) -> Iterator[LabelledImage]:
         nonlocal left_out
         for image in images:
             if chosen.by_ending and not image.file_name.lower().endswith(SUFFIXES):
-                lost.append(image.file_name)
-            objects = [each for each in image.objects if not each.crowd]
+                data.remarks[ENDING].append(image.file_name)
+            objects = [each for each in image.objects if format_ == "coco" or not each.crowd]
             left_out += len(image.objects) - len(objects)
-            image.objects = objects
+            image.objects = [each for each in objects if has_pixels(each)]
+            data.remarks[EMPTY] += [image.file_name] * (len(objects) - len(image.objects))
             yield image
 
-    if format_ != "coco":
-        data = replace(data, parts={part: without_crowd(own) for part, own in data.parts.items()})
-    chosen.write(folder, data, tolerance=tolerance)
-    if lost:
-        what = "%d images cannot be found beside their labels by the ending of their names, first: %s. Save them as PNG"
-        logger.warning(what, len(lost), lost[0])
+    parts = {part: storable(own) for part, own in data.parts.items()}
+    chosen.write(folder, replace(data, parts=parts), tolerance=tolerance)
+    for what, names in data.remarks.items():
+        if names:
+            logger.warning("%s: %d %s; first: %s", format_, len(names), what, names[0])
     return left_out

@@ -18,7 +18,7 @@ import yaml
 
 from maskrcnn_train.data.formats.labelled import DataSet, LabelFiles, LabelledImage, LabelledObject, Reader
 from maskrcnn_train.data.formats.masks import disjoint_regions, rounded
-from maskrcnn_train.data.formats.pictures import picture_size, with_own_stems
+from maskrcnn_train.data.formats.pictures import find_picture, picture_size, with_own_stems
 from maskrcnn_train.data.paths import common_folder
 from maskrcnn_train.data.sources import list_pictures
 from maskrcnn_train.data.texts import read_lines, write_lines
@@ -134,6 +134,12 @@ class YoloReader(Reader):
     def depends(self) -> list[Path]:
         found = [self.files.annotations, *self.pictures, *map(label_path, self.pictures)]
         return [path for path in found if path.is_file()]
+
+    def strays(self) -> list[Path]:
+        folders = {(label_path(picture).parent, picture.parent) for picture in self.pictures}
+        used = {*map(label_path, self.pictures), *(own / "classes.txt" for own, _ in folders)}
+        labels = [(path, pictures) for own, pictures in folders if own != pictures for path in own.glob("[!.]*.txt")]
+        return sorted(path for path, pictures in labels if path not in used and not find_picture(pictures / path.stem))
 
     def items(self) -> list[Path]:
         return self.pictures

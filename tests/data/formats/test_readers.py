@@ -234,6 +234,16 @@ def test_spaces_around_a_label_of_labelme_make_no_class(tmp_path: Path) -> None:
     assert [each.name for each in image.objects] == ["door", "door"]
 
 
+def test_files_of_labelme_outside_of_its_parts_are_named(tmp_path: Path) -> None:
+    square = shape("rectangle", [1, 1], [9, 9])
+    for folder in ("", "train", "val"):
+        labelme(tmp_path / folder, square)
+    (tmp_path / "classes.json").write_text("{}")
+    parts, _, notes = read_parts(replace(default_config().data, name="labelme", root=str(tmp_path)), with_images=True)
+    assert [*parts] == ["train", "val"]
+    assert notes == [f"LabelMe's files outside of train, val are not used; first: {tmp_path}/a.json"]
+
+
 def test_labelme_finds_pictures_in_another_folder(tmp_path: Path) -> None:
     root = labelme(tmp_path / "data/labels", shape("polygon", [2, 2], [12, 2], [12, 12]), imagePath="..\\photos\\b.png")
     picture(tmp_path / "data/photos/b.png")
@@ -431,6 +441,29 @@ def test_a_mask_belongs_to_the_picture_with_the_longest_name(tmp_path: Path) -> 
         "scan_1.png": ["object"],
         "scan_1_2.png": ["object", "door"],
     }
+
+
+@pytest.mark.parametrize(
+    ("format_", "label", "stray"),
+    [
+        ("yolo", "labels/train/a.txt", "labels/train/b.txt"),
+        ("instance_png", "masks/a.png", "masks/a_color.png"),
+        ("mask_png", "masks/a/1.png", "masks/b/1.png"),
+    ],
+)
+def test_labels_that_belong_to_no_picture_are_counted(tmp_path: Path, format_: str, label: str, stray: str) -> None:
+    if format_ == "yolo":
+        yolo(tmp_path, "0 0.5 0.5 0.2 0.4")
+        (tmp_path / "labels/train/classes.txt").write_text("door\n")
+    else:
+        picture(tmp_path / "images/a.jpg")
+        (tmp_path / label).parent.mkdir(parents=True)
+        Image.new("L", SIZE[::-1], 1).save(tmp_path / label)
+    assert read_one(format_, tmp_path)[1] == []
+    (tmp_path / stray).parent.mkdir(exist_ok=True)
+    (tmp_path / stray).write_bytes((tmp_path / label).read_bytes())
+    image, unused = read_one(format_, tmp_path)  # though an index of the folder is in the cache
+    assert (len(image.objects), unused) == (1, [("label file that belongs to no picture", 1, True)])
 
 
 def test_a_picture_turned_by_its_exif_is_measured_upright(tmp_path: Path) -> None:
