@@ -23,7 +23,7 @@ from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Flags, Ints
 
 MAX_SIDE = 2**20  # of an image, pixels
-_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
+_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def open_index(path: Path, faults: Faults | None = None) -> AnnotationIndex:

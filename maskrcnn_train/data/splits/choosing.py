@@ -8,6 +8,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from maskrcnn_train.data.coco.index import AnnotationIndex, Category
+from maskrcnn_train.data.coco.reader import is_text
 from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig
@@ -67,6 +68,9 @@ def check_choice(index: AnnotationIndex, data: Choice) -> None:
         twice = [name for name in new if name in names or new.count(name) > 1]
         if twice:
             raise UserError(f"{section}{key} calls two classes {twice[0]}; to join them, list both in {section}merge")
+        if wrong := [name for name in new if not is_text(name) or " ".join(name.split()) != name]:
+            what = "write a text of one line, without spaces around it or several between words"
+            raise UserError(f"{section}{key} calls a class {wrong[0]!r}; {what}")
         names |= {*new}
     _require(section + "classes", data.classes or [], names, index.short_name)
     if data.classes == []:

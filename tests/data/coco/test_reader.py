@@ -78,6 +78,7 @@ def test_a_wrong_file_is_one_line_naming_it(tmp_path: Path, content: str, words:
         ("categories", {"id": -(10**17)}, "categories are -100000000000000000, 7"),
         ("images", {"file_name": 5}, "image 1 in train.json has file_name 5"),
         ("categories", {"name": ""}, "category 3 in train.json has name"),
+        ("categories", {"name": "a\uffff"}, "category 3 in train.json has name 'a\\uffff'; it should be a text"),
         ("categories", {"id": 7}, "category 7 in train.json has an id that occurs 2 times"),
     ],
 )

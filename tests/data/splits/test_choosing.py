@@ -99,6 +99,8 @@ def test_the_cut_of_one_json_knows_the_choice(configure: Configure) -> None:
         ("data.merge={door:[car,bus]}", "calls two classes door"),
         ("data.rename={cra:auto}", r"data\.rename names cra.*did you mean car"),
         ("data.rename={car:bus}", "calls two classes bus"),
+        ("data.rename={car:'a\u0007'}", r"data\.rename calls a class 'a\\x07'; write a text of one line"),
+        ("data.rename={car:''}", r"data\.rename calls a class ''; write a text of one line"),
         ("data.rename=[car]", r"write e\.g\. data\.rename=\{car: auto\}"),
         ("data.classes=[null]", r"data\.classes\[0\] is null; leave it out"),
     ],
