@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from small_coco import annotation, roboflow, small_coco, write_images
 
+from maskrcnn_train.data.splits.grouping import group_by_field
 from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.settings.command_rules import check_split_rules
 from maskrcnn_train.settings.command_schema import SplitCommandConfig
@@ -199,6 +200,12 @@ def test_groups_stay_together(source: Path, group: str) -> None:
     videos = [{image["video"]["id"] for image in part["images"]} for part in contents(cut(source, group)).values()]
     assert sum(map(len, videos)) == len(set.union(*videos)) == 7
     assert all(videos)
+
+
+def test_values_that_are_equal_in_json_are_one_group() -> None:
+    values = [1, 1.0, "1", True, 2, None, {"a": 1}, {"a": 1}, 1e400, -1e400]
+    groups = group_by_field([{"clip": value} for value in values], "clip")
+    assert groups.tolist() == [0, 0, 2, 3, 4, 5, 6, 6, 8, 9]
 
 
 def test_pictures_that_look_alike_stay_together(source: Path, tmp_path: Path) -> None:

@@ -18,13 +18,18 @@ Items = Sequence[dict[str, Any]]
 def group_by_field(images: Items, field: str) -> Ints:
     """Group of each image by the value of a field, `extra.name` being `name` in `extra`: int64 [M].
 
-    An image without the field stays alone. Raises UserError if no image has it.
+    1 and 1.0 are one value, the text "1" and true are others. An image without the field stays alone. Raises UserError
+    if no image has it.
     """
     values = [_field(image, field.split(".")) for image in images]
     if all(value is None for value in values):
         known = ", ".join(sorted({key for image in images[:1000] for key in image}))
         raise UserError(f"group_by={field}: no image has this field; images have {known}")
-    return _numbered([None if value is None else repr(value) for value in values])
+    return _numbered([None if value is None else repr(_whole(value)) for value in values])
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _field(image: Any, path: list[str]) -> Any:
