@@ -68,6 +68,7 @@ def _numbers(text: Bytes, ends: Ints) -> Ints:
         values[longer] += ((text[starts[longer] + digit].astype(np.int64) - 48) & 31) << (5 * digit)
     negative = np.flatnonzero((text[ends] - 48) & 16)
     values[negative] -= np.int64(1) << np.minimum(5 * lengths[negative], 60)
+    values[lengths > MOST_CHARACTERS] = -(1 << 62)  # makes its run negative
     return values
 
 

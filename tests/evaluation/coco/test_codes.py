@@ -45,3 +45,8 @@ def test_damaged_codes_are_found_and_spoil_no_other():
 def test_a_run_below_zero_is_damage_even_where_the_sum_is_right():
     assert code_areas(["532"], [10]).tolist() == [3]  # runs 5, 3, 2
     assert code_areas(["5M2"], [4]).tolist() == [DAMAGED]  # runs 5, -3, 2
+
+
+def test_a_number_with_more_digits_than_its_type_holds_is_damage() -> None:
+    short, long = "0V" + "P" * 10 + "0", "0V" + "P" * 11 + "1"  # runs 0, 6, and 0, 6 + 2**60, which was read as 6
+    assert code_areas([short, long, "04"], [6, 6, 4]).tolist() == [6, DAMAGED, 4]
