@@ -30,6 +30,7 @@ from maskrcnn_train.prediction.predictor import detect_batch, detect_pictures
 from maskrcnn_train.settings.command_rules import check_predict_rules
 from maskrcnn_train.settings.command_schema import DrawConfig, PredictConfig
 from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.detections import Detections
 from maskrcnn_train.structures.tiles import Tiles
 
@@ -383,7 +384,7 @@ def test_every_form_of_an_image_gives_the_same_detections(checkpoint: Path, tmp_
     array = pixels()
     Image.fromarray(array).save(tmp_path / "a.png")
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    forms = [tmp_path / "a.png", Image.fromarray(array), array, tensor, tensor / 255]
+    forms = [tmp_path / "a.png", Image.fromarray(array), array, tensor, (tensor / 255).requires_grad_()]
     first, *others = predict(predictor, forms, score_threshold=0.0, batch_size=2)
     assert len(first) > 0
     assert first.source == str(tmp_path / "a.png")
@@ -417,6 +418,9 @@ def test_a_pil_image_gives_the_detections_of_its_file(checkpoint: Path, tmp_path
         ([torch.full((3, 90, 70), 200.0)], "an image tensor of floats must be in 0..1, .*, not from 200 to 200"),
         ([torch.full((3, 90, 70), -2.0)], "an image tensor of floats must be in 0..1"),
         ([torch.full((3, 90, 70), math.nan)], "an image tensor of floats must be in 0..1"),
+        ([np.zeros((0, 70, 3), np.uint8)], "an image has 70 x 0 pixels"),
+        ([Image.new("RGB", (0, 90))], "an image has 0 x 90 pixels"),
+        ([pixels().tolist()], "an image must be a path, a Pillow image, an array or a tensor, not list"),
         ("a.png", "images is one image; give a list"),
         (Image.new("RGB", (9, 9)), "images is one image; give a list"),
     ],
@@ -424,6 +428,12 @@ def test_a_pil_image_gives_the_detections_of_its_file(checkpoint: Path, tmp_path
 def test_what_is_no_list_of_images_is_refused(checkpoint: Path, images: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         predict(load_checkpoint(checkpoint, device="cpu"), images)
+
+
+@pytest.mark.parametrize("given", [{"batch_size": 0}, {"batch_size": -1}, {"score_threshold": math.nan}])
+def test_numbers_that_would_find_nothing_are_refused(checkpoint: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="give 1 or more images, and a score in 0"):
+        predict(load_checkpoint(checkpoint, device="cpu"), [pixels()], **given)
 
 
 def test_detections_convert(checkpoint: Path) -> None:

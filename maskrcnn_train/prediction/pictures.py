@@ -46,6 +46,8 @@ def prepare(
     """
     source = str(picture) if isinstance(picture, str | Path) else None
     image = _open(build_reader(config.data), picture, MAX_PIXELS if tiles is None else MAX_TILED_PIXELS, size)
+    if image.width * image.height == 0:
+        raise UserError(f"an image has {image.width} x {image.height} pixels")
     windows = [] if tiles is None else tiles.windows((image.height, image.width))
     return Prepared(image, source, None, windows) if len(windows) > 1 else resize(config, image, source)
 
@@ -71,11 +73,13 @@ def _open(reader: PixelReader, picture: Picture, max_pixels: int, size: tuple[in
         if picture.ndim != 3 or picture.shape[0] != channels or not known:
             what = f"an image tensor must be {named}, or float in 0..1, [{channels}, height, width]"
             raise UserError(f"{what}, not {picture.dtype} {tuple(picture.shape)}")
-        values = (picture.float() if floating else picture).permute(1, 2, 0).cpu().numpy()
+        values = (picture.float() if floating else picture).detach().permute(1, 2, 0).cpu().numpy()
         if floating and values.size and not (values.min() > -STRAY and values.max() < 1 + STRAY):  # nor NaN
             found = f"from {values.min():.4g} to {values.max():.4g}"
             raise UserError(f"an image tensor of floats must be in 0..1, not normalised, not {found}")
         picture = np.rint(values.clip(0, 1) * reader.highest).astype(reader.dtype) if floating else values
+    if not isinstance(picture, np.ndarray):
+        raise UserError(f"an image must be a path, a Pillow image, an array or a tensor, not {type(picture).__name__}")
     if picture.dtype.name not in kinds or picture.ndim != 3 or picture.shape[2] != channels:
         what = f"an image array must be {named} [height, width, {channels}]"
         raise UserError(f"{what}, not {picture.dtype} {picture.shape}")

@@ -149,6 +149,10 @@ def predict(
     """
     if isinstance(images, str | Path | Image.Image):
         raise UserError("images is one image; give a list: predict(predictor, [image])")
+    if batch_size < 1 or not 0 <= score_threshold <= 1:
+        raise UserError(
+            f"batch_size={batch_size}, score_threshold={score_threshold}: give 1 or more images, and a score in 0..1"
+        )
     predictor, tiles = predictor.lowered(score_threshold), tiles or predictor.tiles
     found = []
     step = 1 if tiles is not None else batch_size  # with tiles a batch is of one image
