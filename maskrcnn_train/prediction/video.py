@@ -1,5 +1,6 @@
 """Video files, in and out, with PyAV (extra `video`)."""
 
+import logging
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,8 +13,10 @@ from maskrcnn_train.data.images import ImageError
 from maskrcnn_train.settings.errors import UserError
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
+LONGEST_GAP = 1.0  # seconds between two frames; a slow video has them further apart
 MISSING = 2  # seconds at the end that may be without a frame: the last frame may be shown for long
 CODECS = ("libx264", "mpeg4")  # the first that this PyAV has
+logger = logging.getLogger("maskrcnn_train")
 
 
 def is_video(given: str) -> bool:
@@ -44,12 +47,18 @@ class Video:
         self.num_frames = int(self._stream.frames) or None
 
     def frames(self) -> Iterator[Image.Image]:
-        """R G B frames in order, upright. Raises ImageError where the file is damaged, or ends too early."""
-        number, end = 0, 0.0
+        """R G B frames in order, upright. Raises ImageError where the file is damaged, or ends too early.
+
+        FFmpeg leaves out what it cannot read of a .webm or .mkv; only time without frames shows it, which is warned of.
+        """
+        number, end, gaps = 0, 0.0, list[str]()
+        longest = max(LONGEST_GAP, 3 / float(self.rate))
         try:
             for frame in self._container.decode(self._stream):
                 if frame.is_corrupt:  # FFmpeg goes on, with frames missing
                     raise ImageError(f"{self.path} is damaged after frame {number}")
+                if number and (frame.time or 0) > end + longest:
+                    gaps.append(f"frame {number}, {end:.1f} s")
                 number += 1
                 end = max(end, frame.time or 0)
                 picture: Image.Image = frame.to_image()
@@ -61,6 +70,9 @@ class Video:
             raise ImageError(f"{self.path} is damaged after frame {number}: {error.strerror}") from error
         finally:
             self._container.close()
+            if gaps:
+                what = "%s: no frames for more than %.1f s, %d times, first after %s: damaged, or the picture stood still"
+                logger.warning(what, self.path, longest, len(gaps), gaps[0])
 
     def _last_second(self) -> float:
         """When the pictures end, as the file says; 0 where it says nothing of them alone."""

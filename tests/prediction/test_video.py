@@ -137,6 +137,25 @@ def test_a_video_that_was_cut_off_or_overwritten_is_damaged(tmp_path: Path) -> N
         assert 10 < len(seen) < 50
 
 
+def test_time_without_frames_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "clip.webm"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in (*range(20), *range(40, 60)):  # as where a block of the file is lost
+            frame = av.VideoFrame.from_image(Image.new("RGB", (64, 48), (number, 0, 0)))
+            frame.pts = number
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    assert len(list(Video(path).frames())) == 40
+    said = f"{path}: no frames for more than 1.0 s, 1 times, first after frame 20, 1.9 s: damaged, or the picture"
+    assert [text.startswith(said) for text in caplog.messages] == [True]
+    caplog.clear()
+    noisy(tmp_path / "whole.mkv", 20)
+    assert len(list(Video(tmp_path / "whole.mkv").frames())) == 20
+    assert not caplog.messages
+
+
 def test_what_is_no_video_is_one_line(clip: Path) -> None:
     clip.write_text("no video")
     with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as a video"):
