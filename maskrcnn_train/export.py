@@ -153,19 +153,22 @@ def _readable(
     predictor: Predictor, files: Iterable[tuple[Path, tuple[int, int] | None]]
 ) -> Iterator[tuple[int, AnyImage]]:
     """Position and image of each file, of the size (height, width) that is known of it. Those that cannot be read are
-    left out where `data.on_bad_image` says skip; else raises ImageError."""
+    left out where `data.on_bad_image` says skip; else raises ImageError. Raises UserError where all are."""
     from maskrcnn_train.data.images import ImageError
     from maskrcnn_train.data.pixels import build_reader
 
     data = predictor.config.data
-    reader = build_reader(data)
+    reader, is_any = build_reader(data), False
     for position, (path, size) in enumerate(files):
         try:
             yield position, reader.read(path, expected=size)
+            is_any = True
         except ImageError as error:
             if data.on_bad_image != "skip":
                 raise
             logger.warning("skipped: %s", error)
+    if not is_any:
+        raise UserError("none of the images could be read: the file is written, but not checked; give others: images=")
 
 
 def _windows(predictor: Predictor, image: AnyImage) -> list[Window]:

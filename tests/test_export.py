@@ -27,6 +27,7 @@ from maskrcnn_train.prediction.results import detect_all
 from maskrcnn_train.settings.command_rules import check_export_rules
 from maskrcnn_train.settings.command_schema import ExportConfig
 from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.errors import UserError
 
 DEPLOY = Path(__file__).parents[1] / "docs/deploy.md"
 
@@ -199,6 +200,13 @@ def test_a_mistake_is_one_line_and_code_2(
     assert error.count("\n") == 1
     assert said in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_check_in_which_no_image_could_be_read_does_not_pass(tmp_path: Path) -> None:
+    checkpoint = untrained_checkpoint(tmp_path, "data.on_bad_image=skip")
+    (tmp_path / "broken.png").write_text("no picture")
+    with pytest.raises(UserError, match="none of the images could be read: the file is written, but not checked"):
+        run(checkpoint, tmp_path / "out", "format=torchscript", f"images={tmp_path / 'broken.png'}")
 
 
 def test_a_missing_extra_is_one_line(
