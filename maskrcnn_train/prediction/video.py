@@ -71,7 +71,9 @@ class Video:
         finally:
             self._container.close()
             if gaps:
-                what = "%s: no frames for more than %.1f s, %d times, first after %s: damaged, or the picture stood still"
+                what = (
+                    "%s: no frames for more than %.1f s, %d times, first after %s: damaged, or the picture stood still"
+                )
                 logger.warning(what, self.path, longest, len(gaps), gaps[0])
 
     def _last_second(self) -> float:

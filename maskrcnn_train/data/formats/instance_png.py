@@ -62,7 +62,7 @@ class InstancePngReader(Reader):
 
     def strays(self) -> list[Path]:
         used = {*map(self._mask, self.pictures)}
-        return sorted(path for path in visible_files(self.files.annotations, "*.png") if path not in used)
+        return [path for path in list_pictures(self.files.annotations) if path not in used]
 
     def items(self) -> list[Path]:
         return self.pictures

@@ -28,6 +28,7 @@ from maskrcnn_train.data.texts import names_file, read_names, write_lines
 from maskrcnn_train.files import write_picture
 from maskrcnn_train.settings.errors import UserError
 
+LONGEST_CLASS = 240  # characters, of which 255 may name a file; one that is no ASCII takes up to 12
 NUMBERED = re.compile(r"(\d+)(?:_(.+))?")
 
 
@@ -74,7 +75,7 @@ class MaskPngReader(Reader):
         if self.files.annotations == self.files.images:  # a bowl
             return []
         used = {path for own in self.masks.values() for path, _ in own}
-        return sorted(path for path in visible_files(self.files.annotations, "*.png") if path not in used)
+        return [path for path in list_pictures(self.files.annotations) if path not in used]
 
     def items(self) -> list[Path]:
         if not any(self.masks.values()):
@@ -104,7 +105,13 @@ def _class(stem: str) -> str:
 
 
 def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
-    """images/, masks/PICTURE/NUMBER_CLASS.png and classes.txt."""
+    """images/, masks/PICTURE/NUMBER_CLASS.png and classes.txt.
+
+    Raises UserError for a class that is too long for a file's name.
+    """
+    classes = {name: quote(name, safe=" ()[]+,;=@'!&$") for name in data.names.values()}
+    if long := [name for name, quoted in classes.items() if len(quoted) > LONGEST_CLASS]:
+        raise UserError(f"the class {long[0]!r} is too long for the names of mask_png's files; rename it: data.rename")
     for part, images in data.parts.items():
         for image, _ in data.copied(with_own_stems(images), folder / "images" / part):
             own = (folder / "masks" / part / image.file_name).with_suffix("")
@@ -112,6 +119,7 @@ def write(folder: Path, data: DataSet, *, tolerance: float) -> None:
                 full = np.zeros(image.size, np.uint8)
                 x0, y0, bitmap = filled_box(each, image.size)
                 full[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]] = bitmap * 255
-                name = quote(each.name, safe=" ()[]+,;=@'!&$")
-                write_picture(own / f"{number:04d}_{name}.png", Image.fromarray(full).convert("1"), compress_level=1)
+                write_picture(
+                    own / f"{number:04d}_{classes[each.name]}.png", Image.fromarray(full).convert("1"), compress_level=1
+                )
     write_lines(folder / "classes.txt", data.names.values())

@@ -181,6 +181,12 @@ def test_voc_refuses_names_that_its_file_cannot_hold(tmp_path: Path, name: str) 
         write(parts_of("labelme", root), "voc", tmp_path / "out", tolerance=0)
 
 
+def test_mask_png_refuses_classes_too_long_for_the_name_of_a_file(tmp_path: Path) -> None:
+    parts = parts_of("labelme", labelme(tmp_path, shape("rectangle", [1, 1], [9, 9], label="\u7a93" * 27)))
+    with pytest.raises(UserError, match=r"is too long for the names of mask_png's files; rename it: data\.rename"):
+        write(parts, "mask_png", tmp_path / "out", tolerance=0)
+
+
 def test_labelme_reads_every_shape_with_an_area(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(np.array([[0, 1, 1], [1, 1, 0]], bool)).save(file, format="PNG")
@@ -448,6 +454,7 @@ def test_a_mask_belongs_to_the_picture_with_the_longest_name(tmp_path: Path) -> 
     [
         ("yolo", "labels/train/a.txt", "labels/train/b.txt"),
         ("instance_png", "masks/a.png", "masks/a_color.png"),
+        ("instance_png", "masks/a.png", "masks/b.PNG"),
         ("mask_png", "masks/a/1.png", "masks/b/1.png"),
     ],
 )
