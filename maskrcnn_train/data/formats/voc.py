@@ -124,6 +124,8 @@ class VocReader(Reader):
         listed = self._listed(name)
         if not path.is_file():
             image.objects = listed
+            if not self._path("Annotations", name, ".xml").is_file():
+                image.unused.append(("neither mask nor XML: taken as without objects", str(path), False))
             return image
         ids, kinds_path = self._objects(path, size), self._path("SegmentationClass", name)
         kinds = self._classes_of(kinds_path, size) if kinds_path.is_file() else None

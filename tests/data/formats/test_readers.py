@@ -405,6 +405,16 @@ def test_lists_of_voc_name_pictures_with_spaces(
     assert {Path(image.file_name).stem for image in images} == {*found}
 
 
+def test_a_picture_of_voc_without_mask_and_xml_is_counted(tmp_path: Path) -> None:
+    picture(tmp_path / "JPEGImages/a.jpg")
+    (tmp_path / "SegmentationObject").mkdir()
+    Image.new("L", SIZE[::-1], 1).save(tmp_path / "SegmentationObject/a.PNG")  # which is none of VOC's
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("a\n")
+    image, unused = read_one("voc", tmp_path)
+    assert (image.objects, unused) == ([], [("neither mask nor XML: taken as without objects", 1, False)])
+
+
 def test_one_png_an_image_has_classes_as_cityscapes_or_none(tmp_path: Path) -> None:
     values = np.zeros(SIZE, np.uint16)
     values[2:12, 2:12], values[20:30, 20:30] = 2001, 1000
