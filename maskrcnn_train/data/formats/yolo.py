@@ -7,7 +7,7 @@ width, as Ultralytics' own converters write them.
 """
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -136,10 +136,15 @@ class YoloReader(Reader):
         return [path for path in found if path.is_file()]
 
     def strays(self) -> list[Path]:
-        folders = {(label_path(picture).parent, picture.parent) for picture in self.pictures}
-        used = {*map(label_path, self.pictures), *(own / "classes.txt" for own, _ in folders)}
-        labels = [(path, pictures) for own, pictures in folders if own != pictures for path in own.glob("[!.]*.txt")]
-        return sorted(path for path, pictures in labels if path not in used and not find_picture(pictures / path.stem))
+        stems, found = defaultdict[Path, set[str]](lambda: {"classes"}), list[Path]()
+        for picture in self.pictures:
+            stems[picture.parent].add(picture.stem)
+        for folder, own in stems.items():
+            labels = label_path(folder / "a.jpg").parent
+            names = [] if labels == folder or not labels.is_dir() else os.listdir(labels)
+            others = {name.removesuffix(".txt") for name in names if name[0] != "." and name.endswith(".txt")} - own
+            found += [labels / f"{name}.txt" for name in others if find_picture(folder / name) is None]
+        return sorted(found)
 
     def items(self) -> list[Path]:
         return self.pictures
