@@ -31,6 +31,7 @@ from maskrcnn_train.tuning.search import OF_THE_SEARCH, Search, is_score
 from maskrcnn_train.tuning.space import Value, override_of
 from maskrcnn_train.tuning.storages import LOCKS, open_storage, patience
 
+BEGUN = "begun"  # an attribute of a trial: its own number; one that is queued again inherits another
 STUDY_FILE = "study.txt"  # the search's name in its storage
 OWN_DRAWS, ALL_DRAWS = 3, 100  # for one trial: by the sampler, and then at random, until its values are new
 
@@ -156,6 +157,9 @@ class Trials:
     def _begin(self) -> Trial | None:
         with self.lock:
             fail_stale_trials(self.study)  # and queues them again
+            for lost in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if lost.user_attrs.get(BEGUN) != lost.number:  # its worker was killed in here, without a heartbeat
+                    self._show_alive(lost._trial_id, lost.number)  # for the last time
             for draw in range(ALL_DRAWS):
                 # one that has converged draws the same values for ever
                 trial = self._next(self.search.config.sampler if draw < OWN_DRAWS else "random")
@@ -170,10 +174,15 @@ class Trials:
             number = folder_number(trial)
             for name, value in {"overrides": overrides, "number": number}.items():
                 trial.set_user_attr(name, value)
-            self.storage.record_heartbeat(trial._trial_id)
+            self._show_alive(trial._trial_id, trial.number)
         alive = get_heartbeat_thread(trial._trial_id, self.storage)
         reported = set(self.storage.get_trial(trial._trial_id).intermediate_values)
         return Trial(overrides, self.folder / str(number), alive, trial, self.search.metrics, reported)
+
+    def _show_alive(self, trial_id: int, number: int) -> None:
+        """A first heartbeat, without which a database never takes a worker for dead; said, so that there is just one."""
+        self.storage.record_heartbeat(trial_id)
+        self.storage.set_trial_user_attr(trial_id, BEGUN, number)
 
     def _next(self, sampler: str) -> optuna.Trial | None:
         """A trial to be given values by the sampler, or one that waits with its own; None when all are given out."""

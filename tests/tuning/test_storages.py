@@ -70,6 +70,28 @@ def test_in_a_database_a_silent_worker_loses_its_trial_and_learns_so(
     assert [(each.number, each.state) for each in workers[0].records()] == [(0, "complete"), (1, "running")]
 
 
+@pytest.mark.parametrize("fault", ["record_heartbeat", "set_trial_user_attr"])
+def test_in_a_database_a_worker_that_is_killed_before_its_first_heartbeat_loses_its_trial(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storages, "BEAT", 1)
+    monkeypatch.setattr(storages, "SILENCE", 1)
+    found = search("trials=1", f"storage=sqlite:///{tmp_path}/search.db")
+    killed, follower = (Trials(tmp_path, found) for _ in range(2))
+    monkeypatch.setattr(killed.storage, fault, kill)
+    with pytest.raises(KeyboardInterrupt):
+        killed.begin()
+    trial = follower.begin()
+    assert trial is not None
+    with trial.alive:
+        assert Trials(tmp_path, found).begin() is None  # a living worker has it
+    follower.end(trial, scores=[0.5])
+    assert [each.state for each in follower.records()] == ["complete"]
+
+
 def test_workers_share_a_search_through_a_server(tmp_path: Path, proxy: Server) -> None:
     workers = [Trials(tmp_path, search("trials=2", f"storage={proxy[1]}")) for _ in range(3)]
     trials = [worker.begin() for worker in workers]
