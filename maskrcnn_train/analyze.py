@@ -43,7 +43,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     split = _some_images(split, config.max_images, config.seed)
     loader = evaluation_loader(predictor.config, split, predictor.classes)
     folder = open_run_folder(config.output_dir, "analyze")
-    console = setup_logging(folder)
+    console = setup_logging(folder / "analyze.log")
     forecast = Forecast("analysis", slow_box_head(predictor.config))
     with Progress("analyze", log_every=20, console=console, forecast=forecast) as progress:
         tested = predictor.model, predictor.config, config, predictor.classes, loader.dataset.ground_truth()

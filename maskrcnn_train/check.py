@@ -71,7 +71,7 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
     asked, config = config, with_own_pixels(config)
     data = read_data(config)
     folder = open_run_folder(config.output_dir, "check")
-    console = setup_logging(folder)
+    console = setup_logging(folder / "check.log")
     for note in data.notes:
         logger.info("%s", note)
     findings = data.findings + [found for split in data.splits.values() for found in check_annotations(split)]

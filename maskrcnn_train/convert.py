@@ -28,7 +28,7 @@ def convert(config: ConvertConfig) -> Path:
 
     parts, classes, notes = read_parts(config.data, with_images=config.copy_images)
     folder = open_run_folder(config.output_dir, "convert")
-    setup_logging(folder)
+    setup_logging(folder / "convert.log")
     for note in notes:
         logger.info("%s", note)
     if unused := unused_table({name: part.skipped for name, part in parts.items()}):

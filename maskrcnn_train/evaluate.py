@@ -45,7 +45,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     if config.compare is not None:
         same_images(*[each.ground_truth for each in candidates])
     folder = open_run_folder(config.output_dir, "evaluate")
-    console = setup_logging(folder)
+    console = setup_logging(folder / "evaluate.log")
     if config.compare is not None:
         measure_alike(*candidates)
     scored = [score_candidate(each, path, console) for path, each in zip(paths, candidates, strict=True)]

@@ -75,7 +75,7 @@ def export(config: ExportConfig) -> Export:
         dataset = evaluation_loader(predictor.config, split, predictor.classes).dataset
         paths = paths or [Path(dataset.image_path(each)) for each in range(min(len(dataset.rows), config.num_images))]
     folder = open_run_folder(config.output_dir, "export")
-    setup_logging(folder)
+    setup_logging(folder / "export.log")
     done = Export(folder / FILES[config.format])
     runtime = write_model(predictor, done.path, config)
     logger.info("written: %s (%.1f MB)", done.path, done.path.stat().st_size / 1e6)

@@ -41,6 +41,7 @@ To continue, repeat the command with output_dir=FOLDER. To train without the dou
 
   python -m maskrcnn_train experiment=finetune data=roboflow data.root=DIR data.exclude=FOLDER/doubts.json
 """
+LOG_FILE = "labels.log"
 logger = logging.getLogger("maskrcnn_train")
 FAINT = 0.01  # score from which a detection says something about a label
 RESULTS = "predictions.json"  # of a fold, and of all together
@@ -95,11 +96,11 @@ def _judge_by_folds(config: LabelsConfig) -> tuple[Path, Judged]:
         run_dir = folder / f"fold_{number}"
         if not all((run_dir / name).is_file() for name in (RESULTS, SCORES_FILE)):
             (run_dir / SCORES_FILE).unlink(missing_ok=True)  # alone they would count as the end of the training
-            setup_logging(folder)
+            setup_logging(folder / LOG_FILE)
             logger.info("fold %d of %d: %d images to judge", number + 1, len(folds), len(splits.val))
             _train(replace(quiet, output_dir=str(run_dir)), replace(splits, notes=notes), folder)
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)  # large, and of no more use
-    setup_logging(folder)
+    setup_logging(folder / LOG_FILE)
     return folder, Judged(whole, classes, training, _score(training, whole, classes, folder, len(folds)))
 
 
@@ -160,7 +161,7 @@ def _judge_by_checkpoint(config: LabelsConfig, path: Path) -> tuple[Path, Judged
     predictor, split = on_split(predictor, config, num_workers=trainer.num_workers)
     candidate = candidate_of(predictor, evaluation_loader(predictor.config, split, predictor.classes))
     folder = open_run_folder(config.output_dir, "labels")
-    scored = score_candidate(candidate, str(path), setup_logging(folder))
+    scored = score_candidate(candidate, str(path), setup_logging(folder / LOG_FILE))
     return folder, Judged(split, predictor.classes, predictor.config, scored)
 
 

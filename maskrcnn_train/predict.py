@@ -51,7 +51,7 @@ def predict_images(config: PredictConfig) -> PredictionFiles:
     if video is not None and (channels := predictor.config.data.channels) != 3:
         raise UserError(f"images={config.images} is a video, in R G B; the model takes images of {channels} channels")
     folder = open_run_folder(config.output_dir, "predict")
-    console = setup_logging(folder)
+    console = setup_logging(folder / "predict.log")
     pictures = folder / ("pictures" if video is None else f"{video.path.stem}.mp4")
     total = len(found) if video is None else video.num_frames
     with ExitStack() as stack:

@@ -69,7 +69,7 @@ def split(config: SplitCommandConfig) -> SplitResult:
     if index.num_images < len(fractions):
         raise UserError(f"{index.source} has {index.num_images} images; they cannot be cut into {len(fractions)} parts")
     folder = open_run_folder(config.output_dir, "split")
-    setup_logging(folder)
+    setup_logging(folder / "split.log")
     for note in [*unused_notes(files), *choice_notes(index, config)]:
         logger.info("note: %s", note)
     is_kept = config.format == "coco" and len(files) == 1 and files[0].format == "coco"  # faulty annotations too

@@ -191,7 +191,7 @@ def test_the_printed_command_is_the_training_with_the_advice(tmp_path: Path) -> 
     assert typed.command is not None
     assert settings.command is not None
     assert "experiment=scratch" in typed.command
-    assert typed.command in (tmp_path / "typed/train.log").read_text()
+    assert typed.command in (tmp_path / "typed/check.log").read_text()
     expected = load_config([*given[:-1], *overrides_text(advice).split()])
     assert composed(typed.command) == composed(settings.command) == expected
 
@@ -204,7 +204,7 @@ def test_the_command_against_leaks_takes_them_away(tmp_path: Path) -> None:
     result = checked(tmp_path / "check", *overrides[1:-1], "data=roboflow",
                      f"data.root='{data.root}'", "data.split.fractions=[0.5,0.5]")  # fmt: skip
     (leak,) = [finding for finding in result.findings if finding.kind == "leak"]
-    assert f" {leak.fix}\n" in (tmp_path / "check/train.log").read_text()
+    assert f" {leak.fix}\n" in (tmp_path / "check/check.log").read_text()
     python, dash_m, command, *given = shlex.split(leak.fix.partition(": ")[2])
     assert (python, dash_m, command) == ("python", "-m", "maskrcnn_train.split")
     given = [*given, f"output_dir={tmp_path}/split", "workers=1"]

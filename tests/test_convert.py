@@ -86,7 +86,7 @@ def test_images_that_a_format_does_not_find_by_their_ending_are_told(
 ) -> None:
     content = small_coco(2)
     content["images"][1]["file_name"] = "2.gif"
-    log = converted(roboflow(tmp_path / "data", content), tmp_path / "out", f"format={format_}") / "train.log"
+    log = converted(roboflow(tmp_path / "data", content), tmp_path / "out", f"format={format_}") / "convert.log"
     assert ("2 images cannot be found" in log.read_text()) is is_told  # one of train, one of val
 
 
@@ -103,7 +103,7 @@ def test_boxes_that_cross_the_border_are_filled_inside_the_image(format_: str, t
 
 
 def test_crowd_regions_that_a_format_has_not_are_counted(source: Path, tmp_path: Path) -> None:
-    log = (converted(source, tmp_path / "out", "format=cvat") / "train.log").read_text()
+    log = (converted(source, tmp_path / "out", "format=cvat") / "convert.log").read_text()
     assert "1 crowd regions were left out: only COCO has them" in log
     parts, _ = parts_of("auto", converted(source, tmp_path / "coco", "format=coco"))
     assert parts["train"].index.crowd.sum() == 1
@@ -178,7 +178,7 @@ def test_missing_images_are_told_as_in_a_training(source: Path, tmp_path: Path) 
         converted(source, tmp_path / "out", *given)
     assert not (tmp_path / "out").exists()
     folder = converted(source, tmp_path / "skip", *given, "data.on_bad_image=skip")
-    assert "image file missing" in (folder / "train.log").read_text()
+    assert "image file missing" in (folder / "convert.log").read_text()
     assert [len(list(folder.rglob(kind))) for kind in ("*.png", "labels/*/*.txt")] == [3, 3]
     folder = converted(source, tmp_path / "labels", *given, "copy_images=false", "data.train.images=nowhere")
     assert len(list(folder.rglob("labels/*/*.txt"))) == 4

@@ -16,6 +16,7 @@ from small_coco import annotation, roboflow, small_coco, write_images
 
 from maskrcnn_train.data.splits.grouping import group_by_field
 from maskrcnn_train.data.splits.splitting import read_splits
+from maskrcnn_train.engine.run_folder import find_run
 from maskrcnn_train.settings.command_rules import check_split_rules
 from maskrcnn_train.settings.command_schema import SplitCommandConfig
 from maskrcnn_train.settings.compose import load_command_config, load_config
@@ -269,8 +270,10 @@ def test_only_the_chosen_classes_need_alike_shares(tmp_path: Path) -> None:
     parts = contents(result)
     assert [sum(each["category_id"] == 2 for each in part["annotations"]) for part in parts.values()] == [2, 2]
     assert sum(len(part["annotations"]) for part in parts.values()) == 40
-    log = (result.folder / "train.log").read_text()
+    log = (result.folder / "split.log").read_text()
     assert "annotations of a (36) are left out" in log
+    training = load_config([f"output_dir={result.folder}", "resume=auto"])
+    assert find_run(training, tmp_path) is None  # it is no run that a training could go on with
     with pytest.raises(UserError, match="classes names c, a class that"):
         cut(path, "classes=[c]", to="other")
 

@@ -58,7 +58,7 @@ class Run:
         about = {"config": asdict(config), "classes": classes.to_plain()}
         self.checkpoints = Checkpoints(folder / "checkpoints", about=about, enabled=world.is_main)
         self.failed_steps = FailedSteps(folder / "autopsy", about=about, trainer=config.trainer, rank=world.rank)
-        self._console: Console = setup_logging(folder, enabled=world.is_main)
+        self._console: Console = setup_logging(folder / LOG_FILE, enabled=world.is_main)
 
     @classmethod
     @contextmanager

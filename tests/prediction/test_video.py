@@ -77,7 +77,7 @@ def test_a_video_without_pictures_gives_results_only(checkpoint: Path, clip: Pat
         "predictions.json",
         "images.json",
         "classes.json",
-        "train.log",
+        "predict.log",
     }
 
 

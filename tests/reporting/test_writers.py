@@ -95,7 +95,7 @@ def test_a_full_disk_is_raised_and_not_printed_by_the_thread_that_writes_events(
 
 def test_progress_logs_plain_lines_off_a_terminal_and_to_the_file(tmp_path):
     stream = io.StringIO()
-    console = setup_logging(tmp_path, console=Console(file=stream))
+    console = setup_logging(tmp_path / "train.log", console=Console(file=stream))
     with Progress("train", log_every=10, console=console) as progress:
         for step in range(1, 21):
             progress.update(step, 20, {"loss": 1.23456, "data wait": "3%"})
@@ -135,8 +135,8 @@ def test_what_takes_long_is_said_once_when_its_speed_is_known(monkeypatch, secon
 
 def test_other_ranks_are_silent_and_logging_again_replaces_the_handlers(tmp_path):
     first, second = io.StringIO(), io.StringIO()
-    setup_logging(tmp_path / "a", console=Console(file=first))
-    setup_logging(tmp_path / "b", console=Console(file=second), enabled=False)
+    setup_logging(tmp_path / "a/train.log", console=Console(file=first))
+    setup_logging(tmp_path / "b/train.log", console=Console(file=second), enabled=False)
     logging.getLogger("maskrcnn_train").info("hello")
     logging.getLogger("maskrcnn_train").warning("mind")
     assert (first.getvalue(), second.getvalue()) == ("", "")
@@ -172,7 +172,7 @@ def test_a_full_disk_ends_the_log_with_one_line_and_nothing_else(
 ) -> None:
     (tmp_path / "train.log").symlink_to("/dev/full")
     said = io.StringIO()
-    setup_logging(tmp_path, console=Console(file=said, width=200))
+    setup_logging(tmp_path / "train.log", console=Console(file=said, width=200))
     for word in ("one", "two", "three"):
         logging.getLogger("maskrcnn_train").info(word)
     close_logging()

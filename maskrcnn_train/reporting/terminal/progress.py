@@ -1,4 +1,4 @@
-"""What a person sees while it runs: a progress bar on a terminal, plain lines elsewhere, and train.log."""
+"""What a person sees while it runs: a progress bar on a terminal, plain lines elsewhere, and a log file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SETTLED = 5.0  # seconds after which a speed is worth telling
 LONG = 60.0  # seconds of work about which a person is told before
 
 
-def setup_logging(run_dir: Path | None = None, *, console: Console | None = None, enabled: bool = True) -> Console:
-    """Send the project's log to the console and, with a run folder, to its train.log; returns the console.
+def setup_logging(log: Path | None = None, *, console: Console | None = None, enabled: bool = True) -> Console:
+    """Send the project's messages to the console and, if given, to the file `log`; returns the console.
 
     Pass the console on to `Progress`, so that lines and the bar don't write over each other. Calling it
     again, as each job of a sweep does, replaces the handlers of the job before.
@@ -36,9 +36,9 @@ def setup_logging(run_dir: Path | None = None, *, console: Console | None = None
         logger.addHandler(logging.NullHandler())
         return console
     logger.addHandler(_console_handler(console))
-    if run_dir is not None:
-        Path(run_dir).mkdir(parents=True, exist_ok=True)
-        file_handler = _LogFile(Path(run_dir) / "train.log", encoding="utf-8", errors="backslashreplace")
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file_handler = _LogFile(log, encoding="utf-8", errors="backslashreplace")
         file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file_handler)
     return console
@@ -71,7 +71,7 @@ class _LogFile(logging.FileHandler):
         logging.getLogger(LOGGER).removeHandler(self)
         with suppress(OSError):  # the same one
             self.close()
-        logging.getLogger(LOGGER).warning("no line more fits into train.log: %s", error)
+        logging.getLogger(LOGGER).warning("no line more fits into %s: %s", Path(self.baseFilename).name, error)
 
 
 class _PlainFormatter(logging.Formatter):
