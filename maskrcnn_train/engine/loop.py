@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -149,6 +148,7 @@ def _train_on(
     else:
         run.failed_steps.in_a_row = 0
         meter.add(losses, norm, sum(len(targets) for _, targets in batches))
+    state.update_average()  # after a step that was skipped too: it makes up for those before
 
 
 def take_step(
@@ -169,8 +169,6 @@ def take_step(
         raise
     state.half_step = True
     apply_gradients(optimizer, scaler, norm=norm, clip_norm=trainer.clip_norm)
-    if state.ema is not None and math.isfinite(norm_value):  # else the scaler of fp16 has skipped the step
-        state.ema.update(distributed.unwrap(model), step)
     return values, norm_value
 
 

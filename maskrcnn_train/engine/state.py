@@ -109,6 +109,12 @@ class TrainingState:
     position: Position
     half_step: bool = False
 
+    def update_average(self) -> None:
+        """Let the average follow the weights that this step leaves."""
+        if self.ema is not None:
+            self.half_step = True
+            self.ema.update(unwrap(self.model), self.position.step)
+
     def count_step(self, batches: int, batches_per_epoch: int) -> bool:
         """The step is whole; returns whether it ended a pass over the data."""
         self.position.step += 1

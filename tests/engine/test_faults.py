@@ -139,6 +139,17 @@ def test_skipping_leaves_the_weights_and_goes_on(
     assert len(list((tmp_path / "run/autopsy").iterdir())) == 2
 
 
+def test_the_average_follows_the_weights_over_a_skipped_step(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The fifth step, of every fourth at which it does, is skipped: the average is not two times as far behind."""
+    spoil_batches(monkeypatch, blow_up_a_box, steps=(4,))
+    train(tiny("trainer.on_nonfinite=skip", "trainer.max_steps=5", "trainer.ema=1e-9"))
+    state = read_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    assert state["position"]["skipped_steps"] == 1
+    assert all(torch.equal(each, state["ema"][name]) for name, each in state["model"].items())
+
+
 def test_a_fault_that_comes_back_does_not_fill_the_disk(
     tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
