@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -157,7 +157,11 @@ def _resume(state: TrainingState, run: Run, plan: Plan, world: World) -> dict[st
     """
     content, trouble = distributed.broadcast(run.checkpoints.load_last() if world.is_main else None, world)
     check_classes(run.classes, content["classes"])
-    restore(state, content)
+    restore(state, content, asdict(run.config))
+    if (began := content["config"]["weights"]["source"]) != (source := run.config.weights.source):
+        logger.warning(
+            "weights=%s has no effect: the run goes on from its checkpoint (it began with weights=%s)", source, began
+        )
     if trouble:
         logger.warning("%s; going on from the checkpoint before it", trouble)
     logger.info("resumed %s at step %d", run.folder, state.position.step)

@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-from maskrcnn_train.settings.compose import conf_dir, load_command_config
+from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.presets import conf_dir
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -33,7 +33,7 @@ from worked_example import SMALL, example_folder
 from maskrcnn_train.cli.command import RETRY
 from maskrcnn_train.cli.sweep import jobs_of
 from maskrcnn_train.prediction.video import VideoWriter
-from maskrcnn_train.settings.compose import _schema_keys
+from maskrcnn_train.settings.names import schema_keys
 from maskrcnn_train.settings.presets import groups
 
 DOCUMENTED = documented()
@@ -78,7 +78,7 @@ def test_every_command_line_of_the_docs_is_found() -> None:
 
 @every_page
 def test_every_key_that_a_page_names_exists(page: Path) -> None:
-    keys = {key for name in COMMANDS for key in _schema_keys(declared(name).schema)}
+    keys = {key for name in COMMANDS for key in schema_keys(declared(name).schema)}
     keys.add(RETRY)
     sections = {key.split(".")[0] for key in keys if "." in key}
     options = groups()

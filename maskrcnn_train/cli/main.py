@@ -24,9 +24,8 @@ from maskrcnn_train.cli.command import (
 from maskrcnn_train.cli.help import help_page
 from maskrcnn_train.cli.sweep import run_sweep
 from maskrcnn_train.engine.signals import Interrupted
-from maskrcnn_train.settings.compose import Schema, load_command_config, overruled_presets
+from maskrcnn_train.settings.compose import Schema, beside_resumed, load_command_config
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
-from maskrcnn_train.settings.overrides import resumed_overrides
 
 USER_ERROR = 2  # exit code for the person's mistakes
 SIGPIPE = 13  # Windows has pipes that break, but no signal for it
@@ -109,9 +108,8 @@ def _dispatch(command: Command) -> None:
     elif arguments.multirun:
         run_sweep(command, arguments.overrides, arguments.config_dir)
     else:
-        saved, given = resumed_overrides(arguments.overrides), arguments.overrides
-        if saved:
-            command.warn(overruled_presets(command.name, command.schema, saved, given, arguments.config_dir))
-        config = command.compose([*saved, *given], arguments.config_dir)
+        overrides, warnings = beside_resumed(command.name, command.schema, arguments.overrides, arguments.config_dir)
+        command.warn(warnings)
+        config = command.compose(overrides, arguments.config_dir)
         refuse_missing_files(config)
         command.run(config)

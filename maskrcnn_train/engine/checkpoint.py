@@ -21,11 +21,18 @@ from maskrcnn_train.engine.state import Position, TrainingState
 from maskrcnn_train.files import write_json, written_aside
 from maskrcnn_train.model.weights.files import read_torch
 from maskrcnn_train.settings.errors import UserError, first_line
+from maskrcnn_train.settings.overrides import flat_settings, overrides_text
 from maskrcnn_train.structures.classes import ClassMap
 
 FORMAT = "maskrcnn_train/1"
 RESUMABLE = ("last.pt", "previous.pt")  # the newest first
 KEYS = ("config", "classes", "model")
+# the settings that decide about layers, and about what the optimizer keeps of each
+BUILDING = {f"{head}.{key}" for head in ("roi_head", "mask_head") for key in ("conv_dim", "num_convs", "num_fcs")}
+BUILDING |= {f"{head}.{key}" for head in ("roi_head", "mask_head") for key in ("fc_dim", "norm", "class_agnostic")}
+BUILDING |= {f"backbone.{key}" for key in ("name", "timm_name", "norm", "trainable_stages", "fpn_channels", "fpn_norm")}
+BUILDING |= {"rpn.num_convs", "rpn.anchors.aspect_ratios", "pooler.resolution", "mask_head.name", "data.channels"}
+BUILDING |= {"weights.source", "optimizer.name", "optimizer.norm_weight_decay"}
 RESUMED_KEYS = (*KEYS, "ema", "optimizer", "scaler", "position")
 
 
@@ -188,8 +195,11 @@ def check_classes(ours: ClassMap, saved: dict[str, Any]) -> None:
         )
 
 
-def restore(state: TrainingState, content: dict[str, Any]) -> None:
-    """Put a saved state into freshly built objects. Raises UserError when the model or optimizer differs."""
+def restore(state: TrainingState, content: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Put a saved state into freshly built objects. Raises UserError when the model or optimizer differs.
+
+    ours: the settings that these were built with, as plain data.
+    """
     try:
         unwrap(state.model).load_state_dict(content["model"])
         _load_optimizer(state.optimizer, content["optimizer"])
@@ -199,8 +209,16 @@ def restore(state: TrainingState, content: dict[str, Any]) -> None:
             state.ema.model.load_state_dict(content["ema"] or content["model"])
         state.position = Position(**content["position"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = _differing(content["config"], ours) or " ".join(str(error).split())[:300]
         raise UserError(f"the checkpoint does not fit the configured model or optimizer: {reason}") from error
+
+
+def _differing(saved: dict[str, Any], ours: dict[str, Any]) -> str:
+    """The settings of BUILDING that differ, in words."""
+    theirs, own = flat_settings(saved), flat_settings(ours)
+    changed = [key for key in own if key in BUILDING & theirs.keys() and own[key] != theirs[key]]
+    asked, there = (overrides_text({key: values[key] for key in changed}) for values in (own, theirs))
+    return f"{asked}, where the run has {there}" if changed else ""
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -5,17 +5,17 @@ Nothing outside this module works with a DictConfig. It never imports torch.
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from maskrcnn_train.settings.errors import UserError, first_line
 from maskrcnn_train.settings.idle import idle_keys
-from maskrcnn_train.settings.overrides import flat_settings, resumed_overrides
+from maskrcnn_train.settings.names import nearest, schema_keys
+from maskrcnn_train.settings.overrides import flat_settings, overrides_text, resumed_overrides
 from maskrcnn_train.settings.presets import compose_files, compose_overrides, conf_dir, groups
 from maskrcnn_train.settings.rules import check_model_rules, check_train_rules, check_values
 from maskrcnn_train.settings.schema import TrainConfig
@@ -37,8 +37,8 @@ def load_config(overrides: list[str] | None = None) -> TrainConfig:
     >>> load_config(["backbone=resnet18"]).backbone.name
     'resnet18'
     """
-    given = overrides or []
-    return load_command_config("train", TrainConfig, check_train_rules, [*resumed_overrides(given), *given])[0]
+    composed, _ = beside_resumed("train", TrainConfig, overrides or [])
+    return load_command_config("train", TrainConfig, check_train_rules, composed)[0]
 
 
 @functools.cache
@@ -114,9 +114,35 @@ def _overruled(composed: DictConfig, given: dict[str, str], options: dict[str, l
     return warnings
 
 
-def overruled_presets(
-    name: str, schema: type[Any], saved: list[str], given: list[str], config_dir: str | None
-) -> list[str]:
+def beside_resumed(
+    name: str, schema: type[Any], given: list[str], config_dir: str | None = None
+) -> tuple[list[str], list[str]]:
+    """With resume=PATH the run's own settings before those given; and warnings of presets. Raises UserError where
+    `experiment` or `weights` would change the run: its weights are its own, and of two mixtures neither is meant.
+    """
+    saved = resumed_overrides(given)
+    if saved is None:
+        return given, []
+    fixed = [text for text in given if text.split("=", 1)[0].split(".", 1)[0] in ("experiment", "weights")]
+    if fixed:
+        others = [text for text in given if text not in fixed]
+        both, without = (_flat(_compose(name, schema, [*saved, *each], config_dir)) for each in (given, others))
+        if changed := {key: value for key, value in both.items() if value != without.get(key)}:
+            shown = overrides_text(dict(list(changed.items())[:3])) + (" and more" if len(changed) > 3 else "")
+            raise UserError(
+                f"{' '.join(fixed)} beside resume= would change the run to {shown}; leave it out: the run goes on with "
+                "its own settings and weights, and KEY=VALUE changes single ones"
+            )
+    return [*saved, *given], _kept_by_run(name, schema, saved, given, config_dir)
+
+
+def _flat(composed: DictConfig) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    return flat_settings(cast(dict[str, Any], OmegaConf.to_container(composed)))
+
+
+def _kept_by_run(name: str, schema: type[Any], saved: list[str], given: list[str], config_dir: str | None) -> list[str]:
     """A warning for each preset that is given beside a run to resume, and does not change what the run itself set."""
     from omegaconf import OmegaConf
 
@@ -148,7 +174,7 @@ def config_from_plain(plain: dict[str, Any]) -> TrainConfig:
     from omegaconf import OmegaConf
 
     saved: Any = OmegaConf.create(plain)
-    if any(OmegaConf.select(saved, key, default=plain) is plain for key in _schema_keys(TrainConfig)):
+    if any(OmegaConf.select(saved, key, default=plain) is plain for key in schema_keys(TrainConfig)):
         saved = OmegaConf.merge(OmegaConf.create(asdict(default_config())), saved)
     return to_dataclass(saved, TrainConfig, check_model_rules)[0]
 
@@ -170,7 +196,7 @@ def to_dataclass(
         key, reason = str(error.full_key), first_line(error)
         message, group = f"{key}: {reason[:1].lower()}{reason[1:]}", key.replace(".", "/")
         if isinstance(error, ConfigKeyError):
-            message = f"{key} is not a setting{_nearest(key, _schema_keys(schema))}"
+            message = f"{key} is not a setting{nearest(key, schema_keys(schema))}"
         elif isinstance(error, MissingMandatoryValue):
             message = f"{key} is not set; give it on the command line: {key}=..."
         elif "is not a ListConfig" in reason:
@@ -209,7 +235,7 @@ def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, er
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    keys, options_of = _schema_keys(schema), groups(config_dir)
+    keys, options_of = schema_keys(schema), groups(config_dir)
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
@@ -225,12 +251,12 @@ def _explain(schema: type[Any], overrides: list[str], config_dir: str | None, er
             for value in map(str, given if isinstance(given, list) else [given] if given is not None else []):
                 if value not in options_of[key]:
                     options = ", ".join(options_of[key])
-                    return f"{key}={value} is not an option{_nearest(value, options_of[key])}; choose one of {options}"
+                    return f"{key}={value} is not an option{nearest(value, options_of[key])}; choose one of {options}"
             if f"Could not override '{key}'" in str(error):
                 hint = "" if key in groups() else f"; to add it, write +{text}"
                 return f"{key} is not a setting of this command{hint}"
         elif not override.is_add() and not key.startswith("hydra") and key not in keys:
-            return f"{key} is not a setting{_nearest(key, [*keys, *options_of])}"
+            return f"{key} is not a setting{nearest(key, [*keys, *options_of])}"
         group, _, inside = key.partition(".")
         may_be_none = type(None) in get_args(get_type_hints(schema).get(group))
         if inside and group in options_of and may_be_none and not any(t.startswith(f"{group}=") for t in overrides):
@@ -244,21 +270,3 @@ def _refuse_idle(schema: type[Any], overrides: list[str]) -> None:
     for key in (text.split("=", 1)[0] for text in overrides):
         if key in idle:
             raise UserError(f"{key} is a setting of the training and has no effect here; leave it out")
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    # the second: the right leaf under a wrong section, e.g. nms.post_train
-    matches = difflib.get_close_matches(name, names, n=1) or [
-        known for known in names if known.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]
-    ]
-    return f"; did you mean {matches[0]}?" if matches else ""
-
-
-def _schema_keys(schema: type[Any], prefix: str = "") -> list[str]:
-    """Every dotted key of a schema, including sections."""
-    found = []
-    for name, kind in get_type_hints(schema).items():
-        sections = filter(is_dataclass, (kind, *get_args(kind)))  # one that may be None is a union
-        inside = [key for each in sections for key in _schema_keys(cast(type[Any], each), f"{prefix}{name}.")]
-        found += [prefix + name, *inside]
-    return found

@@ -40,11 +40,11 @@ def saved_overrides(run: Path) -> list[str]:
     return overrides
 
 
-def resumed_overrides(overrides: list[str]) -> list[str]:
-    """With resume=PATH: the settings of that run, which need not be given again."""
+def resumed_overrides(overrides: list[str]) -> list[str] | None:
+    """With resume=PATH: the settings of that run, which need not be given again; else None."""
     paths = [plain_value(text) for text in overrides if text.startswith("resume=")]
     if not paths or paths[-1] in ("auto", None):
-        return []
+        return None
     return saved_overrides(run_of(Path(str(paths[-1]))))
 
 

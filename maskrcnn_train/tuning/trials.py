@@ -180,7 +180,7 @@ class Trials:
         return Trial(overrides, self.folder / str(number), alive, trial, self.search.metrics, reported)
 
     def _show_alive(self, trial_id: int, number: int) -> None:
-        """A first heartbeat, without which a database never takes a worker for dead; said, so that there is just one."""
+        """A first heartbeat, without which a database takes no worker for dead; noted, for there must be one only."""
         self.storage.record_heartbeat(trial_id)
         self.storage.set_trial_user_attr(trial_id, BEGUN, number)
 

@@ -20,6 +20,8 @@ from maskrcnn_train.engine.state import Position, TrainingState
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.errors import UserError
 
+CONFIG = asdict(load_config())
+
 
 def state(step: int = 0, device: torch.device | str = "cpu") -> TrainingState:
     torch.manual_seed(step)
@@ -32,7 +34,7 @@ def state(step: int = 0, device: torch.device | str = "cpu") -> TrainingState:
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Checkpoints:
-    about = {"config": asdict(load_config()), "classes": {"names": ["a"], "ids": [1]}}
+    about = {"config": CONFIG, "classes": {"names": ["a"], "ids": [1]}}
     return Checkpoints(tmp_path / "checkpoints", about=about)
 
 
@@ -40,7 +42,7 @@ def test_a_saved_state_is_restored_to_the_bit(checkpoints: Checkpoints) -> None:
     saved, fresh = state(7), state(1)
     checkpoints.save_last(saved)
     content, trouble = checkpoints.load_last()
-    restore(fresh, content)
+    restore(fresh, content, CONFIG)
     assert trouble is None
     assert fresh.position == saved.position
     assert torch.equal(fresh.model.weight, saved.model.weight)
@@ -109,7 +111,7 @@ def test_a_state_is_written_as_it_was_when_it_was_saved(
     saved.position.step = 8
     held_back.set()
     checkpoints.finish()
-    restore(fresh, checkpoints.load_last()[0])
+    restore(fresh, checkpoints.load_last()[0], CONFIG)
     assert fresh.position.step == 7
     assert torch.equal(fresh.model.weight, state(7, device).model.weight)
     momentum = [next(iter(one.optimizer.state.values()))["momentum_buffer"] for one in (fresh, state(7, device))]
@@ -173,7 +175,7 @@ def test_a_restored_optimizer_has_the_moments_of_the_file_and_the_settings_of_no
     checkpoints.save_last(state(7))
     fresh = state(1)
     fresh.optimizer.param_groups[0] |= {"momentum": 0.5, "weight_decay": 0.01}
-    restore(fresh, checkpoints.load_last()[0])
+    restore(fresh, checkpoints.load_last()[0], CONFIG)
     assert fresh.optimizer.param_groups[0]["momentum"] == 0.5
     assert fresh.optimizer.param_groups[0]["weight_decay"] == 0.01
     assert len(fresh.optimizer.state) == 2
@@ -184,7 +186,18 @@ def test_another_optimizer_is_named(checkpoints: Checkpoints) -> None:
     fresh = state(1)
     fresh.optimizer = torch.optim.AdamW(fresh.model.parameters())
     with pytest.raises(UserError, match="trained with another optimizer"):
-        restore(fresh, checkpoints.load_last()[0])
+        restore(fresh, checkpoints.load_last()[0], CONFIG)
+
+
+def test_the_settings_that_make_another_model_are_named(checkpoints: Checkpoints) -> None:
+    checkpoints.save_last(state(1))
+    wider = state(1)
+    wider.model = nn.Linear(3, 4)
+    ours = asdict(load_config(["roi_head.fc_dim=77", "roi_head.score_threshold=0.5", "optimizer.lr=1"]))
+    with pytest.raises(UserError, match=r"roi_head\.fc_dim=77, where the run has roi_head\.fc_dim=1024$"):
+        restore(wider, checkpoints.load_last()[0], ours)
+    with pytest.raises(UserError, match=r"does not fit .* size mismatch for weight"):
+        restore(wider, checkpoints.load_last()[0], CONFIG)
 
 
 def test_a_position_of_another_form_does_not_fit(checkpoints: Checkpoints) -> None:
@@ -192,7 +205,7 @@ def test_a_position_of_another_form_does_not_fit(checkpoints: Checkpoints) -> No
     content, _ = checkpoints.load_last()
     content["position"]["sheep"] = 3
     with pytest.raises(UserError, match=r"does not fit.*sheep"):
-        restore(state(1), content)
+        restore(state(1), content, CONFIG)
 
 
 def test_the_json_beside_says_what_a_checkpoint_is(checkpoints: Checkpoints) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from small_coco import roboflow, small_coco
-from tiny import TINY
+from tiny import TINY, untrained_checkpoint
 
 from maskrcnn_train import load_config, train
 from maskrcnn_train.engine import checkpoint, loop
@@ -174,6 +174,17 @@ def test_a_run_without_its_last_checkpoint_is_not_begun_again(
     with pytest.raises(UserError, match=r"has no last\.pt to go on from"):
         train(tiny("trainer.max_steps=2", f"resume={tmp_path / path}"))
     assert (tmp_path / "run/checkpoints/best.pt").read_bytes() == best
+
+
+def test_a_run_that_goes_on_says_that_it_takes_no_other_weights(
+    tiny: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    weights = f"weights.path={untrained_checkpoint(tmp_path, 'backbone.norm=batch')}"
+    settings = (weights, "resume=auto", "backbone.norm=batch", "backbone.trainable_stages=5")
+    for steps, source in ((1, "file"), (2, "none")):
+        train(tiny(f"trainer.max_steps={steps}", f"weights={source}", *settings))
+    log = (tmp_path / "run/train.log").read_text()
+    assert "weights=none has no effect: the run goes on from its checkpoint (it began with weights=file)" in log
 
 
 def test_a_run_does_not_go_on_with_other_classes(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from maskrcnn_train.engine.run_folder import find_run, open_run_folder
 from maskrcnn_train.files import write_text
-from maskrcnn_train.settings.compose import load_config, overruled_presets
+from maskrcnn_train.settings.compose import beside_resumed, load_config
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import overrides_of, resumed_overrides
 from maskrcnn_train.settings.schema import TrainConfig
@@ -68,18 +68,35 @@ def test_a_run_is_not_resumed_in_another_folder(tmp_path: Path) -> None:
         find_run(load_config([*given, f"output_dir={tmp_path}/other"]), tmp_path)
 
 
-def test_a_preset_that_a_resumed_run_overrules_is_told() -> None:
+def test_a_preset_that_a_resumed_run_overrules_is_told(tmp_path: Path) -> None:
     config = load_config(["schedule=cosine", "augmentation=strong", "optimizer=adamw", "schedule.warmup_steps=9"])
-    saved = overrides_of(config, load_config())
+    write_text(tmp_path / "overrides.yaml", yaml.safe_dump(overrides_of(config, load_config())))
 
     def told(*given: str) -> list[str]:
-        return overruled_presets("train", TrainConfig, saved, list(given), None)
+        return beside_resumed("train", TrainConfig, [f"resume={tmp_path}", *given])[1]
 
     assert told("optimizer=adamw", "schedule=cosine", "schedule.warmup_steps=9", "trainer.epochs=9") == []
     (warning,) = told("schedule=multistep")
     assert "beside schedule=multistep the run keeps its own values: schedule.name=cosine, schedule.warm" in warning
     (warning,) = told("augmentation=none", "augmentation.min_crop=1")
     assert "augmentation.rotation=5, augmentation.color_jitter=0.5; give" in warning
+
+
+def test_a_resumed_run_is_not_mixed_with_an_experiment_or_other_weights(tmp_path: Path) -> None:
+    given = ["experiment=finetune", "optimizer.lr=0.5"]
+    for name, overrides in (("usual", []), ("tuned", overrides_of(load_config(given), load_config()))):
+        write_text(tmp_path / name / "overrides.yaml", yaml.safe_dump(overrides))
+    usual, tuned = (f"resume={tmp_path / name}" for name in ("usual", "tuned"))
+    again = load_config([tuned, *given, "weights=coco", "trainer.epochs=30"])  # as a repeated command does
+    assert (again.optimizer.lr, again.trainer.epochs, again.weights.source) == (0.5, 30, "coco")
+    for run, other in (
+        (usual, "experiment=finetune"),
+        (tuned, "experiment=scratch"),
+        (usual, "weights=imagenet"),
+        (tuned, "weights.path=x.pt"),
+    ):
+        with pytest.raises(UserError, match=rf"{other} beside resume= would change the run to .*; leave it out"):
+            load_config([run, other])
 
 
 def test_overrides_rebuild_the_configuration() -> None:
@@ -102,6 +119,6 @@ def test_resuming_a_path_takes_the_settings_of_that_run_and_the_given_ones_on_to
     for resume in (f"resume={run}/checkpoints/last.pt", f"resume='{run}'"):
         config = load_config([resume, "trainer.epochs=9"])
         assert (config.seed, config.trainer.epochs) == (5, 9)
-    assert resumed_overrides(["resume=auto"]) == []
+    assert resumed_overrides(["resume=auto"]) is None
     with pytest.raises(UserError, match=r"goes on from its last\.pt; give resume=.*my run, or .* weights\.path=.*best"):
         resumed_overrides([f"resume={run}/checkpoints/best.pt"])
