@@ -29,7 +29,7 @@ from maskrcnn_train.engine.state import Position
 from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.reporting.runs import DATA_FILE, SCORES_FILE
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, MetricWriter
-from maskrcnn_train.reporting.terminal.progress import Progress, setup_logging
+from maskrcnn_train.reporting.terminal.progress import Progress, close_logging, setup_logging
 from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import overrides_of
@@ -73,7 +73,7 @@ class Run:
             folder = find_run(config, Path("runs/train")) or open_run_folder(config.output_dir, "train")
         folder = distributed.broadcast(folder, world)
         run = cls(folder, config, classes, world)
-        with held(folder, folder / LOCK_FILE) if world.is_main else nullcontext():
+        with run._leaving_no_trace(), held(folder, folder / LOCK_FILE) if world.is_main else nullcontext():
             if world.is_main:
                 for part in folder.rglob(".*.part"):  # what a killed process was writing
                     part.unlink(missing_ok=True)
@@ -83,6 +83,19 @@ class Run:
                     lost = f"resume={config.resume}: {run.checkpoints.folder} has no last.pt to go on from"
                     raise UserError(f"{lost}; to start from a best.pt: weights=file weights.path=FILE")
                 yield run
+
+    @contextmanager
+    def _leaving_no_trace(self) -> Iterator[None]:
+        """A mistake that shows before anything is written but the log, such as a wrong weights.path, leaves no folder:
+        the corrected command may take its name."""
+        try:
+            yield
+        except UserError:
+            if self.is_main and [path.name for path in self.folder.iterdir()] == [LOG_FILE]:
+                close_logging()
+                (self.folder / LOG_FILE).unlink()
+                self.folder.rmdir()
+            raise
 
     @contextmanager
     def _logging_end(self, world: World) -> Iterator[None]:

@@ -176,6 +176,17 @@ def test_a_run_without_its_last_checkpoint_is_not_begun_again(
     assert (tmp_path / "run/checkpoints/best.pt").read_bytes() == best
 
 
+@pytest.mark.parametrize("resume", ["null", "auto"])
+def test_a_mistake_that_shows_late_leaves_no_folder(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, resume: str
+) -> None:
+    wrong = (f"resume={resume}", "weights=file", f"weights.path={tmp_path / 'nowhere.pt'}")
+    with pytest.raises(UserError, match=r"nowhere\.pt does not exist"):
+        train(tiny(*wrong))
+    assert not (tmp_path / "run").exists()
+    train(tiny("trainer.max_steps=1"))
+
+
 def test_a_run_that_goes_on_says_that_it_takes_no_other_weights(
     tiny: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
