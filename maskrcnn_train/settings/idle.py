@@ -18,6 +18,7 @@ IDLE: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("schedule.gamma", "schedule.milestones", ([],)),
     ("schedule.final_factor", "schedule.name", ("multistep", "constant")),
     ("schedule.warmup_factor", "schedule.warmup_steps", (0,)),
+    ("schedule.warmup_steps", "schedule.warmup_factor", (1.0,)),
     ("roi_head.conv_dim", "roi_head.num_convs", (0,)),
     ("roi_head.fc_dim", "roi_head.num_fcs", (0,)),
     ("data.split.seed", "data.split.fractions", (None,)),

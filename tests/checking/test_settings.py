@@ -100,6 +100,15 @@ def test_a_setting_that_does_not_fit_the_data_is_found_and_answered(
     assert kind not in kinds([*settings, *change, *answers])
 
 
+def test_more_steps_than_the_epochs_have_are_told(settings: list[str]) -> None:
+    found = kinds([*settings, "trainer.epochs=2", "trainer.max_steps=37", "trainer.batch_size=4"])  # of 24 images
+    assert found["steps-unreached"].what == "trainer.max_steps=37 is not reached: trainer.epochs=2 has 12 steps"
+    assert found["steps-unreached"].fix == "trainer.epochs=7 to train that long"
+    for enough in ("trainer.epochs=7", "trainer.max_steps=12", "trainer.max_steps=null"):
+        changed = ["trainer.epochs=2", "trainer.max_steps=37", "trainer.batch_size=4", enough]
+        assert "steps-unreached" not in kinds([*settings, *changed])
+
+
 def test_anchors_are_not_advised_for_a_size_that_will_change(settings: list[str]) -> None:
     found = kinds(
         [

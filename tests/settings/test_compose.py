@@ -134,6 +134,7 @@ def test_a_mistake_is_one_clear_line(overrides: list[str], said: list[str]) -> N
         (["optimizer=adamw", "optimizer.momentum=0.9"], "optimizer.momentum has no effect with optimizer=adamw"),
         (["schedule=cosine", "schedule.milestones=[0.5]"], "schedule.milestones has no effect with schedule=cosine"),
         (["schedule.milestones=[]", "schedule.gamma=0.5"], "schedule.gamma has no effect with schedule.milestones=[]"),
+        (["schedule.warmup_steps=9", "schedule.warmup_factor=1"], "warmup_steps has no effect with schedule.warmup_fa"),
         (["schedule.final_factor=0.1"], "schedule.final_factor has no effect with schedule=multistep"),
         (
             ["roi_head.box_loss=giou", "numerics.roi_smooth_l1_beta=0"],
