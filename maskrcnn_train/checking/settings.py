@@ -86,7 +86,9 @@ def _steps(config: TrainConfig, num_images: int) -> Iterator[Finding]:
     an_epoch = math.ceil(max(num_images, 1) / (trainer.batch_size * trainer.accumulate))
     steps = an_epoch * trainer.epochs
     if trainer.max_steps is not None and trainer.max_steps > steps:
-        what = f"trainer.max_steps={trainer.max_steps} is not reached: trainer.epochs={trainer.epochs} has {steps} steps"
+        what = (
+            f"trainer.max_steps={trainer.max_steps} is not reached: trainer.epochs={trainer.epochs} has {steps} steps"
+        )
         fix = f"trainer.epochs={math.ceil(trainer.max_steps / an_epoch)} to train that long"
         yield Finding("advice", "steps-unreached", what, fix=fix)
     steps = min(steps, trainer.max_steps or steps)
