@@ -26,6 +26,8 @@ from maskrcnn_train.cli.sweep import run_sweep
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.settings.compose import Schema, beside_resumed, load_command_config
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
+from maskrcnn_train.settings.names import schema_keys
+from maskrcnn_train.settings.overrides import with_texts
 
 USER_ERROR = 2  # exit code for the person's mistakes
 SIGPIPE = 13  # Windows has pipes that break, but no signal for it
@@ -101,14 +103,15 @@ def _dispatch(command: Command) -> None:
         raise UserError(f"-m runs every combination of values; {command.name} takes them without it")
     if arguments.multirun and (arguments.cfg or arguments.info):
         raise UserError("-m trains; --cfg and --info print one configuration: leave -m out")
+    overrides = with_texts(arguments.overrides, schema_keys(command.schema, texts=True))
     if arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
         flags = [text for text in sys.argv[1:] if text not in arguments.overrides]
-        sys.argv = [sys.argv[0], *flags, *arguments.overrides]
+        sys.argv = [sys.argv[0], *flags, *overrides]
         hydra_main(command.name, command.run)
     elif arguments.multirun:
-        run_sweep(command, arguments.overrides, arguments.config_dir)
+        run_sweep(command, overrides, arguments.config_dir)
     else:
-        overrides, warnings = beside_resumed(command.name, command.schema, arguments.overrides, arguments.config_dir)
+        overrides, warnings = beside_resumed(command.name, command.schema, overrides, arguments.config_dir)
         command.warn(warnings)
         config = command.compose(overrides, arguments.config_dir)
         refuse_missing_files(config)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 from maskrcnn_train.settings.errors import UserError, first_line
 from maskrcnn_train.settings.idle import idle_keys
 from maskrcnn_train.settings.names import nearest, schema_keys
-from maskrcnn_train.settings.overrides import flat_settings, overrides_text, resumed_overrides
+from maskrcnn_train.settings.overrides import flat_settings, overrides_text, resumed_overrides, with_texts
 from maskrcnn_train.settings.presets import compose_files, compose_overrides, conf_dir, groups
 from maskrcnn_train.settings.rules import check_model_rules, check_train_rules, check_values
 from maskrcnn_train.settings.schema import TrainConfig
@@ -37,7 +37,8 @@ def load_config(overrides: list[str] | None = None) -> TrainConfig:
     >>> load_config(["backbone=resnet18"]).backbone.name
     'resnet18'
     """
-    composed, _ = beside_resumed("train", TrainConfig, overrides or [])
+    given = with_texts(overrides or [], schema_keys(TrainConfig, texts=True))
+    composed, _ = beside_resumed("train", TrainConfig, given)
     return load_command_config("train", TrainConfig, check_train_rules, composed)[0]
 
 

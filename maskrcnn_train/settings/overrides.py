@@ -1,8 +1,10 @@
 """Settings as text: overrides, `key=value` in Hydra's grammar, and YAML files of settings."""
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
@@ -91,6 +93,22 @@ def plain_value(override: str) -> Any:
     if parsed.is_sweep_override():
         raise UserError(f"{override} has several values; give one")
     return parsed.value()
+
+
+def with_texts(overrides: Sequence[str], keys: Container[str]) -> list[str]:
+    """The overrides, those of `keys`, which take a text, quoted where Hydra would read something else: the number
+    20261127 in output_dir=2026_11_27, nothing in checkpoint=runs/lr=0.1/last.pt. A leading ~ is the home folder."""
+    return [_with_text(text) if text.partition("=")[0] in keys else text for text in overrides]
+
+
+def _with_text(override: str) -> str:
+    key, _, value = override.partition("=")
+    if value in ("", "null") or set(value) & set(",'\"[]{}$\\") or re.match(r"\w+\(", value):
+        return override  # in Hydra's grammar: several values, a text in quotes, a function
+    with suppress(UserError):
+        if plain_value(override) == value:
+            return override
+    return f"{key}={quoted(os.path.expanduser(value))}"
 
 
 def override_value(value: Any) -> str:

@@ -193,6 +193,12 @@ def test_a_flag_or_key_that_is_not_ours_is_one_line_with_the_right_way(words: li
     assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
 
 
+@pytest.mark.parametrize("flags", [[], ["-m", "seed=0,1"]])
+def test_a_command_takes_a_path_as_it_is_written(flags: list[str]) -> None:
+    done, _ = run(*flags, "data.root=runs/lr=0.1", "rpn.nms.post_tran=5")
+    assert done.stderr == "error: rpn.nms.post_tran is not a setting; did you mean rpn.nms.post_train?\n"
+
+
 @pytest.mark.parametrize("arguments", [["rpn.nms.post_tran=5"], ["-m", "rpn.nms.post_train=500,0"]])
 def test_the_command_ends_with_code_2_and_no_traceback(arguments: list[str]) -> None:
     done, _ = run(*arguments)

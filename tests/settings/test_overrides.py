@@ -10,7 +10,7 @@ import yaml
 from maskrcnn_train.files import write_text
 from maskrcnn_train.settings.compose import load_command_config, load_config
 from maskrcnn_train.settings.errors import UserError
-from maskrcnn_train.settings.overrides import option_text, overrides_of, overrides_text, saved_overrides
+from maskrcnn_train.settings.overrides import option_text, overrides_of, overrides_text, quoted, saved_overrides
 from maskrcnn_train.settings.rules import check_train_rules
 from maskrcnn_train.settings.schema import TrainConfig
 
@@ -70,3 +70,19 @@ def test_a_file_that_holds_no_overrides_is_named(content: bytes, tmp_path: Path)
     (tmp_path / "overrides.yaml").write_bytes(content)
     with pytest.raises(UserError, match=r"overrides\.yaml is not a list of overrides"):
         saved_overrides(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", ["007", "2026_11_27", "1.10", "1e3", "true", "runs/lr=0.1/last.pt", "/data/site (1)/é", "a,b", "$HOME"]
+)
+def test_a_path_is_taken_as_it_is_written(path: str) -> None:
+    given = quoted(path) if "," in path else path
+    config = load_config([f"output_dir={given}", f"data.root={given}", f"data.train.images={given}"])
+    assert (config.output_dir, config.data.root, config.data.train.images) == (path, path, path)
+
+
+def test_other_values_are_what_hydra_reads() -> None:
+    config = load_config(["output_dir=null", "trainer.max_steps=1_000", "optimizer.lr=1e-3", "data.train.images=[a,b]"])
+    assert (config.output_dir, config.trainer.max_steps, config.optimizer.lr) == (None, 1000, 0.001)
+    assert config.data.train.images == ["a", "b"]
+    assert load_config(["data.root=~/photos"]).data.root == str(Path.home() / "photos")
