@@ -43,13 +43,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     paths = config.compare or [str(config.checkpoint or config.predictions)]
     candidates = [_open(config, path) for path in paths]
     if config.compare is not None:
-        same_images(*[each.ground_truth for each in candidates])
+        same_images(*[each.ground_truth for each in candidates])  # before the time is spent
     folder = open_run_folder(config.output_dir, "evaluate")
     console = setup_logging(folder / "evaluate.log")
     if config.compare is not None:
         measure_alike(*candidates)
     scored = [score_candidate(each, path, console) for path, each in zip(paths, candidates, strict=True)]
     if config.compare is not None:
+        same_images(*[each.ground_truth for each in scored])  # without those that either could not read
         _compare(scored, config, folder)
     else:
         write_scored(scored[0], config.evaluation, config.seed, folder)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib
 import io
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from maskrcnn_train.reporting.terminal.progress import close_logging
 from maskrcnn_train.settings.command_rules import check_evaluate_rules
 from maskrcnn_train.settings.command_schema import EvaluateConfig
 from maskrcnn_train.settings.compose import load_command_config
+from maskrcnn_train.settings.errors import UserError
 
 
 def test_a_checkpoint_scores_as_at_the_end_of_its_training(run_dir: Path, tmp_path: Path) -> None:
@@ -338,6 +341,24 @@ def test_two_checkpoints_are_compared_on_the_same_split(run_dir: Path, tmp_path:
     comparison = json.loads((tmp_path / "e/comparison.json").read_text())
     assert comparison["images"] == 4
     assert {each["verdict"] for each in comparison["scores"]} == {"not distinguishable"}
+
+
+def test_models_that_could_not_read_the_same_images_are_not_compared(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draws of the images are paired by their number: of other images they would be of nothing."""
+    checkpoint, scored = run_dir / "checkpoints/last.pt", []
+    module = importlib.import_module("maskrcnn_train.evaluate")
+    original = module.score_candidate
+
+    def without_one(*arguments: Any) -> Any:
+        scored.append(original(*arguments))
+        truth = scored[-1].ground_truth
+        return replace(scored[-1], ground_truth={**truth, "images": truth["images"][len(scored) - 1 :]})
+
+    monkeypatch.setattr(module, "score_candidate", without_one)
+    with pytest.raises(UserError, match=r"a is scored on 4 images .* b on 3"):
+        evaluated(f"compare=[{checkpoint},{checkpoint}]", "evaluation.bootstrap=100", folder=tmp_path / "e")
 
 
 def test_trainings_that_were_scored_in_different_ways_are_compared_by_one(

@@ -150,6 +150,14 @@ def test_other_mistakes_name_the_setting(tmp_path: Path) -> None:
         configured("run=x", "output=folder/")
 
 
+def test_results_with_a_damaged_box_are_one_line_on_the_page(run: Path) -> None:
+    results = json.loads((run / "predictions.json").read_text())
+    results[0]["bbox"] = [0, 0, 8]
+    (run / "predictions.json").write_text(json.dumps(results))
+    _, reason = report(configured(f"run={run}"))
+    assert "result 0 (image 1) has bbox [0, 0, 8]; it must be [x, y, width, height]" in reason
+
+
 def test_a_run_without_pictures_says_why(run: Path) -> None:
     (run / "predictions.json").unlink()
     shutil.rmtree(run / "pictures")

@@ -96,6 +96,8 @@ def _limits(config: Path) -> dict[str, list[float]]:
     section = settings.get("evaluation") if isinstance(settings, dict) else None
     known = isinstance(section, dict) and section.keys() >= LIMITS.keys()
     found: dict[str, list[float]] = fitted(LIMITS, section, f"{config}, evaluation") if known else {}
+    if found and len(found["size_limits"]) != 2:
+        raise UserError(f"{config}, evaluation, size_limits is not two numbers; make the file again or remove it")
     return found
 
 

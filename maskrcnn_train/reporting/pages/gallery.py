@@ -103,7 +103,7 @@ def build_gallery(scene: Scene, *, worst: int, best: int, size: int) -> Gallery:
     Raises UserError for results that do not belong to the ground truth.
     """
     truth, results = scene.ground_truth, scene.results
-    check_results(truth, results, [scene.kind])
+    check_results(truth, results, list(dict.fromkeys(["bbox", scene.kind])))
     threshold, grades = grade_images(truth, results, kind=scene.kind, max_detections=scene.max_detections)
     ranked = list(enumerate(sorted(grades, key=lambda each: (each.quality, -each.num_errors)), start=1))
     chosen = ranked

@@ -118,6 +118,14 @@ def test_a_report_says_with_the_runs_own_limits_what_its_scores_are(tmp_path, io
     assert ('<th scope="col">AP50</th>' in text) == (ious is None or 0.5 in ious)
 
 
+def test_limits_that_were_edited_are_one_line(tmp_path):
+    write_run(tmp_path / "run")
+    section = {"iou_thresholds": [0.5], "size_limits": [32]}
+    (tmp_path / "run/config.yaml").write_text(json.dumps({"evaluation": section}))
+    with pytest.raises(UserError, match="evaluation, size_limits is not two numbers"):
+        write_report(tmp_path / "run")
+
+
 def test_a_report_leaves_out_what_the_run_lacks(tmp_path):
     write_run(tmp_path / "run")
     text = write_report(tmp_path / "run").read_text()
