@@ -85,6 +85,8 @@ def without(content: dict[str, Any], *keys: Any) -> None:
         ("study/study.json", ("segm", "errors", "kinds", 0, "ap_gain"), "kinds, row 0 has no ap_gain"),
         ("study/study.json", ("bbox", "threshold"), "bbox has no threshold"),
         ("study/study.json", ("bbox", "class_names", 0), "one row of the confusion for each class"),
+        ("study/study.json", ("bbox", "confidence", 0, "f1", 0), "lists of all curves of a chart must be equally"),
+        ("study/study.json", ("segm", "precision_recall", 0, "recall", 0), "lists of all curves of a chart must be"),
         ("data.json", ("splits", "val", "images"), "splits, val has no images"),
         ("analysis/analysis.json", ("winners", "fast", "setting", "post_test"), "fast, setting has no post_test"),
         ("analysis/analysis.json", ("funnel", "rows", 0, "by"), "rows, row 0 has no by"),

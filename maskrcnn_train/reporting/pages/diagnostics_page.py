@@ -24,6 +24,9 @@ def _page(found: Diagnostics) -> dict[str, Any]:
         raise UserError(
             f"study.json, {found.kind}: there must be one row of the confusion for each class, and one more"
         )
+    for curves in (found.precision_recall, found.confidence):
+        if len({len(each) for curve in curves for each in vars(curve).values() if isinstance(each, list)}) > 1:
+            raise UserError(f"study.json, {found.kind}: the lists of all curves of a chart must be equally long")
     matrix, names = most_frequent(found)
     return {
         "word": KIND_WORDS[found.kind],
