@@ -24,10 +24,10 @@ small += ["data.min_size=64", "data.max_size=64"]
 target = {"boxes": torch.tensor([[8.0, 8.0, 40.0, 48.0]]), "labels": torch.tensor([1])}
 image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
 found = []
-for weight in sys.argv[1:]:
+for setting in sys.argv[1:]:
     torch.manual_seed(0)
     try:
-        losses = build_model(load_config([*small, weight]), 3).train()([image], [target])
+        losses = build_model(load_config([*small, setting]), 3).train()([image], [target])
     except UserError as refusal:
         found.append(str(refusal))
     else:
@@ -83,12 +83,11 @@ def test_a_key_that_is_added_as_the_page_says_changes_the_loss(tmp_path: Path) -
         text = (tmp_path / name).read_text()
         assert text.count(old) == 1, (name, old)
         (tmp_path / name).write_text(text.replace(old, new))
-    weights = ["rpn.loss_weight=1", "rpn.loss_weight=3", "rpn.loss_weight=-1"]
-    plain, weighted, refusal = losses(tmp_path, *weights)
+    shares = [f"roi_head.label_smoothing={share}" for share in (0, 1, 2)]
+    plain, smoothed, refusal = losses(tmp_path, *shares)
     for name, loss in plain.items():
-        factor = 3 if name in ("loss_objectness", "loss_rpn_box_reg") else 1
-        assert weighted[name] == pytest.approx(factor * loss, rel=1e-5), name
-    assert re.search(r"rpn\.loss_weight=-1(\.0)? is out of range; it must be at least 0", refusal)
+        assert (smoothed[name] == pytest.approx(loss, rel=1e-5)) == (name != "loss_classifier"), name
+    assert re.search(r"roi_head\.label_smoothing=2(\.0)? is out of range; it must be from 0 to 1", refusal)
 
 
 def test_the_hooks_are_the_checks_of_lint() -> None:
