@@ -41,8 +41,8 @@ def read_jobs(sweep_dir: Path) -> list[JobRecord]:
         if not text:
             continue  # just claimed
         try:
-            found.append(JobRecord(**json.loads(text)))
-        except (TypeError, json.JSONDecodeError):
+            found.append(JobRecord(**json.loads(text) | {"number": int(path.stem)}))
+        except (TypeError, ValueError):
             raise UserError(f"{path} is not the file of a job; remove it, and the job is repeated") from None
     return sorted(found, key=lambda job: job.number)
 

@@ -54,7 +54,8 @@ def _draws(folder: Path, score: str) -> list[float]:
 def _scoring(folder: Path) -> tuple[Any, list[str]]:
     """The validation split, and what AP is the mean of where that is not the default."""
     measures = [text for text in saved_overrides(folder) if text.startswith(MEASURES_GIVEN)]
-    return read_json(folder / DATA_FILE).get("splits", {}).get("val"), measures
+    splits = read_json(folder / DATA_FILE).get("splits")
+    return splits.get("val") if isinstance(splits, dict) else None, measures
 
 
 def over_seeds(settings: Mapping[str, dict[str, str]], scores: Mapping[str, float]) -> list[Repeated]:

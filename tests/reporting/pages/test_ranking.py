@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from maskrcnn_train.evaluation.diagnostics.bootstrap import difference
+from maskrcnn_train.reporting.jobs import JobRecord, read_jobs, save_job
 from maskrcnn_train.reporting.pages.ranking import against_best, over_seeds
 from maskrcnn_train.reporting.pages.sweep import write_sweep_report
+from maskrcnn_train.settings.errors import UserError
 
 
 def job(folder: Path, overrides: list[str], draws: list[float], *, images: int = 32) -> Path:
@@ -73,3 +75,17 @@ def test_the_page_says_which_jobs_are_as_good_as_the_best_and_gives_means(tmp_pa
     assert float(rows[2]["difference"]) == pytest.approx(-0.05)
     assert float(rows[2]["difference high"]) < 0
     assert rows[0]["difference"] == ""
+
+
+def test_files_of_jobs_that_were_edited_are_answered(tmp_path: Path) -> None:
+    for name in ("0", "1"):
+        job(tmp_path / name, [f"seed={name}"], noisy(0.5, int(name)))
+        save_job(tmp_path, JobRecord(int(name), {}, [f"seed={name}"], state="finished"))
+    record = tmp_path / "jobs/1.json"
+    record.write_text(record.read_text().replace('"number": 1', '"number": "one"'))
+    (tmp_path / "1/data.json").write_text('{"splits": []}')
+    write_sweep_report(tmp_path)
+    assert [each.number for each in read_jobs(tmp_path)] == [0, 1]
+    record.rename(tmp_path / "jobs/copy.json")
+    with pytest.raises(UserError, match=r"copy\.json is not the file of a job; remove it"):
+        write_sweep_report(tmp_path)
