@@ -99,6 +99,8 @@ def test_time_is_forecast_from_a_step_and_the_part_that_dominates_is_named(
         return next(took)
 
     monkeypatch.setattr(cost, "_seconds", seconds)
+    update, images = cost._seconds_of_update, ["augmentation.start_scale=0.6", "augmentation.full_size_from=1"]
+    monkeypatch.setattr(cost, "_seconds_of_update", lambda *of: 0.5 if update(*of) > 0 else 0.0)
     small = ["backbone=resnet18", "backbone.fpn_channels=32", "data.min_size=64", "data.max_size=64", "mask_head=none"]
     heavy = [
         "roi_head.conv_dim=64",
@@ -109,12 +111,13 @@ def test_time_is_forecast_from_a_step_and_the_part_that_dominates_is_named(
         "trainer.precision=fp32",
     ]
     data = [text for text in DataSet(tmp_path / "data").write() if text.startswith("data")]
-    result = checked(tmp_path / "check", *data, *small, *heavy, "timing=true", "decode=false")
+    result = checked(tmp_path / "check", *data, *small, *heavy, *images, "timing=true", "decode=false")
     plain = json.loads((tmp_path / "check/findings.json").read_text())["time"]
-    parts = {"backbone and FPN": 0.8, "ROI box head": 1.2}  # of two images, and no more than the step
-    assert (plain["step"], plain["parts"]) == (2.0, pytest.approx(parts))
+    parts = {"backbone and FPN": 0.8, "ROI box head": 1.2, "optimizer": 0.5}  # of two images, no more than the step
+    assert (plain["step"], plain["parts"]) == (2.5, pytest.approx(parts))
     assert plain["steps"] == 3 * -(-len(read_splits(load_config(data)).train) // 2)
-    assert plain["training"] == pytest.approx(plain["steps"] * plain["step"])
+    area = (1 - 0.6**3) / (3 * 0.4)  # the mean of the squares from 0.6 to 1
+    assert plain["training"] == pytest.approx(plain["steps"] * (2.5 - 0.8 * (1 - area)), rel=1e-3)
     assert (plain["image"], plain["its_box_head"]) == (0.8, 0.5)
     advice = {finding.kind: f"{finding.what}: {finding.fix}" for finding in result.findings}
     assert "roi_head.num_convs=4" in advice["time-box-head"]

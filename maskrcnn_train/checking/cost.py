@@ -11,15 +11,17 @@ from torch import Tensor
 
 from maskrcnn_train.checking.findings import Finding
 from maskrcnn_train.checking.objects import network_objects
+from maskrcnn_train.data.order import percent_of_size
 from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.data.tile_layout import epoch_length
 from maskrcnn_train.engine import precision
+from maskrcnn_train.engine.optimizer import build_optimizer, set_lr
 from maskrcnn_train.engine.plan import Plan
 from maskrcnn_train.engine.state import Position
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.prediction.cost import box_head_gflops
 from maskrcnn_train.reporting.terminal.progress import duration
-from maskrcnn_train.settings.schema import TrainConfig
+from maskrcnn_train.settings.schema import AugmentationConfig, TrainConfig
 from maskrcnn_train.structures.batch import Target, to_device
 
 DOMINATES = 0.4  # share of the time from which a part is worth a finding
@@ -28,7 +30,7 @@ MOST_OBJECTS = 50  # of the image that is timed
 
 @dataclass
 class TimeForecast:
-    """Seconds on this machine. step, training, evaluation: of one step, all steps, and one evaluation.
+    """Seconds on this machine. step, training, evaluation: of one step at full size, all steps, and one evaluation.
 
     parts: seconds of a step by part of the model. image: to detect on one image; its_box_head: of these, the ROI box
     head. steps: of the whole training.
@@ -63,6 +65,7 @@ def forecast_time(model: MaskRCNN, config: TrainConfig, train: Split, num_val: i
     with precision.autocast(trainer.precision, device):
         model.train()
         step = _seconds(lambda: losses().backward(), model)
+        update = _seconds_of_update(model, config)
         alone = {name: _seconds(lambda: part().backward(), model) for name, part in _parts(model, config, images)}  # noqa: B023
         model.eval()
         with torch.inference_mode():
@@ -71,17 +74,37 @@ def forecast_time(model: MaskRCNN, config: TrainConfig, train: Split, num_val: i
     # alone, the heads get as many proposals as a step draws at most: together the parts may take longer than a step
     shrunk = min(1.0, step / sum(alone.values()))
     per_step = trainer.batch_size * trainer.accumulate
+    parts = {name: seconds * shrunk * per_step for name, seconds in alone.items()}
+    whole = step * per_step + update
+    mean = whole - parts["backbone and FPN"] * (1 - _mean_area(config.augmentation))
     plan = Plan.of(trainer, math.ceil(epoch_length(train, config.data) / trainer.batch_size))
-    training = min(plan.steps(Position()) * step * per_step, plan.seconds or math.inf)
+    training = min(plan.steps(Position()) * mean, plan.seconds or math.inf)
     return TimeForecast(
-        step=step * per_step,
+        step=whole,
         training=training,
         evaluation=image * num_val,
-        parts={name: seconds * shrunk * per_step for name, seconds in alone.items()},
+        parts=parts | {"optimizer": update},
         image=image,
         its_box_head=min(its_box_head, image),
-        steps=round(training / (step * per_step)),
+        steps=round(training / mean),
     )
+
+
+def _seconds_of_update(model: MaskRCNN, config: TrainConfig) -> float:
+    """Of the optimizer's own work; the model has gradients, and keeps its weights."""
+    optimizer = build_optimizer(config.optimizer, model, images_per_step=1)
+    set_lr(optimizer, 0.0)
+    for _ in range(2):  # the first also makes the moments
+        began = time.perf_counter()
+        optimizer.step()
+        precision.wait_for(next(model.parameters()).device)
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+def _mean_area(section: AugmentationConfig) -> float:
+    """Of the images over the training, as a share of their full size: with augmentation.start_scale they grow."""
+    return float(np.mean([(percent_of_size(section, share) / 100) ** 2 for share in np.linspace(0, 1, 101)]))
 
 
 def _parts(model: MaskRCNN, config: TrainConfig, images: list[Tensor]) -> Iterator[tuple[str, Callable[[], Tensor]]]:

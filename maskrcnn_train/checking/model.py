@@ -1,6 +1,5 @@
 """Checks the model that the training would build: its initial weights, and the memory of a step."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,9 @@ def check_model(
         findings = [] if report is None else list(check_weights(report))
     except UserError as error:
         findings = [Finding("error", "weights", str(error))]
-    memory = forecast_memory(copy.deepcopy(model), config, largest_size(train, config))
+    with torch.device("meta"):
+        shapes = build_model(config, classes.num_classes, objects=classes.objects)
+    memory = forecast_memory(shapes, config, largest_size(train, config))
     findings += check_memory(memory, config)
     took = None
     try:
