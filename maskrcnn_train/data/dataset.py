@@ -147,7 +147,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target, tuple[int, int]]]):
             row, min_visible = int(self.rows[position]), 0.0
             size = index.size(row)
             geometry = transform.geometry(size, rng)
-            image = self.reader.read(self.split.images / index.file_name(row), expected=size, smallest=geometry.scaled)
+            # only training takes the faster way, which changes pixels a little: scores are of what `predict` sees
+            smallest = None if rng is None else geometry.scaled
+            image = self.reader.read(self.split.images / index.file_name(row), expected=size, smallest=smallest)
         else:  # a tile is cut out before it is resized, as `predict` does it
             row, min_visible = int(self.layout.rows[position]), self.layout.section.min_visible
             tile = self.layout.tile(position)

@@ -17,6 +17,7 @@ from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.loading import build_loaders
 from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.data.transforms import Transform
+from maskrcnn_train.prediction.pictures import prepare
 from maskrcnn_train.structures.batch import MaskCrops, Target
 
 AUGMENTED: dict[str, dict[str, Any]] = {
@@ -133,6 +134,17 @@ def test_a_mirrored_picture_is_the_picture_mirrored(tmp_path: Path, configure: C
     torch.testing.assert_close(mirrored[0], plain[0].flip(2))
     x1, y1, x2, y2 = plain[1]["boxes"].unbind(1)
     torch.testing.assert_close(mirrored[1]["boxes"], torch.stack([72 - x2, y1, 72 - x1, y2], dim=1))
+
+
+def test_a_large_jpeg_is_scored_as_predict_sees_it(tmp_path: Path, configure: Configure) -> None:
+    coco = mixed_coco()
+    coco["images"][0] |= {"file_name": "1.jpg", "width": 240, "height": 160}
+    roboflow(tmp_path / "data", coco)
+    own = dataset(tmp_path, configure)
+    seen = prepare(configure(), own.image_path(0)).pixels
+    assert seen is not None
+    assert torch.equal(own[0][0], seen)
+    assert not torch.equal(own[(0, 0)][0], seen)  # training has it decoded at half of its size, which is faster
 
 
 def test_augmentation_depends_on_seed_epoch_and_position_only(tmp_path: Path, configure: Configure) -> None:

@@ -86,6 +86,30 @@ def test_ids_that_agree_by_chance_do_not_hide_other_files(folder: Path, tmp_path
     assert scored(folder, "out/predictions.json", tmp_path / "out", "renumbered.json") == expected
 
 
+def test_classes_are_matched_by_name_where_the_ground_truth_has_them_all(
+    folder: Path, tmp_path: Path, warnings: list[str]
+) -> None:
+    expected = scored(folder, "by_id/predictions.json", tmp_path / "by_id")
+    truth = read(folder / "truth.json")
+    ids = [each["id"] for each in truth["categories"]]
+    moved = dict(zip(ids, ids[1:] + ids[:1], strict=True))
+    for each, key in [
+        *((each, "id") for each in truth["categories"]),
+        *((each, "category_id") for each in truth["annotations"]),
+    ]:
+        each[key] = moved[each[key]]
+    (tmp_path / "moved.json").write_text(json.dumps(truth))
+    assert scored(folder, "by_id/predictions.json", tmp_path / "a", str(tmp_path / "moved.json")) == expected
+    assert "classes are matched by name" in warnings[-1]
+
+    before, truth = len(warnings), read(folder / "truth.json")
+    truth["categories"][0]["name"] = "an ellipse"  # which `data.rename` made another class of
+    (tmp_path / "renamed.json").write_text(json.dumps(truth))
+    found = scored(folder, "by_id/predictions.json", tmp_path / "b", str(tmp_path / "renamed.json"))
+    assert found["bbox/AP"] == expected["bbox/AP"]
+    assert not any("by name" in each for each in warnings[before:])
+
+
 def test_a_file_that_the_ground_truth_lacks_or_has_twice_is_named(folder: Path, tmp_path: Path) -> None:
     truth = read(folder / "truth.json")
     truth["images"][1]["file_name"] = "in/c.png"
