@@ -72,14 +72,14 @@ def fit(
                 _train_on(batches, state, config, plan, world, run, meter)
                 epoch_ended = state.count_step(len(batches), len(loader))
                 position.seconds, signal = distributed.largest([time.perf_counter() - clock, stop.number or 0], world)
+                # due until it is done: whatever ends the process before, the next one evaluates first
+                position.evaluating = is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended)
                 run.after_step()
                 if position.step % trainer.log_every == 0 or plan.is_done(position):
                     _log(state, config, plan, run, meter, world)
-                evaluates = is_due(trainer.evaluate_every, trainer.interval_unit, position, epoch_ended)
                 if is_due(trainer.checkpoint_every, trainer.interval_unit, position, epoch_ended):
-                    position.evaluating = evaluates  # which a process that is killed in there has to repeat
                     run.checkpoints.save_last(state, wait=False)
-                if evaluates:
+                if position.evaluating:
                     metrics, evaluated_at = _evaluate(state, world, evaluate, run), position.step
                     (signal,) = distributed.largest([float(stop.number or 0)], world)
                     meter.restart()

@@ -30,6 +30,7 @@ from maskrcnn_train.engine.replay import replay
 from maskrcnn_train.engine.step import BadStep, OutOfMemory
 from maskrcnn_train.prediction.validation import Validation
 from maskrcnn_train.reporting.tensorboard import read_metrics
+from maskrcnn_train.reporting.terminal.progress import Progress
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import TrainConfig
 
@@ -264,6 +265,24 @@ def test_a_training_that_is_killed_in_an_evaluation_repeats_only_that(
         [line["step"] for line in read_metrics(run / "metrics.jsonl") if key in line] for key in ("segm/AP", "lr")
     )
     assert (scores, losses) == ([2, 3], [1, 2, 3])
+
+
+def test_an_error_between_a_step_and_its_evaluation_does_not_lose_the_evaluation(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = ("trainer.max_steps=3", "trainer.checkpoint_every=0", "trainer.evaluate_every=2", "resume=auto")
+
+    def fail(*_: object) -> None:
+        raise UserError("no space left")
+
+    monkeypatch.setattr(Progress, "update", fail)  # of the log
+    train_to_the_end = tiny(*settings, "trainer.log_every=2")
+    with pytest.raises(UserError, match="no space left"):
+        train(train_to_the_end)
+    monkeypatch.undo()
+    train(train_to_the_end)
+    found = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert [line["step"] for line in found if "segm/AP" in line] == [2, 3]
 
 
 @pytest.mark.parametrize(("fault", "said"), [(KeyError("a bug"), "a bug"), (UserError("a mistake"), "cannot write")])
