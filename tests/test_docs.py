@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -28,7 +29,7 @@ from documented import (
     quoted,
 )
 from PIL import Image
-from worked_example import SMALL, example_folder
+from worked_example import OTHER_FILES, SMALL, example_folder
 
 from maskrcnn_train.cli.command import RETRY
 from maskrcnn_train.cli.sweep import jobs_of
@@ -202,7 +203,7 @@ def test_a_cheap_command_of_the_docs_runs(command: Command, tmp_path: Path, monk
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data in every layout, and runs named RUN, A and B."""
+    """A folder with data in every layout, runs named RUN, A and B, and an analysis of RUN."""
     folder = tmp_path_factory.mktemp("docs")
     example_folder(folder)
     with pytest.MonkeyPatch.context() as patched:
@@ -211,6 +212,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(first, patched, SMALL["train"])
         for name in ("A", "B"):
             (folder / name).symlink_to("RUN")
+        run(Command("convert", ("data=roboflow", "data.root=FOLDER", "format=cvat", "output_dir=CVAT")), patched)
+        run(
+            Command("analyze", ("checkpoint=RUN/checkpoints/best.pt", "output_dir=ANALYSIS")), patched, SMALL["analyze"]
+        )
     return folder
 
 
@@ -226,7 +231,12 @@ def test_a_long_command_of_the_docs_runs(command: Command, trained: Path, monkey
             writer.add(Image.new("RGB", (64, 64)))
     if command.config_dir is not None:
         make_options(command, trained / command.config_dir, groups())
+    if "hydra/launcher=submitit_slurm" in command.overrides and shutil.which("srun") is None:
+        pytest.skip("needs SLURM")
+    if "hydra/launcher=ray" in command.overrides:
+        pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs hydra-ray-launcher")
     extra = list(SMALL.get(command.name, []))
+    extra += [text for word in command.overrides for text in OTHER_FILES.get(word, [])]
     if any(text.startswith("weights.path=") for text in command.overrides):
         extra.append("weights.path=null")
     if any(text.startswith("tta.scales=") for text in command.overrides):

@@ -18,6 +18,7 @@ DATA = [
     "data.max_size=64",
     "augmentation.min_sizes=null",
     "weights.source=none",
+    "backbone.norm=auto",
     "backbone.norm_eps=1e-5",
 ]
 SHAPES = [f"data.shapes.{key}" for key in ("num_train=4", "num_val=2", "num_test=2", "image_size=64")]
@@ -37,8 +38,22 @@ SMALL = {
     "labels": [*MODEL, *DATA, *SHAPES, *TRAINER, "folds=2"],
     "check": [*MODEL, *DATA, *SHAPES, "workers=1"],
     "evaluate": ["num_workers=0", "evaluation.bootstrap=100", "evaluation.batch_size=8"],
-    "export": ["num_images=1", "evaluation.study=false"],
+    "export": ["num_images=1"],
     "analyze": ["num_workers=0", "budgets.most=4", "budgets.timed_images=1"],
+}
+
+# by a word of a command: the files of the example that stand for those it names
+OTHER_FILES = {
+    "data=cvat": ["data.root=CVAT"],
+    "data.val.annotations=val.json": [
+        "data.train.annotations=[FILE.json,all.json]",
+        "data.train.images=[DIR,FOLDER]",
+        "data.val.annotations=FILE.json",
+        "data.val.images=DIR",
+    ],
+    "compare=[SEARCH/0/checkpoints/last.pt,SEARCH/7/checkpoints/last.pt]": [
+        "compare=[A/checkpoints/last.pt,B/checkpoints/last.pt]"
+    ],
 }
 
 
