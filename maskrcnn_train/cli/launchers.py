@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import threading
 import time
@@ -41,6 +42,7 @@ class Launcher:
             yield
             return
         if self.name == "joblib":
+            multiprocessing.set_start_method(None, force=True)  # joblib's own starts no process that loads images
             end_with_parent(os.getppid())
         if self.free_gpus is not None and GPU not in os.environ:
             gpu = self.free_gpus.get()

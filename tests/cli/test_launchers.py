@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -120,6 +121,21 @@ def test_two_jobs_on_one_gpu_are_refused(
     no_plugin_needed(["0", "1"])
     with pytest.raises(UserError, match=complaint), launcher_of(given, ["auto"]):
         pass
+
+
+def start_process(launcher: launchers.Launcher, log: Path) -> int | None:
+    with launcher.place(log):
+        process = multiprocessing.Process(target=print)
+        process.start()
+        process.join()
+        return process.exitcode
+
+
+def test_a_job_of_joblib_can_start_processes_that_load_images(tmp_path: Path) -> None:
+    joblib = pytest.importorskip("joblib", reason="needs joblib, of the extra sweep")
+    job = joblib.delayed(start_process)(launchers.Launcher("joblib", []), tmp_path / "0.log")
+    assert joblib.Parallel(n_jobs=2)([job, job]) == [0, 0]
+    joblib.externals.loky.get_reusable_executor().shutdown()
 
 
 def own_gpu(launcher: launchers.Launcher, log: Path) -> tuple[int, str]:
