@@ -148,13 +148,36 @@ def start_worker(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
         signal.signal(signal.SIGURG, lambda *_: signal.alarm(GRACE_SECONDS))
         signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    atexit.register(os._exit, 0)  # a spawned process would take torch apart, in more seconds than it has
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End within a second of the main process, whose terminal this one holds; torch looks every five."""
-    while os.getppid() == parent:
+@contextmanager
+def _holding_ctrl_c() -> Iterator[None]:
+    """Keep SIGINT from processes that start inside until their `start_worker`: some import torch first, for seconds.
+
+    The other threads of this process get it as ever.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    """End within a second of the main process, whose terminal this one holds; torch looks every five.
+
+    And at the wrong one where a fork server stands between: a worker's parent is then another than the main process.
+    """
+    parent, above = multiprocessing.parent_process(), os.getppid()
+    assert parent is not None
+    while parent.is_alive() and os.getppid() == above:  # a fork's sentinel stays open in later forks
         time.sleep(1)
     os._exit(0)
 
@@ -218,7 +241,9 @@ class DetectionLoader(DataLoader[Any]):
         if self.num_workers > 0:
             _require_shared_memory()
         with naming_lost_workers():
-            for batch in super().__iter__():
+            with _holding_ctrl_c():
+                batches = super().__iter__()
+            for batch in batches:
                 if isinstance(batch, UserError):
                     raise batch
                 for fault in batch.faults if isinstance(batch, PackedBatch) else batch:

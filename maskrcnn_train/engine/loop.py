@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from maskrcnn_train.data.loading import LostWorker, naming_lost_workers
 from maskrcnn_train.data.order import percent_of_size
 from maskrcnn_train.engine import distributed
 from maskrcnn_train.engine.distributed import World
@@ -61,7 +62,7 @@ def fit(
     clock = time.perf_counter() - position.seconds
     evaluated_at, metrics, meter = -1, dict[str, float](), Meter()
 
-    with _saving_first(state, run, world):
+    with _saving_first(state, run, world, stop):
         if position.evaluating:
             metrics, evaluated_at = _evaluate(state, world, evaluate, run), position.step
         while not plan.is_done(position):
@@ -99,18 +100,21 @@ def _percent_of_size(batch: int, position: Position, plan: Plan, config: TrainCo
 
 
 @contextmanager
-def _saving_first(state: TrainingState, run: Run, world: World) -> Iterator[None]:
+def _saving_first(state: TrainingState, run: Run, world: World, stop: StopRequest) -> Iterator[None]:
     """Save the state before an error or a signal goes on, of this rank or another. Not so where a step is half taken,
     or fails for its numbers: the weights themselves may be the cause.
 
-    However the training ends, the file that is being written becomes whole first.
+    Raises Interrupted for a signal that has ended the loading processes too, which were starting. However the training
+    ends, the file that is being written becomes whole first.
     """
     try:
-        with distributed.naming_lost_peers(world):
+        with distributed.naming_lost_peers(world), naming_lost_workers():
             yield
     except (Exception, Interrupted) as error:
         if not state.half_step and not isinstance(error, BadStep):
             _save_before(error, state, run)
+        if isinstance(error, LostWorker):
+            stop.check()
         raise
     finally:
         run.checkpoints.finish()
