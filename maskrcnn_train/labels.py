@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ from maskrcnn_train.labelling.folds import FOLDS_FILE, cut_folds, readable, reme
 from maskrcnn_train.prediction.memory import advising_on_memory
 from maskrcnn_train.settings.command_rules import check_labels_rules
 from maskrcnn_train.settings.command_schema import LabelsConfig, training_of
-from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.overrides import quoted
 
 if TYPE_CHECKING:
@@ -218,8 +216,6 @@ def _say(entries: list[dict[str, Any]], folder: Path) -> None:
 
 
 def run(config: LabelsConfig) -> float:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("labels needs no torchrun; its trainings run one after the other")
     with advising_on_memory("lower trainer.batch_size, evaluation.batch_size, trainer.num_workers or data.max_size"):
         metrics = find_doubtful_labels(config).metrics
     return metrics["segm/AP" if "segm/AP" in metrics else "bbox/AP"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import time
 from dataclasses import dataclass, replace
@@ -189,8 +188,6 @@ def _next_steps(folder: Path, records: list[TrialRecord], metric: str) -> str:
 def run(search: Search) -> None:
     from maskrcnn_train.data.splits.splitting import read_splits
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("a search needs no torchrun; start the command several times with one output_dir instead")
     try:
         from maskrcnn_train.tuning.methods import check_sampler
     except ImportError:

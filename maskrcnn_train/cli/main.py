@@ -99,6 +99,8 @@ def _dispatch(command: Command) -> None:
     arguments = read_arguments(sys.argv[1:])
     if arguments.config_name or arguments.config_path:
         raise UserError("--config-name and --config-path are fixed; give --config-dir=FOLDER experiment=FILE")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (command.name != "train" or arguments.multirun):
+        raise UserError("torchrun is for a single training; everything else runs in one process: start it with python")
     if arguments.multirun and not sweeps:
         raise UserError(f"-m runs every combination of values; {command.name} takes them without it")
     if arguments.multirun and (arguments.cfg or arguments.info):

@@ -108,6 +108,18 @@ def test_warnings_of_a_sweep_come_once(
     ]
 
 
+@pytest.mark.parametrize("words", ["predict checkpoint=a.pt images=b", "train -m seed=0,1"])
+def test_only_a_single_training_has_several_processes(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("sys.argv", words.split())
+    with pytest.raises(SystemExit, match="2"):
+        run_command(words.split()[0], TrainConfig, check_train_rules, pytest.fail, "help")
+    assert capsys.readouterr().err.startswith("error: torchrun is for a single training; everything else runs in one")
+
+
 WRONG_PATHS = {  # a command line and what it says
     "__main__ data=coco data.root=gone": "gone does not exist; set data.root",
     "__main__ weights=file weights.path=gone.pt": "weights.path=gone.pt does not exist",
