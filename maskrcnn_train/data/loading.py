@@ -7,8 +7,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.order import EpochBatchSampler
 from maskrcnn_train.data.packing import PackedBatch, pack
 from maskrcnn_train.data.pixels import build_reader
+from maskrcnn_train.data.processes import follow_main, holding_ctrl_c
 from maskrcnn_train.data.splits.splitting import Split, Splits, read_splits
 from maskrcnn_train.data.transforms import build_transform
 from maskrcnn_train.settings.errors import LOST_WORKER, UserError, is_lost_worker
@@ -141,45 +140,15 @@ def start_worker(worker: int) -> None:
 
     Terminals, `timeout` and SLURM signal every process of a group; the main one still needs its workers to end a step.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_main()
     if hasattr(signal, "SIGALRM"):  # Windows sends none of these; there torch alone ends its workers
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
         signal.signal(signal.SIGURG, lambda *_: signal.alarm(GRACE_SECONDS))
         signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     torch.set_num_threads(1)
     atexit.register(os._exit, 0)  # a spawned process would take torch apart, in more seconds than it has
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-@contextmanager
-def _holding_ctrl_c() -> Iterator[None]:
-    """Keep SIGINT from processes that start inside until their `start_worker`: some import torch first, for seconds.
-
-    The other threads of this process get it as ever.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_with_parent() -> None:
-    """End within a second of the main process, whose terminal this one holds; torch looks every five.
-
-    And at the wrong one where a fork server stands between: a worker's parent is then another than the main process.
-    """
-    parent, above = multiprocessing.parent_process(), os.getppid()
-    assert parent is not None
-    while parent.is_alive() and os.getppid() == above:  # a fork's sentinel stays open in later forks
-        time.sleep(1)
-    os._exit(0)
 
 
 class LostWorker(UserError):
@@ -241,7 +210,7 @@ class DetectionLoader(DataLoader[Any]):
         if self.num_workers > 0:
             _require_shared_memory()
         with naming_lost_workers():
-            with _holding_ctrl_c():
+            with holding_ctrl_c():
                 batches = super().__iter__()
             for batch in batches:
                 if isinstance(batch, UserError):

@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +16,7 @@ from PIL import Image
 
 from maskrcnn_train.data.images import ImageError, WrongSize
 from maskrcnn_train.data.pixels import RGB, PixelReader
+from maskrcnn_train.data.processes import follow_main, holding_ctrl_c
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.structures.arrays import Bytes, Ints
 
@@ -67,14 +69,23 @@ def _scan(files: Sequence[File], workers: int, scan: Callable[[File], ImageFacts
         yield from map(scan, files)
         return
     # spawn: a fork would copy the locks of other libraries' threads
-    with ProcessPoolExecutor(min(workers, MOST_PROCESSES), mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    processes = min(workers, MOST_PROCESSES)
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start_process) as pool:
         try:
-            yield from pool.map(scan, files, chunksize=CHUNK)
+            with holding_ctrl_c():
+                found = pool.map(scan, files, chunksize=CHUNK)
+            yield from found
         except BrokenProcessPool:
             raise UserError(
                 "a process that decodes images was killed, most often because memory ran out; "
                 "try again with fewer processes: workers=1"
             ) from None
+
+
+def _start_process() -> None:
+    follow_main()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ends the images at hand, too
 
 
 def scan_image(file: File, reader: PixelReader) -> ImageFacts:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,6 +67,38 @@ def test_processes_report_every_file_in_order(tmp_path: Path) -> None:
     assert alone == together
     assert [row for row, fact in enumerate(alone) if fact.fault] == [7, 9]
     assert [fact.wrong_size for fact in alone if fact.fault] == [True, False]
+
+
+SCRIPT = """
+import os, signal, sys
+from contextlib import suppress
+from pathlib import Path
+from maskrcnn_train.data.scanning import scan_images
+
+def progress(done, total):
+    if sys.argv[1] == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__mp_main__" and sys.argv[1] == "SIGINT":  # in the first process that has just started
+    with suppress(FileExistsError):
+        os.mkdir(sys.argv[2] + ".struck")
+        os.killpg(0, signal.SIGINT)
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        scan_images([(Path(sys.argv[2]), (20, 30))] * 1000, 2, progress)
+        print("scanned")
+"""
+
+
+@pytest.mark.parametrize(("fault", "code"), [("SIGINT", 0), ("SIGKILL", -9)])
+def test_processes_end_with_the_main_one(fault: str, code: int, tmp_path: Path) -> None:
+    picture(0, (30, 20)).save(tmp_path / "a.png")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), fault, str(tmp_path / "a.png")]
+    # the output ends when the last process has closed it
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "Traceback" not in done.stderr
 
 
 def test_windows_has_no_more_than_61_processes_in_a_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
