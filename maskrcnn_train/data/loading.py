@@ -131,6 +131,10 @@ def _build_loader(
 
 # ---------------------------------------------------------------- worker processes
 
+NEEDS = (
+    "a Python script whose processes load images must be a file and begin its work below `if __name__ == '__main__':`, "
+    "or set num_workers=0 (a training: trainer.num_workers=0)"
+)
 LAST_SECONDS = 60  # that a worker lives on after a SIGTERM
 GRACE_SECONDS = 2  # that it has for the end of its batch when the main process closes its loader
 
@@ -163,7 +167,8 @@ def naming_lost_workers() -> Iterator[None]:
     except RuntimeError as error:
         if not is_lost_worker(error):
             raise
-        raise LostWorker(LOST_WORKER) from error
+        failed = "with exit code" in f"{error} {error.__cause__}"  # as opposed to a signal
+        raise LostWorker(f"a process that loads images ended, see above; {NEEDS}" if failed else LOST_WORKER) from error
 
 
 def _require_shared_memory() -> None:
@@ -183,10 +188,7 @@ class DetectionLoader(DataLoader[Any]):
         self, dataset: CocoDataset, batches: Sampler[list[Any]], *, num_workers: int = 0, pin_memory: bool = False
     ) -> None:
         if num_workers > 0 and getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise UserError(  # a process that loads images, which imports the script that started it
-                "a Python script whose processes load images must begin its work below `if __name__ == "
-                "'__main__':`, or set num_workers=0 (a training: trainer.num_workers=0)"
-            )
+            raise UserError(NEEDS)  # in a process that loads images, which imports the script that started it
         super().__init__(
             dataset,
             batch_sampler=batches,
