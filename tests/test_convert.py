@@ -115,7 +115,7 @@ def test_objects_that_others_hide_wholly_are_counted(format_: str, tmp_path: Pat
     content["annotations"] += [annotation(30 + number, 1, 3, 2, 4, 30) for number in range(3)]  # only the last is seen
     folder = converted(roboflow(tmp_path / "data", content, small_coco(1)), tmp_path / "out", f"format={format_}")
     said = f"{format_}: 2 objects hidden by others, without a pixel of their own, were left out; first: 1.png"
-    assert said in (folder / "train.log").read_text()
+    assert said in (folder / "convert.log").read_text()
     assert [len(names) for names in names_of(folder)["train"]] == [3, 2]
 
 
@@ -124,7 +124,7 @@ def test_pictures_of_another_size_than_their_labels_say_are_counted(source: Path
     exif[ORIENTATION] = 6
     for number, size, more in ((1, (61, 40), {}), (2, (60, 40), {}), (3, (40, 60), {"exif": exif})):  # 3 is turned
         Image.new("RGB", size).save(source / f"train/{number}.png", **more)
-    log = (converted(source, tmp_path / "out", "format=yolo") / "train.log").read_text()
+    log = (converted(source, tmp_path / "out", "format=yolo") / "convert.log").read_text()
     assert "yolo: 2 pictures have another size than their labels say; first: 1.png" in log
 
 
