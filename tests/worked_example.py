@@ -17,6 +17,7 @@ DATA = [
     "data.min_size=64",
     "data.max_size=64",
     "augmentation.min_sizes=null",
+    "augmentation.start_scale=1",
     "weights.source=none",
     "backbone.norm=auto",
     "backbone.norm_eps=1e-5",
