@@ -60,7 +60,7 @@ def load_command_config(
     composed = _compose(name, schema, overrides, config_dir)
     config, warnings = to_dataclass(composed, schema, check_rules)
     given = {key: value for key, _, value in (text.partition("=") for text in overrides)}
-    warnings = _overruled(composed, given, groups(config_dir)) + warnings
+    warnings = _overruled(composed, given, config_dir) + warnings
     if getattr(config, "resume", None) in (None, "auto"):  # else the run's own settings come first
         warnings = repeated_keys(overrides) + warnings
         warnings += idle_keys(config, list(given))
@@ -96,14 +96,16 @@ def _explained(schema: type[Any], overrides: list[str], config_dir: str | None) 
         raise UserError(_explain(schema, overrides, config_dir, error)) from error
 
 
-def _overruled(composed: DictConfig, given: dict[str, str], options: dict[str, list[str]]) -> list[str]:
+def _overruled(composed: DictConfig, given: dict[str, str], config_dir: str | None) -> list[str]:
     """A warning for each preset on the command line whose values an experiment replaces."""
     from omegaconf import OmegaConf
 
-    warnings = []
+    if "experiment" not in given:
+        return []
+    warnings, options = [], groups(config_dir)
     for group, option in given.items():
         path = conf_dir() / group / f"{option}.yaml"
-        if group not in options or group == "experiment" or "experiment" not in given or not path.is_file():
+        if group not in options or group == "experiment" or not path.is_file():
             continue
         prefix = "" if "@package _global_" in path.read_text(encoding="utf-8") else group.replace("/", ".") + "."
         plain = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))

@@ -25,13 +25,12 @@ def conf_dir() -> Path:
 def groups(config_dir: str | None = None) -> dict[str, list[str]]:
     """Config groups and their options, from conf/ and from the folder given by `--config-dir`, without Hydra's own."""
     found: dict[str, list[str]] = {}
-    for root in _roots(config_dir):
-        for path in sorted(root.rglob("*.yaml")):
-            group, name = path.parent.relative_to(root).as_posix(), path.stem
-            if group.startswith("experiment/"):  # folders of experiments are no groups: experiment=FOLDER/NAME
-                group, name = "experiment", f"{group.removeprefix('experiment/')}/{name}"
-            if group != "." and not group.startswith("hydra/") and not path.stem.startswith("_"):
-                found.setdefault(group, []).append(name)
+    for root, path in _files(config_dir):
+        group, name = path.parent.relative_to(root).as_posix(), path.stem
+        if group.startswith("experiment/"):  # folders of experiments are no groups: experiment=FOLDER/NAME
+            group, name = "experiment", f"{group.removeprefix('experiment/')}/{name}"
+        if group != "." and not group.startswith("hydra/") and not path.stem.startswith("_"):
+            found.setdefault(group, []).append(name)
     return found
 
 
@@ -83,8 +82,10 @@ def _presets(name: str, presets: tuple[str, ...], config_dir: str | None, versio
 
 def _versions(config_dir: str | None) -> tuple[int, ...]:
     """Changes when a file of the settings changes."""
-    return tuple(path.stat().st_mtime_ns for root in _roots(config_dir) for path in sorted(root.rglob("*.yaml")))
+    return tuple(path.stat().st_mtime_ns for _, path in _files(config_dir))
 
 
-def _roots(config_dir: str | None) -> list[Path]:
-    return [conf_dir(), *([] if config_dir is None else [Path(config_dir).resolve()])]
+def _files(config_dir: str | None) -> list[tuple[Path, Path]]:
+    """The folders of settings, and each file in them."""
+    roots = [conf_dir(), *([] if config_dir is None else [Path(config_dir)])]
+    return [(root, path) for root in roots for path in sorted(root.rglob("*.yaml"))]
