@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from maskrcnn_train.data.coco.skipped import SkippedRow, SkippedTable
 from maskrcnn_train.files import folder_written_aside
 
-FORMAT_VERSION = 9  # raise it when columns, meta.json or what is read from a file change: older caches are then rebuilt
+FORMAT_VERSION = 10  # raise when columns, meta.json or what is read from a file change: older caches are then rebuilt
 NO_MASK, POLYGON, RLE = 0, 1, 2  # AnnotationIndex.kinds
 JOINED = " + "  # between the names of joined files
 SAMPLES, SAMPLE = 64, 2**16  # blocks of a JSON that are hashed, and bytes of each

@@ -40,7 +40,15 @@ def parse_json(path: Path, *, exact: bool = False) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if key not in content:
             raise UserError(f"{path} has no `{key}`; a COCO JSON has images, annotations and categories")
+    _turn_backslashes(content["images"])
     return content
+
+
+def _turn_backslashes(images: Any) -> None:
+    """Names of files that were written on Windows get slashes, in place."""
+    for item in images if isinstance(images, list) else []:
+        if isinstance(item, dict) and isinstance(name := item.get("file_name"), str):
+            item["file_name"] = name.replace("\\", "/")
 
 
 def read_text(path: Path) -> bytes:
@@ -73,6 +81,7 @@ def in_blocks(text: bytes, block_size: int) -> tuple[dict[str, Any], Iterator[li
         elsewhere = text.count(b'"annotations"', 0, begin.start()) + text.count(b'"annotations"', end.end())
         sound = isinstance(rest, dict) and {"images", "categories"} <= rest.keys() and rest.get("annotations") == []
         if sound and elsewhere == 0:
+            _turn_backslashes(rest["images"])
             return rest, _blocks(text, begin.end(), end.end(), block_size)
     raise NotInBlocks
 

@@ -225,6 +225,14 @@ def test_an_unusual_file_name_is_kept(tmp_path: Path) -> None:
     assert read(tmp_path, coco).file_name(0) == "fotos/übung 1..a.jpg"
 
 
+@pytest.mark.parametrize("block_size", [1, 2**20])
+def test_a_file_name_written_on_windows_gets_slashes(tmp_path: Path, block_size: int) -> None:
+    coco = small_coco()
+    coco["images"][0]["file_name"] = "walls\\north\\1.png"
+    index = read_coco(write_json(tmp_path / "train.json", coco), block_size=block_size)
+    assert index.file_name(0) == "walls/north/1.png"
+
+
 def test_a_name_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     coco = changed(bbox=[NAN, 0, 1, 1])  # with it the file is read by a parser that lets half a character through
     coco["images"][2]["file_name"] = "\ud800.png"
