@@ -9,6 +9,7 @@ import inspect
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -205,6 +206,8 @@ def wrap(model: nn.Module, world: World, device: torch.device, *, sync_batchnorm
     # statistics that training does not read.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # in torch 2.14
     options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    # DDP compares all strides; those of a 1x1 kernel differ between layouts, but not in memory
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     # no device_ids: targets stay on the host until the model has checked them
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 

@@ -40,6 +40,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=1500,
     )
     assert done.returncode == 0, done.stderr
+    assert "Grad strides" not in done.stderr
     return folder
 
 
