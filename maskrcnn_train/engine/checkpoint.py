@@ -138,8 +138,9 @@ def save_plain(content: dict[str, Any], path: Path, *, previous: Path | None = N
                 os.fsync(file.fileno())
             if previous is not None and path.exists():
                 os.replace(path, previous)
-    except (OSError, RuntimeError) as error:  # torch's zip writer hides the OSError of a full disk
-        reason = getattr(error, "strerror", None) or first_line(error)
+    except (OSError, RuntimeError) as error:
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error  # which torch's zip writer hides
+        reason = getattr(cause, "strerror", None) or first_line(error)
         kept = "; the file that was there is intact" if path.exists() else ""
         raise UserError(f"cannot write {path}: {reason}; is the disk full?{kept}") from error
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -69,13 +71,13 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(checkpoints: Che
 def test_a_full_disk_leaves_the_checkpoint_before(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints.save_last(state(1))
 
-    def full(content: object, file: object) -> None:
-        raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos 64 vs 0")
+    class FullDisk(io.BytesIO):
+        def write(self, content: object) -> NoReturn:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
-    with pytest.raises(
-        UserError, match=r"cannot write .*last\.pt.*is the disk full.*the file that was there is intact"
-    ):
+    save = torch.save
+    monkeypatch.setattr(checkpoint.torch, "save", lambda content, _: save(content, FullDisk()))
+    with pytest.raises(UserError, match=r"last\.pt: No space left on device; is the disk full\?.*is intact"):
         checkpoints.save_last(state(2))
     assert checkpoints.load_last()[0]["position"]["step"] == 1
     assert not list(checkpoints.folder.glob("*.part"))
