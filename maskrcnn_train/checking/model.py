@@ -18,6 +18,7 @@ from maskrcnn_train.model.pyramid import Pyramid
 from maskrcnn_train.model.weights.loading import WeightsReport
 from maskrcnn_train.model.weights.pretrained import start_from_weights
 from maskrcnn_train.settings.errors import UserError, is_out_of_memory
+from maskrcnn_train.settings.optimizers import OPTIMIZERS
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
 
@@ -103,7 +104,7 @@ def forecast_memory(model: MaskRCNN, config: TrainConfig, size: tuple[int, int])
     number = 4 if resolve_precision(config.trainer.precision, device) == "fp32" else 2
     weights = sum(each.nbytes for each in model.parameters())
     trained = sum(each.nbytes for each in model.parameters() if each.requires_grad)
-    moments = {"sgd": 1, "adamw": 2, "muon": 1}[config.optimizer.name]
+    moments = OPTIMIZERS[config.optimizer.name].moments
     fixed = weights * (2 if config.trainer.ema else 1) + trained * (1 + moments)
     size = (max(SMALLEST, size[0]), max(SMALLEST, size[1]))
     step = fixed + WORKSPACE * number * _kept_numbers(model.to("meta").train(), config, size)

@@ -11,10 +11,10 @@ from maskrcnn_train.checking.objects import check_object_sizes, check_objects_pe
 from maskrcnn_train.data.splits.splitting import Split, Splits
 from maskrcnn_train.data.tile_layout import epoch_length
 from maskrcnn_train.model.weights.published import nearest_published
+from maskrcnn_train.settings.optimizers import OPTIMIZERS
 from maskrcnn_train.settings.schema import TrainConfig
 from maskrcnn_train.structures.classes import ClassMap
 
-HIGHEST_LR = {"sgd": 0.04, "adamw": 1e-3, "muon": 4e-3}  # sgd: for 16 images a step; twice the usual
 FROM_NOTHING = 2000  # training images, below which pretrained weights help much
 
 
@@ -74,7 +74,7 @@ def _learning_rate(config: TrainConfig) -> Iterator[Finding]:
     images = config.trainer.batch_size * config.trainer.accumulate
     reference = section.reference_batch_size if section.scale_lr else images
     for_16 = section.lr * 16 / reference if section.name == "sgd" else section.lr
-    limit = HIGHEST_LR[section.name]
+    limit = OPTIMIZERS[section.name].highest_lr
     if for_16 > limit:
         lr = limit / 2 * (reference / 16 if section.name == "sgd" else 1)
         what = f"learning rate {section.lr:g} for {reference} images a step is far above the usual {lr:.2g}"

@@ -21,6 +21,7 @@ def build_optimizer(section: OptimizerConfig, model: nn.Module, *, images_per_st
     betas = section.betas[0], section.betas[1]
     if section.name == "muon":
         return Muon(groups, lr, momentum=section.momentum, betas=betas)
+    assert section.name == "adamw"
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 

@@ -22,4 +22,6 @@ def lr_factor(section: ScheduleConfig, *, step: int, progress: float) -> float:
     elif section.name == "cosine":
         cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
         decay = section.final_factor + (1 - section.final_factor) * cosine
+    else:
+        assert section.name == "constant"
     return warmup * decay

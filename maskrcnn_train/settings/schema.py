@@ -7,6 +7,7 @@ stops within a second.
 from typing import Any, Optional, Union
 
 from maskrcnn_train.settings.fields import Section, between, fraction, one_of, paths, positive
+from maskrcnn_train.settings.optimizers import OPTIMIZERS
 
 RESNETS = (
     "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
@@ -199,7 +200,7 @@ class AugmentationConfig(Section):
 
 
 class OptimizerConfig(Section):
-    name: str = one_of("sgd", "adamw", "muon")
+    name: str = one_of(*OPTIMIZERS)
     lr: float = positive()
     weight_decay: float = between(0)
     norm_weight_decay: Optional[float] = between(0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_train.engine.muon import Muon
 from maskrcnn_train.engine.optimizer import build_optimizer, parameter_groups, scaled_lr, set_lr, train_body
 from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.optimizers import OPTIMIZERS
 from maskrcnn_train.settings.schema import OptimizerConfig
 
 
@@ -16,14 +16,14 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1, bias=False))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("muon", Muon)])
-def test_every_optimizer_steps(name: str, kind: type) -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_steps(name: str) -> None:
     model = network()
     before = model[0].weight.clone()
     optimizer = build_optimizer(load_config([f"optimizer={name}"]).optimizer, model, images_per_step=16)
     model(torch.ones(2, 3, 4, 4)).sum().backward()
     optimizer.step()
-    assert isinstance(optimizer, kind)
+    assert type(optimizer).__name__.lower() == name
     assert not torch.equal(before, model[0].weight)
 
 

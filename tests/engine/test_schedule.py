@@ -6,6 +6,7 @@ import pytest
 
 from maskrcnn_train.engine.schedule import lr_factor
 from maskrcnn_train.settings.compose import load_config
+from maskrcnn_train.settings.presets import groups
 from maskrcnn_train.settings.schema import ScheduleConfig
 
 
@@ -23,6 +24,12 @@ def test_warmup_rises_linearly_from_its_factor() -> None:
 def test_warmup_never_takes_more_than_a_tenth_of_the_training() -> None:
     schedule = section("schedule=constant", "schedule.warmup_steps=1000")
     assert lr_factor(schedule, step=10, progress=0.1) == 1.0
+
+
+@pytest.mark.parametrize("name", groups()["schedule"])
+def test_every_schedule_keeps_the_factor_between_0_and_1(name: str) -> None:
+    schedule = section(f"schedule={name}")
+    assert all(0 <= lr_factor(schedule, step=1000, progress=share / 10) <= 1 for share in range(11))
 
 
 def test_multistep_falls_at_its_milestones() -> None:
