@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,13 @@ def test_weights_that_do_not_fit_stop_a_training_before_a_download(
     with pytest.raises(UserError, match=way_out):
         found(*overrides)
     assert found("experiment=finetune", "weights=none", "backbone.norm=batch", "backbone.norm_eps=1e-5") is None
+
+
+def test_a_backbone_that_nobody_published_is_refused_in_one_line() -> None:
+    config = load_config(["weights=imagenet"])
+    own = replace(config, backbone=replace(config.backbone, name="own"))
+    with pytest.raises(UserError, match="weights=imagenet for backbone=own; use backbone=resnet18 or weights=none"):
+        find_weights(own)
 
 
 def test_a_download_appears_whole_or_not_at_all(tmp_path: Path) -> None:
