@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 from maskrcnn_train.evaluation.coco.metrics import CocoResult
 from maskrcnn_train.reporting.tensorboard import MetricWriter, read_metrics
+from maskrcnn_train.reporting.terminal import tables
 from maskrcnn_train.reporting.terminal.progress import Forecast, Progress, close_logging, duration, setup_logging
 from maskrcnn_train.reporting.terminal.tables import class_table, metrics_table, table
 
@@ -145,6 +146,11 @@ def test_other_ranks_are_silent_and_logging_again_replaces_the_handlers(tmp_path
 
 def test_durations_read_as_people_say_them():
     assert [duration(s) for s in (0.2, 59, 200, 7500)] == ["0s", "59s", "3m 20s", "2h 05m"]
+
+
+def test_a_measure_of_any_name_has_a_column(monkeypatch):
+    monkeypatch.setattr(tables, "MAIN_MEASURES", ("AP", "PQ"))
+    assert tables.measures_of({"bbox/PQ": 0.4, "bbox/AP/door": 0.2, "bbox/AP": 0.3, "loss/total": 1}) == ["AP", "PQ"]
 
 
 def test_metrics_table_shows_percent_and_says_so():

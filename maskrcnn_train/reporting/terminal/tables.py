@@ -78,8 +78,8 @@ def _words(difference: Difference) -> list[str]:
 
 
 def measures_of(metrics: Mapping[str, float]) -> list[str]:
-    """The columns of a table: the APs that were taken, and AR at each number of detections, ascending."""
-    found = {key.split("/")[1] for key in metrics if "/A" in key}
+    """The columns of a table: what was taken of MAIN_MEASURES, and AR at each number of detections, ascending."""
+    found = {key.partition("/")[2] for key in metrics}
     recalls = sorted((key for key in found if key[:2] == "AR" and key[2:].isdigit()), key=lambda key: int(key[2:]))
     return [*(measure for measure in MAIN_MEASURES if measure in found), *recalls]
 
