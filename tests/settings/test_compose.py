@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,12 @@ def test_every_option_composes(option: str) -> None:
     section = asdict(config).get(group, {})
     if "name" in section and group != "augmentation":
         assert section["name"] == name
+
+
+def test_every_name_of_a_section_has_a_preset() -> None:
+    for section in fields(TrainConfig):
+        names = getattr(section.type, "__dataclass_fields__", {}).get("name")
+        assert names is None or set(names.metadata["options"]) == set(groups()[section.name]), f"conf/{section.name}"
 
 
 @pytest.mark.parametrize(
