@@ -257,6 +257,14 @@ def test_the_python_of_the_readme_runs(trained: Path, monkeypatch: pytest.Monkey
             exec(compile(block, page.name, "exec"), {})
 
 
+def test_parts_of_ones_own_train_without_a_change_of_the_package() -> None:
+    (block,) = python_blocks((ROOT / "docs/recipes.md").read_text())
+    names: dict[str, Any] = {}
+    exec(compile(block, "recipes.md", "exec"), names)
+    assert names["losses"]["loss_box_reg"] > 0
+    assert names["losses"].keys() == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # theirs
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
