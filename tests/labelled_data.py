@@ -55,6 +55,7 @@ def objects_of(parts: Parts) -> Objects:
     found: Objects = {}
     for name, images in images_of(parts).items():
         for image in images:
+            assert all(each.segmentation for each in image.objects), "only masks are compared: a box has none"
             codes = [compressed(each.segmentation, image.size) for each in image.objects]
             boxes = [coco_mask.toBbox(code) for code in codes]
             own = zip([each.name for each in image.objects], boxes, codes, strict=True)
