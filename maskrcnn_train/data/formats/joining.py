@@ -71,20 +71,22 @@ def _unique(ids: Ints) -> Ints:
 
 
 def _join_categories(indices: Sequence[AnnotationIndex]) -> tuple[list[Category], Ints]:
-    categories = list(indices[0].categories)
+    """Matched by name; of several with one name, as Roboflow's super-category and class, by id, else that in use."""
+    categories, seen = list(indices[0].categories), indices[0].used_categories
     columns = [np.asarray(indices[0].category_ids)]
     for index in indices[1:]:
-        known, taken = {each.name: each.id for each in reversed(categories)}, {each.id for each in categories}
+        by_use = sorted(categories, key=lambda each: each.id not in seen)
+        known, taken = {each.name: each.id for each in reversed(by_use)}, {each.id: each.name for each in categories}
         moved = {}
         for each in index.categories:
             if each.name not in known:
                 number = each.id if each.id not in taken else max(*taken, 0) + 1
-                taken.add(number)
-                known[each.name] = number
+                known[each.name], taken[number] = number, each.name
                 categories.append(replace(each, id=number))
-            moved[each.id] = known[each.name]
+            moved[each.id] = each.id if taken.get(each.id) == each.name else known[each.name]
         used, inverse = np.unique(index.category_ids, return_inverse=True)
         columns.append(np.array([moved[number] for number in used.tolist()], dtype=np.int64)[inverse])
+        seen = seen | {*columns[-1].tolist()}
     return categories, np.concatenate(columns)
 
 

@@ -10,6 +10,8 @@ from labelled_data import images_of, objects_of, parts_of, write
 from small_coco import annotation, small_coco, write_images, write_json
 
 from maskrcnn_train import load_config
+from maskrcnn_train.data.coco.reader import open_index
+from maskrcnn_train.data.formats.joining import join_indices
 from maskrcnn_train.data.splits.splitting import Splits, read_splits
 
 
@@ -45,6 +47,18 @@ def test_joined_files_have_unique_ids_and_classes_by_name(two: list[str]) -> Non
     (row,) = train.skipped
     assert row.reason == "box is not four numbers"
     assert str(row.ids[0]).endswith("/b.json 51")
+
+
+@pytest.mark.parametrize("own_id", [3, 7])
+def test_a_super_category_with_the_name_of_a_class_takes_none_of_its_objects(tmp_path: Path, own_id: int) -> None:
+    first, second = small_coco(3), small_coco(3)
+    first["categories"] = [{"id": 0, "name": "door"}, *first["categories"]]
+    second["categories"] = [{"id": 0, "name": "door"}, {"id": own_id, "name": "door"}, {"id": 12, "name": "window"}]
+    for each in second["annotations"]:
+        each["category_id"] = own_id if each["category_id"] == 3 else 12
+    paths = [write_json(tmp_path / f"{name}.json", coco) for name, coco in (("a", first), ("b", second))]
+    joined = join_indices([open_index(path) for path in paths], [tmp_path, tmp_path])
+    assert np.bincount(joined.category_ids).tolist() == [0, 0, 0, 6, 0, 0, 0, 6]
 
 
 def test_every_object_stays_where_it_was(two: list[str], tmp_path: Path) -> None:
