@@ -63,3 +63,14 @@ def test_anchors_of_the_objects_size_are_advised_and_good_ones_left_alone() -> N
     assert isinstance(advised, list)
     assert max(advised) < 64
     assert "anchors-better" not in kinds(advised)
+
+
+@pytest.mark.parametrize(("source", "advised"), [("none", ["sizes", "aspect_ratios"]), ("coco", ["sizes"])])
+def test_other_ratios_are_advised_where_no_published_predictors_would_be_lost(source: str, advised: list[str]) -> None:
+    thin = random_objects(200, (800, 1088), longest=24)
+    thin.boxes[:, 3] = thin.boxes[:, 1] + 4 * (thin.boxes[:, 2] - thin.boxes[:, 0])
+    config = load_config()
+    config.weights.source = source
+    fit = fit_anchors(thin, SIZES, RATIOS, config.numerics)
+    found = {finding.kind: finding.override for finding in check_anchors(thin, fit, config)}["anchors-better"]
+    assert [*found] == [f"rpn.anchors.{key}" for key in advised]

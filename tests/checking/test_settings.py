@@ -88,6 +88,7 @@ def kinds(overrides: list[str]) -> dict[str, Finding]:
         ),
         (["trainer.batch_size=1"], "norm-of-one", {"backbone.norm": "group"}),
         (["optimizer=adamw", "optimizer.lr=0.1"], "learning-rate-high", {"optimizer.lr": 0.0005}),
+        (["optimizer.lr=0.1"], "learning-rate-high", {"optimizer.lr": 0.02}),
         (["optimizer.lr=0.02", "optimizer.scale_lr=false"], "learning-rate-high", {"optimizer.lr": 0.0025}),
     ],
 )

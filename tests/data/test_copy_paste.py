@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from small_coco import Configure, annotation, roboflow, small_coco, square
 
@@ -26,6 +27,13 @@ def rectangles(boxes: list[list[int]], size: tuple[int, int] = (40, 60), labels:
         masks=pack(crops, places, size),
         image_id=5,
     )
+
+
+def first_crop(target: Target) -> torch.Tensor:
+    """The bitmap of the first object."""
+    masks = target["masks"]
+    assert isinstance(masks, MaskCrops)
+    return masks.crop(0)
 
 
 def dense(target: Target) -> np.ndarray:
@@ -82,9 +90,20 @@ def test_pasted_objects_are_cut_at_the_border() -> None:
     assert paste([], [[62, 45, 70, 55]], size=(60, 80))[1]["boxes"].shape == (0, 4)
 
 
-def test_a_box_wider_than_its_mask_ends_at_the_border_too() -> None:
+def test_a_box_stays_where_only_the_background_in_it_is_covered() -> None:
+    own = rectangles([[10, 10, 30, 30]])
+    first_crop(own)[:, 10:] = 0
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    target = paste_objects(pixels, own, pixels, rectangles([[20, 5, 40, 35]]), np.random.default_rng(0))
+    assert target["boxes"].tolist() == [[10, 10, 30, 30], [20, 5, 40, 35]]
+
+
+@pytest.mark.parametrize(
+    ("box", "left"), [([48.0, 28, 64, 44], [[48, 28, 60, 40]]), ([60.0, 28, 64, 44], [])], ids=["partly", "all of it"]
+)
+def test_a_box_that_is_not_its_masks_ends_at_the_border_too(box: list[float], left: list[list[float]]) -> None:
     donor = rectangles([[50, 30, 58, 38]], (60, 80))
-    donor["boxes"] = torch.tensor([[48.0, 28, 64, 44]])
+    donor["boxes"] = torch.tensor([box])
     target = paste_objects(
         np.zeros((40, 60, 3), np.uint8),
         rectangles([]),
@@ -92,7 +111,7 @@ def test_a_box_wider_than_its_mask_ends_at_the_border_too() -> None:
         donor,
         np.random.default_rng(0),
     )
-    assert target["boxes"].tolist() == [[48, 28, 60, 40]]
+    assert target["boxes"].tolist() == left
 
 
 def test_the_first_target_is_not_changed() -> None:
@@ -106,6 +125,7 @@ def test_the_first_target_is_not_changed() -> None:
         np.random.default_rng(0),
     )
     np.testing.assert_array_equal(dense(own), before)
+    assert own["boxes"].tolist() == [[10, 10, 30, 30]]
 
 
 def test_objects_come_with_what_lies_on_them() -> None:
@@ -145,13 +165,13 @@ def test_pasting_depends_on_seed_epoch_and_position_only(tmp_path: Path, configu
 
 def test_copy_paste_changes_training_images_only(tmp_path: Path, configure: Configure) -> None:
     roboflow(tmp_path / "data", small_coco())
-    plain, pasted = (build_loaders(configure(f"augmentation.copy_paste={chance}")) for chance in (0, 1))
+    plain, half, pasted = (build_loaders(configure(f"augmentation.copy_paste={chance}")) for chance in (0, 0.5, 1))
     counts = [
         [len(data[key][1]["labels"]) for key in ((epoch, 0) for epoch in range(8))]
-        for data in (plain.train.dataset, pasted.train.dataset)
+        for data in (plain.train.dataset, half.train.dataset, pasted.train.dataset)
     ]
     assert set(counts[0]) == {2}
-    assert max(counts[1]) > 2
+    assert sum(counts[0]) < sum(counts[1]) < sum(counts[2])
     torch.testing.assert_close(plain.val.dataset[0][0], pasted.val.dataset[0][0])
 
 

@@ -15,10 +15,12 @@ from maskrcnn_train.data.coco.reader import open_index
 from maskrcnn_train.data.coco.results import coco_content
 from maskrcnn_train.data.dataset import CocoDataset
 from maskrcnn_train.data.loading import build_loaders
-from maskrcnn_train.data.splits.splitting import read_splits
-from maskrcnn_train.data.transforms import Transform
+from maskrcnn_train.data.splits.splitting import REGION, read_splits
+from maskrcnn_train.data.targets import build_target
+from maskrcnn_train.data.transforms import Geometry, Transform
 from maskrcnn_train.prediction.pictures import prepare
 from maskrcnn_train.structures.batch import MaskCrops, Target
+from maskrcnn_train.structures.tiles import Tile
 
 AUGMENTED: dict[str, dict[str, Any]] = {
     "resized": {},
@@ -127,6 +129,23 @@ def test_turned_polygons_are_drawn_exactly(tmp_path: Path, configure: Configure)
             np.testing.assert_allclose(boxes[i], extents[i] if outline is None else outline, atol=1e-4)
 
 
+@pytest.mark.parametrize("tile", [None, ((0, 0, 25, 40), (40, 60))])
+def test_only_what_is_cut_is_fitted_to_its_mask_and_only_regions_in_sight_are_ignored(
+    tmp_path: Path, configure: Configure, tile: Tile | None
+) -> None:
+    coco = small_coco()
+    for item, box in zip(coco["annotations"], ([2, 3, 14, 14], [19, 18, 12, 12]), strict=False):
+        item["bbox"] = box  # a pixel wider than the mask
+    coco["annotations"].append(annotation(100, 1, 3, 40, 4, 8))
+    roboflow(tmp_path / "data", coco)
+    split = read_splits(configure()).train
+    labels = np.where(split.index.annotation_ids == 100, REGION, split.labels)
+    whole = (40, 60) if tile is None else (40, 25)
+    target = build_target(split.index, labels, 0, Geometry(whole, whole, (40, 25), tile=tile), with_masks=True)
+    assert target["boxes"].tolist() == [[2, 3, 16, 17], [20, 19, 25, 29]]
+    assert len(target.get("ignored", [])) == 0
+
+
 def test_a_mirrored_picture_is_the_picture_mirrored(tmp_path: Path, configure: Configure) -> None:
     roboflow(tmp_path / "data", mixed_coco())
     plain = dataset(tmp_path, configure)[0]
@@ -147,7 +166,7 @@ def test_a_large_jpeg_is_scored_as_predict_sees_it(tmp_path: Path, configure: Co
     assert not torch.equal(own[(0, 0)][0], seen)  # training has it decoded at half of its size, which is faster
 
 
-def test_augmentation_depends_on_seed_epoch_and_position_only(tmp_path: Path, configure: Configure) -> None:
+def test_augmentation_depends_on_seed_epoch_position_and_repeat_only(tmp_path: Path, configure: Configure) -> None:
     roboflow(tmp_path / "data", mixed_coco())
     transform = Transform(min_sizes=(48,), max_size=96, scale_jitter=(0.5, 2.0), color_jitter=0.5)
     first, second = (dataset(tmp_path, configure, transform, seed=3) for _ in range(2))
@@ -156,6 +175,9 @@ def test_augmentation_depends_on_seed_epoch_and_position_only(tmp_path: Path, co
     other_epoch, other_seed = first[(3, 0)], dataset(tmp_path, configure, transform, seed=4)[(2, 0)]
     assert not torch.equal(first[(2, 0)][0], other_epoch[0])
     assert not torch.equal(first[(2, 0)][0], other_seed[0])
+    assert not torch.equal(first[(2, 0)][0], first[(2, 0, 1)][0])  # a repeat has a draw of its own
+    tops = [first[(2, position)][1]["boxes"][0, 1::2] for position in (0, 2)]  # of equal doors on images of one size
+    assert not torch.equal(*tops)
 
 
 def test_crowd_is_no_target_but_ground_truth(tmp_path: Path, configure: Configure) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def test_an_epoch_shows_every_image_once() -> None:
 def test_the_order_depends_on_seed_and_epoch_only() -> None:
     assert epoch_of(sampler(), 4) == epoch_of(sampler(), 4)
     assert [p for b in epoch_of(sampler(), 4) for _, p in b] != [p for b in epoch_of(sampler(), 5) for _, p in b]
+    assert epoch_of(sampler(), 4) != epoch_of(replace(sampler(), seed=6), 4)
 
 
 def test_resuming_continues_the_same_order() -> None:
@@ -77,8 +79,10 @@ def test_images_grow_with_the_training(tmp_path: Path, configure: Configure) -> 
 
 def test_whole_batches_hold_images_of_one_shape() -> None:
     batches = epoch_of(sampler(60, 4), 0)
-    mixed = [batch for batch in batches if len({position % 3 == 0 for _, position in batch}) > 1]
-    assert len(mixed) <= 1
+    shapes = [{position % 3 == 0 for _, position in batch} for batch in batches]
+    assert sum(len(each) > 1 for each in shapes) <= 1
+    wide = [each == {True} for each in shapes]
+    assert wide not in (sorted(wide), sorted(wide, reverse=True))
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 7, 23])
@@ -87,6 +91,7 @@ def test_ranks_get_equally_many_batches_and_miss_nothing(count: int) -> None:
     assert len({len(batches) for batches in ranks}) == 1
     assert {position for batches in ranks for batch in batches for _, position in batch} == set(range(count))
     assert all(batch for batches in ranks for batch in batches)
+    assert sum(len(batch) for batches in ranks for batch in batches) <= count + 2  # those that fill the last batch
 
 
 def repeating(repeats: list[float], rank: int = 0, world_size: int = 1) -> EpochBatchSampler:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from maskrcnn_train.data.coco.masks import decode_counts, polygon_crop
-from maskrcnn_train.data.transforms import Geometry, Transform, resized_size
+from maskrcnn_train.data.transforms import Geometry, Transform, build_transform, resized_size
+from maskrcnn_train.settings.compose import default_config
 
 
 @pytest.mark.parametrize(
@@ -34,13 +37,13 @@ def geometries() -> list[Geometry]:
 @pytest.mark.parametrize("geometry", geometries())
 def test_pixels_points_and_boxes_move_together(geometry: Geometry) -> None:
     pixels = np.zeros((40, 60, 3), dtype=np.uint8)
-    pixels[10:30, 16:44] = 255
+    pixels[6:18, 8:30] = 255
     window = geometry.window(geometry.resize(Image.fromarray(pixels)), (0, 0, 0))
     assert window.shape == (*geometry.size, 3)
-    x1, y1, x2, y2 = geometry.boxes(np.array([[16.0, 10, 44, 30]]))[0]
+    box = geometry.boxes(np.array([[8.0, 6, 30, 18]]))[0]
     rows, columns = np.nonzero(window[..., 0] > 127)
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    np.testing.assert_allclose(found, [x1, y1, x2, y2], atol=1)
+    np.testing.assert_array_equal(found, box)
 
 
 def test_padding_is_filled() -> None:
@@ -80,6 +83,23 @@ def test_color_jitter_changes_colours_and_keeps_the_size() -> None:
     again = transform.colors(image, np.random.default_rng(1))
     assert first.size == image.size
     assert np.array(first).tolist() == np.array(again).tolist() != np.array(image).tolist()
+
+
+def test_brightness_contrast_and_saturation_change_by_half_the_strength_and_hue_by_a_tenth() -> None:
+    transform = Transform(min_sizes=(20,), max_size=100, color_jitter=0.5)
+    grey = Image.fromarray(np.repeat([[[50] * 3, [150] * 3]], 8, axis=0).astype(np.uint8))
+    red = Image.new("RGB", (8, 8), (120, 80, 80))
+    found = []
+    for seed in range(60):
+        dark, light = np.array(transform.colors(grey, np.random.default_rng(seed)))[0, :, 0].astype(float)
+        color = transform.colors(red, np.random.default_rng(seed))
+        spread = np.ptp(np.array(color)[0, 0].astype(float))
+        hue = (color.convert("HSV").getpixel((0, 0))[0] + 128) % 256 - 128
+        brightness, contrast = (light + dark) / 200, (light - dark) / (light + dark) * 2
+        found.append((brightness, contrast, spread / (40 * brightness * contrast), 1 + hue / 51))
+    low, high = np.min(found, axis=0), np.max(found, axis=0)
+    np.testing.assert_allclose(low, 0.75, atol=0.1)
+    np.testing.assert_allclose(high, 1.25, atol=0.1)
 
 
 def turned() -> list[Geometry]:
@@ -124,6 +144,12 @@ def test_runs_and_polygons_move_together(geometry: Geometry) -> None:
     assert (cut != found[part[1] : part[3], part[0] : part[2]]).sum() <= 8
 
 
+@pytest.mark.parametrize(("bits", "fill"), [(8, (128, 0, 255)), (16, (32768, 0, 65535))])
+def test_padding_has_the_mean_of_the_channels(bits: int, fill: tuple[int, ...]) -> None:
+    data = replace(default_config().data, bits=bits)
+    assert build_transform(data, None, [0.5, -1.0, 2.0]).fill == fill
+
+
 def test_what_turns_into_the_picture_is_filled() -> None:
     geometry = Geometry((40, 60), (40, 60), (40, 60), angle=20.0)
     window = geometry.window(geometry.resize(Image.new("RGB", (60, 40), (200, 200, 200))), (1, 2, 3))
@@ -140,6 +166,10 @@ def test_strong_options_change_what_is_drawn() -> None:
     assert min(angles) < -5 < 5 < max(angles)
     assert max(map(abs, angles)) <= 10
     cropped = drawn(min_crop=0.5)
+    assert len({geometry.size for geometry in cropped}) > 10  # each side has a share of its own
+    for axis in (0, 1):
+        assert any(0 < g.corner[axis] == g.scaled[axis] - g.size[axis] for g in cropped)
+        assert any(0 == g.corner[axis] < g.scaled[axis] - g.size[axis] for g in cropped)
     shares = np.array([np.divide(g.size, g.scaled) for g in cropped])
     assert (shares > 0.45).all()
     assert shares.min() < 0.6

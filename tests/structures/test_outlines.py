@@ -54,6 +54,8 @@ def test_few_points_are_left_and_none_is_far_off() -> None:
     ends = np.roll(fewer, -1, axis=0)
     middles = (fewer + ends) / 2
     assert np.linalg.norm(middles, axis=1).min() > 99
+    square = np.array([[0.0, 0], [20, 0], [20, 10], [20, 20], [0, 20]])
+    assert simplified(square, 0.5).tolist() == square[[0, 1, 3, 4]].tolist()
 
 
 def test_a_loop_that_would_vanish_stays() -> None:

@@ -14,7 +14,7 @@ import pytest
 from small_coco import assert_equal, small_coco, write_json
 
 from maskrcnn_train.data.coco import reader as coco_module
-from maskrcnn_train.data.coco.index import cache_folder, sample_hash, save_index
+from maskrcnn_train.data.coco.index import cache_folder, sample_hash, save_index, state_folder
 from maskrcnn_train.data.coco.reader import open_index, read_coco
 from maskrcnn_train.data.coco.skipped import SkippedTable
 
@@ -33,6 +33,19 @@ def test_the_second_start_does_not_read_the_json(tmp_path: Path, monkeypatch: py
     assert second.folder is not None
     assert_equal(first, second)
     assert_equal(second, read_coco(path))
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"),
+    [("MASKRCNN_TRAIN_CACHE", "."), ("XDG_CACHE_HOME", "maskrcnn_train"), ("HOME", ".cache/maskrcnn_train")],
+)
+def test_the_cache_is_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, below: str
+) -> None:
+    for name in ("MASKRCNN_TRAIN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert state_folder("name", "state").parent == tmp_path / below
 
 
 def test_a_path_may_look_like_several(tmp_path: Path) -> None:

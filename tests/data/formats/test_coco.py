@@ -13,14 +13,14 @@ from maskrcnn_train.data.formats import coco as coco_format
 
 def test_coco_jsons_are_found_by_their_names_and_their_images_where_they_are(tmp_path: Path) -> None:
     coco = small_coco(2)
-    for name in ("instances_Training", "captions_training", "my-val"):
+    for name in ("instances_Training", "captions_training", "My-Val"):
         write_json(tmp_path / f"labels/{name}.json", coco)
     write_images(tmp_path / "images/train", coco)
     write_images(tmp_path / "images", coco)
     splits, _ = parts_of("auto", tmp_path)
     assert {name: split.index.short_name for name, split in splits.items()} == {
         "train": "labels/instances_Training.json",
-        "val": "labels/my-val.json",
+        "val": "labels/My-Val.json",
     }
     assert splits["train"].images == tmp_path / "images"
     write_json(tmp_path / "labels/other-val.json", coco)

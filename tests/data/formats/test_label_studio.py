@@ -169,6 +169,7 @@ def test_detections_are_predictions_with_scores_and_classes_in_the_interface(tmp
 def test_a_damaged_brush_is_refused(cut: int) -> None:
     packed = brush(np.ones((4, 60), bool))
     assert unpack(packed, 960).tolist() == [255] * 960
+    assert unpack([0, 0, 0, 100, *packed[4:10]], 100).tolist() == [255] * 100  # its last bit is the last of a byte
     with pytest.raises(ValueError, match="a brush that ends too soon"):
         unpack(packed[:-cut], 960)
     with pytest.raises(ValueError, match="a brush of another picture"):

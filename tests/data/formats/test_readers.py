@@ -118,10 +118,13 @@ def test_a_part_of_yolo_with_the_images_of_train_is_none(tmp_path: Path) -> None
     written = write(
         parts_of("yolo", yolo(tmp_path / "data", "1 0.5 0.5 0.2 0.4")), "yolo", tmp_path / "out", tolerance=0
     )
-    assert yaml.safe_load((written / "data.yaml").read_text())["val"] == "images/train"  # Ultralytics needs the key
+    content = (written / "data.yaml").read_text()
+    assert yaml.safe_load(content)["val"] == "images/train"  # Ultralytics needs the key
+    picture(written / "images/test/b.png")
+    (written / "data.yaml").write_text(f"{content}test: images/test\n")
     data = replace(default_config().data, name="auto", root=str(written))
     parts, _, notes = read_parts(data, with_images=True)
-    assert [*parts] == ["train"]
+    assert [*parts] == ["train", "test"]
     assert f"{written}/data.yaml: val is no part: it names the images of train" in notes
 
 
@@ -329,6 +332,8 @@ def test_cvat_names_the_label_that_its_head_lacks_and_the_line_of_broken_xml(tmp
         parts_of("cvat", root)
     with pytest.raises(ValueError, match=r"annotations\.xml line 3 is not XML"):
         parts_of("cvat", cvat(tmp_path / "b", "<polygon"))
+    with pytest.raises(ValueError, match=r"annotations\.xml has an image without a name \(id 7\)"):
+        parts_of("cvat", cvat(tmp_path / "c", '</image><image id="7" width="60" height="40">'))
 
 
 def test_a_picture_of_cvat_may_have_a_name_too_long_for_a_file(tmp_path: Path) -> None:
@@ -418,12 +423,14 @@ def test_a_picture_of_voc_without_mask_and_xml_is_counted(tmp_path: Path) -> Non
 def test_one_png_an_image_has_classes_as_cityscapes_or_none(tmp_path: Path) -> None:
     values = np.zeros(SIZE, np.uint16)
     values[2:12, 2:12], values[20:30, 20:30] = 2001, 1000
-    picture(tmp_path / "images/a.jpg")
-    (tmp_path / "masks").mkdir()
-    Image.fromarray(values).save(tmp_path / "masks/a.png")
-    assert [each.name for each in read_one("auto", tmp_path)[0].objects] == ["object", "object"]
-    (tmp_path / "classes.txt").write_text("door\nwindow\n")
-    assert [each.name for each in read_one("auto", tmp_path)[0].objects] == ["door", "window"]
+    root = tmp_path / "above/data"
+    picture(root / "images/a.jpg")
+    (root / "masks").mkdir()
+    Image.fromarray(values).save(root / "masks/a.png")
+    (tmp_path / "classes.txt").write_text("gate\n")  # too far above
+    assert [each.name for each in read_one("auto", root)[0].objects] == ["object", "object"]
+    (root.parent / "classes.txt").write_text("door\nwindow\n")
+    assert [each.name for each in read_one("auto", root)[0].objects] == ["door", "window"]
 
 
 @pytest.mark.parametrize(

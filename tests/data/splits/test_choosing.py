@@ -25,7 +25,7 @@ from maskrcnn_train.structures.classes import ClassMap
 def street(tmp_path: Path) -> Coco:
     """Doors (3) and windows (7) as in `small_coco`, and a car (9) and two buses (11) on the first image."""
     coco = small_coco()
-    coco["categories"] += [{"id": 9, "name": "car"}, {"id": 11, "name": "bus"}, {"id": 12, "name": "van"}]
+    coco["categories"] += [{"id": 11, "name": "bus"}, {"id": 9, "name": "car"}, {"id": 12, "name": "van"}]
     for number, category in enumerate((9, 11, 11), start=100):
         coco["annotations"].append(annotation(number, 1, category, 30 + number % 3, 4, 8))
     roboflow(tmp_path / "data", coco, coco)
@@ -50,7 +50,7 @@ def test_merged_classes_are_one_in_training_and_in_the_ground_truth(configure: C
     assert numbers(splits) == {"door": 4, "window": 4, "vehicle": 3, "van": 0}
     assert sorted(dataset[0][1]["labels"].tolist()) == [1, 2, 3, 3, 3]
     assert [each["category_id"] for each in dataset.ground_truth()["annotations"]].count(9) == 3
-    note = "train/_annotations.coco.json: annotations of car (1), bus (2) are now vehicle"
+    note = "train/_annotations.coco.json: annotations of bus (2), car (1) are now vehicle"
     assert note in splits.notes
     assert note.replace("train", "valid") in splits.notes
 
@@ -99,6 +99,7 @@ def test_the_cut_of_one_json_knows_the_choice(configure: Configure) -> None:
         ("data.merge={door:[car,bus]}", "calls two classes door"),
         ("data.rename={cra:auto}", r"data\.rename names cra.*did you mean car"),
         ("data.rename={car:bus}", "calls two classes bus"),
+        ("data.rename={car:auto,bus:auto}", "calls two classes auto"),
         ("data.rename={car:'a\u0007'}", r"data\.rename calls a class 'a\\x07'; write a text of one line"),
         ("data.rename={car:''}", r"data\.rename calls a class ''; write a text of one line"),
         ("data.rename=[car]", r"write e\.g\. data\.rename=\{car: auto\}"),

@@ -43,6 +43,7 @@ def test_the_labels_named_are_no_targets_and_their_images_stay(root: Path) -> No
     row = next(row for row in splits.skipped["train"] if row.reason == EXCLUDED)
     assert (row.ids, row.dropped, row.examples[0]) == ([1, 2, 5], True, "annotation 1")
     loaders = build_loaders(configured(root, {"doubts": named}, "trainer.batch_size=6"))
+    assert len(loaders.train.dataset.ground_truth()["annotations"]) == 9
     loaders.train.set_epoch(0)
     targets = {target["image_id"]: target for _, batch in loaders.train for target in batch}
     assert [len(targets[image]["boxes"]) for image in (1, 2, 3, 4)] == [0, 2, 1, 2]
