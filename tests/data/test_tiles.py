@@ -118,6 +118,8 @@ def test_what_a_tile_shows_too_little_of_is_ignored(root: Path, configure: Confi
         slivers = parts[(shares > 0) & (shares < min_visible)] - corner
         np.testing.assert_array_equal(target.get("ignored", torch.zeros(0, 4)).numpy(), slivers)
         assert len(target["boxes"]) == np.count_nonzero((shares > 0) & (shares >= min_visible))
+        assert data.layout is not None
+        assert data.layout.num_objects[position] == len(target["boxes"])
 
 
 @pytest.mark.parametrize("name", AUGMENTED)

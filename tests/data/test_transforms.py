@@ -144,6 +144,11 @@ def test_runs_and_polygons_move_together(geometry: Geometry) -> None:
     assert (cut != found[part[1] : part[3], part[0] : part[2]]).sum() <= 8
 
 
+def test_smaller_images_have_all_their_sizes_smaller() -> None:
+    transform = Transform(min_sizes=(20, 40), max_size=100)
+    assert transform.scaled(50) == Transform(min_sizes=(10, 20), max_size=50)
+
+
 @pytest.mark.parametrize(("bits", "fill"), [(8, (128, 0, 255)), (16, (32768, 0, 65535))])
 def test_padding_has_the_mean_of_the_channels(bits: int, fill: tuple[int, ...]) -> None:
     data = replace(default_config().data, bits=bits)

@@ -49,14 +49,19 @@ def test_joined_files_have_unique_ids_and_classes_by_name(two: list[str]) -> Non
     assert str(row.ids[0]).endswith("/b.json 51")
 
 
-@pytest.mark.parametrize("own_id", [3, 7])
-def test_a_super_category_with_the_name_of_a_class_takes_none_of_its_objects(tmp_path: Path, own_id: int) -> None:
-    first, second = small_coco(3), small_coco(3)
-    first["categories"] = [{"id": 0, "name": "door"}, *first["categories"]]
-    second["categories"] = [{"id": 0, "name": "door"}, {"id": own_id, "name": "door"}, {"id": 12, "name": "window"}]
-    for each in second["annotations"]:
-        each["category_id"] = own_id if each["category_id"] == 3 else 12
-    paths = [write_json(tmp_path / f"{name}.json", coco) for name, coco in (("a", first), ("b", second))]
+@pytest.mark.parametrize(("other", "first_id", "second_id"), [("window", 3, 7), ("window", 7, 12), ("door", 3, 7)])
+def test_of_categories_with_one_name_each_keeps_its_objects(
+    tmp_path: Path, other: str, first_id: int, second_id: int
+) -> None:
+    """The first is a super-category, as Roboflow writes it, without objects."""
+    paths = []
+    for name, ids in (("a", (3, 7)), ("b", (first_id, second_id))):
+        coco = small_coco(3)
+        names = zip((0, *ids), ("door", "door", other), strict=True)
+        coco["categories"] = [{"id": number, "name": text} for number, text in names]
+        for each in coco["annotations"]:
+            each["category_id"] = dict(zip((3, 7), ids, strict=True))[each["category_id"]]
+        paths.append(write_json(tmp_path / f"{name}.json", coco))
     joined = join_indices([open_index(path) for path in paths], [tmp_path, tmp_path])
     assert np.bincount(joined.category_ids).tolist() == [0, 0, 0, 6, 0, 0, 0, 6]
 

@@ -202,7 +202,9 @@ def test_labelme_reads_every_shape_with_an_area(tmp_path: Path) -> None:
         shape("mask", [5, 6], [7, 7], mask=code),
         shape("linestrip", [1, 1], [9, 9]),
         shape("circle", [1, 1]),
+        shape("circle", ["x", 1], [9, 9]),
         imageHeight=None,
+        imagePath=5,  # no text: the picture beside it
     )
     image, unused = read_one("labelme", root)
     assert areas(image) == [100, 100, pytest.approx(np.pi * 100, rel=0.02), 4]
@@ -392,7 +394,7 @@ def test_an_object_of_voc_in_16_bits_may_have_number_255(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("names", "list_", "lines", "found"),
     [
-        (("photo 1", "photo 2"), "Segmentation/train.txt", ("photo 1", "photo 2"), ("photo 1", "photo 2")),
+        (("photo 1", "photo 0"), "Segmentation/train.txt", ("photo 1", "photo 0"), ("photo 1", "photo 0")),
         (("photo 1", "b"), "Main/train.txt", ("photo 1", "b"), ("photo 1", "b")),
         (("photo 1", "b"), "Segmentation/train.txt", ('"photo 1"', "b"), ("photo 1", "b")),
         (("photo 1", "b", "c"), "Main/car_train.txt", ("photo 1  1", "b  0", "c -1"), ("photo 1", "b")),
@@ -518,5 +520,8 @@ def test_a_transparent_pixel_is_outside_the_mask(tmp_path: Path) -> None:
 def test_folders_with_the_ending_of_a_file_are_none(tmp_path: Path) -> None:
     for name in ("a.json", "a.xml", "a.yaml", "data.yaml"):
         (tmp_path / name).mkdir()
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").touch()  # of YOLO, whose names of classes are missing
     with pytest.raises(UserError, match="is in none of the known formats"):
         parts_of("auto", tmp_path)
