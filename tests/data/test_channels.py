@@ -88,6 +88,11 @@ def test_three_channels_of_8_bits_may_be_an_array_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(image), noise(3))
 
 
+def test_values_of_16_bits_are_rounded() -> None:
+    image = ChannelImage.of(np.array([[[0], [3]]], np.uint16)).resize((1, 1), Image.Resampling.BOX)
+    assert np.asarray(image).tolist() == [[[2]]]
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_channels_are_resized_mirrored_cut_and_turned_as_those_of_a_photograph(bits: int) -> None:
     values = noise(3, bits, (60, 90))

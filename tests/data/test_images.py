@@ -130,3 +130,7 @@ def test_a_large_jpeg_is_decoded_smaller_only_with_a_margin(tmp_path: Path) -> N
     path = save(tmp_path / "a.jpg", np.zeros((400, 600, 3), dtype=np.uint8))
     assert decode(path, smallest=(100, 150)).size == (300, 200)
     assert decode(path, smallest=(150, 225)).size == (600, 400)
+    turned, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (600, 400)).save(turned, exif=exif)
+    assert decode(turned, smallest=(150, 100)).size == (200, 300)

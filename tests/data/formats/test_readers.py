@@ -306,17 +306,18 @@ def test_cvat_reads_every_shape_with_an_area(tmp_path: Path) -> None:
         cvat(
             tmp_path,
             '<polygon label="door" points="2,2;12,2;12,12;2,12"/>',
-            '<box label="window" xtl="3" ytl="4" xbr="13" ybr="24"/>',
+            '<box label="window" xtl="3" ytl="4" xbr="13" ybr="24" group_id="4"/>',
             '<ellipse label="door" cx="30" cy="20" rx="10" ry="5" rotation="90"/>',
             '<mask label="door" rle="1, 3, 2" left="50" top="30" width="3" height="2"/>',
             '<polygon label="door" points="20,30;24,30;24,34;20,34" group_id="3"/>',
             '<polygon label="door" points="30,30;34,30;34,34;30,34" group_id="3"/>',
+            '<box label="window" xtl="3" ytl="4" xbr="13" ybr="24" group_id="4"/>',  # no mask to join
             '<polyline label="door" points="1,1;2,2"/>',
             '<mask label="door" rle="1, 3" left="50" top="30" width="3" height="2"/>',
             '<polygon label="door" points="1,1;2"/>',
         ),
     )
-    assert areas(image) == [100, 0, pytest.approx(np.pi * 50, rel=0.03), 3, 32]
+    assert areas(image) == [100, 0, pytest.approx(np.pi * 50, rel=0.03), 3, 32, 0]
     assert image.objects[1].box == [3, 4, 10, 20]
     x0, y0, bitmap = bitmap_of(image.objects[3], image.size)
     assert (x0, y0, bitmap.tolist()) == (50, 30, [[0, 1, 1], [1, 0, 0]])
@@ -368,6 +369,7 @@ def test_voc_reads_numbers_or_colours_and_leaves_borders_out(tmp_path: Path, col
     ids, kinds = np.zeros((2, *SIZE), np.uint8)
     ids[2:12, 2:12], ids[20:30, 20:30], ids[2, 2:12] = 1, 2, 255
     kinds[2:12, 2:12], kinds[20:30, 20:30] = 15, 7
+    kinds[3:7, 2:12], kinds[7:10, 2:12] = 0, 255  # most of the first is of no class
     picture(tmp_path / "JPEGImages/a.jpg")
     for folder, values in (("SegmentationObject", ids), ("SegmentationClass", kinds)):
         image = Image.fromarray(palette()[values]) if colored else Image.fromarray(values)
@@ -410,6 +412,18 @@ def test_lists_of_voc_name_pictures_with_spaces(
     (tmp_path / "ImageSets" / list_).write_text("\n".join(lines))
     images = images_of(parts_of("voc", tmp_path))["train"]
     assert {Path(image.file_name).stem for image in images} == {*found}
+
+
+def test_boxes_of_voc_count_pixels_from_1(tmp_path: Path) -> None:
+    picture(tmp_path / "JPEGImages/a.jpg")
+    for folder in ("SegmentationObject", "Annotations", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\n")
+    corners = "<xmin>1</xmin><ymin>3</ymin><xmax>60</xmax><ymax>12</ymax>"
+    xml = f"<annotation><object><name>car</name><bndbox>{corners}</bndbox></object></annotation>"
+    (tmp_path / "Annotations/a.xml").write_text(xml)
+    image, _ = read_one("voc", tmp_path)
+    assert [(each.name, each.box) for each in image.objects] == [("car", [0, 2, 60, 10])]
 
 
 def test_a_picture_of_voc_without_mask_and_xml_is_counted(tmp_path: Path) -> None:
