@@ -198,7 +198,7 @@ def test_labelme_reads_every_shape_with_an_area(tmp_path: Path) -> None:
         tmp_path,
         shape("polygon", [2, 2], [12, 2], [12, 12], [2, 12]),
         shape("rectangle", [30, 20], [20, 10]),
-        shape("circle", [30, 20], [40, 20]),
+        shape("circle", [30, 20], [36, 28]),
         shape("mask", [5, 6], [7, 7], mask=code),
         shape("linestrip", [1, 1], [9, 9]),
         shape("circle", [1, 1]),
