@@ -187,3 +187,21 @@ def test_means_are_over_the_steps_that_were_taken() -> None:
     values = meter.means(world_size=1)
     assert values["loss/mask"] == values["loss/total"] == 2.0
     assert values["gradient_norm"] == 6.0
+
+
+def test_the_average_makes_up_for_the_steps_between_and_forgets_the_start() -> None:
+    model = NormedLine().train()
+    average = MovingAverage(model, decay=0.5)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    model.norm.num_batches_tracked.fill_(7)
+    average.update(model, 3)
+    assert average.model.weight.item() == 2.0
+    average.update(model, 4)
+    first = 3 - (5 / 14) ** 4  # the decay grows with the steps, ...
+    assert average.model.weight.item() == pytest.approx(first)
+    assert average.model.norm.num_batches_tracked == 7
+    average.update(model, 40)
+    assert average.model.weight.item() == pytest.approx(3 - (3 - first) * 0.5**4)  # ... to its value
+    assert not average.model.training
+    assert not average.model.weight.requires_grad

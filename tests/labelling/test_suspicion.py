@@ -226,6 +226,26 @@ def test_a_detection_of_a_class_that_is_hardly_learnt_says_little_against_labels
     assert missing[1].suspicion < 0.3
 
 
+def test_a_label_of_a_class_that_is_hardly_learnt_is_no_doubtful_one() -> None:
+    def found(image: int) -> list[Coco]:  # of the windows that are found, one in three is there, and all are a bit off
+        return [*seen_as(DOOR, image), *([thing(image, WINDOW, 65, 60, 20, 20, score=0.5)] if image <= 90 else [])]
+
+    labels = [each for each in doors(100, found, windows=30) if each.label is not None]
+    assert len(labels) == 130
+    assert labels[0].suspicion < 0.05
+
+
+def test_labels_that_the_model_does_not_find_make_no_detection_surer() -> None:
+    def found(image: int) -> list[Coco]:  # of the detections scored 0.3, one in ten is right
+        if image <= 60:
+            return [thing(image, DOOR, 60, 60, 30, 30, score=0.3)] if image <= 36 else []
+        return [thing(image, DOOR, 10, 10, 40, 40, score=0.3 if image <= 64 else 0.9)]
+
+    missing = [each.suspicion for each in doors(100, found) if each.kind == "missing"]
+    assert len(missing) == 36
+    assert missing[0] < 0.1
+
+
 def test_a_detection_in_a_crowd_region_is_no_missing_label() -> None:
     found = [thing(1, DOOR, 20, 20, 30, 30, score=0.9)]
     assert scene([thing(1, DOOR, 10, 10, 60, 60, iscrowd=1)], found) == []

@@ -70,7 +70,7 @@ def test_one_image_without_objects_beside_one_with(small_model: Build, batch: Ba
 
 
 def test_without_mask_head_it_is_plain_detection(small_model: Build, batch: Batch) -> None:
-    model = small_model("mask_head=none", "roi_head.score_threshold=0.0")
+    model = small_model("mask_head=none", "trainer.loss_weights.mask=2", "roi_head.score_threshold=0.0")
     assert not [name for name in model.state_dict() if "mask" in name]
     bare: list[Target] = [{"boxes": target["boxes"], "labels": target["labels"]} for target in batch[1]]
     assert set(model(batch[0], bare)) == FIVE - {"loss_mask"}

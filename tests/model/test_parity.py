@@ -10,8 +10,10 @@ from small_model import dense_targets, paste_full
 from torch import Tensor
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from maskrcnn_train import build_model, load_config
+from maskrcnn_train.model.inputs import resize_list, resize_targets
 from maskrcnn_train.model.mask_rcnn import MaskRCNN
 from maskrcnn_train.model.mask_targets import crops_from_dense
 from maskrcnn_train.model.paths import always_fixed, path_for
@@ -129,3 +131,15 @@ def test_batch_of_bytes_and_compact_masks_gives_the_losses_of_floats_and_dense_m
     from_floats = ours(list(pixels / 255), dense)
     for name, loss in from_floats.items():
         torch.testing.assert_close(from_bytes[name], loss, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_targets_of_a_list_of_images_are_resized_as_torchvisions(compact: bool) -> None:
+    image, own = torch.rand(3, 50, 90), dense_targets((50, 90))[:1]
+    _, (expected,) = GeneralizedRCNNTransform(64, 128, [0.0] * 3, [1.0] * 3)([image], own)
+    if compact:
+        own[0]["masks"] = crops_from_dense(own[0]["masks"])  # type: ignore[arg-type]
+    inputs = resize_list([image], torch.zeros(3, 1, 1), torch.ones(3, 1, 1), 64, 128, torch.contiguous_format)
+    (found,) = resize_targets(own, inputs)
+    assert torch.equal(found["masks"], expected["masks"])  # type: ignore[arg-type]
+    torch.testing.assert_close(found["boxes"], expected["boxes"])

@@ -11,7 +11,7 @@ from random_detections import random_data
 from maskrcnn_train.evaluation.coco.metrics import evaluate_coco
 from maskrcnn_train.evaluation.diagnostics.bootstrap import difference, draw_images, drawn_scores, interval
 from maskrcnn_train.evaluation.diagnostics.calibration import calibrate
-from maskrcnn_train.evaluation.diagnostics.comparison import compare, same_images
+from maskrcnn_train.evaluation.diagnostics.comparison import Comparison, compare, same_images
 from maskrcnn_train.evaluation.diagnostics.curves import best_cut, confidence_curves
 from maskrcnn_train.evaluation.diagnostics.diagnostics import Diagnostics, diagnose
 from maskrcnn_train.evaluation.diagnostics.errors import classify, confusion_matrix, count_errors
@@ -277,9 +277,11 @@ def test_a_better_model_is_told_from_chance():
     assert difference(base, base).clear is False
     assert difference(base, one_less).clear is False
     much_less = [each for each in results if each["image_id"] % 3]
-    worse = difference(base, ap_draws(truth, much_less, draws))
-    assert worse.clear
-    assert worse.high < 0
+    few = ap_draws(truth, much_less, draws)
+    worse, better = difference(base, few), difference(few, base)
+    assert worse.high < 0 < better.low
+    found = [Comparison("bbox/AP", each.value, 0.0, each) for each in (worse, better)]
+    assert [each.verdict for each in found] == ["a is better", "b is better"]
 
 
 # ---------------------------------------------------------------- the whole
@@ -376,7 +378,7 @@ def test_no_images_give_a_study_without_intervals():
     result = evaluate_coco(truth, [], **LIMITS)
     for study in diagnose(truth, [], result, num_draws=100, seed=0).values():
         assert study.intervals == {}
-        assert study.threshold == 0
+        assert study.threshold == study.errors.ap == 0
         assert diagnostics_tables(study)
 
 

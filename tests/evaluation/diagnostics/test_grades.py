@@ -29,6 +29,7 @@ def test_every_object_and_every_confident_detection_gets_its_kind(grades) -> Non
     # the crowd region, object 5, and the detection in it, 6, are left out
     assert kinds_of(by_image[2].objects) == {2: "classification", 3: "localisation", 4: "missed"}
     assert kinds_of(by_image[2].detections) == {3: "classification", 4: "localisation", 5: "background"}
+    assert [each.iou for each in by_image[2].detections if each.kind == "background"] == [0]
     assert kinds_of(by_image[1].objects) | kinds_of(by_image[1].detections) == dict.fromkeys((0, 1), "right")
 
 

@@ -188,7 +188,7 @@ def test_a_damaged_file_is_one_line(name: str, content: bytes, tmp_path: Path) -
 def test_names_of_another_framework_say_which_option_is_right(tmp_path: Path) -> None:
     model = model_of()
     torch.save(detectron2_state(model), tmp_path / "theirs.pth")
-    torch.save(model.state_dict(), tmp_path / "ours.pth")
+    torch.save({**model.state_dict(), 7: torch.zeros(1)}, tmp_path / "ours.pth")  # 7 names no layer
     with pytest.raises(ValueError, match="weights=detectron2"):
         read_weights(tmp_path / "theirs.pth", "file")
     with pytest.raises(ValueError, match="weights=file"):

@@ -104,6 +104,11 @@ def test_convs_before_the_fcs_are_fresh_and_the_fcs_stay() -> None:
     assert torch.equal(model.state_dict()[f"{BOX}5.weight"], stored_model()[1].state_dict()[f"{BOX}fc6.weight"])
 
 
+def test_norms_of_convs_that_the_weights_lack_name_the_number_of_convs() -> None:
+    _, report = load("mask_head.norm=batch", into=("mask_head.num_convs=5",))
+    assert set(reasons_of(report).values()) == {"mask_head.num_convs"}
+
+
 def test_fewer_convs_take_the_first_ones_and_name_the_unused() -> None:
     _, report = load("roi_head.num_convs=4", into=("roi_head.num_convs=2",))
     assert not report.reinitialized
