@@ -139,7 +139,7 @@ def _train_on(
     factor = lr_factor(config.schedule, step=position.step, progress=plan.progress(position))
     meter.lr = state.optimizer.defaults["lr"] * factor
     heads_only = position.step < config.trainer.heads_only_steps
-    set_lr(state.optimizer, meter.lr, heads_only=heads_only)
+    set_lr(state.optimizer, meter.lr)
     if world.size == 1:
         train_body(state.optimizer, enabled=not heads_only)
     if position.step <= config.trainer.heads_only_steps:

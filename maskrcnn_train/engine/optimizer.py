@@ -72,10 +72,10 @@ def _is_matrix(name: str, parameter: nn.Parameter, *, body: bool) -> bool:
     return parameter.ndim > 1 and not predicts and not (body and parameter.shape[1] < FEWEST_INPUTS)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float, *, heads_only: bool = False) -> None:
-    """The learning rate of this step for each group; heads_only: the backbone's body stays as it is."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of this step for each group."""
     for group in optimizer.param_groups:
-        group["lr"] = 0.0 if heads_only and group["body"] else lr * group["lr_factor"]
+        group["lr"] = lr * group["lr_factor"]
 
 
 def train_body(optimizer: torch.optim.Optimizer, enabled: bool) -> None:

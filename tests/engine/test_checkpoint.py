@@ -18,7 +18,7 @@ from torch import nn
 from maskrcnn_train.engine import checkpoint
 from maskrcnn_train.engine.checkpoint import Checkpoints, read_checkpoint, restore, save_plain
 from maskrcnn_train.engine.precision import grad_scaler
-from maskrcnn_train.engine.state import Position, TrainingState
+from maskrcnn_train.engine.state import MovingAverage, Position, TrainingState
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.errors import UserError
 
@@ -50,6 +50,21 @@ def test_a_saved_state_is_restored_to_the_bit(checkpoints: Checkpoints) -> None:
     assert torch.equal(fresh.model.weight, saved.model.weight)
     momentum = [next(iter(one.optimizer.state.values()))["momentum_buffer"] for one in (fresh, saved)]
     assert torch.equal(*momentum)
+
+
+def test_the_average_is_what_is_kept_as_the_best_and_goes_on(checkpoints: Checkpoints) -> None:
+    saved, fresh = state(7), state(1)
+    saved.ema, fresh.ema = (MovingAverage(state(step).model, decay=0.9) for step in (8, 2))
+    checkpoints.save_last(saved)
+    checkpoints.save_best(saved, {})
+    content, _ = checkpoints.load_last()
+    restore(fresh, content, CONFIG)
+    average = saved.ema.model.weight
+    assert torch.equal(fresh.ema.model.weight, average)
+    assert torch.equal(read_checkpoint(checkpoints.folder / "best.pt")["model"]["weight"], average)
+    restore(fresh, content | {"ema": None}, CONFIG)  # of a run that began without: it begins at the weights
+    assert torch.equal(fresh.ema.model.weight, fresh.model.weight)
+    assert torch.equal(fresh.model.weight, saved.model.weight)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])

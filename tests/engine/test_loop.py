@@ -21,22 +21,24 @@ from maskrcnn_train.engine.plan import Plan
 from maskrcnn_train.engine.signals import StopRequest
 from maskrcnn_train.engine.state import Position, TrainingState
 from maskrcnn_train.engine.step import BadStep
+from maskrcnn_train.reporting.terminal.progress import duration
 
 
 class Line(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.tensor(2.0))
-        self.backbone: Any = SimpleNamespace(keep_body_statistics=lambda enabled: None)
-        self.drawn: list[float] = []
+        self.weight, self.body = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(0.0))
+        self.kept, self.trained, self.drawn = list[bool](), list[bool](), list[float]()
+        self.backbone: Any = SimpleNamespace(keep_body_statistics=self.kept.append)
 
     def forward(self, images: list[Tensor], targets: list[Any]) -> dict[str, Tensor]:
         self.drawn.append(float(torch.rand(())))
-        return {"loss_line": self.weight * torch.stack(images).mean()}
+        self.trained.append(self.body.requires_grad)
+        return {"loss_line": self.weight * torch.stack(images).mean(), "loss_body": self.body - self.body.detach()}
 
 
 class Loader:
-    """A batch for each of some numbers, with one image of it."""
+    """A batch for each of some numbers, with two images of it."""
 
     def __init__(self, *numbers: float) -> None:
         self.numbers, self.begun = numbers, list[tuple[int, int]]()
@@ -48,7 +50,7 @@ class Loader:
         self.begun.append((epoch, start_batch))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([([torch.tensor(each)], [{}]) for each in self.numbers[self.begun[-1][1] :]])
+        return iter([([torch.tensor(each)] * 2, [{}, {}]) for each in self.numbers[self.begun[-1][1] :]])
 
 
 class Fitted:
@@ -59,12 +61,16 @@ class Fitted:
     ) -> None:
         self.config = small_config("schedule=constant", "optimizer=sgd", "schedule.warmup_steps=0", *overrides)
         self.model, self.position = Line(), position or Position()
-        groups = [{"params": [self.model.weight], "lr_factor": 1.0, "body": False}]
+        groups = [
+            {"params": [weight], "lr_factor": 1.0, "body": weight is self.model.body}
+            for weight in (self.model.weight, self.model.body)
+        ]
         optimizer = torch.optim.SGD(groups, lr=0.1)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         self.state = TrainingState(self.model, optimizer, scaler, None, self.position)
         self.lines: dict[int, dict[str, float]] = {}
         self.last, self.best, self.evaluated = list[int](), list[int](), list[int]()
+        self.left: list[str] = []
         self.loader, self.scores = loader, iter(scores)
 
     def run(self, folder: Path | None = None) -> Fitted:
@@ -72,7 +78,7 @@ class Fitted:
         about = {"config": {"seed": 0}}
         run: Any = SimpleNamespace(
             writer=SimpleNamespace(scalars=self.lines.__setitem__),
-            progress=SimpleNamespace(update=lambda *_: None),
+            progress=SimpleNamespace(update=lambda step, total, fields: self.left.append(fields["left"])),
             checkpoints=SimpleNamespace(
                 save_last=lambda state, wait=True: self.last.append(state.position.step),
                 save_best=lambda state, metrics, wait=True: self.best.append(state.position.step),
@@ -114,16 +120,23 @@ def test_intervals_of_epochs_end_with_the_pass_and_the_last_group_of_it_may_be_s
     assert done.model.weight.item() == pytest.approx(2 - 0.1 * 5 * (2 + 5))  # means of the groups
 
 
-def test_the_learning_rate_and_the_rates_of_each_step_are_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_learning_rate_and_the_rates_of_each_step_are_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     schedule = ("schedule=multistep", "schedule.milestones=[0.5]", "schedule.gamma=0.1", "schedule.warmup_steps=0")
     settings = (*EACH_STEP, *schedule, "trainer.max_steps=4", "trainer.accumulate=2", "trainer.evaluate_every=0")
-    monkeypatch.setattr("maskrcnn_train.engine.meter.time.perf_counter", itertools.count(step=0.5).__next__)
-    done = Fitted(*settings, loader=Loader(*[1.0] * 20)).run()
+    monkeypatch.setattr("maskrcnn_train.engine.meter.time.perf_counter", itertools.count(step=20.0).__next__)
+    with caplog.at_level("INFO", "maskrcnn_train"):
+        done = Fitted(*settings, loader=Loader(*[1.0] * 20)).run()
     assert [line["lr"] for line in done.lines.values()] == pytest.approx([0.1, 0.1, 0.01, 0.01])
     assert done.model.weight.item() == pytest.approx(2 - 0.22)
     assert [line["loss/total"] for line in done.lines.values()] == pytest.approx([2.0, 1.9, 1.8, 1.79])
     for line in done.lines.values():
-        assert line["images_per_second"] * line["time/step"] == pytest.approx(2)
+        assert line["images_per_second"] * line["time/step"] == pytest.approx(4)
+    assert (done.left[0], done.left[3]) == (duration(3 * done.lines[1]["time/step"]), duration(0))
+    waiting = 100 * done.lines[1]["time/data"] / done.lines[1]["time/step"]
+    said = [record.getMessage()[:30] for record in caplog.records]  # once
+    assert said == ["the training at this speed: 4 ", f"the model waits for data {waiting:.0f} % "]
 
 
 def test_the_draws_of_a_step_follow_from_the_seed_and_its_number() -> None:
@@ -151,3 +164,11 @@ def test_only_failed_steps_in_a_row_end_a_training(tmp_path: Path) -> None:
     assert (done.position.step, done.position.skipped_steps) == (4, 2)
     with pytest.raises(BadStep):
         Fitted(*settings, "trainer.epochs=1", loader=Loader(1.0, nan, nan, 1.0)).run(tmp_path / "b")
+
+
+def test_the_body_trains_once_its_steps_of_waiting_are_over() -> None:
+    settings = (*EACH_STEP, "trainer.evaluate_every=0", "trainer.max_steps=4", "trainer.heads_only_steps=2")
+    model = Fitted(*settings, loader=Loader(*[1.0] * 9)).run().model
+    assert model.trained == [False, False, True, True]
+    assert model.kept == [True, True, False]
+    assert (model.weight.item(), model.body.item()) == (pytest.approx(1.6), pytest.approx(-0.2))

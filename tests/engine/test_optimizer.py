@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_train.engine.optimizer import build_optimizer, parameter_groups, scaled_lr, set_lr, train_body
+from maskrcnn_train.engine.optimizer import (
+    build_optimizer,
+    images_per_step,
+    parameter_groups,
+    scaled_lr,
+    set_lr,
+    train_body,
+)
 from maskrcnn_train.settings.compose import load_config
 from maskrcnn_train.settings.optimizers import OPTIMIZERS
 from maskrcnn_train.settings.schema import OptimizerConfig
@@ -31,6 +38,7 @@ def test_learning_rate_follows_the_batch_only_when_asked() -> None:
     section = load_config(["optimizer=sgd"]).optimizer
     assert scaled_lr(section, 4) == pytest.approx(0.02 * 4 / 16)
     assert scaled_lr(load_config(["optimizer=sgd", "optimizer.scale_lr=false"]).optimizer, 4) == 0.02
+    assert images_per_step(load_config(["trainer.batch_size=3", "trainer.accumulate=2"]).trainer, world_size=4) == 24
 
 
 def test_the_reference_batch_is_the_one_that_the_learning_rate_is_for() -> None:
@@ -91,7 +99,7 @@ def test_heads_only_leaves_the_body_and_its_gradients_out() -> None:
     model = Detector()
     optimizer = build_optimizer(section_of(), model, images_per_step=16)
     before = {name: each.clone() for name, each in model.named_parameters()}
-    set_lr(optimizer, 0.5, heads_only=True)
+    set_lr(optimizer, 0.5)
     train_body(optimizer, enabled=False)
     model(torch.ones(1, 3, 2, 2)).sum().backward()
     assert model.backbone["body"].weight.grad is None
@@ -100,6 +108,5 @@ def test_heads_only_leaves_the_body_and_its_gradients_out() -> None:
     assert changed == {"head.weight", "head.bias"}
     train_body(optimizer, enabled=True)
     model(torch.ones(1, 3, 2, 2)).sum().backward()
-    set_lr(optimizer, 0.5)
     optimizer.step()
     assert not torch.equal(model.backbone["body"].weight, before["backbone.body.weight"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from tiny import TINY
 
 from maskrcnn_train import load_config, train
 from maskrcnn_train.engine import loop
-from maskrcnn_train.engine.precision import autocast, grad_scaler, set_determinism, use_device
+from maskrcnn_train.engine.precision import autocast, grad_scaler, seed_step, set_determinism, use_device
 from maskrcnn_train.engine.state import TrainingState
 from maskrcnn_train.reporting.tensorboard import read_metrics
 from maskrcnn_train.settings.errors import UserError
@@ -91,3 +92,11 @@ def test_the_backbone_is_compiled_and_operations_are_deterministic_if_asked(
         settings = [f"trainer.compile={compiled}", f"trainer.deterministic={deterministic}", "trainer.max_steps=1"]
         train(load_config([*TINY, shapes, *settings, f"output_dir={tmp_path / str(compiled)}"]))
     assert seen == [(True, False), (False, True)]
+
+
+def test_every_seed_step_and_rank_has_draws_of_its_own() -> None:
+    drawn = set()
+    for seed, step, rank in itertools.product(range(3), repeat=3):
+        seed_step(seed, step, rank)
+        drawn.add(float(torch.rand(())))
+    assert len(drawn) == 27

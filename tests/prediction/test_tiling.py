@@ -101,10 +101,21 @@ def test_the_best_score_counts_and_nothing_stays_nothing() -> None:
 def test_a_cut_object_is_joined_though_the_tiles_see_it_unalike(with_masks: bool) -> None:
     windows, size = Tiles(100, 0.3).windows((100, 170)), (100, 170)
     assert windows[1][0] == 70
-    left = seen(windows[0], [((40, 10, 130, 60), 1, 0.9)], with_masks)
+    left = seen(windows[0], [((40, 10, 99, 60), 1, 0.9)], with_masks)  # a little short of the border
     right = seen(windows[1], [((90, 10, 130, 60), 1, 0.8)], with_masks)  # a third of the strip that both see
     found = merge_tiles(windows, [left, right], size)
     assert found.boxes.tolist() == [[40, 10, 130, 60]]
-    whole = seen(windows[0], [((72, 10, 92, 60), 1, 0.9)], with_masks)  # not cut: two objects side by side
-    other = seen(windows[1], [((82, 10, 97, 60), 1, 0.8)], with_masks)
+    whole = seen(windows[0], [((72, 0, 92, 60), 1, 0.9)], with_masks)  # not cut: two objects side by side
+    other = seen(windows[1], [((82, 0, 97, 60), 1, 0.8)], with_masks)
     assert len(merge_tiles(windows, [whole, other], size)) == 2
+    one_in_another = [((40, 10, 130, 60), 1, 0.9), ((60, 20, 130, 50), 1, 0.8)]  # one tile tells them apart
+    both, nothing = (seen(windows[0], each, with_masks) for each in (one_in_another, []))
+    assert len(merge_tiles(windows, [both, nothing], size)) == 2
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_tiles_that_do_not_agree_are_joined_by_those_between(with_masks: bool) -> None:
+    windows = Tiles(100, 0.3).windows((170, 170))
+    bars = [(10, 20, 40, 100), (130, 20, 160, 100), (10, 70, 100, 160), (70, 70, 160, 160)]  # of a U
+    parts = [seen(window, [(bar, 1, 0.9)], with_masks) for window, bar in zip(windows, bars, strict=True)]
+    assert merge_tiles(windows, parts, (170, 170)).boxes.tolist() == [[10, 20, 160, 160]]
