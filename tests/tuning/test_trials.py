@@ -218,6 +218,18 @@ def test_a_failed_trial_frees_its_checkpoints_and_one_that_goes_on_keeps_them(tm
     assert [(trial.folder / "checkpoints").exists() for trial in begun] == [True, False, True, True, True]
 
 
+def test_of_several_metrics_the_trials_that_none_beats_in_all_keep_their_checkpoints(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, search("metric=[latency,segm/AP]"))
+    for scores in ([10.0, 0.5], [20.0, 0.9], [30.0, 0.1]):
+        trial = trials.begin()
+        assert trial is not None
+        (trial.folder / "checkpoints").mkdir(parents=True)
+        trials.end(trial, scores=scores)
+        trials.free_checkpoints()
+    assert [(each.number, each.front) for each in trials.records()] == [(0, True), (1, True), (2, False)]
+    assert [(tmp_path / f"{number}/checkpoints").exists() for number in range(3)] == [True, True, False]
+
+
 def test_what_matters_is_said_once_there_are_enough_trials(tmp_path: Path) -> None:
     trials = Trials(tmp_path, search("trials=24", "sampler=random"))
     while trial := trials.begin():
