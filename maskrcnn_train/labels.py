@@ -90,15 +90,14 @@ def _judge_by_folds(config: LabelsConfig) -> tuple[Path, Judged]:
     head = replace(config.roi_head, score_threshold=min(config.roi_head.score_threshold, FAINT))
     training = replace(training_of(config), roi_head=head)
     quiet = replace(training, evaluation=replace(training.evaluation, study=False))  # all folds are studied together
+    setup_logging(folder / LOG_FILE)
     for number, splits in enumerate(folds):
         run_dir = folder / f"fold_{number}"
         if not all((run_dir / name).is_file() for name in (RESULTS, SCORES_FILE)):
             (run_dir / SCORES_FILE).unlink(missing_ok=True)  # alone they would count as the end of the training
-            setup_logging(folder / LOG_FILE)
             logger.info("fold %d of %d: %d images to judge", number + 1, len(folds), len(splits.val))
             _train(replace(quiet, output_dir=str(run_dir)), replace(splits, notes=notes), folder)
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)  # large, and of no more use
-    setup_logging(folder / LOG_FILE)
     return folder, Judged(whole, classes, training, _score(training, whole, classes, folder, len(folds)))
 
 

@@ -70,8 +70,12 @@ def train(
     >>> train(load_config(["experiment=shapes", "trainer.max_steps=2"])).metrics["segm/AP"]  # doctest: +SKIP
     """
     splits = splits or read_splits(config)
-    with distributed.joined(config.trainer) as (world, device), StopRequest() as stop:
-        _set_determinism(config, device)
+    with (
+        distributed.joined(config.trainer) as (world, device),
+        StopRequest() as stop,
+        precision.determinism(config.trainer.deterministic),
+    ):
+        _warn_of_slow_pooling(config, device)
         loaders = build_loaders(config, rank=world.rank, world_size=world.size, splits=splits)
         plan = Plan.of(config.trainer, len(loaders.train))
 
@@ -103,8 +107,7 @@ def train(
     return TrainResult(metrics, run.folder)
 
 
-def _set_determinism(config: TrainConfig, device: torch.device) -> None:
-    precision.set_determinism(config.trainer.deterministic)
+def _warn_of_slow_pooling(config: TrainConfig, device: torch.device) -> None:
     if pools_in_python(config, device):
         logger.warning(
             "trainer.deterministic=true: with sampling_ratio=0 torchvision pools in Python on a GPU, which is slow "

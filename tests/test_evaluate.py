@@ -7,6 +7,7 @@ import csv
 import importlib
 import io
 import json
+import logging
 import random
 import re
 from dataclasses import replace
@@ -28,7 +29,6 @@ from maskrcnn_train.data.splits.splitting import read_splits
 from maskrcnn_train.prediction.predictor import Predictor, load_checkpoint
 from maskrcnn_train.prediction.scoring import on_split
 from maskrcnn_train.prediction.validation import Validation
-from maskrcnn_train.reporting.terminal.progress import close_logging
 from maskrcnn_train.settings.command_rules import check_evaluate_rules
 from maskrcnn_train.settings.command_schema import EvaluateConfig
 from maskrcnn_train.settings.compose import load_command_config
@@ -280,8 +280,13 @@ def test_one_of_checkpoint_and_predictions_is_needed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scored", ["results", "a checkpoint"])
 def test_annotations_that_cannot_be_scored_are_told(
-    scored: str, foreign: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scored: str,
+    foreign: tuple[Path, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("maskrcnn_train"), "propagate", True)
     annotations, predictions = foreign
     given = [f"predictions={predictions}", f"annotations={annotations}"]
     if scored == "a checkpoint":
@@ -292,9 +297,8 @@ def test_annotations_that_cannot_be_scored_are_told(
     truth = json.loads(annotations.read_text())
     truth["annotations"][0] |= {"bbox": [1, 1, -4, 4], "segmentation": []}
     annotations.write_text(json.dumps(truth))
-    close_logging()
     evaluated(*given, folder=tmp_path / "e")
-    assert re.search(r" 1 +box has no area +left out +annotation ", capsys.readouterr().err)
+    assert re.search(r" 1 +box has no area +left out +annotation ", caplog.text)
 
 
 def test_settings_of_a_model_are_idle_on_results(foreign: tuple[Path, Path]) -> None:

@@ -385,7 +385,7 @@ def test_every_form_of_an_image_gives_the_same_detections(checkpoint: Path, tmp_
     Image.fromarray(array).save(tmp_path / "a.png")
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     forms = [tmp_path / "a.png", Image.fromarray(array), array, tensor, (tensor / 255).requires_grad_()]
-    first, *others = predict(predictor, forms, score_threshold=0.0, batch_size=2)
+    first, *others = predict(predictor, iter(forms), score_threshold=0.0, batch_size=2)
     assert len(first) > 0
     assert first.source == str(tmp_path / "a.png")
     for other in others:
@@ -423,6 +423,8 @@ def test_a_pil_image_gives_the_detections_of_its_file(checkpoint: Path, tmp_path
         ([pixels().tolist()], "an image must be a path, a Pillow image, an array or a tensor, not list"),
         ("a.png", "images is one image; give a list"),
         (Image.new("RGB", (9, 9)), "images is one image; give a list"),
+        (pixels(), "images is one image; give a list"),
+        (torch.zeros(3, 90, 70), "images is one image; give a list"),
     ],
 )
 def test_what_is_no_list_of_images_is_refused(checkpoint: Path, images: Any, said: str) -> None:

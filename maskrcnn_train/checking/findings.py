@@ -75,7 +75,6 @@ def findings_table(findings: Sequence[Finding], width: int = 140) -> str:
         answer = "; ".join(part for part in (overrides_text(finding.override), finding.fix) if part)
         cells = finding.severity, finding.split, finding.what, count, finding.examples, answer
         grid.add_row(*map(Text, cells))
-    console = Console(file=io.StringIO(), width=max(width, NARROWEST), color_system=None, force_terminal=False)
-    with console.capture() as captured:
-        console.print(grid)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+    stream, width = io.StringIO(), max(width, NARROWEST)
+    Console(file=stream, width=width, color_system=None, force_terminal=False, force_jupyter=False).print(grid)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")

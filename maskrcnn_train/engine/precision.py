@@ -4,7 +4,8 @@ import functools
 import math
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -76,10 +77,17 @@ def to_device(model: Model, device: torch.device, *, channels_last: bool) -> Mod
     return model.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
-def set_determinism(enabled: bool) -> None:
-    """trainer.deterministic: only operations with one result; raises where an operation has none."""
+@contextmanager
+def determinism(enabled: bool) -> Iterator[None]:
+    """trainer.deterministic: in here only operations with one result; raises where an operation has none."""
+    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(enabled)
     torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -29,7 +29,7 @@ from maskrcnn_train.engine.state import Position
 from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.reporting.runs import DATA_FILE, SCORES_FILE
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, MetricWriter
-from maskrcnn_train.reporting.terminal.progress import Progress, close_logging, setup_logging
+from maskrcnn_train.reporting.terminal.progress import Progress, close_logging, logging_to
 from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import overrides_of
@@ -52,13 +52,13 @@ class Run:
     _trace_step: Callable[[], None]
     resumes: bool  # whether there is a checkpoint to go on from
 
-    def __init__(self, folder: Path, config: TrainConfig, classes: ClassMap, world: World) -> None:
+    def __init__(self, folder: Path, config: TrainConfig, classes: ClassMap, world: World, console: Console) -> None:
         self.folder, self.config, self.classes, self.is_main = folder, config, classes, world.is_main
         self.world_size = world.size
         about = {"config": asdict(config), "classes": classes.to_plain()}
         self.checkpoints = Checkpoints(folder / "checkpoints", about=about, enabled=world.is_main)
         self.failed_steps = FailedSteps(folder / "autopsy", about=about, trainer=config.trainer, rank=world.rank)
-        self._console: Console = setup_logging(folder / LOG_FILE, enabled=world.is_main)
+        self._console = console
 
     @classmethod
     @contextmanager
@@ -72,8 +72,12 @@ class Run:
         if world.is_main:
             folder = find_run(config, Path("runs/train")) or open_run_folder(config.output_dir, "train")
         folder = distributed.broadcast(folder, world)
-        run = cls(folder, config, classes, world)
-        with run._leaving_no_trace(), held(folder, folder / LOCK_FILE) if world.is_main else nullcontext():
+        with (
+            logging_to(folder / LOG_FILE, enabled=world.is_main) as console,
+            _leaving_no_trace(folder) if world.is_main else nullcontext(),
+            held(folder, folder / LOCK_FILE) if world.is_main else nullcontext(),
+        ):
+            run = cls(folder, config, classes, world, console)
             if world.is_main:
                 for part in folder.rglob(".*.part"):  # what a killed process was writing
                     part.unlink(missing_ok=True)
@@ -83,19 +87,6 @@ class Run:
                     lost = f"resume={config.resume}: {run.checkpoints.folder} has no last.pt to go on from"
                     raise UserError(f"{lost}; to start from a best.pt: weights=file weights.path=FILE")
                 yield run
-
-    @contextmanager
-    def _leaving_no_trace(self) -> Iterator[None]:
-        """A mistake that shows before anything is written but the log, such as a wrong weights.path, leaves no folder:
-        the corrected command may take its name."""
-        try:
-            yield
-        except UserError:
-            if self.is_main and [path.name for path in self.folder.iterdir()] == [LOG_FILE]:
-                close_logging()
-                (self.folder / LOG_FILE).unlink()
-                self.folder.rmdir()
-            raise
 
     @contextmanager
     def _logging_end(self, world: World) -> Iterator[None]:
@@ -138,6 +129,20 @@ class Run:
             jsons = sorted({path for split in splits.by_name.values() for path in split.index.sources})
             write_json(self.folder / "environment.json", environment(jsons, self.world_size), indent=2)
             write_json(self.folder / DATA_FILE, summarize(splits), indent=2)
+
+
+@contextmanager
+def _leaving_no_trace(folder: Path) -> Iterator[None]:
+    """A mistake that shows before anything is written but the log, such as a wrong weights.path, leaves no folder: the
+    corrected command may take its name."""
+    try:
+        yield
+    except UserError:
+        if [path.name for path in folder.iterdir()] == [LOG_FILE]:
+            close_logging()
+            (folder / LOG_FILE).unlink()
+            folder.rmdir()
+        raise
 
 
 def has_checkpoint(checkpoints: Checkpoints, world: World) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 
 
@@ -20,13 +21,18 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """Remembers the first signal; a second one leaves at once. A context manager: old handlers come back."""
+    """Remembers the first signal; a second one leaves at once. A context manager: old handlers come back.
+
+    Only the main thread gets signals: in another one this remembers none.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         numbers = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGUSR2") and callable(signal.getsignal(signal.SIGUSR2)):
             numbers.append(signal.SIGUSR2)  # submitit's: a job's time is up

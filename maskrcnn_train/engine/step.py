@@ -71,6 +71,8 @@ def training_step(
     `torch.amp.GradScaler()` for all steps, for it learns from each. Returns each loss.
     Raises UserError (BadStep) before anything is changed when a loss or gradient is not finite.
     """
+    if not model.training:
+        raise UserError("the model is in evaluation mode, which gives no losses; call model.train() before a step")
     precision, batches = config.trainer.precision, [(images, targets)]
     unscaled = grad_scaler(precision, next(model.parameters()).device)
     if scaler is None and unscaled.is_enabled():

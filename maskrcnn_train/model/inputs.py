@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,8 @@ def resize_list(
     """Images float [C, h, w] in 0..1 normalised, resized and padded as torchvision's detection models do."""
     resized: list[Tensor] = []
     for image in images:
-        if image.dim() != 3 or len(image) != len(mean) or not image.is_floating_point():
+        floating = isinstance(image, Tensor) and image.is_floating_point()
+        if not floating or image.dim() != 3 or len(image) != len(mean):
             raise ValueError(
                 f"images in a list must be float [{len(mean)}, height, width] in 0..1, got {image.dtype} "
                 f"{tuple(image.shape)}; divide uint8 images by 255, or pass an ImageBatch"
@@ -86,12 +88,17 @@ def resize_list(
 def resize_targets(targets: list[Target], inputs: NetworkInput) -> list[Target]:
     """Boxes and masks of original images in network pixels; masks by the nearest pixel, as torchvision."""
     resized: list[Target] = []
-    for target, size, original in zip(targets, inputs.sizes, inputs.original_sizes, strict=True):
+    for index, (target, size, original) in enumerate(zip(targets, inputs.sizes, inputs.original_sizes, strict=True)):
         moved = target.copy()
         moved["boxes"] = resize_boxes(target["boxes"].float(), original, size)
         if "ignored" in target:
             moved["ignored"] = resize_boxes(target["ignored"].float(), original, size)
         masks = target.get("masks")
+        if isinstance(masks, Tensor) and len(masks) and masks.shape[1:] != original:
+            raise BadTarget(
+                f"{_name(target, index)} has masks {list(masks.shape)}, but an image of height {original[0]} and width "
+                f"{original[1]}; give masks [N, height, width] of that size"
+            )
         if masks is not None and size != original:
             dense = masks.dense().to(target["boxes"].device) if isinstance(masks, MaskCrops) else masks
             moved["masks"] = F.interpolate(dense[:, None].float(), size=size)[:, 0].to(torch.uint8)
@@ -105,7 +112,7 @@ def checked_targets(targets: list[Target], num_images: int, num_classes: int, wi
         raise BadTarget(f"{num_images} images came with {len(targets)} targets; give one target for each image")
     checked: list[Target] = []
     for index, target in enumerate(targets):
-        name = f"image_id {target['image_id']}" if "image_id" in target else f"image {index} of the batch"
+        name = _name(target, index)
         _check_counts(target, name, with_masks)
         clean = target.copy()
         clean["boxes"] = target["boxes"].float().reshape(-1, 4)
@@ -119,10 +126,18 @@ def checked_targets(targets: list[Target], num_images: int, num_classes: int, wi
     return checked
 
 
+def _name(target: Target, index: int) -> str:
+    return f"image_id {target['image_id']}" if "image_id" in target else f"image {index} of the batch"
+
+
 def _check_counts(target: Target, name: str, with_masks: bool) -> None:
+    kinds: dict[str, Any] = {"boxes": Tensor, "labels": Tensor, "masks": Tensor | MaskCrops | None}
+    for key, kind in kinds.items():
+        if not isinstance(found := target.get(key), kind):
+            raise BadTarget(f"{name}: its {key} are of type {type(found).__name__}; give a tensor")
     count, masks = len(target["boxes"]), target.get("masks")
-    if len(target["labels"]) != count:
-        raise BadTarget(f"{name} has {count} boxes and {len(target['labels'])} labels; give one label a box")
+    if target["labels"].shape != (count,):
+        raise BadTarget(f"{name} has {count} boxes and labels {list(target['labels'].shape)}; give one label a box")
     if with_masks and count and masks is None:
         raise BadTarget(f"{name} has boxes but no masks; add masks, or train without them: mask_head=none")
     if with_masks and masks is not None and len(masks) != count:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,7 +132,7 @@ def with_given(section: Section, given: object) -> Section:
 
 def predict(
     predictor: Predictor,
-    images: Sequence[Picture],
+    images: Iterable[Picture],
     *,
     score_threshold: float = 0.5,
     batch_size: int = 1,
@@ -147,17 +148,17 @@ def predict(
 
     >>> detections = predict(load_checkpoint("best.pt"), ["a.jpg"])  # doctest: +SKIP
     """
-    if isinstance(images, str | Path | Image.Image):
+    if isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 1) in (2, 3):
         raise UserError("images is one image; give a list: predict(predictor, [image])")
     if batch_size < 1 or not 0 <= score_threshold <= 1:
         raise UserError(
             f"batch_size={batch_size}, score_threshold={score_threshold}: give 1 or more images, and a score in 0..1"
         )
     predictor, tiles = predictor.lowered(score_threshold), tiles or predictor.tiles
-    found = []
+    found, remaining = list[Detections](), iter(images)
     step = 1 if tiles is not None else batch_size  # with tiles a batch is of one image
-    for start in range(0, len(images), step):
-        prepared = [prepare(predictor.config, image, tiles) for image in images[start : start + step]]
+    while batch := list(itertools.islice(remaining, step)):
+        prepared = [prepare(predictor.config, image, tiles) for image in batch]
         found += detect_pictures(predictor, prepared, score_threshold, batch_size)
     return found
 

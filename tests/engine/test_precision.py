@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from tiny import TINY
 
 from maskrcnn_train import load_config, train
 from maskrcnn_train.engine import loop
-from maskrcnn_train.engine.precision import autocast, grad_scaler, seed_step, set_determinism, use_device
+from maskrcnn_train.engine.precision import autocast, determinism, grad_scaler, seed_step, use_device
 from maskrcnn_train.engine.state import TrainingState
 from maskrcnn_train.reporting.tensorboard import read_metrics
 from maskrcnn_train.settings.errors import UserError
@@ -21,22 +21,12 @@ from maskrcnn_train.settings.errors import UserError
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def restored() -> Iterator[None]:
-    yield
-    set_determinism(False)
-
-
-@pytest.mark.usefixtures("restored")
 @pytest.mark.parametrize("enabled", [True, False])
 def test_determinism_refuses_operations_with_several_results(enabled: bool) -> None:
-    set_determinism(enabled)
     target, indices, values = torch.zeros(2), torch.tensor([0, 0]), torch.ones(2)
-    if enabled:
-        with pytest.raises(RuntimeError, match="deterministic"):
-            target.put_(indices, values)
-    else:
+    with determinism(enabled), pytest.raises(RuntimeError, match="deterministic") if enabled else nullcontext():
         target.put_(indices, values)
+    target.put_(indices, values)
 
 
 @pytest.mark.parametrize("given", [None, ":16:8"])

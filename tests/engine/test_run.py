@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tiny import TINY, untrained_checkpoint
 from maskrcnn_train import load_config, train
 from maskrcnn_train.engine import checkpoint, loop
 from maskrcnn_train.engine.checkpoint import read_checkpoint
+from maskrcnn_train.engine.precision import determinism
 from maskrcnn_train.engine.run import _profiled
 from maskrcnn_train.engine.signals import Interrupted
 from maskrcnn_train.prediction.predictor import Predictor
@@ -174,6 +177,24 @@ def test_a_run_without_its_last_checkpoint_is_not_begun_again(
     with pytest.raises(UserError, match=r"has no last\.pt to go on from"):
         train(tiny("trainer.max_steps=2", f"resume={tmp_path / path}"))
     assert (tmp_path / "run/checkpoints/best.pt").read_bytes() == best
+
+
+def test_a_training_runs_in_a_thread_and_leaves_the_process_as_it_was(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    logger, handler = logging.getLogger("maskrcnn_train"), logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: told.append(record.getMessage()))
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "level", logging.ERROR)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with determinism(True), ThreadPoolExecutor() as pool:
+        pool.submit(train, tiny("trainer.max_steps=1")).result()
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
+    assert (logger.handlers, logger.propagate, logger.level) == ([handler], True, logging.ERROR)
+    assert told[-1].startswith("run: ")
 
 
 @pytest.mark.parametrize("resume", ["null", "auto"])

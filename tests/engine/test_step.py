@@ -42,6 +42,12 @@ def test_losses_come_back_and_the_weight_moves() -> None:
     assert model.weight.item() == pytest.approx(2.0 - 0.1 * 4)
 
 
+def test_a_model_that_gives_no_losses_is_named() -> None:
+    model = Line().eval()
+    with pytest.raises(UserError, match=r"the model is in evaluation mode.*; call model.train\(\)"):
+        training_step(model, torch.optim.SGD(model.parameters(), lr=0.1), [], [], load_config(CONFIG))
+
+
 def test_the_gradient_is_clipped_by_its_norm() -> None:
     model = Line()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from small_model import small_config
@@ -137,6 +138,8 @@ def test_a_list_of_images_is_resized_to_the_configured_sides(small_model: Build,
         small_model().prepare([torch.zeros(3, 8, 8, dtype=torch.uint8)])
     with pytest.raises(ValueError, match=r"must be float \[3, height, width\] in 0..1, got torch.float32 \(1, 8, 8\)"):
         small_model().prepare([torch.zeros(1, 8, 8)])
+    with pytest.raises(ValueError, match="got float64"):
+        small_model().prepare([np.zeros((3, 8, 8))])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,10 @@ def test_a_list_of_images_is_resized_to_the_configured_sides(small_model: Build,
         ({"boxes": torch.tensor([[1.0, 2, 1, 9]])}, "image_id 100: box 0 is"),
         ({"boxes": torch.tensor([[1.0, 2, float("nan"), 9]])}, "image_id 100: box 0 is"),
         ({"labels": torch.tensor([4])}, r"label 4 of box 0 is not among 1\.\.3"),
-        ({"labels": torch.tensor([1, 2])}, "1 boxes and 2 labels"),
+        ({"labels": torch.tensor([1, 2])}, r"1 boxes and labels \[2\]; give one label a box"),
+        ({"labels": torch.tensor([[1]])}, r"1 boxes and labels \[1, 1\]"),
+        ({"labels": [1]}, "image_id 100: its labels are of type list; give a tensor"),
+        ({"masks": np.zeros((1, 64, 96))}, "image_id 100: its masks are of type ndarray"),
         ({"masks": torch.zeros(2, 64, 96)}, "1 boxes and 2 masks"),
     ],
 )
@@ -158,6 +164,13 @@ def test_unusable_targets_are_named(small_model: Build, batch: Batch, change: Ta
     }
     with pytest.raises(ValueError, match=message):
         small_model()(batch[0], [{**good, **change}, nothing()])
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 48), (1, 1, 50, 48), (50, 48)])
+def test_masks_of_another_size_than_their_image_are_refused(small_model: Build, shape: tuple[int, ...]) -> None:
+    target: Target = {"boxes": torch.tensor([[1.0, 2, 5, 9]] * shape[0]), "labels": torch.ones(shape[0]).long()}
+    with pytest.raises(ValueError, match=r"image 0 of the batch has masks .*, but an image of height 50 and width 48"):
+        small_model()([torch.rand(3, 50, 48)], [{**target, "masks": torch.ones(shape)}])
 
 
 def test_missing_masks_and_targets_are_named(small_model: Build, batch: Batch) -> None:

@@ -15,6 +15,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams.backend_context import Context
 
+from maskrcnn_train.checking.findings import Finding, findings_table
 from maskrcnn_train.evaluation.coco.metrics import CocoResult
 from maskrcnn_train.reporting.tensorboard import MetricWriter, read_metrics
 from maskrcnn_train.reporting.terminal import tables
@@ -185,3 +186,11 @@ def test_a_full_disk_ends_the_log_with_one_line_and_nothing_else(
     warning = "warning: no line more fits into train.log: [Errno 28] No space left on device"
     assert sorted(said.getvalue().splitlines()) == sorted(["one", "two", "three", warning])
     assert capsys.readouterr().err == ""
+
+
+def test_tables_are_text_in_a_notebook_too(monkeypatch):
+    finding = Finding("warning", "k", "what was found", "train")
+    usual = table("title", ["a"], [["b"]]), findings_table([finding])
+    monkeypatch.setattr("builtins.get_ipython", type("ZMQInteractiveShell", (), {}), raising=False)
+    assert Console().is_jupyter
+    assert (table("title", ["a"], [["b"]]), findings_table([finding])) == usual

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +24,7 @@ def setup_logging(log: Path | None = None, *, console: Console | None = None, en
     """Send the project's messages to the console and, if given, to the file `log`; returns the console.
 
     Pass the console on to `Progress`, so that lines and the bar don't write over each other. Calling it
-    again, as each job of a sweep does, replaces the handlers of the job before.
+    again, as each job of a sweep does, replaces the handlers of the job before; a caller's own stay.
     enabled: false on all ranks but one, which stay silent.
     """
     console = console or Console(file=sys.stdout)
@@ -33,23 +33,48 @@ def setup_logging(log: Path | None = None, *, console: Console | None = None, en
     logger.setLevel(logging.INFO)
     logger.propagate = False
     if not enabled:
-        logger.addHandler(logging.NullHandler())
+        _add_handler(logging.NullHandler())
         return console
-    logger.addHandler(_console_handler(console))
+    _add_handler(_console_handler(console))
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         file_handler = _LogFile(log, encoding="utf-8", errors="backslashreplace")
         file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(file_handler)
+        _add_handler(file_handler)
     return console
+
+
+@contextmanager
+def logging_to(log: Path, *, enabled: bool = True) -> Iterator[Console]:
+    """`setup_logging` while the context lasts. Afterwards messages go where they went before."""
+    logger = logging.getLogger(LOGGER)
+    level, propagate, handlers = logger.level, logger.propagate, _own_handlers()
+    for handler in handlers:
+        logger.removeHandler(handler)
+    try:
+        yield setup_logging(log, enabled=enabled)
+    finally:
+        close_logging()
+        for handler in handlers:
+            logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def close_logging() -> None:
     """Remove and close the project's handlers."""
-    logger = logging.getLogger(LOGGER)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
+    for handler in _own_handlers():
+        logging.getLogger(LOGGER).removeHandler(handler)
         handler.close()
+
+
+def _own_handlers() -> list[logging.Handler]:
+    return [handler for handler in logging.getLogger(LOGGER).handlers if handler.name == LOGGER]
+
+
+def _add_handler(handler: logging.Handler) -> None:
+    handler.name = LOGGER  # tells it from a caller's own
+    logging.getLogger(LOGGER).addHandler(handler)
 
 
 def _console_handler(console: Console) -> logging.Handler:

@@ -25,7 +25,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         grid.add_row(*map(str, row))
     stream = io.StringIO()
-    Console(file=stream, width=10_000, markup=False, emoji=False, force_terminal=False).print(grid)
+    Console(file=stream, width=10_000, markup=False, emoji=False, force_terminal=False, force_jupyter=False).print(grid)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return "\n".join([title, *lines] if title else lines).strip("\n")
 
