@@ -90,12 +90,13 @@ def test_the_lines_in_the_documentation_run(onnx_export: Export, tmp_path: Path)
     assert subprocess.run([sys.executable, "-c", lines], cwd=tmp_path).returncode == 0
 
 
-def test_torchscript_carries_its_description(checkpoint: Path, tmp_path: Path) -> None:
+def test_torchscript_carries_its_description_and_asks_for_no_gradients(checkpoint: Path, tmp_path: Path) -> None:
     done = run(checkpoint, tmp_path / "out", "format=torchscript", "num_images=1", "paste_masks=true")
     assert not done.too_large
     extra = {"metadata.json": ""}
     with pytest.warns(FutureWarning, match="deprecated"):
-        torch.jit.load(done.path, _extra_files=extra)
+        module = torch.jit.load(done.path, _extra_files=extra)
+    assert not any(parameter.requires_grad for parameter in module.parameters())
     assert json.loads(extra["metadata.json"])["outputs"] == ["boxes", "labels", "scores", "masks"]
 
 

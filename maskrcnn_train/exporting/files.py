@@ -45,6 +45,7 @@ def without_exporter_noise() -> Iterator[None]:
 
 def write_torchscript(detector: TraceableDetector, path: Path, about: dict[str, Any]) -> None:
     """`torch.jit.load` reads it where torchvision is imported; the description is its extra file metadata.json."""
+    detector.requires_grad_(False)  # of the file too: else each of its calls keeps all maps for a backward pass
     with without_exporter_noise(), written_aside(path) as aside, torch.no_grad():
         traced = torch.jit.trace(detector, (_example(detector),), check_trace=False)
         torch.jit.save(traced, str(aside), _extra_files={"metadata.json": json.dumps(about)})
