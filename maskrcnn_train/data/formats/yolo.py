@@ -40,7 +40,7 @@ def find(root: Path) -> dict[str, LabelFiles]:
         if path.is_file() and (parts := _parts_of(path)):
             return parts
     names = next((root / name for name in NAME_LISTS if (root / name).is_file()), None)
-    if names is None or not any((root / "labels").rglob("*.txt")):
+    if names is None or not any((root / "labels").rglob("*.[tT][xX][tT]")):
         return {}
     return {"train": LabelFiles("yolo", root, names)}
 
@@ -132,7 +132,7 @@ class YoloReader(Reader):
         return common_folder(picture.parent for picture in self.pictures)
 
     def depends(self) -> list[Path]:
-        found = [self.files.annotations, *self.pictures, *map(label_path, self.pictures)]
+        found = [self.files.annotations, *self.pictures, *map(_label_file, self.pictures)]
         return [path for path in found if path.is_file()]
 
     def strays(self) -> list[Path]:
@@ -142,15 +142,16 @@ class YoloReader(Reader):
         for folder, own in stems.items():
             labels = label_path(folder / "a.jpg").parent
             names = [] if labels == folder or not labels.is_dir() else os.listdir(labels)
-            others = {name.removesuffix(".txt") for name in names if name[0] != "." and name.endswith(".txt")} - own
-            found += [labels / f"{name}.txt" for name in others if find_picture(folder / name) is None]
+            texts = [name for name in names if name[0] != "." and name.lower().endswith(".txt")]
+            others = [name for name in texts if name[:-4] not in own]
+            found += [labels / name for name in others if find_picture(folder / name[:-4]) is None]
         return sorted(found)
 
     def items(self) -> list[Path]:
         return self.pictures
 
     def read(self, picture: Path) -> LabelledImage:
-        size, label = picture_size(picture), label_path(picture)
+        size, label = picture_size(picture), _label_file(picture)
         image = LabelledImage(picture.relative_to(os.path.abspath(self.files.images)).as_posix(), size)
         for number, line in enumerate(read_lines(label) if label.is_file() else [], start=1):
             if line:
@@ -181,6 +182,12 @@ class YoloReader(Reader):
         else:
             x, y, w, h = numbers.tolist()
             image.objects.append(LabelledObject(name, box=[x - w / 2, y - h / 2, w, h], place=place))
+
+
+def _label_file(picture: Path) -> Path:
+    """The .txt of a picture, or .TXT: some tools write capitals, and Linux tells them apart."""
+    path = label_path(picture)
+    return path if path.is_file() else path.with_suffix(".TXT")
 
 
 def label_path(picture: Path) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 
 from maskrcnn_train.evaluation.coco.metrics import MEASURES
 from maskrcnn_train.evaluation.diagnostics.bootstrap import Difference, difference
-from maskrcnn_train.reporting.diagnostics import DRAWS_FILE
+from maskrcnn_train.reporting.diagnostics import DRAWS_FILE, IMAGES
 from maskrcnn_train.reporting.forms import fitted
 from maskrcnn_train.reporting.runs import DATA_FILE, read_json
 from maskrcnn_train.settings.overrides import saved_overrides
@@ -37,18 +37,20 @@ class Repeated:
 def against_best(best: Path, other: Path, score: str) -> Difference | None:
     """Job minus best job in a score such as segm/AP, paired over the validation images; None where runs lack it.
 
-    Both were scored on the same draws of the images (`draw_images`) if validation split and measures are equal.
+    Both were scored on the same draws of the images (`draw_images`) if validation split, measures and the images that
+    could be read are equal.
     """
-    first, second = (_draws(folder, score) for folder in (best, other))
-    if _scoring(best) != _scoring(other) or not first or len(first) != len(second):
+    first, second = (_draws(folder) for folder in (best, other))
+    ours, theirs = first.get(score, []), second.get(score, [])
+    if _scoring(best) != _scoring(other) or first.get(IMAGES) != second.get(IMAGES):
         return None
-    return difference(np.array(first), np.array(second))
+    return difference(np.array(ours), np.array(theirs)) if ours and len(ours) == len(theirs) else None
 
 
-def _draws(folder: Path, score: str) -> list[float]:
+def _draws(folder: Path) -> dict[str, list[float]]:
     path = folder / "study" / DRAWS_FILE
     draws: dict[str, list[float]] = fitted(dict[str, list[float]], read_json(path), str(path))
-    return draws.get(score, [])
+    return draws
 
 
 def _scoring(folder: Path) -> tuple[Any, list[str]]:

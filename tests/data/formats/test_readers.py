@@ -486,6 +486,7 @@ def test_a_mask_belongs_to_the_picture_with_the_longest_name(tmp_path: Path) -> 
     ("format_", "label", "stray"),
     [
         ("yolo", "labels/train/a.txt", "labels/train/b.txt"),
+        ("yolo", "labels/train/a.TXT", "labels/train/b.TXT"),
         ("instance_png", "masks/a.png", "masks/a_color.png"),
         ("instance_png", "masks/a.png", "masks/b.PNG"),
         ("mask_png", "masks/a/1.png", "masks/b/1.png"),
@@ -494,6 +495,7 @@ def test_a_mask_belongs_to_the_picture_with_the_longest_name(tmp_path: Path) -> 
 def test_labels_that_belong_to_no_picture_are_counted(tmp_path: Path, format_: str, label: str, stray: str) -> None:
     if format_ == "yolo":
         yolo(tmp_path, "0 0.5 0.5 0.2 0.4")
+        (tmp_path / "labels/train/a.txt").rename(tmp_path / label)
         (tmp_path / "labels/train/classes.txt").write_text("door\n")
     else:
         picture(tmp_path / "images/a.jpg")

@@ -16,7 +16,7 @@ from maskrcnn_train.reporting.pages.sweep import write_sweep_report
 from maskrcnn_train.settings.errors import UserError
 
 
-def job(folder: Path, overrides: list[str], draws: list[float], *, images: int = 32) -> Path:
+def job(folder: Path, overrides: list[str], draws: list[float], *, images: int = 32, unread: int = 0) -> Path:
     (folder / "study").mkdir(parents=True)
     (folder / "overrides.yaml").write_text(json.dumps(overrides))
     (folder / "metrics.json").write_text(json.dumps({"segm/AP": draws[0]}))
@@ -24,7 +24,7 @@ def job(folder: Path, overrides: list[str], draws: list[float], *, images: int =
         '{"step": 20, "loss/total": 2.0, "time/step": 1.5}\n{"step": 40, "loss/total": 1.0, "time/step": 3.0}\n'
     )
     (folder / "data.json").write_text(json.dumps({"splits": {"val": {"images": images}}}))
-    (folder / "study/draws.json").write_text(json.dumps({"segm/AP": draws}))
+    (folder / "study/draws.json").write_text(json.dumps({"images": [*range(unread, images)], "segm/AP": draws}))
     return folder
 
 
@@ -46,6 +46,7 @@ def test_a_difference_is_paired_over_the_images_and_clear_only_beyond_chance(tmp
     assert not same.clear
     assert against_best(best, as_good, "bbox/AP") is None
     assert against_best(best, job(tmp_path / "3", [], noisy(0.3, 2), images=31), "segm/AP") is None
+    assert against_best(best, job(tmp_path / "5", [], noisy(0.3, 2), unread=1), "segm/AP") is None
     at_half = ["evaluation.iou_thresholds=[0.5]"]
     assert against_best(best, job(tmp_path / "4", at_half, noisy(0.6, 3)), "segm/AP") is None
 
