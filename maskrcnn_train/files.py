@@ -30,7 +30,8 @@ def written_aside(path: Path) -> Iterator[Path]:
         yield aside
         os.replace(aside, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        if error.filename is None or str(error.filename) == str(aside):  # a full disk names none
+            error.filename = str(path)
         raise
     finally:
         aside.unlink(missing_ok=True)

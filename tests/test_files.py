@@ -29,6 +29,9 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, monke
 def test_a_file_may_have_the_longest_name_and_text_that_is_no_utf8(tmp_path: Path) -> None:
     path = write_text(tmp_path / ("a" * 251 + ".txt"), os.fsdecode(b"b\xff.png"))
     assert path.read_text() == "b\\udcff.png"
+    with pytest.raises(OSError, match="too long") as error:
+        write_text(tmp_path / ("a" * 252 + ".txt"), "")
+    assert error.value.filename == str(tmp_path / ("a" * 252 + ".txt"))
     assert write_csv(tmp_path / "rows.csv", [[os.fsdecode(b"b\xff.png")]]).read_text() == "b\\udcff.png\n"
 
 

@@ -79,7 +79,7 @@ def find_picture(stem: Path) -> Path | None:
     """The picture of this path without its ending."""
     for suffix in SUFFIXES:
         for each in (suffix, suffix.upper()):
-            if (path := stem.with_name(stem.name + each)).is_file():
+            if is_file(path := stem.with_name(stem.name + each)):
                 return path
     return None
 

@@ -399,6 +399,7 @@ def test_an_object_of_voc_in_16_bits_may_have_number_255(tmp_path: Path) -> None
         (("photo 1", "photo 0"), "Segmentation/train.txt", ("photo 1", "photo 0"), ("photo 1", "photo 0")),
         (("photo 1", "b"), "Main/train.txt", ("photo 1", "b"), ("photo 1", "b")),
         (("photo 1", "b"), "Segmentation/train.txt", ('"photo 1"', "b"), ("photo 1", "b")),
+        (("a" * 251, "b"), "Segmentation/train.txt", ("a" * 251, "b"), ("a" * 251, "b")),
         (("photo 1", "b", "c"), "Main/car_train.txt", ("photo 1  1", "b  0", "c -1"), ("photo 1", "b")),
     ],
 )
@@ -406,7 +407,7 @@ def test_lists_of_voc_name_pictures_with_spaces(
     tmp_path: Path, names: tuple[str, ...], list_: str, lines: tuple[str, ...], found: tuple[str, ...]
 ) -> None:
     for name in names:
-        picture(tmp_path / f"JPEGImages/{name}.jpg")
+        picture(tmp_path / f"JPEGImages/{name}.png")
     (tmp_path / "SegmentationObject").mkdir()
     (tmp_path / "ImageSets" / list_).parent.mkdir(parents=True)
     (tmp_path / "ImageSets" / list_).write_text("\n".join(lines))
@@ -487,6 +488,7 @@ def test_a_mask_belongs_to_the_picture_with_the_longest_name(tmp_path: Path) -> 
     [
         ("yolo", "labels/train/a.txt", "labels/train/b.txt"),
         ("yolo", "labels/train/a.TXT", "labels/train/b.TXT"),
+        ("yolo", "labels/train/a.txt", f"labels/train/{'b' * 251}.txt"),  # a .jpeg of that name cannot be
         ("instance_png", "masks/a.png", "masks/a_color.png"),
         ("instance_png", "masks/a.png", "masks/b.PNG"),
         ("mask_png", "masks/a/1.png", "masks/b/1.png"),
