@@ -84,6 +84,7 @@ if __name__ == "__mp_main__" and sys.argv[1] == "SIGINT":  # in the first proces
         os.mkdir(sys.argv[2] + ".struck")
         os.killpg(0, signal.SIGINT)
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
     with suppress(KeyboardInterrupt):
         scan_images([(Path(sys.argv[2]), (20, 30))] * 1000, 2, progress)
         print("scanned")
