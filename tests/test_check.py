@@ -312,3 +312,14 @@ def test_a_folder_that_splits_share_holds_no_unlisted_picture(tmp_path: Path) ->
     shared = [f"data.{name}.images={data.folders['train']}" for name in data.folders]
     result = checked(tmp_path / "check", "data=custom", *settings, *paths, *shared)
     assert not {"image-unlisted", "image-missing"} & {finding.kind for finding in result.findings}
+
+
+def test_a_missing_folder_of_images_brings_no_fault_of_the_labels(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    paths = [f"data.{name}.annotations={folder}/_annotations.coco.json" for name, folder in data.folders.items()]
+    settings = [text for text in data.write() if not text.startswith(("data=", "data.root"))]
+    images = [f"data.train.images={tmp_path}/nowhere", f"data.val.images={data.folders['val']}"]
+    result = checked(tmp_path / "check", "data=custom", *settings, *paths, *images)
+    errors = {(finding.kind, finding.split) for finding in result.findings if finding.severity == "error"}
+    assert errors == {("folder-missing", "train")}
+    assert "class-absent" not in {finding.kind for finding in result.findings}

@@ -26,7 +26,8 @@ TWICE = "delete one of each"
 def check_images(
     splits: dict[str, Split], config: CheckConfig, progress: Callable[[int, int], None]
 ) -> Iterator[Finding]:
-    """Decode all images in parallel processes."""
+    """Decode all images in parallel processes, but for splits whose folder is missing, as `read_data` has found."""
+    splits = {name: split for name, split in splits.items() if split.images.is_dir()}
     names = [(split.name, split.index.file_name(row)) for split in splits.values() for row in split.rows.tolist()]
     sizes = [split.index.size(row) for split in splits.values() for row in split.rows.tolist()]
     files = [splits[split].images / name for split, name in names]

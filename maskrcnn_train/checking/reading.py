@@ -120,13 +120,13 @@ def _label(
 
 
 def _missing_files(split: Split, on_bad_image: str) -> Iterator[Finding]:
-    """Images without a file; they leave `split`."""
+    """Images without a file; they leave `split`. Without the folder all stay: nothing else is wrong with the labels."""
     severity, override = bad_image_answer(on_bad_image)
     try:
         require_folder(split.images, f"correct data.{split.name}.images")
     except UserError as error:
-        split.rows = split.rows[:0]
         yield Finding("error", "folder-missing", str(error), split.name, "folder", [str(split.images)])
+        return
     missing = find_missing(split.index, split.rows, split.images)
     split.rows = np.setdiff1d(split.rows, missing)
     if len(missing):
