@@ -314,12 +314,13 @@ def test_a_folder_that_splits_share_holds_no_unlisted_picture(tmp_path: Path) ->
     assert not {"image-unlisted", "image-missing"} & {finding.kind for finding in result.findings}
 
 
-def test_a_missing_folder_of_images_brings_no_fault_of_the_labels(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("folder", "kind"), [("nowhere", "folder-missing"), ("", "image-missing")])
+def test_a_wrong_folder_of_images_brings_no_fault_of_the_labels(tmp_path: Path, folder: str, kind: str) -> None:
     data = DataSet(tmp_path / "data")
     paths = [f"data.{name}.annotations={folder}/_annotations.coco.json" for name, folder in data.folders.items()]
     settings = [text for text in data.write() if not text.startswith(("data=", "data.root"))]
-    images = [f"data.train.images={tmp_path}/nowhere", f"data.val.images={data.folders['val']}"]
+    images = [f"data.train.images={tmp_path / folder}", f"data.val.images={data.folders['val']}"]
     result = checked(tmp_path / "check", "data=custom", *settings, *paths, *images)
     errors = {(finding.kind, finding.split) for finding in result.findings if finding.severity == "error"}
-    assert errors == {("folder-missing", "train")}
+    assert errors == {(kind, "train")}
     assert "class-absent" not in {finding.kind for finding in result.findings}

@@ -120,17 +120,21 @@ def _label(
 
 
 def _missing_files(split: Split, on_bad_image: str) -> Iterator[Finding]:
-    """Images without a file; they leave `split`. Without the folder all stay: nothing else is wrong with the labels."""
+    """Images without a file; they leave `split`. Where there are none at all, all stay: the labels may be sound."""
     severity, override = bad_image_answer(on_bad_image)
     try:
-        require_folder(split.images, f"correct data.{split.name}.images")
+        require_folder(split.images, fix := f"correct data.{split.name}.images")
     except UserError as error:
         yield Finding("error", "folder-missing", str(error), split.name, "folder", [str(split.images)])
         return
     missing = find_missing(split.index, split.rows, split.images)
-    split.rows = np.setdiff1d(split.rows, missing)
-    if len(missing):
-        names, fix = [split.index.file_name(row) for row in missing.tolist()], "add the files, or leave the images out"
+    names = [split.index.file_name(row) for row in missing.tolist()]
+    if names and len(names) == len(split):
+        what = f"{split.images} has none of the images"
+        yield Finding("error", "image-missing", what, split.name, "image", names, fix=fix)
+    elif names:
+        split.rows = np.setdiff1d(split.rows, missing)
+        fix = "add the files, or leave the images out"
         yield Finding(severity, "image-missing", "image file missing", split.name, "image", names, override, fix)
 
 
