@@ -1,12 +1,10 @@
 """What `check` finds: how bad it is, what and where, every item by name, and the settings that solve it."""
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -67,6 +65,8 @@ def percent(part: int, whole: int) -> str:
 
 def findings_table(findings: Sequence[Finding], width: int = 140) -> str:
     """One row a finding: severity, split, what, how many, the first of them, and what answers it. Long cells wrap."""
+    from maskrcnn_train.reporting.terminal.tables import as_text
+
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name, ratio in (("", None), ("split", None), ("found", 5), ("count", None), ("which", 4), ("answer", 5)):
         grid.add_column(name, ratio=ratio, justify="right" if name == "count" else "left", overflow="fold")
@@ -75,6 +75,4 @@ def findings_table(findings: Sequence[Finding], width: int = 140) -> str:
         answer = "; ".join(part for part in (overrides_text(finding.override), finding.fix) if part)
         cells = finding.severity, finding.split, finding.what, count, finding.examples, answer
         grid.add_row(*map(Text, cells))
-    stream, width = io.StringIO(), max(width, NARROWEST)
-    Console(file=stream, width=width, color_system=None, force_terminal=False, force_jupyter=False).print(grid)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
+    return as_text(grid, max(width, NARROWEST)).strip("\n")

@@ -24,10 +24,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         grid.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         grid.add_row(*map(str, row))
+    return f"{title}\n{as_text(grid)}".strip("\n")
+
+
+def as_text(grid: Table, width: int = 10_000) -> str:
+    """A table as plain text, in a notebook too. width: letters of a line; longer cells are wrapped."""
     stream = io.StringIO()
-    Console(file=stream, width=10_000, markup=False, emoji=False, force_terminal=False, force_jupyter=False).print(grid)
-    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-    return "\n".join([title, *lines] if title else lines).strip("\n")
+    Console(file=stream, width=width, markup=False, emoji=False, force_terminal=False, force_jupyter=False).print(grid)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def unused_table(skipped: Mapping[str, SkippedTable]) -> str:
