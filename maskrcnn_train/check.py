@@ -83,7 +83,7 @@ def check(config: CheckConfig, given: Sequence[str] | None = None) -> CheckResul
         findings += found
     if config.decode:
         with Progress("images", log_every=1000, console=console) as bar:
-            findings += check_images(data.splits, asked, lambda done, total: bar.update(done, total, {}))
+            findings += check_images(data.with_images, asked, lambda done, total: bar.update(done, total, {}))
     else:
         findings += check_pixels([], asked)
     if data.classes is not None and "train" in data.splits and len(data.splits["train"]):

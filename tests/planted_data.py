@@ -67,6 +67,12 @@ class DataSet:
             (folder / "_annotations.coco.json").write_text(json.dumps(self.content[name]))
         return [*SETTINGS, f"data.root={self.root}"]
 
+    def write_custom(self, images: dict[str, Path]) -> list[str]:
+        """The same as `data=custom`, with a folder of images for each split."""
+        settings = [text for text in self.write() if not text.startswith(("data=", "data.root"))]
+        paths = [f"data.{name}.annotations={folder}/_annotations.coco.json" for name, folder in self.folders.items()]
+        return ["data=custom", *settings, *paths, *(f"data.{name}.images={path}" for name, path in images.items())]
+
 
 def planted(root: Path) -> tuple[list[str], dict[Found, list[int | str]]]:
     """Overrides that lead to the data set with its faults, and every finding that they must give, with its items."""

@@ -305,22 +305,18 @@ def test_the_facade_data_has_no_error(tmp_path: Path) -> None:
 
 def test_a_folder_that_splits_share_holds_no_unlisted_picture(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "data")
-    paths = [f"data.{name}.annotations={folder}/_annotations.coco.json" for name, folder in data.folders.items()]
-    settings = [text for text in data.write() if not text.startswith(("data=", "data.root"))]
     for file in data.folders["val"].glob("*.png"):
         file.rename(data.folders["train"] / file.name)
-    shared = [f"data.{name}.images={data.folders['train']}" for name in data.folders]
-    result = checked(tmp_path / "check", "data=custom", *settings, *paths, *shared)
+    shared = dict.fromkeys(data.folders, data.folders["train"])
+    result = checked(tmp_path / "check", *data.write_custom(shared))
     assert not {"image-unlisted", "image-missing"} & {finding.kind for finding in result.findings}
 
 
 @pytest.mark.parametrize(("folder", "kind"), [("nowhere", "folder-missing"), ("", "image-missing")])
 def test_a_wrong_folder_of_images_brings_no_fault_of_the_labels(tmp_path: Path, folder: str, kind: str) -> None:
     data = DataSet(tmp_path / "data")
-    paths = [f"data.{name}.annotations={folder}/_annotations.coco.json" for name, folder in data.folders.items()]
-    settings = [text for text in data.write() if not text.startswith(("data=", "data.root"))]
-    images = [f"data.train.images={tmp_path / folder}", f"data.val.images={data.folders['val']}"]
-    result = checked(tmp_path / "check", "data=custom", *settings, *paths, *images)
+    images = {"train": tmp_path / folder, "val": data.folders["val"]}
+    result = checked(tmp_path / "check", *data.write_custom(images))
     errors = {(finding.kind, finding.split) for finding in result.findings if finding.severity == "error"}
     assert errors == {(kind, "train")}
     assert "class-absent" not in {finding.kind for finding in result.findings}

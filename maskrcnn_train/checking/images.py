@@ -11,7 +11,7 @@ from maskrcnn_train.checking.reading import bad_image_answer
 from maskrcnn_train.data.pixels import build_reader
 from maskrcnn_train.data.scanning import ImageFacts, find_similar, scan_images
 from maskrcnn_train.data.sources import PICTURES
-from maskrcnn_train.data.splits.splitting import Split, find_missing
+from maskrcnn_train.data.splits.splitting import Split
 from maskrcnn_train.settings.command_schema import CheckConfig
 from maskrcnn_train.settings.schema import TrainConfig
 
@@ -26,9 +26,7 @@ TWICE = "delete one of each"
 def check_images(
     splits: dict[str, Split], config: CheckConfig, progress: Callable[[int, int], None]
 ) -> Iterator[Finding]:
-    """Decode all images in parallel processes, but for splits without any, as `read_data` has found."""
-    missing = {name: len(find_missing(split.index, split.rows, split.images)) for name, split in splits.items()}
-    splits = {name: split for name, split in splits.items() if missing[name] < len(split)}
+    """Decode all images in parallel processes."""
     names = [(split.name, split.index.file_name(row)) for split in splits.values() for row in split.rows.tolist()]
     sizes = [split.index.size(row) for split in splits.values() for row in split.rows.tolist()]
     files = [splits[split].images / name for split, name in names]

@@ -17,6 +17,7 @@ from maskrcnn_train.data.splits.layouts import Source, found_notes, locate
 from maskrcnn_train.data.splits.splitting import Split, cut_by_fractions, find_missing, leave_out, whole_split
 from maskrcnn_train.settings.errors import UserError
 from maskrcnn_train.settings.schema import DataConfig, TrainConfig
+from maskrcnn_train.structures.arrays import Ints
 from maskrcnn_train.structures.classes import ClassMap
 
 
@@ -24,10 +25,12 @@ from maskrcnn_train.structures.classes import ClassMap
 class CheckedData:
     """What could be read. splits: by name; an annotation of a class unknown to training has label 0.
 
-    classes: of training, or if it cannot be read, of the first split that can; None without any.
+    classes: of training, or if it cannot be read, of the first split that can; None without any. with_images: the
+    splits but for those of which every image is missing.
     """
 
     splits: dict[str, Split] = field(default_factory=dict)
+    with_images: dict[str, Split] = field(default_factory=dict)
     classes: ClassMap | None = None
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -61,8 +64,11 @@ def read_data(config: TrainConfig) -> CheckedData:
     checked.splits = cut_by_fractions(checked.splits, len(checked.classes.names), data.split)
     if "train" in checked.splits:
         checked.notes += leave_out(checked.splits["train"], data)
-    for split in checked.splits.values():
-        checked.findings += _missing_files(split, data.on_bad_image)
+    for name, split in checked.splits.items():
+        missing = find_missing(split.index, split.rows, split.images)
+        if len(missing) < len(split) or not len(split):
+            checked.with_images[name] = split
+        checked.findings += _missing_files(split, missing, data.on_bad_image)
         checked.findings += _content(split, with_masks=config.mask_head.enabled)
     return checked
 
@@ -119,7 +125,7 @@ def _label(
     return labels
 
 
-def _missing_files(split: Split, on_bad_image: str) -> Iterator[Finding]:
+def _missing_files(split: Split, missing: Ints, on_bad_image: str) -> Iterator[Finding]:
     """Images without a file; they leave `split`. Where there are none at all, all stay: the labels may be sound."""
     severity, override = bad_image_answer(on_bad_image)
     try:
@@ -127,7 +133,6 @@ def _missing_files(split: Split, on_bad_image: str) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("error", "folder-missing", str(error), split.name, "folder", [str(split.images)])
         return
-    missing = find_missing(split.index, split.rows, split.images)
     names = [split.index.file_name(row) for row in missing.tolist()]
     if names and len(names) == len(split):
         what = f"{split.images} has none of the images"
