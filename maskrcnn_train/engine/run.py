@@ -29,7 +29,7 @@ from maskrcnn_train.engine.state import Position
 from maskrcnn_train.files import write_json, write_text
 from maskrcnn_train.reporting.runs import DATA_FILE, SCORES_FILE
 from maskrcnn_train.reporting.tensorboard import METRICS_FILE, MetricWriter
-from maskrcnn_train.reporting.terminal.progress import Progress, close_logging, logging_to
+from maskrcnn_train.reporting.terminal.progress import Progress, logging_to
 from maskrcnn_train.settings.compose import default_config
 from maskrcnn_train.settings.errors import UserError, as_user_error, one_line
 from maskrcnn_train.settings.overrides import overrides_of
@@ -73,8 +73,8 @@ class Run:
             folder = find_run(config, Path("runs/train")) or open_run_folder(config.output_dir, "train")
         folder = distributed.broadcast(folder, world)
         with (
-            logging_to(folder / LOG_FILE, enabled=world.is_main) as console,
             _leaving_no_trace(folder) if world.is_main else nullcontext(),
+            logging_to(folder / LOG_FILE, enabled=world.is_main) as console,
             held(folder, folder / LOCK_FILE) if world.is_main else nullcontext(),
         ):
             run = cls(folder, config, classes, world, console)
@@ -139,7 +139,6 @@ def _leaving_no_trace(folder: Path) -> Iterator[None]:
         yield
     except UserError:
         if [path.name for path in folder.iterdir()] == [LOG_FILE]:
-            close_logging()
             (folder / LOG_FILE).unlink()
             folder.rmdir()
         raise
