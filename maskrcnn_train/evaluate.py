@@ -91,7 +91,7 @@ def write_scored(scored: Scored, section: StudyConfig | EvaluationConfig, seed: 
     logger.info("%s", class_table(scored.result))
     if section.study:
         diagnostics = scored.diagnose(section.bootstrap, seed)
-        write_diagnostics(folder / "study", diagnostics, [each["id"] for each in scored.ground_truth["images"]])
+        write_diagnostics(folder / "study", diagnostics, scored.ground_truth)
         for each in diagnostics.values():
             logger.info("%s", diagnostics_tables(each))
     notes = explain_id_zero(scored.ground_truth, scored.results, scored.result)

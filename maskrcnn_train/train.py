@@ -206,8 +206,7 @@ def _evaluate(
 
 def _write_diagnostics(validation: Validation, run: Run, step: int) -> None:
     diagnostics = validation.diagnose(seed=0)  # the same for all seeds of a sweep, which are compared draw by draw
-    image_ids = [each["id"] for each in validation.scored["images"]]
-    for name, picture in write_diagnostics(run.folder / "study", diagnostics, image_ids).items():
+    for name, picture in write_diagnostics(run.folder / "study", diagnostics, validation.scored).items():
         run.writer.picture(step, f"study/{name}", picture)
 
 

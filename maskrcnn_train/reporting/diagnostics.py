@@ -1,6 +1,6 @@
 """The files of an evaluation's diagnostics: everything as JSON, the tables as CSV, the curves as pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ DRAWS_FILE, IMAGES = "draws.json", "images"  # the file, and the key of the ids 
 
 
 def write_diagnostics(
-    folder: Path, diagnostics: Mapping[str, Diagnostics], image_ids: Sequence[int]
+    folder: Path, diagnostics: Mapping[str, Diagnostics], ground_truth: dict[str, Any]
 ) -> dict[str, Image.Image]:
     """Write `study.json`, and of each kind the tables `<kind>_*.csv` and the pictures `<kind>_*.png`.
 
-    `draws.json` has the images and the AP of each draw of them: two models scored on the same ones are compared by it.
-    Returns the pictures by name, as in segm/confusion.
+    `draws.json` has the images of `ground_truth`, those scored, and the AP of each draw of them: two models scored on
+    the same ones are compared by it. Returns the pictures by name, as in segm/confusion.
     """
     from maskrcnn_train.reporting.drawing.diagnostics_figures import draw_diagnostics  # half a second of matplotlib
     from maskrcnn_train.reporting.drawing.figures import save_figure
@@ -30,7 +30,7 @@ def write_diagnostics(
     write_json(folder / "study.json", {kind: found.to_plain() for kind, found in diagnostics.items()})
     drawn = {f"{kind}/AP": found.draws.get("AP", np.array([np.nan])) for kind, found in diagnostics.items()}
     whole = {score: draws.round(6).tolist() for score, draws in drawn.items() if not np.isnan(draws).any()}
-    write_json(folder / DRAWS_FILE, {IMAGES: list(image_ids), **whole})
+    write_json(folder / DRAWS_FILE, {IMAGES: [each["id"] for each in ground_truth["images"]], **whole})
     pictures = {}
     for kind, found in diagnostics.items():
         write_rows(folder / f"{kind}_thresholds.csv", _thresholds(found))

@@ -310,7 +310,7 @@ def test_a_study_agrees_with_the_metrics(studied):
 
 def test_a_study_is_written_as_data_tables_and_pictures(studied, tmp_path):
     _, _, studies = studied
-    pictures = write_diagnostics(tmp_path, studies, [1, 2])
+    pictures = write_diagnostics(tmp_path, studies, {"images": [{"id": 1}, {"id": 2}]})
     assert {f"{kind}/{name}" for kind in ("bbox", "segm") for name in ("confusion", "errors", "sizes")} <= set(pictures)
     plain = json.loads((tmp_path / "study.json").read_text())
     assert plain["segm"]["errors"]["kinds"][0]["name"] == "classification"
@@ -323,7 +323,7 @@ def test_a_study_is_written_as_data_tables_and_pictures(studied, tmp_path):
 def test_the_confusion_is_written_whole_also_with_a_class_called_background(studied, tmp_path, monkeypatch):
     monkeypatch.setattr("maskrcnn_train.reporting.drawing.diagnostics_figures.draw_diagnostics", lambda study: {})
     study = replace(studied[2]["segm"], class_names=["window", "background", "shop", "never"])
-    write_diagnostics(tmp_path, {"segm": study}, [1])
+    write_diagnostics(tmp_path, {"segm": study}, {"images": [{"id": 1}]})
     lines = list(csv.reader((tmp_path / "segm_confusion.csv").read_text().splitlines()))
     assert lines[0] == ["is / taken for", "window", "background", "shop", "never", "background"]
     assert [line[0] for line in lines] == lines[0]
